@@ -1,0 +1,23 @@
+"""Every optimizer of machine learning as a fused, multi-threaded update loop on the CPU.
+
+>>> import numpy as np, steepest as st
+>>> w = np.zeros(3)
+>>> opt = st.AdamW(w, lr=0.1)
+>>> opt.step(np.array([1.0, -2.0, 0.0]))
+>>> w.round(6)
+array([-0.1,  0.1,  0. ])
+"""
+
+from steepest import clip as clip
+from steepest import optimizers as optimizers
+from steepest import schedules as schedules
+from steepest.information import info as info
+from steepest.kernels.threads import get_num_threads as get_num_threads
+from steepest.kernels.threads import set_num_threads as set_num_threads
+from steepest.optimizers import Optimizer as Optimizer
+from steepest.optimizers.adam import *
+from steepest.optimizers.adaptive import *
+from steepest.optimizers.sgd import *
+from steepest.optimizers.sign import *
+
+__version__ = "0.1.0"

@@ -1,0 +1,208 @@
+"""What may be stepped: arrays are checked once here, with errors that name the parameter, and
+become raw pointers with loop axes below.
+
+A parameter is an array that can be changed in place: float32 or float64, native byte order,
+writable, each element in its own place. It may have any strides. All written arrays must be
+disjoint, and no gradient may overlap one of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How a sweep walks one array: axes from the slowest to the fastest, strides in bytes, the
+    byte offset of the first element visited, and the codec (None: lent in place)."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+    codec: str | None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The walks of a parameter's arrays, all in the parameter's memory order, and that of the
+    last of them (the gradient) in C order."""
+
+    walks: tuple[Walk, ...]
+    c_order: Walk
+
+    def operand(self, k: int) -> Walk:
+        return self.walks[k]
+
+
+def _walk(x: Array, axes: Sequence[int], flips: Sequence[int]) -> Walk:
+    """Walks x along `axes`, backwards along `flips`; neighbouring axes are joined where x allows."""
+    offset = sum((x.shape[axis] - 1) * x.strides[axis] for axis in flips) if x.size else 0
+    shape: list[int] = []
+    strides: list[int] = []
+    for axis in axes:
+        n, stride = x.shape[axis], -x.strides[axis] if axis in flips else x.strides[axis]
+        if shape and strides[-1] == n * stride:
+            shape[-1] *= n
+            strides[-1] = stride
+        else:
+            shape.append(n)
+            strides.append(stride)
+    if not shape:
+        shape, strides = [1], [x.itemsize]
+    dense = len(shape) == 1 and (strides[0] == x.itemsize or shape[0] == 1)
+    return Walk(
+        tuple(shape), tuple(strides), offset, None if dense and x.flags.aligned else "strided"
+    )
+
+
+def layout(arrays: Sequence[Array]) -> Layout:
+    """The walks of arrays of one shape, in the memory order of the first, the parameter."""
+    p = arrays[0]
+    used = [axis for axis in range(p.ndim) if p.shape[axis] != 1]
+    if p.flags.c_contiguous:  # strides along axes of length 1 mean nothing
+        order, flips = used, []
+    else:
+        order = sorted(used, key=lambda axis: -abs(p.strides[axis]))
+        flips = [axis for axis in used if p.strides[axis] < 0]
+    return Layout(tuple(_walk(x, order, flips) for x in arrays), _walk(arrays[-1], used, []))
+
+
+def as_array(x: Any, what: str) -> Array:
+    """x itself, or a NumPy array over the memory of an object that shares it.
+
+    Raises TypeError for what has no memory to share (lists, numbers) or lies on another device.
+    """
+    if isinstance(x, np.ndarray):
+        return x
+    if hasattr(x, "__dlpack_device__"):
+        device = x.__dlpack_device__()
+        if device[0] != 1:
+            raise TypeError(f"{what} lies on device {device}; move it to the CPU first")
+        if getattr(x, "requires_grad", False):
+            x = x.detach()
+        try:
+            return np.from_dlpack(x)
+        except (BufferError, RuntimeError, TypeError) as error:
+            raise TypeError(f"{what}: NumPy cannot share its memory: {error}") from error
+    try:
+        return np.asarray(memoryview(x))
+    except TypeError:
+        pass
+    raise TypeError(
+        f"{what} is a {type(x).__name__}, not an array; it must be a NumPy array "
+        "or share memory with one, since it is used in place"
+    )
+
+
+def overlaps_itself(x: Array) -> bool:
+    """Whether two elements of x may share memory (zero strides, sliding windows)."""
+    reach = x.itemsize
+    for stride, n in sorted((abs(s), n) for s, n in zip(x.strides, x.shape, strict=True) if n > 1):
+        if stride < reach:
+            return x.size > 0
+        reach += stride * (n - 1)
+    return False
+
+
+def parameter(x: Any, name: str) -> Array:
+    """x as an array that may be updated in place. Raises TypeError or ValueError if it may not."""
+    what = f"parameter {name!r}"
+    p = as_array(x, what)
+    if p.dtype not in DTYPES:
+        raise TypeError(
+            f"{what} has dtype {p.dtype}; expected float32 or float64 in native byte order: "
+            "convert it with .astype(numpy.float32)"
+        )
+    if not p.flags.writeable:
+        raise ValueError(f"{what} is read-only; give a writable array, such as a copy")
+    if overlaps_itself(p):
+        raise ValueError(
+            f"{what} has elements that share memory (strides {p.strides}); give a copy"
+        )
+    return p
+
+
+def gradient(x: Any, p: Array, name: str) -> Array:
+    """x as a gradient for the parameter p. Raises TypeError or ValueError if it does not fit."""
+    what = f"gradient of parameter {name!r}"
+    if isinstance(x, (np.generic, float)) and p.ndim == 0:
+        g: Array = np.asarray(x)
+    else:
+        g = as_array(x, what)
+    if g.dtype != p.dtype:
+        raise TypeError(
+            f"{what} has dtype {g.dtype}; expected the parameter's {p.dtype}: "
+            f"convert it with .astype(numpy.{p.dtype})"
+        )
+    if g.shape != p.shape:
+        raise ValueError(f"{what} has shape {g.shape}; expected the parameter's {p.shape}")
+    return g
+
+
+def state(x: Any, p: Array, name: str, key: str) -> Array:
+    """x as a state array of the parameter p. Raises TypeError or ValueError if it cannot be."""
+    what = f"state {key!r} of parameter {name!r}"
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"{what} is a {type(x).__name__}; expected a NumPy array")
+    if x.dtype != p.dtype or x.shape != p.shape:
+        raise ValueError(
+            f"{what} is {x.dtype} of shape {x.shape}; expected {p.dtype} of shape {p.shape}"
+        )
+    if not x.flags.writeable or overlaps_itself(x):
+        raise ValueError(f"{what} is read-only or has elements that share memory; give a copy")
+    return x
+
+
+def byte_bounds(x: Array) -> tuple[int, int]:
+    """The addresses of the first byte of x and of the one after its last."""
+    low = high = x.__array_interface__["data"][0]
+    for stride, n in zip(x.strides, x.shape, strict=True):
+        if stride < 0:
+            low += stride * (n - 1)
+        else:
+            high += stride * (n - 1)
+    return low, high + x.itemsize
+
+
+def share_memory(x: Array, y: Array) -> bool:
+    """Whether x and y share an element; what is too hard to decide counts as yes."""
+    try:
+        return bool(np.shares_memory(x, y, max_work=10**6))
+    except np.exceptions.TooHardError:
+        return True
+
+
+def disjoint_bounds(named: Sequence[tuple[str, Array]]) -> list[tuple[int, int]]:
+    """The bounds of all written arrays, sorted and merged.
+
+    Raises ValueError naming two arrays that share memory. Views that interleave without sharing
+    an element are fine.
+    """
+    spans = sorted(
+        ((*byte_bounds(x), i) for i, (_, x) in enumerate(named) if x.size), key=lambda span: span[0]
+    )
+    merged: list[tuple[int, int]] = []
+    cluster: list[int] = []
+    for low, high, i in spans:
+        if not merged or low >= merged[-1][1]:
+            merged.append((low, high))
+            cluster = [i]
+            continue
+        for j in cluster:
+            if share_memory(named[i][1], named[j][1]):
+                raise ValueError(
+                    f"{named[j][0]} and {named[i][0]} share memory; each array that is "
+                    "updated must be its own (give it once, or give a copy)"
+                )
+        merged[-1] = (merged[-1][0], max(merged[-1][1], high))
+        cluster.append(i)
+    assert all(a[1] <= b[0] for a, b in pairwise(merged))
+    return merged

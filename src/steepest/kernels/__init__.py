@@ -1,0 +1,1 @@
+"""Everything compiled, and what chooses and governs it."""

@@ -1,0 +1,84 @@
+"""What rules, stages, codecs and the engine agree on.
+
+A *block* is at most BLOCK consecutive elements of one parameter. The engine brings a block's
+arrays into L1 as plain rows of float or double (lent in place where the stored array is already
+that), calls the functions below on them, and puts back what was not lent. No two rows passed to
+one function overlap, hence ``restrict``. Scalars arrive in ``h``, in double, computed once per
+step; a function casts each of them to ``real`` once, before its loop.
+
+The only arithmetic allowed here is + - * / sqrt, comparison and conversion: IEEE 754 fixes every
+bit of those. Every literal is cast (``<real>1``): Cython makes an untyped one a C double.
+"""
+from libc.math cimport sqrt, sqrtf
+
+ctypedef fused real:
+    float
+    double
+
+cdef enum:
+    BLOCK = 2048       # elements of one visit
+    LANES = 32         # independent accumulators of a reduction, folded in a fixed tree
+    STATES = 4         # state arrays of one rule
+    STAGES = 8         # stages before or after a rule
+    COEFFICIENTS = 12  # scalars of one rule or stage
+    MAXDIMS = 64       # NumPy's own limit
+
+# A rule: parameter p, gradient g, up to four states, n elements, coefficients.
+ctypedef void (*rule_float)(float *restrict p, const float *restrict g, float *restrict a,
+                            float *restrict b, float *restrict c, float *restrict d,
+                            Py_ssize_t n, const double *h) noexcept nogil
+ctypedef void (*rule_double)(double *restrict p, const double *restrict g, double *restrict a,
+                             double *restrict b, double *restrict c, double *restrict d,
+                             Py_ssize_t n, const double *h) noexcept nogil
+
+# A stage either writes `out`, the gradient that goes on to the next stage or to the rule, or it
+# changes p, or the stage's own array x. It never writes g, which may be the caller's.
+ctypedef void (*stage_float)(float *restrict p, const float *restrict g, float *restrict out,
+                             float *restrict x, Py_ssize_t n, const double *h) noexcept nogil
+ctypedef void (*stage_double)(double *restrict p, const double *restrict g, double *restrict out,
+                              double *restrict x, Py_ssize_t n, const double *h) noexcept nogil
+
+# A measure: one double out of a block.
+ctypedef double (*measure_float)(const float *restrict g, Py_ssize_t n, double scale) noexcept nogil
+ctypedef double (*measure_double)(const double *restrict g, Py_ssize_t n, double scale) noexcept nogil
+
+cdef struct Operand:
+    # One stored array, walked along `ndim` loop axes. `decode` NULL: the rows are lent in place.
+    char *data
+    int ndim
+    const Py_ssize_t *shape
+    const Py_ssize_t *strides      # in bytes
+    void *decode
+    void *encode
+
+# A codec: n elements of a stored array, from the start-th in loop order, to a row and back.
+ctypedef void (*decode_float)(const Operand *x, Py_ssize_t start, Py_ssize_t n,
+                              float *row) noexcept nogil
+ctypedef void (*decode_double)(const Operand *x, Py_ssize_t start, Py_ssize_t n,
+                               double *row) noexcept nogil
+ctypedef void (*encode_float)(Operand *x, Py_ssize_t start, Py_ssize_t n,
+                              const float *row) noexcept nogil
+ctypedef void (*encode_double)(Operand *x, Py_ssize_t start, Py_ssize_t n,
+                               const double *row) noexcept nogil
+
+
+cdef inline real root(real x) noexcept nogil:
+    if real is float:
+        return sqrtf(x)
+    else:
+        return sqrt(x)
+
+
+cdef inline real magnitude(real x) noexcept nogil:
+    """|x|; |-0| is 0."""
+    return <real>0 - x if x <= <real>0 else x
+
+
+cdef inline real larger(real x, real y) noexcept nogil:
+    """The larger of two; NaN if either is NaN; y where they compare equal."""
+    return x if x > y or x != x else y
+
+
+cdef inline real sign(real x) noexcept nogil:
+    """1, 0 or -1; NaN for NaN."""
+    return <real>1 if x > <real>0 else (<real>-1 if x < <real>0 else (<real>0 if x == <real>0 else x))

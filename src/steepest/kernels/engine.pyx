@@ -1,0 +1,673 @@
+"""The plan of a step and its sweeps; the only file that knows OpenMP.
+
+A Plan holds one Entry per parameter: where its arrays lie and how they are walked. Before a step,
+`resolve` takes the gradients and compares every array with what the plan knows (pointer, type,
+shape, strides; about 50 ns each); `rows` tells which (group, t) pairs occur; `program` says what
+to do for each pair. None of that writes to a parameter. `measure` and `commit` are sweeps: one
+parallel region each, over the blocks of all parameters with a gradient, cut into one contiguous
+share per thread by cost. A block is owned by one thread, and what is measured of it is folded in
+block order by one thread, so no result depends on the number of threads. `commit` cannot fail:
+it allocates nothing, calls no Python, and advances the counters itself.
+
+Every thread works in the default floating-point mode and puts its own mode back.
+"""
+from cpython.buffer cimport (
+    PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+)
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from cython.parallel cimport parallel
+from libc.math cimport frexp, isfinite, ldexp, sqrt
+from libc.stdint cimport int64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memcpy, memset
+
+from steepest.kernels.contract cimport (
+    BLOCK, COEFFICIENTS, STAGES, STATES, Operand, decode_double, decode_float, encode_double,
+    encode_float, measure_double, measure_float, real, rule_double, rule_float, stage_double,
+    stage_float,
+)
+from steepest.kernels.floatmode cimport floatmode_default, floatmode_get, floatmode_set
+
+cdef extern from *:
+    """
+    #ifdef _OPENMP
+    #include <omp.h>
+    #define steepest_worker() omp_get_thread_num()
+    #define steepest_team() omp_get_num_threads()
+    #else
+    #define steepest_worker() 0
+    #define steepest_team() 1
+    #endif
+    """
+    int steepest_worker() noexcept nogil
+    int steepest_team() noexcept nogil
+
+cdef enum:
+    P = 0                              # operand numbers: the parameter,
+    G = 1                              # its gradient,
+    FIRST = 2                          # the rule's states and then the stages' arrays
+    OPERANDS = 8
+    ROWS = OPERANDS + 2                # scratch rows of a thread; the last two for new gradients
+    ROW = BLOCK * 8 + 192              # bytes; rows 4096 bytes apart would alias in L1
+    VISIT = 64                         # what a visit costs besides its elements, in elements
+    STAGE_COEFFICIENTS = 4
+
+BLOCK_SIZE = BLOCK
+
+# Below this cost (elements, plus VISIT per block) a second thread costs more than it brings.
+cdef Py_ssize_t SERIAL = 1 << 15
+
+
+cdef struct Source:
+    # What the buffer of one array looked like when it was bound.
+    char *data
+    char format
+    int ndim
+    Py_ssize_t *shape
+    Py_ssize_t *strides
+    Py_ssize_t low                     # bytes it reaches below and above `data`
+    Py_ssize_t high
+
+
+cdef struct Entry:
+    Py_ssize_t size
+    bint is_double
+    bint active
+    int operands
+    int states
+    int group
+    int program
+    double scale                       # of the gradient
+    double measured
+    int64_t *count                     # steps taken
+    Source source[OPERANDS]
+    Operand operand[OPERANDS]
+    Py_ssize_t offset[OPERANDS]        # from an array's first element to its first in loop order
+    Operand reading                    # the gradient in C order, for the measures
+    Py_ssize_t *axes[OPERANDS + 1]     # owned: what the shapes and strides above point into
+
+
+cdef struct Stage:
+    void *of_float
+    void *of_double
+    bint makes_gradient
+    int operand
+    double h[STAGE_COEFFICIENTS]
+
+
+cdef struct Program:
+    void *rule_float
+    void *rule_double
+    int before
+    int after
+    double h[COEFFICIENTS]
+    Stage stage[STAGES]                # those before the rule, then those after it
+
+
+cdef inline Py_ssize_t blocks_of(const Entry *e) noexcept nogil:
+    return (e.size + BLOCK - 1) // BLOCK
+
+
+cdef inline void reach(Source *s, Py_ssize_t itemsize) noexcept nogil:
+    cdef int axis
+    cdef Py_ssize_t span
+    s.low, s.high = 0, itemsize
+    for axis in range(s.ndim):
+        span = (s.shape[axis] - 1) * s.strides[axis]
+        if span < 0:
+            s.low += span
+        else:
+            s.high += span
+
+
+cdef bint same(const Source *s, object x, int flags, char **data):
+    """Whether x has the type, shape and strides of s. Sets `data`."""
+    cdef Py_buffer view
+    cdef bint result
+    try:
+        PyObject_GetBuffer(x, &view, PyBUF_FORMAT | PyBUF_STRIDES | flags)
+    except (BufferError, TypeError, ValueError):
+        return False
+    result = (view.ndim == s.ndim and view.format[0] == s.format and view.format[1] == 0
+              and (view.ndim == 0
+                   or (memcmp(view.shape, s.shape, view.ndim * sizeof(Py_ssize_t)) == 0
+                       and memcmp(view.strides, s.strides, view.ndim * sizeof(Py_ssize_t)) == 0)))
+    data[0] = <char *>view.buf
+    PyBuffer_Release(&view)
+    return result
+
+
+cdef int64_t *counter(object x) except NULL:
+    """The address of a 0-d int64 array, which the caller keeps alive."""
+    cdef Py_buffer view
+    cdef int64_t *result
+    PyObject_GetBuffer(x, &view, PyBUF_FORMAT | PyBUF_STRIDES | PyBUF_WRITABLE)
+    result = <int64_t *>view.buf
+    if view.ndim != 0 or view.itemsize != sizeof(int64_t) or view.format[0] not in b"lq":
+        result = NULL
+    PyBuffer_Release(&view)
+    if result == NULL:
+        raise ValueError("a counter must be a 0-d int64 array")
+    return result
+
+
+cdef void *pointer(object capsule, const char *kind) except? NULL:
+    return PyCapsule_GetPointer(capsule, kind)
+
+
+cdef inline real *decoded(Operand *x, Py_ssize_t start, Py_ssize_t n, real *row) noexcept nogil:
+    """The elements start to start + n of x: lent, or decoded into the row."""
+    if x.decode == NULL:
+        return <real *>x.data + start
+    if real is float:
+        (<decode_float>x.decode)(x, start, n, row)
+    else:
+        (<decode_double>x.decode)(x, start, n, row)
+    return row
+
+
+cdef inline const real *staged(const Stage *s, const double *h, real **row, const real *g,
+                               real **spare, Py_ssize_t n) noexcept nogil:
+    """Runs one stage on a block; returns the gradient that goes on from it."""
+    cdef real *out = spare[0] if s.makes_gradient else NULL
+    cdef real *own = row[s.operand] if s.operand else NULL
+    if real is float:
+        (<stage_float>s.of_float)(row[P], g, out, own, n, h)
+    else:
+        (<stage_double>s.of_double)(row[P], g, out, own, n, h)
+    if out == NULL:
+        return g
+    spare[0], spare[1] = spare[1], spare[0]
+    return out
+
+
+cdef void visit(Entry *e, const Program *program, const Stage *scale, Py_ssize_t start,
+                Py_ssize_t n, real *scratch) noexcept nogil:
+    """One block of one parameter: decode, stages, rule, stages, encode."""
+    cdef Py_ssize_t width = ROW // sizeof(real)
+    cdef real *row[OPERANDS]
+    cdef real *spare[2]
+    cdef real *state[STATES]
+    cdef const real *g
+    cdef int k
+    for k in range(e.operands):
+        row[k] = decoded(&e.operand[k], start, n, scratch + k * width)
+    for k in range(STATES):
+        state[k] = row[FIRST + k] if k < e.states else NULL
+    spare[0] = scratch + OPERANDS * width
+    spare[1] = scratch + (OPERANDS + 1) * width
+
+    g = row[G]
+    if e.scale != 1.0:
+        g = staged(scale, &e.scale, row, g, spare, n)
+    for k in range(program.before):
+        g = staged(&program.stage[k], program.stage[k].h, row, g, spare, n)
+    if real is float:
+        (<rule_float>program.rule_float)(row[P], g, state[0], state[1], state[2], state[3],
+                                         n, program.h)
+    else:
+        (<rule_double>program.rule_double)(row[P], g, state[0], state[1], state[2], state[3],
+                                           n, program.h)
+    for k in range(program.before, program.before + program.after):
+        staged(&program.stage[k], program.stage[k].h, row, g, spare, n)
+
+    for k in range(e.operands):
+        if k != G and e.operand[k].encode != NULL:
+            if real is float:
+                (<encode_float>e.operand[k].encode)(&e.operand[k], start, n, row[k])
+            else:
+                (<encode_double>e.operand[k].encode)(&e.operand[k], start, n, row[k])
+
+
+cdef class Plan:
+    """The arrays of an optimizer as C sees them. See the head of this file.
+
+    `kernels` is the table of one instruction-set level (see `dispatch`).
+    """
+    cdef object kernels
+    cdef Entry *entries
+    cdef Program *programs
+    cdef Py_ssize_t count, capacity, program_capacity
+    cdef list objects                  # per entry: (parameter, state arrays...)
+    cdef list states                   # per entry: the live state dict
+    cdef list names                    # per entry: the keys of those state arrays, "step" first
+    cdef Stage scale
+    cdef void *measure_float
+    cdef void *measure_double
+    cdef double measure_scale
+    # Bounds of all written arrays, sorted and merged; gradients must stay outside.
+    cdef char **lows
+    cdef char **highs
+    cdef Py_ssize_t guarded
+    # The sweep's work: entries with a gradient, running cost, first partial result.
+    cdef Py_ssize_t *active
+    cdef Py_ssize_t *cost
+    cdef Py_ssize_t *first
+    cdef Py_ssize_t actives
+    cdef double *partial
+    cdef Py_ssize_t partials
+    cdef char *scratch
+    cdef int scratch_threads
+    cdef object updates_array
+    cdef int64_t *updates              # completed steps
+
+    def __cinit__(self, kernels, Py_ssize_t capacity, updates):
+        self.kernels = kernels
+        self.updates_array = updates
+        self.updates = counter(updates)
+        self.capacity = capacity
+        self.objects, self.states, self.names = [], [], []
+        self.entries = <Entry *>calloc(max(capacity, 1), sizeof(Entry))
+        self.lows = <char **>malloc(max(capacity, 1) * OPERANDS * sizeof(char *))
+        self.highs = <char **>malloc(max(capacity, 1) * OPERANDS * sizeof(char *))
+        self.active = <Py_ssize_t *>malloc(max(capacity, 1) * sizeof(Py_ssize_t))
+        self.cost = <Py_ssize_t *>malloc((capacity + 1) * sizeof(Py_ssize_t))
+        self.first = <Py_ssize_t *>malloc(max(capacity, 1) * sizeof(Py_ssize_t))
+        if (self.entries == NULL or self.lows == NULL or self.highs == NULL
+                or self.active == NULL or self.cost == NULL or self.first == NULL):
+            raise MemoryError
+        self.set_stage(&self.scale, kernels.stages["scale"], 0, ())
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        cdef int k
+        if self.entries != NULL:
+            for i in range(self.count):
+                for k in range(OPERANDS + 1):
+                    free(self.entries[i].axes[k])
+        free(self.entries)
+        free(self.programs)
+        free(self.lows)
+        free(self.highs)
+        free(self.active)
+        free(self.cost)
+        free(self.first)
+        free(self.partial)
+        free(self.scratch)
+
+    # Building
+
+    def add(self, int group, tuple arrays, step, dict state, tuple names, int states, layout):
+        """Adds a parameter: arrays are (parameter, then those of `names[1:]` in the live `state`);
+        the first `states` of them are the rule's. `step` is its counter. `layout` walks them.
+
+        The gradient is taken to lie like the parameter until `bind_gradient` says otherwise.
+        """
+        cdef Entry *e
+        cdef int k, operand
+        if self.count == self.capacity or len(arrays) + 1 > OPERANDS or states > STATES:
+            raise ValueError("more arrays than the plan has room for")
+        e = &self.entries[self.count]
+        self.count += 1  # from here on, __dealloc__ frees the entry's axes
+        e.group = group
+        e.operands = <int>len(arrays) + 1
+        e.states = states
+        e.scale = 1.0
+        e.is_double = arrays[0].dtype.char == "d"
+        e.size = arrays[0].size
+        for k in range(<int>len(arrays)):
+            operand = P if k == 0 else k + 1
+            self.bind(e, operand, arrays[k], layout.operand(k), True)
+        self.bind(e, G, arrays[0], layout.operand(0), False)
+        self.bind_reading(e, arrays[0], layout.c_order)
+        e.count = counter(step)
+        self.objects.append((arrays[0], step) + arrays[1:])
+        self.states.append(state)
+        self.names.append(names)
+
+    cdef int bind(self, Entry *e, int k, object x, object walk, bint writable) except -1:
+        """Makes x the k-th operand of e, walked as (shape, strides, offset, codec)."""
+        cdef Py_buffer view
+        cdef Source *s = &e.source[k]
+        cdef Py_ssize_t *axes
+        cdef int ndim = <int>len(walk.shape), axis
+        PyObject_GetBuffer(x, &view, PyBUF_FORMAT | PyBUF_STRIDES | (PyBUF_WRITABLE if writable else 0))
+        try:
+            axes = <Py_ssize_t *>malloc(2 * (view.ndim + ndim + 1) * sizeof(Py_ssize_t))
+            if axes == NULL:
+                raise MemoryError
+            free(e.axes[k])
+            e.axes[k] = axes
+            s.data, s.format, s.ndim = <char *>view.buf, view.format[0], view.ndim
+            s.shape, s.strides = axes, axes + view.ndim
+            if view.ndim:
+                memcpy(s.shape, view.shape, view.ndim * sizeof(Py_ssize_t))
+                memcpy(s.strides, view.strides, view.ndim * sizeof(Py_ssize_t))
+            reach(s, view.itemsize)
+        finally:
+            PyBuffer_Release(&view)
+        axes += 2 * s.ndim
+        for axis in range(ndim):
+            axes[axis] = walk.shape[axis]
+            axes[ndim + axis] = walk.strides[axis]
+        e.offset[k] = walk.offset
+        self.set_operand(&e.operand[k], s.data + e.offset[k], ndim, axes, walk.codec, e.is_double)
+        return 0
+
+    cdef int bind_reading(self, Entry *e, object x, object walk) except -1:
+        cdef int ndim = <int>len(walk.shape), axis
+        cdef Py_ssize_t *axes = <Py_ssize_t *>malloc(2 * (ndim + 1) * sizeof(Py_ssize_t))
+        if axes == NULL:
+            raise MemoryError
+        free(e.axes[OPERANDS])
+        e.axes[OPERANDS] = axes
+        for axis in range(ndim):
+            axes[axis] = walk.shape[axis]
+            axes[ndim + axis] = walk.strides[axis]
+        self.set_operand(&e.reading, e.source[G].data, ndim, axes, walk.codec, e.is_double)
+        return 0
+
+    cdef int set_operand(self, Operand *x, char *data, int ndim, Py_ssize_t *axes, codec,
+                         bint is_double) except -1:
+        x.data, x.ndim, x.shape, x.strides = data, ndim, axes, axes + ndim
+        x.decode, x.encode = NULL, NULL
+        if codec is not None:
+            functions = self.kernels.codecs[codec]
+            x.decode = pointer(functions[1 if is_double else 0], "steepest.codec")
+            x.encode = pointer(functions[3 if is_double else 2], "steepest.codec")
+        return 0
+
+    def bind_gradient(self, Py_ssize_t i, x, layout):
+        """Takes x as the gradient of entry i from here on; `layout` covers (its arrays..., x)."""
+        cdef Entry *e = &self.entries[i]
+        cdef int k
+        arrays = (self.objects[i][0],) + self.objects[i][2:]
+        for k in range(<int>len(arrays)):
+            self.bind(e, P if k == 0 else k + 1, arrays[k], layout.operand(k), True)
+        self.bind(e, G, x, layout.operand(len(arrays)), False)
+        self.bind_reading(e, x, layout.c_order)
+
+    def arrays(self, Py_ssize_t i):
+        """The parameter and state arrays of entry i."""
+        return (self.objects[i][0],) + self.objects[i][2:]
+
+    def guard(self, list bounds):
+        """Bounds (low, high) of all written arrays, sorted, disjoint: no gradient may touch one."""
+        cdef size_t low, high
+        if len(bounds) > self.capacity * OPERANDS:
+            raise ValueError("more bounds than arrays")
+        self.guarded = 0
+        for low, high in bounds:
+            self.lows[self.guarded] = <char *>low
+            self.highs[self.guarded] = <char *>high
+            self.guarded += 1
+
+    # Before a step
+
+    def overlaps(self, size_t low, size_t high):
+        """Whether the bytes from address low to high overlap the bounds of a written array."""
+        return self.touches(<const char *>low, <const char *>high)
+
+    cdef bint touches(self, const char *low, const char *high) noexcept:
+        """Whether the bytes low to high overlap any written array: binary search."""
+        cdef Py_ssize_t lo = 0, hi = self.guarded, middle
+        while lo < hi:
+            middle = (lo + hi) // 2
+            if self.highs[middle] <= low:
+                lo = middle + 1
+            else:
+                hi = middle
+        return lo < self.guarded and self.lows[lo] < high
+
+    def resolve(self, list params, list grads):
+        """Takes the parameters and gradients of a step (None: leave that parameter alone).
+
+        Returns the numbers of the entries whose gradient is not laid out as before or touches a
+        written array; None if a parameter or state is no longer the array that was bound.
+        """
+        cdef Py_ssize_t i
+        cdef Entry *e
+        cdef char *data
+        cdef int k
+        cdef list stale = []
+        if len(params) != self.count:
+            return None
+        if len(grads) != self.count:
+            raise ValueError(f"{len(grads)} gradients for {self.count} parameters")
+        for i in range(self.count):
+            e = &self.entries[i]
+            grad = grads[i]
+            e.active = grad is not None
+            if not e.active:
+                continue
+            objects = <tuple>self.objects[i]
+            state = <dict>self.states[i]
+            names = <tuple>self.names[i]
+            if params[i] is not objects[0]:
+                return None
+            if not same(&e.source[P], objects[0], PyBUF_WRITABLE, &data) or data != e.source[P].data:
+                return None
+            for k in range(<int>len(names)):
+                x = state.get(names[k])
+                if x is not objects[k + 1]:
+                    return None
+                if k and (not same(&e.source[k + 1], x, PyBUF_WRITABLE, &data)
+                          or data != e.source[k + 1].data):
+                    return None
+            if not same(&e.source[G], grad, 0, &data):
+                stale.append(i)
+            elif data != e.source[G].data:
+                if (e.size and self.touches(data + e.source[G].low, data + e.source[G].high)):
+                    stale.append(i)
+                e.source[G].data = data
+                e.operand[G].data = data + e.offset[G]
+                e.reading.data = data
+        return stale
+
+    def rows(self):
+        """The (group, t) pairs of this step, t from 1; the order in which `program` counts."""
+        cdef Py_ssize_t i, blocks
+        cdef Entry *e
+        cdef int64_t t, last_t = -1
+        cdef int last_group = -1, last = -1
+        cdef list found = []
+        cdef dict known = None
+        self.actives = 0
+        self.cost[0] = 0
+        self.partials = 0
+        for i in range(self.count):
+            e = &self.entries[i]
+            if not e.active:
+                continue
+            e.scale = 1.0
+            t = e.count[0] + 1
+            if t != last_t or e.group != last_group:
+                last_t, last_group = t, e.group
+                key = (e.group, t)
+                if known is None:
+                    known = {}
+                last = known.setdefault(key, len(found))
+                if last == len(found):
+                    found.append(key)
+            e.program = last
+            blocks = blocks_of(e)
+            self.active[self.actives] = i
+            self.first[self.actives] = self.partials
+            self.partials += blocks
+            self.cost[self.actives + 1] = self.cost[self.actives] + e.size + VISIT * blocks
+            self.actives += 1
+        self.reserve_programs(len(found))
+        return found
+
+    cdef int reserve_programs(self, Py_ssize_t n) except -1:
+        cdef Program *programs
+        if n > self.program_capacity:
+            programs = <Program *>malloc(n * sizeof(Program))
+            if programs == NULL:
+                raise MemoryError
+            free(self.programs)
+            self.programs, self.program_capacity = programs, n
+        return 0
+
+    cdef int set_stage(self, Stage *s, functions, int operand, tuple h) except -1:
+        cdef int k
+        s.of_float = pointer(functions[0], "steepest.stage")
+        s.of_double = pointer(functions[1], "steepest.stage")
+        s.makes_gradient = functions[2]
+        s.operand = operand
+        if len(h) > STAGE_COEFFICIENTS:
+            raise ValueError("a stage with too many coefficients")
+        for k in range(<int>len(h)):
+            s.h[k] = h[k]
+        return 0
+
+    def program(self, Py_ssize_t row, str rule, tuple h, list before, list after):
+        """What to do for a row of `rows`: the rule, its coefficients, and the stages around it,
+        each as (name, coefficients, operand number of its own array or 0)."""
+        cdef Program *program = &self.programs[row]
+        cdef int k
+        if row >= self.program_capacity or len(h) > COEFFICIENTS or len(before) + len(after) > STAGES:
+            raise ValueError(f"{rule}: more coefficients or stages than a program has room for")
+        functions = self.kernels.rules[rule]
+        program.rule_float = pointer(functions[0], "steepest.rule")
+        program.rule_double = pointer(functions[1], "steepest.rule")
+        for k in range(<int>len(h)):
+            program.h[k] = h[k]
+        program.before, program.after = <int>len(before), <int>len(after)
+        k = 0
+        for name, coefficients, operand in before + after:
+            self.set_stage(&program.stage[k], self.kernels.stages[name], operand, coefficients)
+            k += 1
+
+    def rescale(self, list scales):
+        """The factor of each entry's gradient in the coming step."""
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            self.entries[i].scale = scales[i]
+
+    def large(self):
+        """Whether a sweep is work enough for more than one thread."""
+        return self.cost[self.actives] >= SERIAL
+
+    cdef int reserve(self, int threads) except -1:
+        cdef char *scratch
+        if threads > self.scratch_threads:
+            scratch = <char *>malloc(<size_t>threads * ROWS * ROW)
+            if scratch == NULL:
+                raise MemoryError
+            free(self.scratch)
+            self.scratch, self.scratch_threads = scratch, threads
+        return 0
+
+    # Sweeps
+
+    def norms(self, int threads):
+        """Euclidean norms of the gradients: (of all together, [of each; 0 for those without]).
+
+        NaN or infinite only where a gradient is, or where the norm is beyond double.
+        """
+        cdef Py_ssize_t i
+        cdef double total = self.measured("sum_squares", threads, 1.0), most
+        cdef int exponent = 0
+        if not 1e-280 < total < 1e300 and total == total:
+            # Squares may have left the range of double: measure again, scaled by a power of two.
+            most = self.measured("largest", threads, 1.0)
+            if isfinite(most) and most > 0:
+                frexp(most, &exponent)
+                total = self.measured("sum_squares", threads, ldexp(1.0, -exponent))
+            else:
+                total = self.measured("sum_squares", threads, 1.0)
+        return (ldexp(sqrt(total), exponent),
+                [ldexp(sqrt(self.entries[i].measured), exponent) if self.entries[i].active else 0.0
+                 for i in range(self.count)])
+
+    cdef double measured(self, str name, int threads, double scale) except? -1.0:
+        """Measures every gradient: per entry, and folded over all entries in their order."""
+        cdef double *partial
+        cdef double total = 0
+        cdef Py_ssize_t i, b, blocks
+        cdef Entry *e
+        cdef bint most = name == "largest"
+        functions = self.kernels.measures[name]
+        self.measure_float = pointer(functions[0], "steepest.measure")
+        self.measure_double = pointer(functions[1], "steepest.measure")
+        self.measure_scale = scale
+        self.reserve(threads)
+        partial = <double *>malloc(max(self.partials, 1) * sizeof(double))
+        if partial == NULL:
+            raise MemoryError
+        free(self.partial)
+        self.partial = partial
+        with nogil:
+            self.sweep(True, threads)
+        for i in range(self.actives):
+            e = &self.entries[self.active[i]]
+            e.measured = 0
+            for b in range(blocks_of(e)):
+                e.measured = fold(e.measured, self.partial[self.first[i] + b], most)
+            total = fold(total, e.measured, most)
+        return total
+
+    def commit(self, int threads):
+        """The step itself. Nothing in it can fail; the counters advance with it."""
+        cdef Py_ssize_t i
+        self.reserve(threads)
+        with nogil:
+            self.sweep(False, threads)
+            for i in range(self.actives):
+                self.entries[self.active[i]].count[0] += 1
+            self.updates[0] += 1
+
+    cdef void sweep(self, bint measuring, int threads) noexcept nogil:
+        if threads == 1:
+            self.share(measuring, 0, 1)
+            return
+        with parallel(num_threads=threads):
+            self.share(measuring, steepest_worker(), steepest_team())
+
+    cdef void boundary(self, int worker, int team, Py_ssize_t *entry, Py_ssize_t *block) noexcept nogil:
+        """The first block of a worker's share: (place in `active`, number of the block)."""
+        cdef Py_ssize_t lo = 0, hi = self.actives, middle, target
+        target = <Py_ssize_t>(<double>self.cost[self.actives] * worker / team)
+        if worker == team:
+            target = self.cost[self.actives]
+        while lo < hi:
+            middle = (lo + hi) // 2
+            if self.cost[middle + 1] <= target:
+                lo = middle + 1
+            else:
+                hi = middle
+        entry[0], block[0] = lo, 0
+        if lo < self.actives:
+            block[0] = (target - self.cost[lo] + BLOCK + VISIT - 1) // (BLOCK + VISIT)
+
+    cdef void share(self, bint measuring, int worker, int team) noexcept nogil:
+        """Visits a worker's contiguous share of all blocks."""
+        cdef unsigned long long mode = floatmode_get()
+        cdef char *scratch = self.scratch + <size_t>worker * ROWS * ROW
+        cdef Py_ssize_t i, b, last, last_block, stop, start, n
+        cdef Entry *e
+        self.boundary(worker, team, &i, &b)
+        self.boundary(worker + 1, team, &last, &last_block)
+        floatmode_set(floatmode_default)
+        while i < self.actives and i <= last:
+            e = &self.entries[self.active[i]]
+            stop = blocks_of(e)
+            if i == last:
+                stop = min(stop, last_block)
+            while b < stop:
+                start = b * BLOCK
+                n = min(e.size - start, <Py_ssize_t>BLOCK)
+                if measuring:
+                    self.partial[self.first[i] + b] = self.measure_block(e, start, n, scratch)
+                elif e.is_double:
+                    visit(e, &self.programs[e.program], &self.scale, start, n, <double *>scratch)
+                else:
+                    visit(e, &self.programs[e.program], &self.scale, start, n, <float *>scratch)
+                b += 1
+            i += 1
+            b = 0
+        floatmode_set(mode)
+
+    cdef double measure_block(self, Entry *e, Py_ssize_t start, Py_ssize_t n, char *scratch) noexcept nogil:
+        if e.is_double:
+            return (<measure_double>self.measure_double)(
+                decoded(&e.reading, start, n, <double *>scratch), n, self.measure_scale)
+        return (<measure_float>self.measure_float)(
+            decoded(&e.reading, start, n, <float *>scratch), n, self.measure_scale)
+
+
+cdef inline double fold(double sofar, double value, bint most) noexcept nogil:
+    if most:
+        return value if not value <= sofar else sofar
+    return sofar + value

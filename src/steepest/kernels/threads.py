@@ -1,0 +1,90 @@
+"""How many threads a sweep uses.
+
+The number is the first of: ``set_num_threads``, the environment variable ``STEEPEST_NUM_THREADS``,
+OpenMP's own setting (``OMP_NUM_THREADS``, ``torch.set_num_threads``); and never more than the CPUs
+that this process may run on, nor than the cgroup's quota. Small steps stay on one thread. A child
+made by ``fork`` uses one thread: OpenMP's threads do not survive a fork.
+"""
+
+import math
+import os
+from pathlib import Path
+
+from steepest.kernels import machine
+
+_CGROUP = Path("/sys/fs/cgroup")
+_asked: int | None = None
+_limit: int | None = None
+_forked = False
+
+
+def quota(cgroup: Path = _CGROUP) -> float:
+    """The CPUs that the cgroup (version 2 or 1) grants; infinite without a quota."""
+    try:
+        granted, period = (cgroup / "cpu.max").read_text().split()
+        return math.inf if granted == "max" else int(granted) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        granted_us = int((cgroup / "cpu/cpu.cfs_quota_us").read_text())
+        period_us = int((cgroup / "cpu/cpu.cfs_period_us").read_text())
+        return granted_us / period_us if granted_us > 0 else math.inf
+    except (OSError, ValueError, ZeroDivisionError):
+        return math.inf
+
+
+def limit() -> int:
+    """The most threads this process can run at a time: its CPU affinity and its cgroup's quota."""
+    if hasattr(os, "sched_getaffinity"):
+        cpus = len(os.sched_getaffinity(0))
+    else:
+        cpus = os.cpu_count() or 1
+    return max(1, min(cpus, math.ceil(min(quota(), cpus))))
+
+
+def _checked(n: object, origin: str) -> int:
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"{origin} = {n!r}: expected a whole number of at least 1")
+    return n
+
+
+def set_num_threads(n: int | None) -> None:
+    """Sets the number of threads of every later step; None returns to the default.
+
+    Raises ValueError unless n is a whole number of at least 1. More threads than CPUs are not
+    started; ``get_num_threads`` tells how many are.
+
+    >>> import steepest as st
+    >>> st.set_num_threads(1)
+    >>> st.get_num_threads()
+    1
+    >>> st.set_num_threads(None)
+    """
+    global _asked, _limit
+    _asked = None if n is None else _checked(n, "number of threads")
+    _limit = limit()
+
+
+def get_num_threads() -> int:
+    """The number of threads that a large step uses."""
+    global _limit
+    if _forked:
+        return 1
+    if _limit is None:
+        _limit = limit()
+    return min(_asked or machine.max_threads(), _limit)
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+_environment = os.environ.get("STEEPEST_NUM_THREADS")
+if _environment:
+    _asked = _checked(
+        int(_environment) if _environment.isdecimal() else _environment, "STEEPEST_NUM_THREADS"
+    )

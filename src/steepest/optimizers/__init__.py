@@ -1,0 +1,9 @@
+"""Every optimizer, from simple to elaborate; ``RULES`` is the one list of them."""
+
+# The order of these imports is the order of RULES.
+from steepest.optimizers.base import RULES as RULES
+from steepest.optimizers.base import Optimizer as Optimizer
+from steepest.optimizers.sgd import *  # isort: skip
+from steepest.optimizers.adaptive import *  # isort: skip
+from steepest.optimizers.adam import *  # isort: skip
+from steepest.optimizers.sign import *  # isort: skip

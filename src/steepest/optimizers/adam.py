@@ -1,0 +1,291 @@
+"""Adam and its relatives: AdamW, Adamax, NAdam, RAdam."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Unpack
+
+from steepest.kernels.scalars import one_minus_power
+from steepest.optimizers.base import Number, Optimizer, Options
+
+__all__ = ["Adam", "AdamW", "Adamax", "NAdam", "RAdam"]
+
+
+def _moments(h: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """The coefficients of m ← β₁ m + (1 - β₁) g and v ← β₂ v + (1 - β₂) g²."""
+    b1, b2 = h["betas"]
+    return b1, 1.0 - b1, b2, 1.0 - b2
+
+
+class Adam(Optimizer):
+    """Adam: momentum divided by the root of the running mean square, both unbiased.
+
+        m ← β₁ m + (1 - β₁) g
+        v ← β₂ v + (1 - β₂) g²
+        p ← p - lr / (1 - β₁ᵗ) · m / (√v / √(1 - β₂ᵗ) + eps)
+
+    ``bias_correction=False`` leaves both divisors 1 - βᵗ away. ``amsgrad`` puts the largest v so
+    far in place of v. ``weight_decay`` enters the gradient unless ``decoupled_weight_decay``.
+    Raises ValueError for hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> st.Adam(w, lr=0.5, eps=0.0).step(np.array([0.25, -8.0]))
+    >>> w
+    array([ 0.5, -1.5])
+
+    Kingma and Ba 2014, arXiv:1412.6980, algorithm 1; AMSGrad: Reddi et al. 2018, arXiv:1904.09237;
+    formula and defaults as torch.optim.Adam.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-3,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-8,
+        weight_decay: Number = 0.0,
+        amsgrad: bool = False,
+        *,
+        bias_correction: bool = True,
+        decoupled_weight_decay: bool | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "bias_correction": bias_correction,
+        }
+        super().__init__(params, hyper, decay_option(options, decoupled_weight_decay))
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        moments = ("exp_avg", "exp_avg_sq")
+        return (*moments, "max_exp_avg_sq") if h["amsgrad"] else moments
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        b1, fresh1, b2, fresh2 = _moments(h)
+        step, unbias = h["lr"], 1.0
+        if h["bias_correction"]:
+            step = h["lr"] / one_minus_power(b1, t)
+            unbias = 1.0 / math.sqrt(one_minus_power(b2, t))
+        rule = "amsgrad" if h["amsgrad"] else "adam"
+        return rule, (b1, fresh1, b2, fresh2, step, unbias, h["eps"])
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay.
+
+        p ← (1 - lr · weight_decay) · p
+        m ← β₁ m + (1 - β₁) g
+        v ← β₂ v + (1 - β₂) g²
+        p ← p - lr / (1 - β₁ᵗ) · m / (√v / √(1 - β₂ᵗ) + eps)
+
+    ``amsgrad`` and ``bias_correction`` as in Adam. Raises ValueError for hyper-parameters out of
+    range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> st.AdamW(w, lr=0.5, eps=0.0, weight_decay=0.5).step(np.array([0.25, -8.0]))
+    >>> w
+    array([ 0.25, -1.  ])
+
+    Loshchilov and Hutter 2017, arXiv:1711.05101; formula and defaults as torch.optim.AdamW.
+    """
+
+    decay_mode = "decoupled"
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-3,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-8,
+        weight_decay: Number = 1e-2,
+        amsgrad: bool = False,
+        *,
+        bias_correction: bool = True,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params, lr, betas, eps, weight_decay, amsgrad, bias_correction=bias_correction, **options
+        )
+
+
+class Adamax(Optimizer):
+    """Adam with the largest magnitude in place of the root mean square.
+
+        m ← β₁ m + (1 - β₁) g
+        u ← max(β₂ u, |g| + eps)
+        p ← p - lr / (1 - β₁ᵗ) · m / u
+
+    Raises ValueError for hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> st.Adamax(w, lr=0.5, eps=0.0).step(np.array([0.25, -8.0]))
+    >>> w
+    array([ 0.5, -1.5])
+
+    Kingma and Ba 2014, arXiv:1412.6980, algorithm 2; eps and defaults as torch.optim.Adamax.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 2e-3,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-8,
+        weight_decay: Number = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_inf")
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        b1, fresh1, b2, _ = _moments(h)
+        return "adamax", (b1, fresh1, b2, h["lr"] / one_minus_power(b1, t), h["eps"])
+
+
+class NAdam(Optimizer):
+    """Adam with Nesterov momentum.
+
+        μₜ = β₁ (1 - 0.96^(t · momentum_decay) / 2)
+        m ← β₁ m + (1 - β₁) g
+        v ← β₂ v + (1 - β₂) g²
+        p ← p - lr · (a g + b m) / (√v / √(1 - β₂ᵗ) + eps)
+        a = (1 - μₜ) / (1 - μ₁…μₜ),  b = μₜ₊₁ / (1 - μ₁…μₜ₊₁)
+
+    The products are functions of t and the present β₁ and momentum_decay; nothing is accumulated.
+    Raises ValueError for hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> st.NAdam(w, lr=0.5).step(np.array([0.25, -8.0]))
+    >>> w.round(4)
+    array([ 0.4718, -1.4718])
+
+    Dozat 2016; formula, positional order and defaults as torch.optim.NAdam.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 2e-3,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-8,
+        weight_decay: Number = 0.0,
+        momentum_decay: Number = 4e-3,
+        decoupled_weight_decay: bool | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum_decay": momentum_decay,
+        }
+        super().__init__(params, hyper, decay_option(options, decoupled_weight_decay))
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq")
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        b1, fresh1, b2, fresh2 = _moments(h)
+        mu, mu_next, product = _warming(b1, h["momentum_decay"], t)
+        now = h["lr"] * (1.0 - mu) / (1.0 - product)
+        ahead = h["lr"] * mu_next / (1.0 - product * mu_next)
+        unbias = 1.0 / math.sqrt(one_minus_power(b2, t))
+        return "nadam", (b1, fresh1, b2, fresh2, now, ahead, unbias, h["eps"])
+
+
+def _warm(b1: float, decay: float, t: int) -> float:
+    return b1 * (1.0 - 0.5 * 0.96 ** (t * decay))
+
+
+# The last product computed for each (β₁, momentum_decay): a step forward costs one factor.
+_products: dict[tuple[float, float], tuple[int, float]] = {}
+
+
+def _warming(b1: float, decay: float, t: int) -> tuple[float, float, float]:
+    """μₜ, μₜ₊₁ and μ₁ · … · μₜ, multiplied in that order whatever was computed before."""
+    done, product = _products.get((b1, decay), (0, 1.0))
+    if done > t:
+        done, product = 0, 1.0
+    for i in range(done + 1, t + 1):
+        if product == 0.0:
+            break
+        product *= _warm(b1, decay, i)
+    if len(_products) > 64:
+        _products.clear()
+    _products[b1, decay] = t, product
+    return _warm(b1, decay, t), _warm(b1, decay, t + 1), product
+
+
+class RAdam(Optimizer):
+    """Adam whose rate is rectified while the variance of v is not yet known.
+
+        m ← β₁ m + (1 - β₁) g
+        v ← β₂ v + (1 - β₂) g²
+        ρ = 2 / (1 - β₂) - 1,  ρₜ = ρ - 2 t β₂ᵗ / (1 - β₂ᵗ)
+        p ← p - lr / (1 - β₁ᵗ) · m                                        (ρₜ ≤ 5)
+        p ← p - lr r / (1 - β₁ᵗ) · m √(1 - β₂ᵗ) / (√v + eps)              (ρₜ > 5)
+        r = √((ρₜ - 4)(ρₜ - 2) ρ / ((ρ - 4)(ρ - 2) ρₜ))
+
+    Raises ValueError for hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> st.RAdam(w, lr=0.5).step(np.array([0.5, -8.0]))
+    >>> w
+    array([0.75, 2.  ])
+
+    Liu et al. 2019, arXiv:1908.03265; the threshold 5 (4 in the paper), eps, positional order and
+    defaults as torch.optim.RAdam.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-3,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-8,
+        weight_decay: Number = 0.0,
+        decoupled_weight_decay: bool | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, hyper, decay_option(options, decoupled_weight_decay))
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq")
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        b1, fresh1, b2, fresh2 = _moments(h)
+        step = h["lr"] / one_minus_power(b1, t)
+        rest = one_minus_power(b2, t)
+        longest = 2.0 / fresh2 - 1.0
+        length = longest - 2.0 * t * (1.0 - rest) / rest
+        if length <= 5.0:
+            return "radam_early", (b1, fresh1, b2, fresh2, step)
+        rectified = math.sqrt(
+            (length - 4.0) * (length - 2.0) * longest
+            / ((longest - 4.0) * (longest - 2.0) * length)
+        )
+        return "radam", (b1, fresh1, b2, fresh2, step * rectified * math.sqrt(rest), h["eps"])
+
+
+def decay_option(options: Options, decoupled: bool | None) -> Options:
+    """PyTorch's flag ``decoupled_weight_decay`` as the option ``decay_mode``."""
+    if decoupled is None:
+        return options
+    if "decay_mode" in options:
+        raise ValueError("give decoupled_weight_decay or decay_mode, not both")
+    if not isinstance(decoupled, bool):
+        raise TypeError(f"decoupled_weight_decay = {decoupled!r}: expected True or False")
+    return {**options, "decay_mode": "decoupled" if decoupled else "l2"}

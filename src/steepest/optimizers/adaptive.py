@@ -1,0 +1,162 @@
+"""Rules that divide by a running size of the gradient: Adagrad, RMSprop, Adadelta."""
+
+from collections.abc import Mapping
+from typing import Any, Unpack
+
+import numpy as np
+
+from steepest.arrays import Array
+from steepest.optimizers.base import Number, Optimizer, Options
+
+__all__ = ["Adagrad", "RMSprop", "Adadelta"]
+
+
+class Adagrad(Optimizer):
+    """Adagrad: each element's rate falls with the sum of its squared gradients.
+
+        s ← s + g²
+        p ← p - lr / (1 + (t - 1) · lr_decay) · g / (√s + eps)
+
+    s starts at ``initial_accumulator_value``. With ``eps_inside_sqrt`` the denominator is
+    √(s + eps), as in many texts; PyTorch, and the default here, have eps outside. Raises
+    ValueError for hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> st.Adagrad(w, lr=0.5).step(np.array([0.1, 10.0]))
+    >>> w
+    array([ 0.5, -2.5])
+
+    Duchi, Hazan and Singer 2011; formula and defaults as torch.optim.Adagrad.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-2,
+        lr_decay: Number = 0.0,
+        weight_decay: Number = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: Number = 1e-10,
+        *,
+        eps_inside_sqrt: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "lr_decay": lr_decay,
+            "weight_decay": weight_decay,
+            "initial_accumulator_value": initial_accumulator_value,
+            "eps": eps,
+            "eps_inside_sqrt": eps_inside_sqrt,
+        }
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("sum",)
+
+    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+        return np.full_like(p, h["initial_accumulator_value"], subok=False)
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        rule = "adagrad_inside" if h["eps_inside_sqrt"] else "adagrad"
+        return rule, (h["lr"] / (1.0 + (t - 1) * h["lr_decay"]), h["eps"])
+
+
+class RMSprop(Optimizer):
+    """RMSprop: the gradient divided by the root of its running mean square.
+
+        v ← alpha · v + (1 - alpha) · g²
+        m ← alpha · m + (1 - alpha) · g                       (centered; else m = 0)
+        u ← momentum · u + g / (√max(v - m², 0) + eps)
+        p ← p - lr · u
+
+    The states m and u are kept only when ``centered`` or ``momentum`` ask for them. Raises
+    ValueError for hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> st.RMSprop(w, lr=0.5, alpha=0.75).step(np.array([0.5, 8.0]))
+    >>> w.round(6)
+    array([ 0., -3.])
+
+    Hinton 2012, lecture 6e; centered: Graves 2013, arXiv:1308.0850; formula, positional order and
+    defaults as torch.optim.RMSprop, which does not hold v - m² above zero.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-2,
+        alpha: Number = 0.99,
+        eps: Number = 1e-8,
+        weight_decay: Number = 0.0,
+        momentum: Number = 0.0,
+        centered: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "alpha": alpha,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "centered": centered,
+        }
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        names = ["square_avg"]
+        if h["centered"]:
+            names.append("grad_avg")
+        if h["momentum"]:
+            names.append("momentum_buffer")
+        return tuple(names)
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        rule = "rmsprop"
+        coefficients: tuple[float, ...] = (h["lr"], h["alpha"], 1.0 - h["alpha"], h["eps"])
+        if h["centered"]:
+            rule += "_centered"
+        if h["momentum"]:
+            rule += "_momentum"
+            coefficients = (*coefficients, h["momentum"])
+        return rule, coefficients
+
+
+class Adadelta(Optimizer):
+    """Adadelta: RMSprop whose rate is the running size of its own updates.
+
+        v ← rho · v + (1 - rho) · g²
+        d ← √((u + eps) / (v + eps)) · g
+        u ← rho · u + (1 - rho) · d²
+        p ← p - lr · d
+
+    Raises ValueError for hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> st.Adadelta(w, lr=1.0, eps=1e-2).step(np.array([3.0, -4.0]))
+    >>> w.round(4)
+    array([ 0.6855, -1.6848])
+
+    Zeiler 2012, arXiv:1212.5701; formula and defaults as torch.optim.Adadelta.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1.0,
+        rho: Number = 0.9,
+        eps: Number = 1e-6,
+        weight_decay: Number = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("square_avg", "acc_delta")
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        return "adadelta", (h["lr"], h["rho"], 1.0 - h["rho"], h["eps"])

@@ -1,0 +1,419 @@
+"""What all optimizers share: groups, state, and the atomic step.
+
+A step first plans: gradients are resolved, every array, hyper-parameter and norm is checked, and
+all that is needed is allocated. Nothing of the caller's is written meanwhile, so any exception
+leaves parameters, state and counters as they were. Then one call of ``Plan.commit``, which cannot
+fail, does the whole update and advances the counters.
+
+A rule's class says what is its own: names and defaults of its hyper-parameters, its states, and
+the rule and coefficients for given hyper-parameters and t.
+"""
+
+import copy
+import inspect
+import math
+import threading
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, TypedDict, Unpack
+
+import numpy as np
+
+from steepest import arrays, regularize
+from steepest.arrays import Array
+from steepest.clip import Clip
+from steepest.kernels import dispatch, threads
+from steepest.kernels.engine import Plan
+from steepest.optimizers import structure
+from steepest.optimizers.hyper import Number, Schedule, Snapshot, settle
+
+__all__ = ["RULES", "Number", "Optimizer", "Options", "Schedule"]
+
+RULES: dict[str, type["Optimizer"]] = {}
+"""Every optimizer by the name of its rule, from simple to elaborate."""
+
+
+class Options(TypedDict, total=False):
+    """Options that every optimizer takes, by keyword.
+
+    clip: ``st.clip.value``, ``.norm`` or ``.global_norm``. l1: weight of the L1 penalty.
+    decay_mode: whether weight_decay enters the gradient (``"l2"``) or shrinks the parameter
+    (``"decoupled"``). maximize: climb instead of descend. ema: decay rate of an averaged copy of
+    the parameters, kept as state ``"ema"``. nonfinite: what an infinite or NaN gradient does:
+    ``"propagate"``, ``"raise"`` FloatingPointError, or ``"skip"`` the step and count it in
+    ``skipped``.
+    """
+
+    clip: Clip | None
+    l1: Number
+    decay_mode: Literal["l2", "decoupled"]
+    maximize: bool
+    ema: Number | None
+    nonfinite: Literal["propagate", "raise", "skip"]
+
+
+# Options that a group may have of its own.
+_GROUP_OPTIONS: dict[str, Any] = {"l1": 0.0, "decay_mode": "l2", "maximize": False, "ema": None}
+_POLICIES = ("propagate", "raise", "skip")
+
+
+class Optimizer:
+    """Base of all optimizers; see ``AdamW`` or ``SGD`` for one to use."""
+
+    rule: ClassVar[str]
+    decay_mode: ClassVar[str] = "l2"
+    formula: ClassVar[str]
+    source: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        cls.rule = cls.__name__.lower()
+        paragraphs = inspect.cleandoc(cls.__doc__ or "").split("\n\n")
+        cls.formula = inspect.cleandoc("\n" + paragraphs[1]) if len(paragraphs) > 1 else ""
+        cls.source = " ".join(paragraphs[-1].split())
+        RULES[cls.rule] = cls
+
+    # What a rule's class defines
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the rule's state arrays, in the order in which the kernel takes them."""
+        raise NotImplementedError
+
+    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+        """A new state array for the parameter p."""
+        return np.zeros_like(p, subok=False)
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        """The kernel and its coefficients, in double, for the t-th step (from 1)."""
+        raise NotImplementedError
+
+    # Construction
+
+    def __init__(self, params: Any, hyper: dict[str, Any], options: Options) -> None:
+        unknown = sorted(options.keys() - Options.__annotations__.keys())
+        if unknown:
+            raise TypeError(
+                f"{type(self).__name__} has no argument {', '.join(map(repr, unknown))}; "
+                f"it takes {', '.join([*hyper, *Options.__annotations__])}"
+            )
+        self.clip: Clip | None = options.get("clip")
+        if self.clip is not None and not isinstance(self.clip, Clip):
+            raise TypeError(f"clip = {self.clip!r}: expected st.clip.value, .norm or .global_norm")
+        self.nonfinite: str = options.get("nonfinite", "propagate")
+        if self.nonfinite not in _POLICIES:
+            raise ValueError(f"nonfinite = {self.nonfinite!r}: expected one of {', '.join(_POLICIES)}")
+        group_options = _GROUP_OPTIONS | {"decay_mode": self.decay_mode}
+        group_options |= {key: options[key] for key in _GROUP_OPTIONS if key in options}  # type: ignore[literal-required]
+        self.defaults: dict[str, Any] = self._settled(hyper | group_options)
+        self.param_groups: list[dict[str, Any]] = []
+        self.state: dict[str, dict[str, Array]] = {}
+        self.skipped = 0
+        self.last_norm: float | None = None
+        self.last_norms: dict[str, float] = {}
+        self._hyper_names = tuple(self.defaults)
+        self._updates = np.zeros((), np.int64)
+        self._shapes: list[structure.Shape] = []
+        self._grouped = structure.is_groups(params)
+        self._snapshots: list[Snapshot] = []
+        self._plan: Plan | None = None
+        self._plan_kernels: dispatch.Kernels | None = None
+        self._plan_states: list[tuple[str, ...]] = []
+        self._lock = threading.Lock()
+        if not self._grouped:
+            params = [{"params": params}]
+        for group in params:
+            self.add_param_group(group)
+
+    def _settled(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
+        settled = {name: settle(name, value, None) for name, value in hyper.items()}
+        self.check(settled)
+        return settled
+
+    def check(self, h: Mapping[str, Any]) -> None:
+        """Raises ValueError where hyper-parameters do not go together."""
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Adds parameters, with hyper-parameters of their own where the group has them.
+
+        Keys that are no hyper-parameters are kept as they are. Raises what the constructor raises.
+        """
+        if not isinstance(group, Mapping) or "params" not in group:
+            raise TypeError(f'parameter group {group!r}: expected a dict with a key "params"')
+        shape, names, leaves = structure.flatten(group["params"], len(self.state))
+        if not names:
+            raise ValueError("params is empty; give at least one parameter")
+        added = [arrays.parameter(x, name) for name, x in zip(names, leaves, strict=True)]
+        repeated = [name for i, name in enumerate(names) if name in self.state or name in names[:i]]
+        if repeated:
+            raise ValueError(f"parameter name {repeated[0]!r} is given twice; names must differ")
+        filled = dict(group) | {"params": added, "param_names": names}
+        for name, value in self.defaults.items():
+            filled.setdefault(name, value)
+        filled |= self._settled({name: filled[name] for name in self._hyper_names})
+        values = Snapshot().at(filled, self._hyper_names, self.updates)
+        state = {
+            name: self._new_state(p, values) for name, p in zip(names, added, strict=True)
+        }
+        named = [
+            (f"parameter {name!r}", p) for g in [*self.param_groups, filled]
+            for name, p in zip(g["param_names"], g["params"], strict=True)
+        ]
+        arrays.disjoint_bounds(named)
+        self._plan = None
+        self.param_groups.append(filled)
+        self.state.update(state)
+        self._shapes.append(shape)
+        self._snapshots.append(Snapshot())
+
+    def _state_names(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return self.states(h) + (("ema",) if h["ema"] is not None else ())
+
+    def _new_state(self, p: Array, h: Mapping[str, Any]) -> dict[str, Array]:
+        state: dict[str, Array] = {"step": np.zeros((), np.int64)}
+        for key in self._state_names(h):
+            state[key] = self._new_array(key, p, h)
+        return state
+
+    def _new_array(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+        return np.array(p, subok=False) if key == "ema" else self.initial(key, p, h)
+
+    # The step
+
+    @property
+    def updates(self) -> int:
+        """The number of steps done so far; what schedules are evaluated at."""
+        return int(self._updates)
+
+    def step(self, grads: Any) -> None:
+        """Updates all parameters in place with gradients of the same structure as ``params``.
+
+        A gradient (or a whole subtree) that is None leaves its parameters, their state and their
+        counters alone. After an exception everything is as it was before the call. Raises
+        TypeError or ValueError for gradients that do not fit, FloatingPointError for non-finite
+        ones if so asked, RuntimeError when called while another thread steps this optimizer.
+        """
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError("another thread is inside step() of this optimizer")
+        try:
+            self._step(grads)
+        finally:
+            self._lock.release()
+
+    def _step(self, grads: Any) -> None:
+        flat = self._flat(grads)
+        count = int(self._updates)
+        values = [
+            snapshot.at(group, self._hyper_names, count)
+            for snapshot, group in zip(self._snapshots, self.param_groups, strict=True)
+        ]
+        plan = self._resolved(flat, values)
+        rows = plan.rows()
+        before = self.clip.stages() if self.clip is not None else []
+        for row, (group, t) in enumerate(rows):
+            h = values[group]
+            rule, coefficients = self.coefficients(h, t)
+            after = regularize.after(h, 2 + len(self._plan_states[group]) - 1)
+            plan.program(row, rule, coefficients, before + regularize.before(h), after)
+        workers = threads.get_num_threads() if plan.large() else 1
+        if self._measured(plan, workers, values):
+            plan.commit(workers)
+
+    def _flat(self, grads: Any) -> list[Any]:
+        """The gradients in the order of the parameters."""
+        flat: list[Any] = []
+        if not self._grouped and len(self._shapes) == 1:
+            structure.take(self._shapes[0], grads, flat)
+        else:
+            structure.take((False, list(enumerate(self._shapes))), grads, flat)
+        return flat
+
+    def _resolved(self, flat: list[Any], values: list[dict[str, Any]]) -> Plan:
+        """The plan, with this step's gradients bound."""
+        names = [self._state_names(h) for h in values]
+        plan = self._plan
+        if plan is None or names != self._plan_states or self._plan_kernels is not dispatch.current:
+            plan = self._built(values)
+        stale = plan.resolve(self._params(), flat)
+        if stale is None:  # an array was replaced, moved or made read-only
+            plan = self._built(values)
+            stale = plan.resolve(self._params(), flat)
+        if stale:
+            self._rebind(plan, flat, stale)
+        return plan
+
+    def _params(self) -> list[Array]:
+        """The live parameters of all groups."""
+        if len(self.param_groups) == 1:
+            return self.param_groups[0]["params"]  # type: ignore[no-any-return]
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def _built(self, values: list[dict[str, Any]]) -> Plan:
+        """A new plan over the parameters and the state as they are now, all checked."""
+        plan = Plan(dispatch.current, len(self.state), self._updates)
+        written: list[tuple[str, Array]] = []
+        replaced: dict[str, dict[str, Array]] = {}
+        for number, (group, h) in enumerate(zip(self.param_groups, values, strict=True)):
+            keys = self._state_names(h)
+            for name, x in zip(group["param_names"], group["params"], strict=True):
+                p = arrays.parameter(x, name)
+                state = dict(self.state[name])
+                state["step"] = _counter(state.get("step", 0), name)
+                for key in keys:
+                    if key not in state:
+                        state[key] = self._new_array(key, p, h)
+                    state[key] = arrays.state(state[key], p, name, key)
+                replaced[name] = state
+                own = tuple(state[key] for key in keys)
+                written.append((f"parameter {name!r}", p))
+                written += [(f"state {key!r} of parameter {name!r}", state[key]) for key in keys]
+                live = self.state[name]
+                plan.add(number, (p, *own), state["step"], live, ("step", *keys),
+                         len(self.states(h)), arrays.layout((p, *own)))
+        plan.guard(arrays.disjoint_bounds(written))
+        for name, state in replaced.items():
+            self.state[name].update(state)
+        self._plan, self._plan_kernels = plan, dispatch.current
+        self._plan_states = [self._state_names(h) for h in values]
+        return plan
+
+    def _rebind(self, plan: Plan, flat: list[Any], stale: list[int]) -> None:
+        """Checks the gradients that are new in type, layout or place, and binds them."""
+        names = list(self.state)
+        for i in stale:
+            own = plan.arrays(i)
+            g = flat[i] = arrays.gradient(flat[i], own[0], names[i])
+            low, high = arrays.byte_bounds(g)
+            if g.size and plan.overlaps(low, high):
+                for j, name in enumerate(names):
+                    for x in plan.arrays(j):
+                        if arrays.share_memory(g, x):
+                            raise ValueError(
+                                f"gradient of parameter {names[i]!r} shares memory with parameter "
+                                f"{name!r} or its state; give a copy"
+                            )
+            plan.bind_gradient(i, g, arrays.layout((*own, g)))
+
+    def _measured(self, plan: Plan, workers: int, values: list[dict[str, Any]]) -> bool:
+        """Measures what clipping and the non-finite policy need. False: skip this step."""
+        factors: list[float] | None = None
+        norming = self.clip is not None and self.clip.measured
+        if norming or self.nonfinite != "propagate":
+            total, norms = plan.norms(workers)
+            self.last_norm = total
+            self.last_norms = dict(zip(self.state, norms, strict=True))
+            if not math.isfinite(total) and self.nonfinite != "propagate":
+                if self.nonfinite == "skip":
+                    self.skipped += 1
+                    return False
+                bad = next(name for name, x in self.last_norms.items() if not math.isfinite(x))
+                raise FloatingPointError(
+                    f"gradient of parameter {bad!r} has an infinite or NaN element; nothing was "
+                    'changed (nonfinite="skip" skips such steps)'
+                )
+            if self.clip is not None and norming:
+                factors = self.clip.factors(total, norms)
+        if any(h["maximize"] for h in values):
+            sign = [
+                -1.0 if h["maximize"] else 1.0
+                for h, group in zip(values, self.param_groups, strict=True)
+                for _ in group["params"]
+            ]
+            factors = sign if factors is None else [
+                a * b for a, b in zip(sign, factors, strict=True)
+            ]
+        if factors is not None:
+            plan.rescale(factors)
+        return True
+
+    # State in and out
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of everything that a resumed run needs, except the parameters.
+
+        ``{"rule", "updates", "skipped", "state": {name: {key: array}}, "param_groups": [...]}``,
+        with names in the groups instead of arrays.
+        """
+        return {
+            "rule": self.rule,
+            "updates": self.updates,
+            "skipped": self.skipped,
+            "state": {
+                name: {key: np.array(x) for key, x in state.items()}
+                for name, state in self.state.items()
+            },
+            "param_groups": [
+                {key: copy.deepcopy(x) for key, x in group.items() if key != "params"}
+                for group in self.param_groups
+            ],
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes over a copy of what ``state_dict`` gave; parameters are matched by name.
+
+        Raises KeyError, TypeError or ValueError, and changes nothing, if rule, names, keys, shapes
+        or dtypes differ.
+        """
+        if state_dict["rule"] != self.rule:
+            raise ValueError(f"state of rule {state_dict['rule']!r} given to {self.rule!r}")
+        groups = state_dict["param_groups"]
+        if [g["param_names"] for g in groups] != [g["param_names"] for g in self.param_groups]:
+            raise ValueError("the state's groups have other parameter names than this optimizer's")
+        fresh: list[dict[str, Any]] = []
+        state: dict[str, dict[str, Array]] = {}
+        updates = _counter(state_dict["updates"], "all")
+        for group, loaded in zip(self.param_groups, groups, strict=True):
+            hyper = self._settled({name: loaded[name] for name in self._hyper_names})
+            extra = {key: copy.deepcopy(loaded[key]) for key in loaded if key != "params"}
+            fresh.append(extra | hyper)
+            h = Snapshot().at(hyper, self._hyper_names, int(updates))
+            for name, p in zip(group["param_names"], group["params"], strict=True):
+                given = state_dict["state"][name]
+                keys = ("step", *self._state_names(h))
+                if set(given) != set(keys):
+                    raise ValueError(
+                        f"state of parameter {name!r} has keys {sorted(given)}; "
+                        f"expected {sorted(keys)}"
+                    )
+                state[name] = {"step": _counter(given["step"], name)}
+                for key in keys[1:]:
+                    x = arrays.state(np.array(given[key]), p, name, key)
+                    state[name][key] = np.empty_like(p, subok=False)
+                    state[name][key][...] = x
+        self._plan = None
+        for group, loaded in zip(self.param_groups, fresh, strict=True):
+            group.update(loaded)
+        self.state = state
+        self._updates, self.skipped = updates, int(state_dict.get("skipped", 0))
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = self.__dict__.copy()
+        for name in ("_plan", "_plan_kernels", "_lock"):
+            del kept[name]
+        return kept
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        self.__dict__.update(kept)
+        self._plan = self._plan_kernels = None
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__}("]
+        for i, group in enumerate(self.param_groups):
+            shown = ", ".join(f"{name}={group[name]!r}" for name in self._hyper_names)
+            lines.append(f"  group {i}: {len(group['params'])} parameters, {shown}")
+        return "\n".join([*lines, ")"])
+
+
+def _counter(value: Any, name: str) -> Array:
+    """A step counter as the engine wants it. Raises ValueError for what is no step count."""
+    if isinstance(value, np.ndarray) and value.dtype == np.int64 and value.shape == ():
+        counter: Array = value if value.flags.writeable else value.copy()
+    else:
+        try:
+            exact = int(value)
+            if exact != value:
+                raise ValueError
+            counter = np.array(exact, np.int64)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"step of parameter {name!r} = {value!r}: expected a count") from None
+    if not 0 <= counter < 2**62:
+        raise ValueError(f"step of parameter {name!r} = {counter}: expected a count from 0 to 2^62")
+    return counter

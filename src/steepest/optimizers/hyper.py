@@ -1,0 +1,107 @@
+"""Hyper-parameters: what they may be, and their values at a step.
+
+A hyper-parameter is a number, a flag, a tuple of numbers, or instead of any number a schedule: a
+function of the number of updates done so far.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Schedule = Callable[[int], float]
+Number = float | Schedule
+"""A number, or a schedule: a function of the number of updates done so far."""
+
+# The allowed range of every number, by name: (lowest, highest, whether the highest is allowed).
+RANGES: dict[str, tuple[float, float, bool]] = {
+    "lr": (0.0, math.inf, False),
+    "betas": (0.0, 1.0, False),
+    "eps": (0.0, math.inf, False),
+    "weight_decay": (0.0, math.inf, False),
+    "l1": (0.0, math.inf, False),
+    "momentum": (0.0, math.inf, False),
+    "dampening": (-math.inf, math.inf, False),
+    "alpha": (0.0, 1.0, True),
+    "rho": (0.0, 1.0, True),
+    "lr_decay": (0.0, math.inf, False),
+    "initial_accumulator_value": (0.0, math.inf, False),
+    "momentum_decay": (0.0, math.inf, False),
+    "ema": (0.0, 1.0, False),
+}
+
+CHOICES: dict[str, tuple[str, ...]] = {"decay_mode": ("l2", "decoupled")}
+
+
+def _number(name: str, value: Any) -> float:
+    low, high, inclusive = RANGES[name]
+    try:
+        if isinstance(value, (bool, str)):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{name} = {value!r}: expected a number or a schedule, a function of the step count"
+        ) from None
+    if not (low <= number < high or (inclusive and number == high)):
+        end = "]" if inclusive else ")"
+        raise ValueError(f"{name} = {number!r}: expected a number in [{low:g}, {high:g}{end}")
+    return number
+
+
+def settle(name: str, value: Any, count: int | None) -> Any:
+    """The checked value of a hyper-parameter after `count` updates; None keeps schedules.
+
+    Raises TypeError or ValueError naming the hyper-parameter.
+    """
+    if name not in RANGES:
+        if name in CHOICES:
+            if value not in CHOICES[name]:
+                raise ValueError(f"{name} = {value!r}: expected one of {', '.join(CHOICES[name])}")
+            return value
+        if not isinstance(value, (bool, int)) or value not in (False, True):
+            raise TypeError(f"{name} = {value!r}: expected True or False")
+        return bool(value)
+    if isinstance(value, (tuple, list)):
+        if name != "betas":
+            raise TypeError(f"{name} = {value!r}: expected one number or schedule")
+        if len(value) != 2:
+            raise ValueError(f"{name} = {value!r}: expected 2 numbers or schedules")
+        return tuple(_one(name, x, count) for x in value)
+    if name == "betas":
+        raise TypeError(f"{name} = {value!r}: expected 2 numbers or schedules")
+    if value is None and name == "ema":
+        return None
+    return _one(name, value, count)
+
+
+def _one(name: str, value: Any, count: int | None) -> Any:
+    if callable(value):
+        return value if count is None else _number(name, value(count))
+    return _number(name, value)
+
+
+def scheduled(value: Any) -> bool:
+    """Whether a hyper-parameter has a schedule in it."""
+    return callable(value) or (isinstance(value, tuple) and any(callable(x) for x in value))
+
+
+class Snapshot:
+    """A group's hyper-parameters, checked and evaluated, and remembered while they stay the same."""
+
+    def __init__(self) -> None:
+        self._seen: list[Any] | None = None
+        self._values: dict[str, Any] = {}
+        self._scheduled: list[str] = []
+
+    def at(self, group: Mapping[str, Any], names: tuple[str, ...], count: int) -> dict[str, Any]:
+        """The values of `names` in the live group after `count` updates."""
+        seen = [group[name] for name in names]
+        if seen != self._seen:
+            self._values = {name: settle(name, group[name], count) for name in names}
+            self._scheduled = [name for name in names if scheduled(group[name])]
+            self._seen = seen
+        elif self._scheduled:
+            self._values = self._values | {
+                name: settle(name, group[name], count) for name in self._scheduled
+            }
+        return self._values

@@ -1,0 +1,64 @@
+"""Gradient descent, with momentum and Nesterov's."""
+
+from collections.abc import Mapping
+from typing import Any, Unpack
+
+from steepest.optimizers.base import Number, Optimizer, Options
+
+__all__ = ["SGD"]
+
+
+class SGD(Optimizer):
+    """Gradient descent: full-batch, stochastic or mini-batch, as the gradients are.
+
+        v ← momentum · v + (1 - dampening) · g          (v = g at the first step)
+        p ← p - lr · v                                  (nesterov: lr · (g + momentum · v))
+
+    Without momentum v is g and no state is kept. ``dampening`` and ``nesterov`` need momentum, and
+    exclude each other. Raises ValueError where they are given without effect or out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = st.SGD(w, lr=0.5, momentum=0.5)
+    >>> opt.step(w.copy()); opt.step(w.copy())
+    >>> w
+    array([0., 0.])
+
+    Formula and defaults as torch.optim.SGD; momentum: Polyak 1964; Nesterov's form: Sutskever et
+    al. 2013.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-3,
+        momentum: Number = 0.0,
+        dampening: Number = 0.0,
+        weight_decay: Number = 0.0,
+        nesterov: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+        }
+        super().__init__(params, hyper, options)
+
+    def check(self, h: Mapping[str, Any]) -> None:
+        if h["nesterov"] and (h["momentum"] == 0 or h["dampening"] != 0):
+            raise ValueError("nesterov needs momentum > 0 and dampening = 0")
+        if h["dampening"] != 0 and h["momentum"] == 0:
+            raise ValueError("dampening has no effect without momentum; give momentum > 0")
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("momentum_buffer",) if h["momentum"] else ()
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        if not h["momentum"]:
+            return "sgd", (h["lr"],)
+        fresh = 1.0 if t == 1 else 1.0 - h["dampening"]
+        rule = "nesterov" if h["nesterov"] else "momentum"
+        return rule, (h["lr"], h["momentum"], fresh)

@@ -1,0 +1,46 @@
+"""Rules that step by the sign of a momentum: Lion."""
+
+from collections.abc import Mapping
+from typing import Any, Unpack
+
+from steepest.optimizers.base import Number, Optimizer, Options
+
+__all__ = ["Lion"]
+
+
+class Lion(Optimizer):
+    """Lion: steps of one size, in the direction of the sign of an interpolated momentum.
+
+        p ← (1 - lr · weight_decay) · p
+        p ← p - lr · sign(β₁ m + (1 - β₁) g)
+        m ← β₂ m + (1 - β₂) g
+
+    sign(0) is 0. Raises ValueError for hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0, 3.0])
+    >>> st.Lion(w, lr=0.5).step(np.array([0.01, -8.0, 0.0]))
+    >>> w
+    array([ 0.5, -1.5,  3. ])
+
+    Chen et al. 2023, arXiv:2302.06675, algorithm 2, with the authors' defaults.
+    """
+
+    decay_mode = "decoupled"
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-4,
+        betas: tuple[Number, Number] = (0.9, 0.99),
+        weight_decay: Number = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay}, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg",)
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        b1, b2 = h["betas"]
+        return "lion", (h["lr"], b1, 1.0 - b1, b2, 1.0 - b2)

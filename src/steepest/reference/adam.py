@@ -1,0 +1,103 @@
+"""Adam and its relatives."""
+
+import math
+from decimal import Decimal, localcontext
+
+import numpy as np
+
+from steepest.reference.types import Array, State
+
+
+def one_minus_power(beta: float, t: int) -> float:
+    """1 - betaᵗ, rounded once: computed with 60 digits."""
+    with localcontext(prec=60, Emin=-(10**15), Emax=10**15):
+        return float(1 - Decimal(beta) ** t)
+
+
+def moments(m: Array, v: Array, g: Array, betas: tuple[float, float]) -> None:
+    """The running means of the gradient and of its square."""
+    real = g.dtype.type
+    b1, b2 = betas
+    m[...] = real(b1) * m + real(1.0 - b1) * g
+    v[...] = real(b2) * v + real(1.0 - b2) * (g * g)
+
+
+def adam(
+    p: Array, g: Array, state: State, t: int, *,
+    lr: float, betas: tuple[float, float], eps: float, amsgrad: bool, bias_correction: bool,
+) -> None:  # fmt: skip
+    """Adam; AMSGrad divides by the largest v so far."""
+    real = p.dtype.type
+    m, v = state["exp_avg"], state["exp_avg_sq"]
+    moments(m, v, g, betas)
+    if amsgrad:
+        largest = state["max_exp_avg_sq"]
+        largest[...] = np.where((largest > v) | np.isnan(largest), largest, v)
+        v = largest
+    step, unbias = lr, 1.0
+    if bias_correction:
+        step = lr / one_minus_power(betas[0], t)
+        unbias = 1.0 / math.sqrt(one_minus_power(betas[1], t))
+    p[...] = p - real(step) * m / (np.sqrt(v) * real(unbias) + real(eps))
+
+
+def adamw(
+    p: Array, g: Array, state: State, t: int, *,
+    lr: float, betas: tuple[float, float], eps: float, amsgrad: bool, bias_correction: bool,
+) -> None:  # fmt: skip
+    """Adam, after the stage ``decay`` has shrunk the parameter."""
+    adam(
+        p, g, state, t,
+        lr=lr, betas=betas, eps=eps, amsgrad=amsgrad, bias_correction=bias_correction,
+    )  # fmt: skip
+
+
+def adamax(
+    p: Array, g: Array, state: State, t: int, *,
+    lr: float, betas: tuple[float, float], eps: float,
+) -> None:  # fmt: skip
+    """Adamax."""
+    real = p.dtype.type
+    b1, b2 = betas
+    m, u = state["exp_avg"], state["exp_inf"]
+    m[...] = real(b1) * m + real(1.0 - b1) * g
+    faded, now = real(b2) * u, np.abs(g) + real(eps)
+    u[...] = np.where((faded > now) | np.isnan(faded), faded, now)
+    p[...] = p - real(lr / one_minus_power(b1, t)) * m / u
+
+
+def nadam(
+    p: Array, g: Array, state: State, t: int, *,
+    lr: float, betas: tuple[float, float], eps: float, momentum_decay: float,
+) -> None:  # fmt: skip
+    """NAdam."""
+    real = p.dtype.type
+    m, v = state["exp_avg"], state["exp_avg_sq"]
+    mu = [betas[0] * (1.0 - 0.5 * 0.96 ** (i * momentum_decay)) for i in range(1, t + 2)]
+    product = math.prod(mu[:t])
+    now = lr * (1.0 - mu[t - 1]) / (1.0 - product)
+    ahead = lr * mu[t] / (1.0 - product * mu[t])
+    unbias = 1.0 / math.sqrt(one_minus_power(betas[1], t))
+    moments(m, v, g, betas)
+    p[...] = p - (real(now) * g + real(ahead) * m) / (np.sqrt(v) * real(unbias) + real(eps))
+
+
+def radam(
+    p: Array, g: Array, state: State, t: int, *,
+    lr: float, betas: tuple[float, float], eps: float,
+) -> None:  # fmt: skip
+    """RAdam."""
+    real = p.dtype.type
+    m, v = state["exp_avg"], state["exp_avg_sq"]
+    moments(m, v, g, betas)
+    step = lr / one_minus_power(betas[0], t)
+    rest = one_minus_power(betas[1], t)
+    longest = 2.0 / (1.0 - betas[1]) - 1.0
+    length = longest - 2.0 * t * (1.0 - rest) / rest
+    if length <= 5.0:
+        p[...] = p - real(step) * m
+        return
+    rectified = math.sqrt(
+        (length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length)
+    )
+    p[...] = p - real(step * rectified * math.sqrt(rest)) * m / (np.sqrt(v) + real(eps))

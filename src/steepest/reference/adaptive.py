@@ -1,0 +1,53 @@
+"""Rules that divide by a running size of the gradient."""
+
+import numpy as np
+
+from steepest.reference.types import Array, State
+
+
+def adagrad(
+    p: Array, g: Array, state: State, t: int, *,
+    lr: float, lr_decay: float, initial_accumulator_value: float, eps: float, eps_inside_sqrt: bool,
+) -> None:  # fmt: skip
+    """Adagrad. The initial value is in the state already."""
+    real = p.dtype.type
+    s = state["sum"]
+    rate = lr / (1.0 + (t - 1) * lr_decay)
+    s[...] = s + g * g
+    root = np.sqrt(s + real(eps)) if eps_inside_sqrt else np.sqrt(s) + real(eps)
+    p[...] = p - real(rate) * g / root
+
+
+def rmsprop(
+    p: Array, g: Array, state: State, t: int, *,
+    lr: float, alpha: float, eps: float, momentum: float, centered: bool,
+) -> None:  # fmt: skip
+    """RMSprop."""
+    real = p.dtype.type
+    v = state["square_avg"]
+    v[...] = real(alpha) * v + real(1.0 - alpha) * (g * g)
+    size = v
+    if centered:
+        m = state["grad_avg"]
+        m[...] = real(alpha) * m + real(1.0 - alpha) * g
+        variance = v - m * m
+        size = np.where((variance > 0) | np.isnan(variance), variance, real(0))
+    root = np.sqrt(size) + real(eps)
+    if momentum:
+        u = state["momentum_buffer"]
+        u[...] = real(momentum) * u + g / root
+        p[...] = p - real(lr) * u
+    else:
+        p[...] = p - real(lr) * g / root
+
+
+def adadelta(
+    p: Array, g: Array, state: State, t: int, *, lr: float, rho: float, eps: float
+) -> None:
+    """Adadelta."""
+    real = p.dtype.type
+    v, u = state["square_avg"], state["acc_delta"]
+    v[...] = real(rho) * v + real(1.0 - rho) * (g * g)
+    d = np.sqrt((u + real(eps)) / (v + real(eps))) * g
+    u[...] = real(rho) * u + real(1.0 - rho) * (d * d)
+    p[...] = p - real(lr) * d

@@ -1,0 +1,19 @@
+"""Gradient descent, with momentum and Nesterov's."""
+
+from steepest.reference.types import Array, State
+
+
+def sgd(
+    p: Array, g: Array, state: State, t: int, *,
+    lr: float, momentum: float, dampening: float, nesterov: bool,
+) -> None:  # fmt: skip
+    """Gradient descent."""
+    real = p.dtype.type
+    if momentum == 0:
+        p[...] = p - real(lr) * g
+        return
+    v = state["momentum_buffer"]
+    fresh = 1.0 if t == 1 else 1.0 - dampening
+    v[...] = real(momentum) * v + real(fresh) * g
+    direction = g + real(momentum) * v if nesterov else v
+    p[...] = p - real(lr) * direction
