@@ -1,0 +1,79 @@
+"""What the tests loop over: every rule of the registry, each with non-default hyper-parameters.
+
+A rule without an entry of its own here is tested with its defaults times odd factors, so that a
+new rule is covered before anyone writes a line; ``VARIANTS`` adds the flags that change the kernel.
+"""
+
+import inspect
+from typing import Any
+
+import numpy as np
+
+import steepest as st
+from steepest.kernels import dispatch
+from steepest.optimizers import RULES
+
+LEVELS = dispatch.available()
+DTYPES = (np.float32, np.float64)
+
+_ODD = {"lr": 0.0137, "betas": (0.83, 0.9871), "eps": 3.1e-5, "weight_decay": 0.0731}
+
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "sgd": [
+        {"momentum": 0.0},
+        {"momentum": 0.87, "dampening": 0.31},
+        {"momentum": 0.87, "nesterov": True},
+    ],
+    "adagrad": [
+        {"lr_decay": 0.013, "initial_accumulator_value": 0.07},
+        {"lr_decay": 0.013, "initial_accumulator_value": 0.07, "eps_inside_sqrt": True},
+    ],
+    "rmsprop": [
+        {"alpha": 0.91},
+        {"alpha": 0.91, "centered": True},
+        {"alpha": 0.91, "momentum": 0.77},
+        {"alpha": 0.91, "momentum": 0.77, "centered": True},
+    ],
+    "adadelta": [{"lr": 0.83, "rho": 0.87, "eps": 1e-4}],
+    "adam": [{}, {"amsgrad": True}, {"bias_correction": False}, {"decoupled_weight_decay": True}],
+    "adamw": [{}, {"amsgrad": True}, {"bias_correction": False}],
+    "nadam": [{"momentum_decay": 0.0113}, {"decoupled_weight_decay": True}],
+    "radam": [{}, {"decoupled_weight_decay": True}],
+}
+
+
+def hyper(rule: str, variant: dict[str, Any]) -> dict[str, Any]:
+    """Non-default arguments for a rule: the odd values it has a name for, then the variant's."""
+    names = inspect.signature(RULES[rule].__init__).parameters
+    return {name: value for name, value in _ODD.items() if name in names} | variant
+
+
+CONFIGURATIONS = [
+    (rule, hyper(rule, variant)) for rule in RULES for variant in VARIANTS.get(rule, [{}])
+]
+
+
+def label(value: Any) -> str | None:
+    """Readable test ids: the flags of a variant rather than a dictionary."""
+    if isinstance(value, dict):
+        shown = {k: v for k, v in value.items() if k not in _ODD}
+        return "-".join(f"{k}={v}" for k, v in shown.items()) or "plain"
+    if isinstance(value, type):
+        return value.__name__
+    return None
+
+
+def same_bits(actual: np.ndarray, expected: np.ndarray, what: str = "") -> None:
+    """Equality to the last bit, the sign of zero included; NaN equals NaN whatever its payload."""
+    assert actual.dtype == expected.dtype and actual.shape == expected.shape, what
+    np.testing.assert_array_equal(actual, expected, err_msg=what)
+    numbers = ~np.isnan(expected)
+    np.testing.assert_array_equal(
+        np.signbit(actual)[numbers], np.signbit(expected)[numbers], err_msg=f"{what}: sign of zero"
+    )
+
+
+def reference_hyper(opt: st.Optimizer, group: int = 0) -> dict[str, Any]:
+    """A group's hyper-parameters as ``reference.step`` takes them."""
+    skipped = ("params", "param_names")
+    return {k: v for k, v in opt.param_groups[group].items() if k not in skipped}
