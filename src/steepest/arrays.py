@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+_LINE = 64  # bytes of a cache line and of the widest vector
+
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -73,6 +75,18 @@ def layout(arrays: Sequence[Array]) -> Layout:
         order = sorted(used, key=lambda axis: -abs(p.strides[axis]))
         flips = [axis for axis in used if p.strides[axis] < 0]
     return Layout(tuple(_walk(x, order, flips) for x in arrays), _walk(arrays[-1], used, []))
+
+
+def zeros_like(p: Array) -> Array:
+    """A new array of zeros with the type, shape and memory order of p, as far from the start of a
+    cache line as p is, so that a vector that is aligned in one is aligned in the other."""
+    order = sorted(range(p.ndim), key=lambda axis: -abs(p.strides[axis]))
+    memory = np.zeros(p.nbytes + _LINE, np.uint8)
+    shift = (p.__array_interface__["data"][0] - memory.__array_interface__["data"][0]) % _LINE
+    dense: Array = np.ndarray(
+        [p.shape[axis] for axis in order], p.dtype, memory.data, shift // p.itemsize * p.itemsize
+    )
+    return dense.transpose(np.argsort(order))
 
 
 def as_array(x: Any, what: str) -> Array:

@@ -16,7 +16,9 @@ import csv
 import math
 import operator
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -34,7 +36,7 @@ Function = Callable[..., Any]
 Stopped = Literal["", "epochs", "target", "patience", "callback", "nonfinite"]
 
 # Columns of the history that a metric may not take the name of.
-_COLUMNS = ("epoch", "loss", "val_loss", "lr", "grad_norm", "seconds", "optimizer_seconds")
+COLUMNS = ("epoch", "loss", "val_loss", "lr", "grad_norm", "seconds", "optimizer_seconds")
 
 
 @dataclass
@@ -122,7 +124,7 @@ class Epoch:
     @property
     def metrics(self) -> dict[str, float]:
         """The metrics of this epoch, those on validation data as ``val_<name>``."""
-        return {name: value for name, value in self.row.items() if name not in _COLUMNS}
+        return {name: value for name, value in self.row.items() if name not in COLUMNS}
 
 
 class Callback(Protocol):
@@ -206,8 +208,8 @@ def fit(
     target: stop once the monitored loss is this or less.
     patience: stop after this many epochs in a row in which the monitored loss did not fall by
         more than ``min_delta`` below its best.
-    restore_best: after patience ran out on validation data, or all epochs are done with patience
-        set, put back the parameters of the best epoch (the optimizer's state stays as it is).
+    restore_best: where patience and validation are given, put back the parameters of the epoch
+        with the lowest val_loss at the end (the optimizer's state stays as it is).
     callbacks: functions called with an ``Epoch`` after each epoch; one that returns True stops.
     seed, shuffle: see ``batches``.
     progress: show a progress bar (tqdm) on the standard error.
@@ -230,27 +232,59 @@ def fit(
     >>> history.stopped, round(float(p["w"]), 5), round(float(p["b"]), 5)
     ('target', 2.0, 1.0)
     """
+    made = optimizer if isinstance(optimizer, Optimizer) else optimizer(params)
     run = _Run(
         loss=loss,
+        value_and_grad=value_and_grad or _autograd(loss),
         params=params,
+        leaves=_leaves(params, made),
         data=_arrays(data, "data"),
         validation=None if validation is None else _arrays(validation, "validation"),
-        optimizer=optimizer if isinstance(optimizer, Optimizer) else optimizer(params),
-        value_and_grad=value_and_grad or _autograd(loss),
-        metrics=dict(metrics or {}),
-        epochs=_count("epochs", epochs, 1),
+        metrics=_metrics(metrics or {}),
+        optimizer=made,
         batch_size=None if batch_size is None else _count("batch_size", batch_size, 1),
-        target=-math.inf if target is None else float(target),
-        patience=None if patience is None else _count("patience", patience, 1),
-        min_delta=float(min_delta),
-        restore_best=restore_best,
-        callbacks=tuple(callbacks),
         seed=_count("seed", seed, 0),
         shuffle=shuffle,
     )
-    run.check()
-    with _bar(run.epochs * run.updates_per_epoch, progress) as bar:
-        return run.train(bar)
+    if batch_size is not None and not run.data:
+        raise ValueError(f"batch_size = {batch_size}: expected None for a loss without data")
+    watch = _Watch(
+        target=-math.inf if target is None else float(target),
+        patience=math.inf if patience is None else _count("patience", patience, 1),
+        min_delta=float(min_delta),
+    )
+    keep_best = restore_best and patience is not None and validation is not None
+    history = History()
+    best: list[Array] = []
+    epochs = _count("epochs", epochs, 1)
+    with _bar(epochs * run.updates_per_epoch, progress) as bar:
+        for epoch in range(1, epochs + 1):
+            try:
+                row = run.epoch(epoch, bar)
+            except _NonFinite as error:
+                _put(run.good, run.leaves)
+                history.stopped = "nonfinite"
+                history.message = f"{error}; lower the learning rate, or clip the gradients"
+                warnings.warn(history.message, RuntimeWarning, stacklevel=2)
+                break
+            history.rows.append(row)
+            history.stopped, history.message = watch.look(row)
+            history.best_epoch = watch.best_epoch
+            if keep_best and watch.best_epoch == epoch:
+                best = [p.copy() for p in run.leaves]
+            seen = Epoch(epoch, epochs, row, history, params, made)
+            stopping = [callback for callback in callbacks if callback(seen)]
+            if stopping and not history.stopped:
+                history.stopped = "callback"
+                history.message = f"stopped by {_name(stopping[0])} after epoch {epoch}"
+            if history.stopped:
+                break
+        else:
+            history.stopped, history.message = "epochs", f"all {epochs} epochs are done"
+    if best:
+        _put(best, run.leaves)
+        history.message += f"; the parameters are those of epoch {history.best_epoch}"
+    return history
 
 
 class _NonFinite(Exception):
@@ -259,64 +293,260 @@ class _NonFinite(Exception):
 
 @dataclass
 class _Run:
-    """One call of fit: its arguments, checked, and the loop."""
+    """What an epoch needs: functions, parameters and data."""
 
     loss: Function
+    value_and_grad: Function
     params: Any
+    leaves: list[Array]
     data: tuple[Array, ...]
     validation: tuple[Array, ...] | None
-    optimizer: Optimizer
-    value_and_grad: Function
     metrics: dict[str, Function]
-    epochs: int
+    optimizer: Optimizer
     batch_size: int | None
-    target: float
-    patience: int | None
-    min_delta: float
-    restore_best: bool
-    callbacks: tuple[Callback, ...]
     seed: int
     shuffle: bool
+    good: list[Array] = field(default_factory=list)
+    """The parameters when an epoch last began with a finite loss."""
 
-    def check(self) -> None:
-        """Raises TypeError or ValueError where the arguments do not go together."""
-        _, names, self.leaves = flatten(self.params)
-        for name, leaf in zip(names, self.leaves, strict=True):
-            if not isinstance(leaf, np.ndarray):
-                raise TypeError(
-                    f"parameter {name!r} is a {type(leaf).__name__}; expected a NumPy array"
-                )
-        stepped = [p for group in self.optimizer.param_groups for p in group["params"]]
-        if len(stepped) != len(self.leaves) or any(
-            p is not leaf for p, leaf in zip(stepped, self.leaves, strict=True)
-        ):
-            raise ValueError(
-                "the optimizer was made over other arrays than params; "
-                "make it over these very arrays, or give its class"
+    @property
+    def updates_per_epoch(self) -> int:
+        return 1 if self.batch_size is None else -(-_length(self.data) // self.batch_size)
+
+    def epoch(self, epoch: int, bar: Any) -> dict[str, float]:
+        """Trains for one epoch and returns its row. Raises _NonFinite."""
+        begun = time.perf_counter()
+        if bar is not None:
+            bar.set_description(f"epoch {epoch}", refresh=False)
+        swept, in_step = self.sweep(epoch, bar)
+        row = {"epoch": epoch} | swept
+        if self.validation is not None:
+            row["val_loss"] = _finite(self.loss(self.params, *self.validation), "val_loss", epoch)
+        for name, metric in self.metrics.items():
+            row[name] = float(metric(self.params, *self.data))
+            if self.validation is not None:
+                row[f"val_{name}"] = float(metric(self.params, *self.validation))
+        row |= {"seconds": time.perf_counter() - begun, "optimizer_seconds": in_step}
+        if bar is not None:
+            bar.set_postfix_str(
+                ", ".join(f"{key} {row[key]:.4g}" for key in ("loss", "val_loss") if key in row),
+                refresh=False,
             )
-        if self.batch_size is not None and not self.data:
-            raise ValueError(f"batch_size = {self.batch_size}: expected None for a loss without data")
-        if self.min_delta < 0:
-            raise ValueError(f"min_delta = {self.min_delta}: expected 0 or more")
-        for name in self.metrics:
-            if name in _COLUMNS or name.startswith("val_"):
-                raise ValueError(f"metric {name!r}: expected a name that is no column of History")
-        self.samples = _length(self.data) if self.data else 1
-        self.updates_per_epoch = -(-self.samples // (self.batch_size or self.samples))
+        return row
 
-    def train(self, bar: Any) -> History:
-        """The loop."""
-        history = History()
-        monitor = "loss" if self.validation is None else "val_loss"
-        best, best_params, waited = math.inf, None, 0
-        good = None
-        for epoch in range(1, self.epochs + 1):
+    def sweep(self, epoch: int, bar: Any) -> tuple[dict[str, float], float]:
+        """One pass over the data, an update for each batch; a row and the optimizer's seconds."""
+        optimizer = self.optimizer
+        total, samples, in_step = 0.0, 0, 0.0
+        norms: list[float] = []
+        parts = batches(
+            self.data, self.batch_size, epoch=epoch, seed=self.seed, shuffle=self.shuffle
+        )
+        for i, batch in enumerate(parts):
+            value, grads = self.value_and_grad(self.params, *batch)
+            value = _finite(value, "loss", epoch)
+            if i == 0:
+                self.good = [p.copy() for p in self.leaves]
             begun = time.perf_counter()
-            before = _Kept(self.leaves)
-            bar.set_description(f"epoch {epoch}/{self.epochs}")
-            try:
-                row = {"epoch": float(epoch)} | self.sweep(epoch, before, bar)
-                row |= self.measure()
-            except _NonFinite as error:
-                ...
-        return history
+            optimizer.step(grads)
+            in_step += time.perf_counter() - begun
+            size = len(batch[0]) if batch else 1
+            total += value * size
+            samples += size
+            if optimizer.last_norm is not None:
+                norms.append(optimizer.last_norm)
+            if bar is not None:
+                bar.update()
+        row = {"loss": total / samples, "lr": _learning_rate(optimizer)}
+        if norms:
+            row["grad_norm"] = sum(norms) / len(norms)
+        return row, in_step
+
+
+@dataclass
+class _Watch:
+    """The stopping rules that look at the monitored loss."""
+
+    target: float
+    patience: float
+    min_delta: float
+    best: float = math.inf
+    best_epoch: int | None = None
+    reference: float = math.inf
+    waited: int = 0
+
+    def look(self, row: Mapping[str, float]) -> tuple[Stopped, str]:
+        """Whether to stop after this epoch, and why."""
+        name = "val_loss" if "val_loss" in row else "loss"
+        value, epoch = row[name], int(row["epoch"])
+        if value < self.best:
+            self.best, self.best_epoch = value, epoch
+        self.waited += 1
+        if value < self.reference - self.min_delta:
+            self.reference, self.waited = value, 0
+        if value <= self.target:
+            return "target", f"{name} = {value:.4g} reached the target in epoch {epoch}"
+        if self.waited >= self.patience:
+            return "patience", f"{name} has not improved since epoch {epoch - self.waited}"
+        return "", ""
+
+
+def _autograd(loss: Function) -> Function:
+    """Loss and gradients by the autograd package."""
+
+    def checked(params: Any, *batch: Array) -> Any:
+        try:
+            value = loss(params, *batch)
+        except TypeError as error:
+            if "ArrayBox" in str(error):
+                raise TypeError(
+                    "the loss uses numpy where it must use autograd.numpy: "
+                    "write  import autograd.numpy as np"
+                ) from error
+            raise
+        _scalar(getattr(value, "_value", value), "loss")
+        return value
+
+    autograd = require("autograd", "train", "a loss without value_and_grad")
+    return autograd.value_and_grad(checked)  # type: ignore[no-any-return]
+
+
+def _scalar(value: Any, what: str) -> float:
+    if np.ndim(value) != 0:
+        raise ValueError(
+            f"{what} has shape {np.shape(value)}; expected one number, such as the mean"
+        )
+    return float(value)
+
+
+def _finite(value: Any, what: str, epoch: int) -> float:
+    number = _scalar(value, what)
+    if not math.isfinite(number):
+        raise _NonFinite(f"{what} = {number} in epoch {epoch}")
+    return number
+
+
+def _leaves(params: Any, optimizer: Optimizer) -> list[Array]:
+    """The arrays of params. Raises TypeError or ValueError if they are not the optimizer's."""
+    _, names, leaves = flatten(params)
+    for name, leaf in zip(names, leaves, strict=True):
+        if not isinstance(leaf, np.ndarray):
+            raise TypeError(f"parameter {name!r} is a {type(leaf).__name__}; expected an array")
+    stepped = [p for group in optimizer.param_groups for p in group["params"]]
+    if [id(p) for p in stepped] != [id(p) for p in leaves]:
+        raise ValueError(
+            "the optimizer was made over other arrays than params; "
+            "make it over these very arrays, or give its class"
+        )
+    return leaves
+
+
+def _arrays(data: Any, what: str) -> tuple[Array, ...]:
+    """Data as a tuple of arrays of one length. Raises TypeError or ValueError."""
+    if hasattr(data, "__array__"):
+        data = (data,)
+    if not isinstance(data, (tuple, list)):
+        raise TypeError(f"{what} is a {type(data).__name__}; expected a tuple of arrays")
+    found = tuple(np.asarray(x) for x in data)
+    for i, x in enumerate(found):
+        if x.ndim == 0:
+            raise TypeError(f"{what}[{i}] is one value; expected an array with one row per sample")
+    if found and _length(found) == 0:
+        raise ValueError(f"{what} has no samples")
+    return found
+
+
+def _length(data: Sequence[Array]) -> int:
+    lengths = {len(x) for x in data}
+    if len(lengths) != 1:
+        shapes = ", ".join(str(x.shape) for x in data)
+        raise ValueError(f"data has arrays of shapes {shapes}; expected equal first lengths")
+    return lengths.pop()
+
+
+def _metrics(metrics: Mapping[str, Function]) -> dict[str, Function]:
+    for name in metrics:
+        if name in COLUMNS or name.startswith("val_"):
+            raise ValueError(f"metric {name!r}: the history has a column of that name; rename it")
+    return dict(metrics)
+
+
+def _count(name: str, value: Any, low: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} = {value!r}: expected an integer") from None
+    if number < low:
+        raise ValueError(f"{name} = {number}: expected {low} or more")
+    return number
+
+
+def _put(values: list[Array], leaves: list[Array]) -> None:
+    for value, leaf in zip(values, leaves, strict=bool(values)):
+        leaf[...] = value
+
+
+def _learning_rate(optimizer: Optimizer) -> float:
+    """The learning rate of the first group at the last update."""
+    lr = optimizer.param_groups[0]["lr"]
+    return float(lr(max(optimizer.updates - 1, 0)) if callable(lr) else lr)
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+@contextmanager
+def _bar(total: int, show: bool) -> Iterator[Any]:
+    if not show:
+        yield None
+        return
+    with require("tqdm.auto", "train", "progress=True").tqdm(total=total, unit="update") as bar:
+        yield bar
+
+
+def _figure(history: History, title: str) -> Any:
+    if not history.rows:
+        raise ValueError("there is nothing to plot: no epoch has finished")
+    matplotlib = require("matplotlib.figure", "train", "History.plot")
+    ticker = require("matplotlib.ticker", "train", "History.plot")
+    columns = history.columns
+    metrics = [c for c in columns if c not in COLUMNS and not c.startswith("val_")]
+    panels = ["loss", *metrics, "lr", *(c for c in ("grad_norm",) if c in columns)]
+    titles = {
+        "loss": "Loss",
+        "r2": "R²",
+        "rmse": "RMSE",
+        "lr": "Learning rate",
+        "grad_norm": "Gradient norm before clipping",
+    }
+    wide = 2 if len(panels) == 4 else min(len(panels), 3)
+    tall = -(-len(panels) // wide)
+    figure = matplotlib.Figure(figsize=(4.4 * wide, 3.4 * tall + 0.4), layout="constrained")
+    axes = figure.subplots(tall, wide, squeeze=False).ravel()
+    for ax, panel in zip(axes, panels, strict=False):
+        curves = {"training": panel, "validation": f"val_{panel}"}
+        shown = {label: history[c] for label, c in curves.items() if c in columns}
+        marker = "o" if len(history) == 1 else None
+        for (label, values), color in zip(shown.items(), ("#1f5fa8", "#d95f02"), strict=False):
+            ax.plot(history["epoch"], values, color=color, label=label, lw=1.8, marker=marker)
+        if panel in ("loss", "grad_norm"):
+            seen = [v for values in shown.values() for v in values]
+            if min(seen) > 0 and max(seen) > 10 * min(seen):
+                ax.set_yscale("log")
+        if panel == "loss" and len(shown) > 1 and history.best_epoch is not None:
+            ax.axvline(
+                history.best_epoch, color="0.6", lw=1, ls=":", label="lowest validation loss"
+            )
+        ax.set_title(titles.get(panel, panel.capitalize()), fontsize=11)
+        ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        ax.grid(alpha=0.3)
+        ax.spines[["top", "right"]].set_visible(False)
+        if len(shown) > 1:
+            ax.legend(frameon=False, fontsize=9)
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
+    if title:
+        figure.suptitle(title, fontsize=13)
+    return figure

@@ -1,8 +1,9 @@
 """What rules, stages, codecs and the engine agree on.
 
-A *block* is at most BLOCK consecutive elements of one parameter. The engine brings a block's
-arrays into L1 as plain rows of float or double (lent in place where the stored array is already
-that), calls the functions below on them, and puts back what was not lent. No two rows passed to
+A *block* is at most BLOCK consecutive elements of one parameter, few enough for all its rows to
+stay in L1 together. The engine brings a block's arrays there as plain rows of float or double
+(lent in place where the stored array is already that), calls the functions below on them, and
+puts back what was not lent. Measures and shares of work come in chunks of CHUNK elements. No two rows passed to
 one function overlap, hence ``restrict``. Scalars arrive in ``h``, in double, computed once per
 step; a function casts each of them to ``real`` once, before its loop.
 
@@ -16,7 +17,8 @@ ctypedef fused real:
     double
 
 cdef enum:
-    BLOCK = 2048       # elements of one visit
+    BLOCK = 512        # elements of one visit; more would push rows out of L1 between stages
+    CHUNK = 4096       # elements of one measure, and the grain in which threads share the work
     LANES = 32         # independent accumulators of a reduction, folded in a fixed tree
     STATES = 4         # state arrays of one rule
     STAGES = 8         # stages before or after a rule

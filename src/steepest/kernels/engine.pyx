@@ -4,9 +4,9 @@ A Plan holds one Entry per parameter: where its arrays lie and how they are walk
 `resolve` takes the gradients and compares every array with what the plan knows (pointer, type,
 shape, strides; about 50 ns each); `rows` tells which (group, t) pairs occur; `program` says what
 to do for each pair. None of that writes to a parameter. `measure` and `commit` are sweeps: one
-parallel region each, over the blocks of all parameters with a gradient, cut into one contiguous
-share per thread by cost. A block is owned by one thread, and what is measured of it is folded in
-block order by one thread, so no result depends on the number of threads. `commit` cannot fail:
+parallel region each, over the elements of all parameters with a gradient, cut at chunks into one
+contiguous share per thread. An element is owned by one thread, and what is measured of a chunk is
+folded in order by one thread, so no result depends on the number of threads. `commit` cannot fail:
 it allocates nothing, calls no Python, and advances the counters itself.
 
 Every thread works in the default floating-point mode and puts its own mode back.
@@ -19,10 +19,10 @@ from cython.parallel cimport parallel
 from libc.math cimport frexp, isfinite, ldexp, sqrt
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy
 
 from steepest.kernels.contract cimport (
-    BLOCK, COEFFICIENTS, STAGES, STATES, Operand, decode_double, decode_float, encode_double,
+    BLOCK, CHUNK, COEFFICIENTS, STAGES, STATES, Operand, decode_double, decode_float, encode_double,
     encode_float, measure_double, measure_float, real, rule_double, rule_float, stage_double,
     stage_float,
 )
@@ -49,12 +49,14 @@ cdef enum:
     OPERANDS = 8
     ROWS = OPERANDS + 2                # scratch rows of a thread; the last two for new gradients
     ROW = BLOCK * 8 + 192              # bytes; rows 4096 bytes apart would alias in L1
-    VISIT = 64                         # what a visit costs besides its elements, in elements
+    LINE = 64                          # bytes of a cache line and of the widest vector
+    SCRATCH = ROWS * ROW               # bytes of a thread; no less than a chunk of doubles
+    VISIT = 64                         # what a parameter costs besides its elements, in elements
     STAGE_COEFFICIENTS = 4
 
-BLOCK_SIZE = BLOCK
+BLOCK_SIZE, CHUNK_SIZE = BLOCK, CHUNK
 
-# Below this cost (elements, plus VISIT per block) a second thread costs more than it brings.
+# Below this cost (elements, plus VISIT per parameter) a second thread costs more than it brings.
 cdef Py_ssize_t SERIAL = 1 << 15
 
 
@@ -104,8 +106,8 @@ cdef struct Program:
     Stage stage[STAGES]                # those before the rule, then those after it
 
 
-cdef inline Py_ssize_t blocks_of(const Entry *e) noexcept nogil:
-    return (e.size + BLOCK - 1) // BLOCK
+cdef inline Py_ssize_t chunks_of(const Entry *e) noexcept nogil:
+    return (e.size + CHUNK - 1) // CHUNK
 
 
 cdef inline void reach(Source *s, Py_ssize_t itemsize) noexcept nogil:
@@ -219,6 +221,16 @@ cdef void visit(Entry *e, const Program *program, const Stage *scale, Py_ssize_t
                 (<encode_double>e.operand[k].encode)(&e.operand[k], start, n, row[k])
 
 
+cdef void update_range(Entry *e, const Program *program, const Stage *scale, Py_ssize_t start,
+                       Py_ssize_t stop, real *scratch) noexcept nogil:
+    """Visits the elements start to stop; after the first visit, p is at the start of a line."""
+    cdef Py_ssize_t skew = <Py_ssize_t>(<size_t>e.operand[P].data % LINE // sizeof(real)), n
+    while start < stop:
+        n = min(stop - start, BLOCK - (start + skew) % BLOCK)
+        visit(e, program, scale, start, n, scratch)
+        start += n
+
+
 cdef class Plan:
     """The arrays of an optimizer as C sees them. See the head of this file.
 
@@ -245,7 +257,8 @@ cdef class Plan:
     cdef Py_ssize_t *first
     cdef Py_ssize_t actives
     cdef double *partial
-    cdef Py_ssize_t partials
+    cdef Py_ssize_t partials, partial_capacity
+    cdef char *scratch_memory
     cdef char *scratch
     cdef int scratch_threads
     cdef object updates_array
@@ -283,7 +296,7 @@ cdef class Plan:
         free(self.cost)
         free(self.first)
         free(self.partial)
-        free(self.scratch)
+        free(self.scratch_memory)
 
     # Building
 
@@ -456,7 +469,7 @@ cdef class Plan:
 
     def rows(self):
         """The (group, t) pairs of this step, t from 1; the order in which `program` counts."""
-        cdef Py_ssize_t i, blocks
+        cdef Py_ssize_t i
         cdef Entry *e
         cdef int64_t t, last_t = -1
         cdef int last_group = -1, last = -1
@@ -480,11 +493,10 @@ cdef class Plan:
                 if last == len(found):
                     found.append(key)
             e.program = last
-            blocks = blocks_of(e)
             self.active[self.actives] = i
             self.first[self.actives] = self.partials
-            self.partials += blocks
-            self.cost[self.actives + 1] = self.cost[self.actives] + e.size + VISIT * blocks
+            self.partials += chunks_of(e)
+            self.cost[self.actives + 1] = self.cost[self.actives] + e.size + VISIT
             self.actives += 1
         self.reserve_programs(len(found))
         return found
@@ -540,13 +552,14 @@ cdef class Plan:
         return self.cost[self.actives] >= SERIAL
 
     cdef int reserve(self, int threads) except -1:
-        cdef char *scratch
+        cdef char *memory
         if threads > self.scratch_threads:
-            scratch = <char *>malloc(<size_t>threads * ROWS * ROW)
-            if scratch == NULL:
+            memory = <char *>malloc(<size_t>threads * SCRATCH + LINE)
+            if memory == NULL:
                 raise MemoryError
-            free(self.scratch)
-            self.scratch, self.scratch_threads = scratch, threads
+            free(self.scratch_memory)
+            self.scratch_memory, self.scratch_threads = memory, threads
+            self.scratch = memory + (-<size_t>memory) % LINE
         return 0
 
     # Sweeps
@@ -575,7 +588,7 @@ cdef class Plan:
         """Measures every gradient: per entry, and folded over all entries in their order."""
         cdef double *partial
         cdef double total = 0
-        cdef Py_ssize_t i, b, blocks
+        cdef Py_ssize_t i, chunk
         cdef Entry *e
         cdef bint most = name == "largest"
         functions = self.kernels.measures[name]
@@ -583,18 +596,19 @@ cdef class Plan:
         self.measure_double = pointer(functions[1], "steepest.measure")
         self.measure_scale = scale
         self.reserve(threads)
-        partial = <double *>malloc(max(self.partials, 1) * sizeof(double))
-        if partial == NULL:
-            raise MemoryError
-        free(self.partial)
-        self.partial = partial
+        if self.partials > self.partial_capacity:
+            partial = <double *>malloc(self.partials * sizeof(double))
+            if partial == NULL:
+                raise MemoryError
+            free(self.partial)
+            self.partial, self.partial_capacity = partial, self.partials
         with nogil:
             self.sweep(True, threads)
         for i in range(self.actives):
             e = &self.entries[self.active[i]]
             e.measured = 0
-            for b in range(blocks_of(e)):
-                e.measured = fold(e.measured, self.partial[self.first[i] + b], most)
+            for chunk in range(chunks_of(e)):
+                e.measured = fold(e.measured, self.partial[self.first[i] + chunk], most)
             total = fold(total, e.measured, most)
         return total
 
@@ -615,56 +629,55 @@ cdef class Plan:
         with parallel(num_threads=threads):
             self.share(measuring, steepest_worker(), steepest_team())
 
-    cdef void boundary(self, int worker, int team, Py_ssize_t *entry, Py_ssize_t *block) noexcept nogil:
-        """The first block of a worker's share: (place in `active`, number of the block)."""
-        cdef Py_ssize_t lo = 0, hi = self.actives, middle, target
-        target = <Py_ssize_t>(<double>self.cost[self.actives] * worker / team)
-        if worker == team:
-            target = self.cost[self.actives]
+    cdef void boundary(self, int worker, int team, Py_ssize_t *entry, Py_ssize_t *element) noexcept nogil:
+        """Where a worker's share begins: (place in `active`, element, a multiple of CHUNK)."""
+        cdef Py_ssize_t lo = 0, hi = self.actives, middle
+        cdef Py_ssize_t all = self.cost[self.actives]
+        cdef Py_ssize_t target = all // team * worker + all % team * worker // team
         while lo < hi:
             middle = (lo + hi) // 2
             if self.cost[middle + 1] <= target:
                 lo = middle + 1
             else:
                 hi = middle
-        entry[0], block[0] = lo, 0
+        entry[0], element[0] = lo, 0
         if lo < self.actives:
-            block[0] = (target - self.cost[lo] + BLOCK + VISIT - 1) // (BLOCK + VISIT)
+            element[0] = (target - self.cost[lo] + CHUNK - 1) // CHUNK * CHUNK
 
     cdef void share(self, bint measuring, int worker, int team) noexcept nogil:
-        """Visits a worker's contiguous share of all blocks."""
+        """Does a worker's contiguous share of all elements."""
         cdef unsigned long long mode = floatmode_get()
-        cdef char *scratch = self.scratch + <size_t>worker * ROWS * ROW
-        cdef Py_ssize_t i, b, last, last_block, stop, start, n
+        cdef char *scratch = self.scratch + <size_t>worker * SCRATCH
+        cdef Py_ssize_t i, start, last, last_stop, stop
         cdef Entry *e
-        self.boundary(worker, team, &i, &b)
-        self.boundary(worker + 1, team, &last, &last_block)
+        self.boundary(worker, team, &i, &start)
+        self.boundary(worker + 1, team, &last, &last_stop)
         floatmode_set(floatmode_default)
         while i < self.actives and i <= last:
             e = &self.entries[self.active[i]]
-            stop = blocks_of(e)
-            if i == last:
-                stop = min(stop, last_block)
-            while b < stop:
-                start = b * BLOCK
-                n = min(e.size - start, <Py_ssize_t>BLOCK)
-                if measuring:
-                    self.partial[self.first[i] + b] = self.measure_block(e, start, n, scratch)
-                elif e.is_double:
-                    visit(e, &self.programs[e.program], &self.scale, start, n, <double *>scratch)
-                else:
-                    visit(e, &self.programs[e.program], &self.scale, start, n, <float *>scratch)
-                b += 1
+            stop = min(e.size, last_stop) if i == last else e.size
+            if measuring:
+                self.measure_range(e, &self.partial[self.first[i]], start, stop, scratch)
+            elif e.is_double:
+                update_range(e, &self.programs[e.program], &self.scale, start, stop, <double *>scratch)
+            else:
+                update_range(e, &self.programs[e.program], &self.scale, start, stop, <float *>scratch)
             i += 1
-            b = 0
+            start = 0
         floatmode_set(mode)
 
-    cdef double measure_block(self, Entry *e, Py_ssize_t start, Py_ssize_t n, char *scratch) noexcept nogil:
-        if e.is_double:
-            return (<measure_double>self.measure_double)(
-                decoded(&e.reading, start, n, <double *>scratch), n, self.measure_scale)
-        return (<measure_float>self.measure_float)(
-            decoded(&e.reading, start, n, <float *>scratch), n, self.measure_scale)
+    cdef void measure_range(self, Entry *e, double *partial, Py_ssize_t start, Py_ssize_t stop,
+                            char *scratch) noexcept nogil:
+        cdef Py_ssize_t n
+        while start < stop:
+            n = min(stop - start, <Py_ssize_t>CHUNK)
+            if e.is_double:
+                partial[start // CHUNK] = (<measure_double>self.measure_double)(
+                    decoded(&e.reading, start, n, <double *>scratch), n, self.measure_scale)
+            else:
+                partial[start // CHUNK] = (<measure_float>self.measure_float)(
+                    decoded(&e.reading, start, n, <float *>scratch), n, self.measure_scale)
+            start += n
 
 
 cdef inline double fold(double sofar, double value, bint most) noexcept nogil:

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Unpack
 
-import numpy as np
-
+from steepest import arrays
 from steepest.arrays import Array
 from steepest.optimizers.base import Number, Optimizer, Options
 
@@ -56,7 +55,10 @@ class Adagrad(Optimizer):
         return ("sum",)
 
     def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
-        return np.full_like(p, h["initial_accumulator_value"], subok=False)
+        accumulator = arrays.zeros_like(p)
+        if h["initial_accumulator_value"]:
+            accumulator[...] = h["initial_accumulator_value"]
+        return accumulator
 
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         rule = "adagrad_inside" if h["eps_inside_sqrt"] else "adagrad"

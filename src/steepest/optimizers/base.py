@@ -79,7 +79,7 @@ class Optimizer:
 
     def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
         """A new state array for the parameter p."""
-        return np.zeros_like(p, subok=False)
+        return arrays.zeros_like(p)
 
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         """The kernel and its coefficients, in double, for the t-th step (from 1)."""
@@ -173,7 +173,11 @@ class Optimizer:
         return state
 
     def _new_array(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
-        return np.array(p, subok=False) if key == "ema" else self.initial(key, p, h)
+        if key != "ema":
+            return self.initial(key, p, h)
+        shadow = arrays.zeros_like(p)
+        shadow[...] = p
+        return shadow
 
     # The step
 
@@ -375,7 +379,7 @@ class Optimizer:
                 state[name] = {"step": _counter(given["step"], name)}
                 for key in keys[1:]:
                     x = arrays.state(np.array(given[key]), p, name, key)
-                    state[name][key] = np.empty_like(p, subok=False)
+                    state[name][key] = arrays.zeros_like(p)
                     state[name][key][...] = x
         self._plan = None
         for group, loaded in zip(self.param_groups, fresh, strict=True):

@@ -7,22 +7,22 @@ import numpy as np
 
 from steepest.reference.types import Array
 
-BLOCK = 2048
+CHUNK = 4096
 LANES = 32
 
 
 def sum_squares(g: Array, scale: float = 1.0) -> float:
     """The sum of the squares in double, in C order.
 
-    Blocks of 2048 elements; in each, element i goes to lane i mod 32; lanes are added in halves,
-    blocks one after the other.
+    Chunks of 4096 elements; in each, element i goes to lane i mod 32; lanes are added in halves,
+    chunks one after the other.
     """
     flat = scale * g.astype(np.float64).ravel()
     total = 0.0
-    for start in range(0, flat.size, BLOCK):
-        block = flat[start : start + BLOCK]
-        padded = np.zeros(-(-block.size // LANES) * LANES)
-        padded[: block.size] = block * block
+    for start in range(0, flat.size, CHUNK):
+        chunk = flat[start : start + CHUNK]
+        padded = np.zeros(-(-chunk.size // LANES) * LANES)
+        padded[: chunk.size] = chunk * chunk
         lanes = np.zeros(LANES)
         for row in padded.reshape(-1, LANES):
             lanes = lanes + row

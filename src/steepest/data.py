@@ -1,0 +1,319 @@
+"""Data sets for the command line: the handwritten digits, and tables from CSV files.
+
+A data set is split into training (70 %), validation (15 %) and test (15 %) parts, by classes where
+there are classes, so that each part has its share of every class. Inputs are shifted and scaled to
+mean 0 and standard deviation 1, and so are the targets of a regression; mean and scale are those
+of the training part alone.
+"""
+
+import csv
+import difflib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from steepest.arrays import Array
+from steepest.extras import require
+from steepest.models import Task
+
+__all__ = ["DataError", "Dataset", "Part", "digits", "split", "table"]
+
+MAX_INTEGER_CLASSES = 20
+MIN_ROWS = 10
+MIN_ROWS_PER_CLASS = 3
+
+
+class DataError(ValueError):
+    """Data that cannot be trained on; the message says what is wrong and what to do."""
+
+
+class Part(NamedTuple):
+    """Inputs of shape (samples, features), float32, and the targets of shape (samples,)."""
+
+    x: Array
+    y: Array
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Data ready for training.
+
+    ``reason`` says how the task was chosen. ``classes`` are the names of the classes, the target
+    being an index into them; empty for regression. ``scaling`` holds what turns raw inputs into
+    ``x``, and ``y`` back into raw targets: x = (raw - x_mean) / x_scale, raw = y y_scale + y_mean.
+    """
+
+    name: str
+    task: Task
+    reason: str
+    features: list[str]
+    classes: list[str]
+    train: Part
+    validation: Part
+    test: Part
+    scaling: dict[str, Array]
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The three parts by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+def split(
+    n: int, labels: Array | None = None, *, fraction: float = 0.15, seed: int = 0
+) -> tuple[Array, Array, Array]:
+    """Shuffled indices of the training, validation and test part of n samples.
+
+    Validation and test get ``fraction`` of the samples each, rounded, at least one. With
+    ``labels`` this holds within each class. Raises ValueError if a part would be empty.
+
+    >>> train, validation, test = split(10, fraction=0.2, seed=1)
+    >>> train.tolist(), validation.tolist(), test.tolist()
+    ([2, 3, 1, 5, 9, 6], [4, 8], [0, 7])
+    """
+    if not 0 < fraction < 0.5:
+        raise ValueError(f"fraction = {fraction}: expected a number between 0 and 0.5")
+    rng = np.random.default_rng(seed)
+    pieces: list[list[Array]] = [[], [], []]
+    for label in [None] if labels is None else np.unique(labels):
+        members = np.arange(n) if labels is None else np.flatnonzero(labels == label)
+        size = max(1, round(fraction * len(members)))
+        if len(members) < 2 * size + 1:
+            whose = "" if label is None else f" of class {label}"
+            raise ValueError(f"{len(members)} samples{whose}: expected at least 3, one per part")
+        members = rng.permutation(members)
+        cuts = (members[2 * size :], members[:size], members[size : 2 * size])
+        for piece, cut in zip(pieces, cuts, strict=True):
+            piece.append(cut)
+    train, validation, test = (rng.permutation(np.concatenate(piece)) for piece in pieces)
+    return train, validation, test
+
+
+def digits(*, seed: int = 0) -> Dataset:
+    """The 1797 handwritten digits of scikit-learn, 8 x 8 pixels, 10 classes.
+
+    All pixels share one mean and one scale. Raises MissingExtra without scikit-learn.
+
+    Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine
+    Learning Repository, 1998.
+    """
+    datasets = require("sklearn.datasets", "train", "the digits data set")
+    x, y = datasets.load_digits(return_X_y=True)
+    parts = split(len(y), y, seed=seed)
+    scaling = {"x_mean": np.full(64, x[parts[0]].mean()), "x_scale": np.full(64, x[parts[0]].std())}
+    return _dataset(
+        name="digits",
+        task="classification",
+        reason="10 digits",
+        features=[f"pixel {i // 8},{i % 8}" for i in range(64)],
+        classes=[str(digit) for digit in range(10)],
+        x=x,
+        y=y,
+        parts=parts,
+        scaling=scaling,
+    )
+
+
+def table(
+    path: str | Path,
+    target: str,
+    *,
+    task: Task | None = None,
+    ignore: Sequence[str] = (),
+    separator: str = ",",
+    seed: int = 0,
+) -> Dataset:
+    """A CSV file with a header line, one column of which is to be predicted from the others.
+
+    The task is classification if the target holds text or true/false, or whole numbers of at most
+    20 different values; otherwise regression. ``task`` overrides this. All other columns, but
+    those in ``ignore``, are inputs and must hold numbers or true/false.
+
+    Raises DataError for a file that cannot be read or used: empty, without the target column,
+    with missing or infinite values, text in inputs, doubled or nameless columns, too few rows or
+    too few of a class, a constant target. Raises MissingExtra without pandas.
+    """
+    path = Path(path)
+    frame = _read(path, separator)
+    for name in (target, *ignore):
+        if name not in frame.columns:
+            raise DataError(_no_column(path, name, list(frame.columns), separator))
+    if target in ignore:
+        raise DataError(f"column {target!r} is the target and cannot be ignored")
+    frame = frame.drop(columns=list(ignore))
+    _check_values(path, frame)
+    inputs = frame.drop(columns=[target])
+    x = _inputs(path, inputs, target)
+    chosen, reason = _task(frame[target], target, task)
+    classes: list[str] = []
+    y = frame[target].to_numpy()
+    if chosen == "classification":
+        values, y = np.unique(y.astype(str) if y.dtype == object else y, return_inverse=True)
+        classes = [str(value) for value in values]
+        _check_classes(path, target, classes, np.bincount(y), forced=task is not None)
+    parts = split(len(y), y if classes else None, seed=seed)
+    scaling = {"x_mean": x[parts[0]].mean(axis=0), "x_scale": _scale(x[parts[0]])}
+    if chosen == "regression":
+        y = y.astype(np.float64)
+        scaling |= {"y_mean": np.asarray(y[parts[0]].mean()), "y_scale": _scale(y[parts[0]])}
+        y = (y - scaling["y_mean"]) / scaling["y_scale"]
+    return _dataset(
+        name=path.stem,
+        task=chosen,
+        reason=reason,
+        features=[str(name) for name in inputs.columns],
+        classes=classes,
+        x=x,
+        y=y,
+        parts=parts,
+        scaling=scaling,
+    )
+
+
+def _dataset(x: Array, y: Array, parts: Sequence[Array], **rest: Any) -> Dataset:
+    """Scales the inputs and cuts the data into its parts."""
+    scaling = rest["scaling"]
+    x = ((x - scaling["x_mean"]) / scaling["x_scale"]).astype(np.float32)
+    train, validation, test = (Part(x[part], y[part]) for part in parts)
+    return Dataset(train=train, validation=validation, test=test, **rest)
+
+
+def _scale(x: Array) -> Array:
+    """The standard deviation along the first axis; 1 where a column is constant."""
+    deviation = np.asarray(x.std(axis=0))
+    return np.where(deviation > 0, deviation, 1.0)
+
+
+def _read(path: Path, separator: str) -> Any:
+    """The file as a pandas DataFrame. Raises DataError."""
+    pandas = require("pandas", "train", "reading tables")
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = csv.reader(file, delimiter=separator)
+            header = next((row for row in rows if row), [])
+        if not header:
+            raise DataError(f"{path} is empty; expected a header line and rows of numbers")
+        doubled = sorted({name for name in header if name and header.count(name) > 1})
+        if doubled:
+            raise DataError(
+                f"{path} has more than one column named {_listed(doubled)}; rename them"
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pandas.errors.ParserWarning)
+            frame = pandas.read_csv(path, sep=separator, encoding="utf-8-sig", index_col=False)
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not text in UTF-8; save it as CSV in UTF-8") from None
+    except (csv.Error, pandas.errors.ParserError, pandas.errors.ParserWarning) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is not a regular table: {reason}") from None
+    if len(frame) == 0:
+        raise DataError(f"{path} has a header but no rows; at least {MIN_ROWS} are needed")
+    return frame
+
+
+def _no_column(path: Path, name: str, columns: list[str], separator: str) -> str:
+    if len(columns) == 1:
+        for other in (";", "\t", "|", ","):
+            if other != separator and other in columns[0]:
+                return (
+                    f"{path} has one column, named {columns[0]!r}; "
+                    f"if {other!r} separates its columns, give --separator {other!r}"
+                )
+    near = difflib.get_close_matches(name, columns, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{path} has no column {name!r}; it has {_listed(columns)}{hint}"
+
+
+def _check_values(path: Path, frame: Any) -> None:
+    """Raises DataError for too few rows and missing values."""
+    if len(frame) < MIN_ROWS:
+        raise DataError(f"{path} has {len(frame)} rows; at least {MIN_ROWS} are needed")
+    missing = frame.isna().sum()
+    if missing.any():
+        found = [f"{name!r} ({n} of {len(frame)} rows)" for name, n in missing.items() if n]
+        raise DataError(
+            f"{path} has missing values in column {_shortened(found)}; "
+            "fill them in, remove these rows, or leave the column out with --ignore"
+        )
+
+
+def _inputs(path: Path, inputs: Any, target: str) -> Array:
+    """The inputs as float64. Raises DataError where they are not finite numbers."""
+    if not len(inputs.columns):
+        raise DataError(f"{path} has no column besides the target {target!r} to predict it from")
+    text = [
+        f"{name!r} (such as {str(column.iloc[0])!r})"
+        for name, column in inputs.items()
+        if column.dtype.kind not in "fiub"
+    ]
+    if text:
+        raise DataError(
+            f"{path} has text in column {_shortened(text)}; turn it into numbers, "
+            "for instance with pandas.get_dummies, or leave the column out with --ignore"
+        )
+    nameless = [name for name in inputs.columns if str(name).startswith("Unnamed: ")]
+    if nameless:
+        raise DataError(
+            f"{path} has a column without a name, perhaps row numbers; "
+            f"name it, or leave it out with --ignore {nameless[0]!r}"
+        )
+    x: Array = inputs.to_numpy(dtype=np.float64)
+    infinite = inputs.columns[~np.isfinite(x).all(axis=0)]
+    if len(infinite):
+        raise DataError(f"{path} has infinite values in column {_listed(infinite)}; remove them")
+    return x
+
+
+def _task(column: Any, target: str, forced: Task | None) -> tuple[Task, str]:
+    """The task and the reason for it. Raises DataError."""
+    different = column.nunique()
+    if different == 1:
+        raise DataError(
+            f"the target {target!r} is {column.iloc[0]!s} in every row; there is nothing to learn"
+        )
+    numeric = column.dtype.kind in "fiu"
+    if numeric and not np.isfinite(column).all():
+        raise DataError(f"the target {target!r} has infinite values; remove them")
+    if forced == "regression" and not numeric:
+        raise DataError(
+            f"the target {target!r} holds {column.iloc[0]!r}, not numbers; "
+            "regression needs numbers, use --task classification"
+        )
+    if forced is not None:
+        return forced, "as asked"
+    if not numeric:
+        kind = "true or false" if column.dtype.kind == "b" else "text"
+        return "classification", f"{target!r} holds {kind}"
+    if (column % 1 == 0).all() and different <= MAX_INTEGER_CLASSES:
+        return "classification", f"{target!r} holds {different} different whole numbers"
+    return "regression", f"{target!r} holds {different} different numbers"
+
+
+def _check_classes(
+    path: Path, target: str, classes: list[str], counts: Array, forced: bool
+) -> None:
+    """Raises DataError if there are too few rows of a class."""
+    rare = [f"{name!r}" for name, n in zip(classes, counts, strict=True) if n < MIN_ROWS_PER_CLASS]
+    if rare:
+        hint = "" if forced else ", or, if the target is a quantity, give --task regression"
+        raise DataError(
+            f"{path} has fewer than {MIN_ROWS_PER_CLASS} rows for the {target} {_shortened(rare)}; "
+            f"add rows, or remove these{hint}"
+        )
+
+
+def _listed(names: Sequence[Any]) -> str:
+    return _shortened([repr(str(name)) for name in names])
+
+
+def _shortened(items: Sequence[str], most: int = 8) -> str:
+    more = [f"and {len(items) - most} more"] if len(items) > most else []
+    return ", ".join([*items[:most], *more])
