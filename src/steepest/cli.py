@@ -287,6 +287,10 @@ def _prepare(
     updates = arguments.epochs * (math.ceil(samples / batch_size) if batch_size else 1)
 
     rule, positional, options = _call("--optimizer", arguments.optimizer, RULES)
+    for name in ("lr", "weight_decay", "clip"):
+        if name in options:
+            option = "--" + name.replace("_", "-")
+            raise UsageError(f"--optimizer {arguments.optimizer}: give {name} as {option}")
     lr = arguments.lr if arguments.lr is not None else LEARNING_RATES.get(rule)
     if lr is None:
         lr = inspect.signature(RULES[rule]).parameters["lr"].default

@@ -153,9 +153,9 @@ def batches(
     >>> [b.tolist() for b, in batches((x,), 2, shuffle=False)]
     [[0, 1], [2, 3], [4]]
     >>> [b.tolist() for b, in batches((x,), 2, seed=1, epoch=3)]
-    [[4, 3], [0, 1], [2]]
+    [[0, 4], [2, 3], [1]]
     """
-    n = _length(data)
+    n = _length(data) if data else 0
     if batch_size is None:
         yield tuple(data)
         return
@@ -190,8 +190,8 @@ def fit(
 ) -> History:
     """Minimises a loss over data, changing ``params`` in place.
 
-    loss: function ``loss(params, *batch)`` that returns one number, the mean over the batch,
-        written with ``autograd.numpy`` in place of ``numpy``.
+    loss: function ``loss(params, *batch)`` that returns one number, the mean over the batch. It
+        is written in NumPy and must not change its arguments; autograd makes its gradients.
     params: an array, or nested lists and dicts of arrays, as the loss takes them.
     data: a tuple of arrays with one entry per sample along the first axis, such as ``(x, y)``; or
         a single array; or ``()`` for a loss without data.
@@ -246,6 +246,8 @@ def fit(
         seed=_count("seed", seed, 0),
         shuffle=shuffle,
     )
+    if min_delta < 0:
+        raise ValueError(f"min_delta = {min_delta}: expected 0 or more")
     if batch_size is not None and not run.data:
         raise ValueError(f"batch_size = {batch_size}: expected None for a loss without data")
     watch = _Watch(
@@ -395,15 +397,7 @@ def _autograd(loss: Function) -> Function:
     """Loss and gradients by the autograd package."""
 
     def checked(params: Any, *batch: Array) -> Any:
-        try:
-            value = loss(params, *batch)
-        except TypeError as error:
-            if "ArrayBox" in str(error):
-                raise TypeError(
-                    "the loss uses numpy where it must use autograd.numpy: "
-                    "write  import autograd.numpy as np"
-                ) from error
-            raise
+        value = loss(params, *batch)
         _scalar(getattr(value, "_value", value), "loss")
         return value
 

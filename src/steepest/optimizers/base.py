@@ -12,6 +12,7 @@ the rule and coefficients for given hyper-parameters and t.
 import copy
 import inspect
 import math
+import operator
 import threading
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypedDict, Unpack
@@ -24,7 +25,7 @@ from steepest.clip import Clip
 from steepest.kernels import dispatch, threads
 from steepest.kernels.engine import Plan
 from steepest.optimizers import structure
-from steepest.optimizers.hyper import Number, Schedule, Snapshot, settle
+from steepest.optimizers.hyper import Number, Schedule, scheduled, settle
 
 __all__ = ["RULES", "Number", "Optimizer", "Options", "Schedule"]
 
@@ -54,6 +55,35 @@ class Options(TypedDict, total=False):
 # Options that a group may have of its own.
 _GROUP_OPTIONS: dict[str, Any] = {"l1": 0.0, "decay_mode": "l2", "maximize": False, "ema": None}
 _POLICIES = ("propagate", "raise", "skip")
+
+
+class _Group:
+    """What a live group asks for at a step; remembered while its hyper-parameters stay the same."""
+
+    def __init__(self, optimizer: "Optimizer", group: Mapping[str, Any], count: int) -> None:
+        self._optimizer = optimizer
+        self._seen: tuple[Any, ...] = ()
+        self.states: tuple[str, ...] = ()
+        self.update(group, count)
+
+    def update(self, group: Mapping[str, Any], count: int) -> None:
+        """Evaluates and checks the group's hyper-parameters after `count` updates."""
+        seen = self._optimizer._hyper_values(group)
+        if seen == self._seen and not self._scheduled:
+            return
+        names = self._optimizer._hyper_names
+        h = {name: settle(name, x, count) for name, x in zip(names, seen, strict=True)}
+        self._scheduled = any(scheduled(x) for x in seen)
+        self._seen = seen
+        self.h = h
+        self.rule_states = self._optimizer.states(h)
+        states = self.rule_states + (("ema",) if h["ema"] is not None else ())
+        if states != self.states:
+            self.states = states
+            self._optimizer._plan = None
+        self.before = regularize.before(h)
+        self.after = regularize.after(h, 2 + len(self.rule_states))
+        self.sign = -1.0 if h["maximize"] else 1.0
 
 
 class Optimizer:
@@ -94,12 +124,12 @@ class Optimizer:
                 f"{type(self).__name__} has no argument {', '.join(map(repr, unknown))}; "
                 f"it takes {', '.join([*hyper, *Options.__annotations__])}"
             )
-        self.clip: Clip | None = options.get("clip")
-        if self.clip is not None and not isinstance(self.clip, Clip):
-            raise TypeError(f"clip = {self.clip!r}: expected st.clip.value, .norm or .global_norm")
-        self.nonfinite: str = options.get("nonfinite", "propagate")
-        if self.nonfinite not in _POLICIES:
-            raise ValueError(f"nonfinite = {self.nonfinite!r}: expected one of {', '.join(_POLICIES)}")
+        clip = self._clip = options.get("clip")
+        if clip is not None and not isinstance(clip, Clip):
+            raise TypeError(f"clip = {clip!r}: expected st.clip.value, .norm or .global_norm")
+        self._nonfinite: str = options.get("nonfinite", "propagate")
+        if self._nonfinite not in _POLICIES:
+            raise ValueError(f"nonfinite = {self._nonfinite!r}: expected one of {', '.join(_POLICIES)}")
         group_options = _GROUP_OPTIONS | {"decay_mode": self.decay_mode}
         group_options |= {key: options[key] for key in _GROUP_OPTIONS if key in options}  # type: ignore[literal-required]
         self.defaults: dict[str, Any] = self._settled(hyper | group_options)
@@ -109,13 +139,18 @@ class Optimizer:
         self.last_norm: float | None = None
         self.last_norms: dict[str, float] = {}
         self._hyper_names = tuple(self.defaults)
+        self._hyper_values = operator.itemgetter(*self._hyper_names)
         self._updates = np.zeros((), np.int64)
         self._shapes: list[structure.Shape] = []
+        self._shape: structure.Shape = None
         self._grouped = structure.is_groups(params)
-        self._snapshots: list[Snapshot] = []
+        self._groups: list[_Group] = []
         self._plan: Plan | None = None
         self._plan_kernels: dispatch.Kernels | None = None
-        self._plan_states: list[tuple[str, ...]] = []
+        self._clip_stages = clip.stages() if clip is not None else []
+        self._norming = self._nonfinite != "propagate" or (
+            clip is not None and clip.measured
+        )
         self._lock = threading.Lock()
         if not self._grouped:
             params = [{"params": params}]
@@ -148,10 +183,8 @@ class Optimizer:
         for name, value in self.defaults.items():
             filled.setdefault(name, value)
         filled |= self._settled({name: filled[name] for name in self._hyper_names})
-        values = Snapshot().at(filled, self._hyper_names, self.updates)
-        state = {
-            name: self._new_state(p, values) for name, p in zip(names, added, strict=True)
-        }
+        live = _Group(self, filled, self.updates)
+        state = {name: self._new_state(p, live) for name, p in zip(names, added, strict=True)}
         named = [
             (f"parameter {name!r}", p) for g in [*self.param_groups, filled]
             for name, p in zip(g["param_names"], g["params"], strict=True)
@@ -161,15 +194,17 @@ class Optimizer:
         self.param_groups.append(filled)
         self.state.update(state)
         self._shapes.append(shape)
-        self._snapshots.append(Snapshot())
+        self._shape = (
+            structure.Node(False, list(range(len(self._shapes))), self._shapes)
+            if self._grouped or len(self._shapes) > 1
+            else shape
+        )
+        self._groups.append(live)
 
-    def _state_names(self, h: Mapping[str, Any]) -> tuple[str, ...]:
-        return self.states(h) + (("ema",) if h["ema"] is not None else ())
-
-    def _new_state(self, p: Array, h: Mapping[str, Any]) -> dict[str, Array]:
+    def _new_state(self, p: Array, live: _Group) -> dict[str, Array]:
         state: dict[str, Array] = {"step": np.zeros((), np.int64)}
-        for key in self._state_names(h):
-            state[key] = self._new_array(key, p, h)
+        for key in live.states:
+            state[key] = self._new_array(key, p, live.h)
         return state
 
     def _new_array(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
@@ -180,6 +215,16 @@ class Optimizer:
         return shadow
 
     # The step
+
+    @property
+    def clip(self) -> Clip | None:
+        """How gradients are clipped; fixed at construction."""
+        return self._clip
+
+    @property
+    def nonfinite(self) -> str:
+        """What non-finite gradients do; fixed at construction."""
+        return self._nonfinite
 
     @property
     def updates(self) -> int:
@@ -202,42 +247,38 @@ class Optimizer:
             self._lock.release()
 
     def _step(self, grads: Any) -> None:
-        flat = self._flat(grads)
+        flat = structure.take(self._shape, grads)
         count = int(self._updates)
-        values = [
-            snapshot.at(group, self._hyper_names, count)
-            for snapshot, group in zip(self._snapshots, self.param_groups, strict=True)
-        ]
-        plan = self._resolved(flat, values)
-        rows = plan.rows()
-        before = self.clip.stages() if self.clip is not None else []
-        for row, (group, t) in enumerate(rows):
-            h = values[group]
-            rule, coefficients = self.coefficients(h, t)
-            after = regularize.after(h, 2 + len(self._plan_states[group]) - 1)
-            plan.program(row, rule, coefficients, before + regularize.before(h), after)
+        groups = self._groups
+        climbing = False
+        for live, group in zip(groups, self.param_groups, strict=True):
+            live.update(group, count)
+            climbing |= live.sign < 0
+        plan = self._resolved(flat)
+        for row, (number, t) in enumerate(plan.rows()):
+            live = groups[number]
+            rule, coefficients = self.coefficients(live.h, t)
+            plan.program(row, rule, coefficients, self._clip_stages + live.before, live.after)
         workers = threads.get_num_threads() if plan.large() else 1
-        if self._measured(plan, workers, values):
-            plan.commit(workers)
+        factors: list[float] | None = None
+        if self._norming:
+            factors = self._measured(plan, workers)
+            if factors is None:
+                return
+        if climbing:
+            factors = self._climbing(factors)
+        if factors is not None:
+            plan.rescale(factors)
+        plan.commit(workers)
 
-    def _flat(self, grads: Any) -> list[Any]:
-        """The gradients in the order of the parameters."""
-        flat: list[Any] = []
-        if not self._grouped and len(self._shapes) == 1:
-            structure.take(self._shapes[0], grads, flat)
-        else:
-            structure.take((False, list(enumerate(self._shapes))), grads, flat)
-        return flat
-
-    def _resolved(self, flat: list[Any], values: list[dict[str, Any]]) -> Plan:
+    def _resolved(self, flat: list[Any]) -> Plan:
         """The plan, with this step's gradients bound."""
-        names = [self._state_names(h) for h in values]
         plan = self._plan
-        if plan is None or names != self._plan_states or self._plan_kernels is not dispatch.current:
-            plan = self._built(values)
+        if plan is None or self._plan_kernels is not dispatch.current:
+            plan = self._built()
         stale = plan.resolve(self._params(), flat)
         if stale is None:  # an array was replaced, moved or made read-only
-            plan = self._built(values)
+            plan = self._built()
             stale = plan.resolve(self._params(), flat)
         if stale:
             self._rebind(plan, flat, stale)
@@ -249,20 +290,20 @@ class Optimizer:
             return self.param_groups[0]["params"]  # type: ignore[no-any-return]
         return [p for group in self.param_groups for p in group["params"]]
 
-    def _built(self, values: list[dict[str, Any]]) -> Plan:
+    def _built(self) -> Plan:
         """A new plan over the parameters and the state as they are now, all checked."""
         plan = Plan(dispatch.current, len(self.state), self._updates)
         written: list[tuple[str, Array]] = []
         replaced: dict[str, dict[str, Array]] = {}
-        for number, (group, h) in enumerate(zip(self.param_groups, values, strict=True)):
-            keys = self._state_names(h)
+        for number, (group, asked) in enumerate(zip(self.param_groups, self._groups, strict=True)):
+            keys = asked.states
             for name, x in zip(group["param_names"], group["params"], strict=True):
                 p = arrays.parameter(x, name)
                 state = dict(self.state[name])
                 state["step"] = _counter(state.get("step", 0), name)
                 for key in keys:
                     if key not in state:
-                        state[key] = self._new_array(key, p, h)
+                        state[key] = self._new_array(key, p, asked.h)
                     state[key] = arrays.state(state[key], p, name, key)
                 replaced[name] = state
                 own = tuple(state[key] for key in keys)
@@ -270,12 +311,11 @@ class Optimizer:
                 written += [(f"state {key!r} of parameter {name!r}", state[key]) for key in keys]
                 live = self.state[name]
                 plan.add(number, (p, *own), state["step"], live, ("step", *keys),
-                         len(self.states(h)), arrays.layout((p, *own)))
+                         len(asked.rule_states), arrays.layout((p, *own)))
         plan.guard(arrays.disjoint_bounds(written))
         for name, state in replaced.items():
             self.state[name].update(state)
         self._plan, self._plan_kernels = plan, dispatch.current
-        self._plan_states = [self._state_names(h) for h in values]
         return plan
 
     def _rebind(self, plan: Plan, flat: list[Any], stale: list[int]) -> None:
@@ -295,37 +335,30 @@ class Optimizer:
                             )
             plan.bind_gradient(i, g, arrays.layout((*own, g)))
 
-    def _measured(self, plan: Plan, workers: int, values: list[dict[str, Any]]) -> bool:
-        """Measures what clipping and the non-finite policy need. False: skip this step."""
-        factors: list[float] | None = None
-        norming = self.clip is not None and self.clip.measured
-        if norming or self.nonfinite != "propagate":
-            total, norms = plan.norms(workers)
-            self.last_norm = total
-            self.last_norms = dict(zip(self.state, norms, strict=True))
-            if not math.isfinite(total) and self.nonfinite != "propagate":
-                if self.nonfinite == "skip":
-                    self.skipped += 1
-                    return False
-                bad = next(name for name, x in self.last_norms.items() if not math.isfinite(x))
-                raise FloatingPointError(
-                    f"gradient of parameter {bad!r} has an infinite or NaN element; nothing was "
-                    'changed (nonfinite="skip" skips such steps)'
-                )
-            if self.clip is not None and norming:
-                factors = self.clip.factors(total, norms)
-        if any(h["maximize"] for h in values):
-            sign = [
-                -1.0 if h["maximize"] else 1.0
-                for h, group in zip(values, self.param_groups, strict=True)
-                for _ in group["params"]
-            ]
-            factors = sign if factors is None else [
-                a * b for a, b in zip(sign, factors, strict=True)
-            ]
-        if factors is not None:
-            plan.rescale(factors)
-        return True
+    def _measured(self, plan: Plan, workers: int) -> list[float] | None:
+        """The gradients' factors, by their norms and the clipping; None: skip this step."""
+        total, norms = plan.norms(workers)
+        self.last_norm = total
+        self.last_norms = dict(zip(self.state, norms, strict=True))
+        if self._nonfinite != "propagate" and not math.isfinite(total):
+            if self._nonfinite == "skip":
+                self.skipped += 1
+                return None
+            bad = next(name for name, x in self.last_norms.items() if not math.isfinite(x))
+            raise FloatingPointError(
+                f"gradient of parameter {bad!r} has an infinite or NaN element; nothing was "
+                'changed (nonfinite="skip" skips such steps)'
+            )
+        return [1.0] * len(norms) if self._clip is None else self._clip.factors(total, norms)
+
+    def _climbing(self, factors: list[float] | None) -> list[float]:
+        """The factors with the signs of the groups that maximize."""
+        signs = [
+            live.sign
+            for live, group in zip(self._groups, self.param_groups, strict=True)
+            for _ in group["params"]
+        ]
+        return [sign * x for sign, x in zip(signs, factors or [1.0] * len(signs), strict=True)]
 
     # State in and out
 
@@ -367,10 +400,10 @@ class Optimizer:
             hyper = self._settled({name: loaded[name] for name in self._hyper_names})
             extra = {key: copy.deepcopy(loaded[key]) for key in loaded if key != "params"}
             fresh.append(extra | hyper)
-            h = Snapshot().at(hyper, self._hyper_names, int(updates))
+            asked = _Group(self, hyper, int(updates))
             for name, p in zip(group["param_names"], group["params"], strict=True):
                 given = state_dict["state"][name]
-                keys = ("step", *self._state_names(h))
+                keys = ("step", *asked.states)
                 if set(given) != set(keys):
                     raise ValueError(
                         f"state of parameter {name!r} has keys {sorted(given)}; "
@@ -385,6 +418,7 @@ class Optimizer:
         for group, loaded in zip(self.param_groups, fresh, strict=True):
             group.update(loaded)
         self.state = state
+        self._groups = [_Group(self, group, int(updates)) for group in self.param_groups]
         self._updates, self.skipped = updates, int(state_dict.get("skipped", 0))
 
     def __getstate__(self) -> dict[str, Any]:

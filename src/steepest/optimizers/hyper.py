@@ -5,7 +5,7 @@ function of the number of updates done so far.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 Schedule = Callable[[int], float]
@@ -83,25 +83,3 @@ def _one(name: str, value: Any, count: int | None) -> Any:
 def scheduled(value: Any) -> bool:
     """Whether a hyper-parameter has a schedule in it."""
     return callable(value) or (isinstance(value, tuple) and any(callable(x) for x in value))
-
-
-class Snapshot:
-    """A group's hyper-parameters, checked and evaluated, and remembered while they stay the same."""
-
-    def __init__(self) -> None:
-        self._seen: list[Any] | None = None
-        self._values: dict[str, Any] = {}
-        self._scheduled: list[str] = []
-
-    def at(self, group: Mapping[str, Any], names: tuple[str, ...], count: int) -> dict[str, Any]:
-        """The values of `names` in the live group after `count` updates."""
-        seen = [group[name] for name in names]
-        if seen != self._seen:
-            self._values = {name: settle(name, group[name], count) for name in names}
-            self._scheduled = [name for name in names if scheduled(group[name])]
-            self._seen = seen
-        elif self._scheduled:
-            self._values = self._values | {
-                name: settle(name, group[name], count) for name in self._scheduled
-            }
-        return self._values

@@ -1,12 +1,26 @@
 """Trees of arrays: what ``params`` and ``grads`` may look like, and the names of their leaves."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-LEAF = None
 
-# A tree's shape: LEAF, or (whether it is a mapping, [(key, shape)...]).
-Shape = Any
+@dataclass(frozen=True)
+class Node:
+    """The shape of a dict or list: its keys (numbers for a list) and the shapes of its children,
+    where None is a leaf. `flat` where all are leaves."""
+
+    mapping: bool
+    keys: list[Any]
+    children: list["Shape"]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "flat", all(child is None for child in self.children))
+
+    flat: bool = False
+
+
+Shape = Node | None
 
 
 def _named_pairs(tree: Any) -> bool:
@@ -42,55 +56,67 @@ def flatten(tree: Any, first_number: int = 0) -> tuple[Shape, list[str], list[An
         if isinstance(tree, (list, tuple)) and _named_pairs(tree):
             tree = dict(tree)
         if isinstance(tree, Mapping):
-            return True, [(key, walk(x, (*path, str(key)), 0)) for key, x in tree.items()]
+            return Node(True, list(tree), [walk(x, (*path, str(k)), 0) for k, x in tree.items()])
         if isinstance(tree, (list, tuple)):
-            return False, [(i, walk(x, (*path, str(first + i)), 0)) for i, x in enumerate(tree)]
+            children = [walk(x, (*path, str(first + i)), 0) for i, x in enumerate(tree)]
+            return Node(False, list(range(len(tree))), children)
         names.append(".".join(path) if path else str(first))
         leaves.append(tree)
-        return LEAF
+        return None
 
     return walk(tree, (), first_number), names, leaves
 
 
-def take(shape: Shape, tree: Any, leaves: list[Any], where: str = "grads") -> None:
-    """Appends the leaves of a tree of the given shape to `leaves`; an absent subtree is None.
+def take(shape: Shape, tree: Any, where: str = "grads") -> list[Any]:
+    """The leaves of a tree of the given shape; those of a subtree that is None are None.
 
     Raises TypeError or ValueError, naming the place, if the tree has another shape.
     """
-    if shape is LEAF:
-        leaves.append(tree)
-        return
-    mapping, children = shape
+    if shape is None:
+        return [tree]
     if tree is None:
-        for _, child in children:
-            take(child, None, leaves, where)
-        return
-    if mapping:
-        if not isinstance(tree, Mapping):
-            if not (isinstance(tree, (list, tuple)) and _named_pairs(tree)):
-                raise TypeError(f"{where} is a {type(tree).__name__}; expected a dict like params")
+        return [x for child in shape.children for x in take(child, None)]
+    if type(tree) is not (dict if shape.mapping else list) or len(tree) != len(shape.keys):
+        tree = _as_node(shape, tree, where)
+    if shape.flat and not shape.mapping:
+        return list(tree)
+    try:
+        branches = [tree[key] for key in shape.keys]
+    except KeyError:
+        raise _other_keys(shape, tree, where) from None
+    if shape.flat:
+        return branches
+    leaves: list[Any] = []
+    for key, child, branch in zip(shape.keys, shape.children, branches, strict=True):
+        leaves += take(child, branch, f"{where}[{key!r}]")
+    return leaves
+
+
+def _as_node(shape: Node, tree: Any, where: str) -> Any:
+    """The tree as a dict or list of the shape's length, or the error that it is none."""
+    if hasattr(tree, "__next__"):
+        tree = list(tree)
+    if shape.mapping:
+        if isinstance(tree, (list, tuple)) and _named_pairs(tree):
             tree = dict(tree)
-        if len(tree) != len(children) or any(key not in tree for key, _ in children):
-            expected = [key for key, _ in children]
-            missing = [key for key in expected if key not in tree]
-            unknown = [key for key in tree if key not in expected]
-            raise ValueError(
-                f"{where} has other keys than params: missing {missing}, unknown {unknown}; "
-                "give None for a parameter without a gradient"
-            )
-    else:
-        if not isinstance(tree, (list, tuple)):
-            if hasattr(tree, "__next__"):
-                tree = list(tree)
-            else:
-                raise TypeError(
-                    f"{where} is a {type(tree).__name__}; expected a list of {len(children)} "
-                    "like params"
-                )
-        if len(tree) != len(children):
-            raise ValueError(f"{where} has {len(tree)} entries; expected {len(children)}, as params")
-    for key, child in children:
-        if child is LEAF:
-            leaves.append(tree[key])
-        else:
-            take(child, tree[key], leaves, f"{where}[{key!r}]")
+        if not isinstance(tree, Mapping):
+            raise TypeError(f"{where} is a {type(tree).__name__}; expected a dict, as params")
+        if len(tree) != len(shape.keys):
+            raise _other_keys(shape, tree, where)
+        return tree
+    if not isinstance(tree, (list, tuple)):
+        raise TypeError(
+            f"{where} is a {type(tree).__name__}; expected a list of {len(shape.keys)}, as params"
+        )
+    if len(tree) != len(shape.keys):
+        raise ValueError(f"{where} has {len(tree)} entries; expected {len(shape.keys)}, as params")
+    return tree
+
+
+def _other_keys(shape: Node, tree: Mapping[Any, Any], where: str) -> ValueError:
+    missing = [key for key in shape.keys if key not in tree]
+    unknown = [key for key in tree if key not in shape.keys]
+    return ValueError(
+        f"{where} has other keys than params: missing {missing}, unknown {unknown}; "
+        "give None for a parameter without a gradient"
+    )

@@ -1,0 +1,1 @@
+"""Comparative benchmarks: cases, rivals, a runner that writes JSON, a report that reads it."""

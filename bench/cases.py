@@ -1,0 +1,150 @@
+"""What is measured: shapes, rules, clipping.
+
+A case is a list of shapes; a workload is a case stepped by one rule, with or without clipping by
+the global norm. Every case is stepped by AdamW, and the case ``large`` by every rule of the
+registry: a new rule has its row without a line written here.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from steepest.optimizers import RULES
+
+Shape = tuple[int, ...]
+
+RIVALS = 6
+"""The most rivals that hold arrays at a time."""
+
+MAX_NORM = 1.0
+"""The global norm to which clipped workloads are clipped; every gradient here is above it."""
+
+# Hyper-parameters that change which arrays a rule keeps, measured besides the defaults.
+_VARIANTS: dict[str, list[dict[str, Any]]] = {"sgd": [{"momentum": 0.9}]}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Parameters of these shapes, float32.
+
+    steps: how many steps are timed in a round. fresh: gradients are new arrays at every step.
+    streams: too large for the caches, so that memory is the limit, the yardstick is measured, and
+    one visit to the gradient is far from the next. note: what differs from the name's promise.
+    """
+
+    name: str
+    shapes: tuple[Shape, ...]
+    steps: int = 1
+    fresh: bool = False
+    streams: bool = False
+    note: str = ""
+
+    @property
+    def parameters(self) -> int:
+        return sum(map(math.prod, self.shapes))
+
+    @property
+    def title(self) -> str:
+        """The case in words, with the sizes that were used."""
+        count = f"{len(self.shapes)} tensor{'s' * (len(self.shapes) > 1)}"
+        if len(set(self.shapes)) == 1:
+            return f"{count} of {math.prod(self.shapes[0]):,}".replace(",", " ")
+        return f"{self.note or self.name}: {count}, {self.parameters:,} in all".replace(",", " ")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A case, stepped by a rule with these hyper-parameters; clip is a global norm or None."""
+
+    case: Case
+    rule: str
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+    clip: float | None = None
+
+    @property
+    def title(self) -> str:
+        shown = [RULES[self.rule].__name__, *(f"{k} {v:g}" for k, v in self.hyper.items())]
+        return " ".join(shown) + (" with clipping" if self.clip is not None else "")
+
+
+def gpt2_small(divisor: int = 1) -> tuple[Shape, ...]:
+    """The shapes of GPT-2 small's parameters, its widths and vocabulary divided by `divisor`.
+
+    >>> sum(map(math.prod, gpt2_small()))
+    124439808
+    """
+    width, words, positions = 768 // divisor, 50257 // divisor, 1024 // divisor
+    norm: list[Shape] = [(width,), (width,)]
+
+    def dense(inputs: int, outputs: int) -> list[Shape]:
+        return [(inputs, outputs), (outputs,)]
+
+    layer = [
+        *norm, *dense(width, 3 * width), *dense(width, width),
+        *norm, *dense(width, 4 * width), *dense(4 * width, width),
+    ]  # fmt: skip
+    return ((words, width), (positions, width), *(12 * layer), *norm)
+
+
+def _gpt2(smallest_divisor: int, memory: int) -> Case:
+    """The shape list as large as 16 bytes a parameter and rival fit into `memory` bytes."""
+    divisor = smallest_divisor
+    while True:
+        note = "GPT-2 small"
+        if divisor > 1:
+            note += f" with widths and vocabulary divided by {divisor}"
+        case = Case("gpt2", gpt2_small(divisor), streams=True, note=note)
+        if case.parameters * 16 * RIVALS <= memory or divisor == 16:
+            return case
+        divisor *= 2
+
+
+def cases(memory: int, quick: bool = False) -> list[Case]:
+    """All cases, those of many parameters within `memory` bytes; smaller and fewer steps if quick.
+
+    The large tensor has two axes, so that rules for matrices can step it.
+    """
+    if quick:
+        return [
+            Case("large", ((2000, 2500),), streams=True),
+            _gpt2(4, memory),
+            Case("1000x100", ((100,),) * 1000, steps=2, fresh=True),
+            Case("100x10000", ((10_000,),) * 100, steps=2, fresh=True),
+            Case("1x10", ((10,),), steps=50, fresh=True),
+        ]
+    return [
+        Case("large", ((4000, 5000),), streams=True),
+        _gpt2(1, memory),
+        Case("1000x100", ((100,),) * 1000, steps=10, fresh=True),
+        Case("100x10000", ((10_000,),) * 100, steps=5, fresh=True),
+        Case("1x10", ((10,),), steps=200, fresh=True),
+    ]
+
+
+CASES = ("large", "gpt2", "1000x100", "100x10000", "1x10")
+
+
+def workloads(
+    chosen: Sequence[Case], names: Sequence[str] = (), rules: Sequence[str] = ()
+) -> Iterator[Workload]:
+    """AdamW on every case, clipped and not; then every other rule on the case ``large``.
+
+    `names` of cases and `rules`, where given, select.
+    """
+    for case in chosen:
+        if names and case.name not in names:
+            continue
+        if not rules or "adamw" in rules:
+            yield Workload(case, "adamw")
+            yield Workload(case, "adamw", clip=MAX_NORM)
+    for case in chosen:
+        if case.name != "large" or (names and case.name not in names):
+            continue
+        for rule in RULES:
+            if rules and rule not in rules:
+                continue
+            if rule != "adamw":
+                yield Workload(case, rule)
+            for hyper in _VARIANTS.get(rule, []):
+                yield Workload(case, rule, hyper)

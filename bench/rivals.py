@@ -1,0 +1,234 @@
+"""Who is measured, each behind the same two calls: ``prepare``, outside the timing, and ``step``.
+
+All rivals step parameters of their own, NumPy arrays with the same values, and get gradients of
+the same values; PyTorch's are tensors in the memory of such arrays. Each keeps the state that it
+makes by itself.
+"""
+
+import importlib
+import inspect
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from bench.cases import Workload
+from steepest import clip, reference
+from steepest.arrays import Array
+from steepest.optimizers import RULES, Optimizer
+
+
+class Rival(Protocol):
+    """One way to do a step."""
+
+    name: str
+
+    def prepare(self) -> None:
+        """What a user's backward pass would have done: gives new gradients."""
+
+    def step(self) -> None:
+        """What is timed."""
+
+
+def load_torch() -> Any | None:
+    """PyTorch, or None where it is not installed."""
+    try:
+        return importlib.import_module("torch")
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        return None
+
+
+def parameters(workload: Workload, seed: int) -> list[Array]:
+    """Normal numbers in float32: a few thousand different ones, repeated."""
+    few = np.random.default_rng(seed).standard_normal(9973, np.float32)
+    return [np.resize(few, shape) for shape in workload.case.shapes]
+
+
+def _optimizer(workload: Workload, params: list[Array], clipped: bool) -> Optimizer:
+    options = {"clip": clip.global_norm(workload.clip)} if clipped and workload.clip else {}
+    optimizer: Any = RULES[workload.rule]
+    made: Optimizer = optimizer(params, **workload.hyper, **options)
+    return made
+
+
+class Steepest:
+    """This library."""
+
+    name = "steepest"
+
+    def __init__(self, workload: Workload, gradients: list[Array]) -> None:
+        self.optimizer = _optimizer(workload, parameters(workload, 1), clipped=True)
+        self.gradients, self.fresh = gradients, workload.case.fresh
+        self.clipped = workload.clip is not None
+
+    def prepare(self) -> None:
+        if self.fresh:
+            self.gradients = [g.copy() for g in self.gradients]
+
+    def step(self) -> None:
+        self.optimizer.step(self.gradients)
+
+    def bytes_moved(self) -> int:
+        """What a step cannot but read and write, once each.
+
+        The gradients are read (twice if clipped: no norm is known before all were seen), the
+        parameters and states are read and written.
+        """
+        gradients = sum(g.nbytes for g in self.gradients) * (2 if self.clipped else 1)
+        written = sum(p.nbytes for group in self.optimizer.param_groups for p in group["params"])
+        for state in self.optimizer.state.values():
+            written += sum(x.nbytes for key, x in state.items() if key != "step")
+        return gradients + 2 * written
+
+
+class Reference:
+    """The library's specification: the same rule in plain NumPy.
+
+    Clipping uses NumPy's own norm instead of the specification's slower, reproducible one.
+    """
+
+    name = "NumPy"
+
+    def __init__(self, workload: Workload, gradients: list[Array]) -> None:
+        optimizer = _optimizer(workload, parameters(workload, 1), clipped=False)
+        [group] = optimizer.param_groups
+        self.rule, self.clip = workload.rule, workload.clip
+        self.hyper = {k: v for k, v in group.items() if k not in ("params", "param_names")}
+        self.params: list[Array] = group["params"]
+        self.states = [
+            {key: x for key, x in optimizer.state[name].items() if key != "step"}
+            for name in group["param_names"]
+        ]
+        self.gradients, self.fresh = gradients, workload.case.fresh
+        self.t = 0
+
+    def prepare(self) -> None:
+        if self.fresh:
+            self.gradients = [g.copy() for g in self.gradients]
+
+    def step(self) -> None:
+        factor = 1.0
+        if self.clip is not None:
+            total = math.sqrt(sum(float(np.linalg.norm(g)) ** 2 for g in self.gradients))
+            factor = min(1.0, self.clip / (total + 1e-6))
+        self.t += 1
+        for p, g, state in zip(self.params, self.gradients, self.states, strict=True):
+            reference.step(self.rule, p, g, state, self.t, factor=factor, **self.hyper)
+
+
+class Torch:
+    """PyTorch's optimizer of the same class name, with the same hyper-parameters.
+
+    Clipping is ``torch.nn.utils.clip_grad_norm_``, which scales the gradients in place; this rival
+    therefore has gradients of its own.
+    """
+
+    FLAGS: ClassVar[dict[str, dict[str, bool]]] = {
+        "torch": {"foreach": False, "fused": False},
+        "torch foreach": {"foreach": True, "fused": False},
+        "torch fused": {"fused": True},
+    }
+
+    def __init__(self, workload: Workload, gradients: list[Array], torch: Any, name: str) -> None:
+        self.name = name
+        self.fresh, self.max_norm = workload.case.fresh, workload.clip
+        self.clip = torch.nn.utils.clip_grad_norm_
+        self.foreach = True if name == "torch foreach" else None
+        self.params = [
+            torch.nn.Parameter(torch.from_numpy(p)) for p in parameters(workload, 1)
+        ]
+        own = workload.clip is not None
+        for p, g in zip(self.params, gradients, strict=True):
+            p.grad = torch.from_numpy(g.copy() if own else g)
+        twin = getattr(torch.optim, RULES[workload.rule].__name__)
+        takes = inspect.signature(twin).parameters
+        [group] = _optimizer(workload, [np.zeros(1, np.float32)], clipped=False).param_groups
+        hyper = {k: v for k, v in group.items() if k in takes and k != "params"}
+        flags = {k: v for k, v in self.FLAGS[name].items() if k in takes}
+        self.optimizer = twin(self.params, **hyper, **flags)
+
+    def prepare(self) -> None:
+        if self.fresh:
+            for p in self.params:
+                p.grad = p.grad.clone()
+
+    def step(self) -> None:
+        if self.max_norm is not None:
+            self.clip(self.params, self.max_norm, foreach=self.foreach)
+        self.optimizer.step()
+
+
+class Stream:
+    """The yardstick: the rule's bytes, moved without its arithmetic.
+
+    One buffer of half the bytes is multiplied by 1 in place, so that as much is read and written
+    as the rule reads and writes: by PyTorch on all threads, or by NumPy in as many threads.
+    """
+
+    name = "stream"
+
+    def __init__(self, bytes_moved: int, threads: int, torch: Any | None) -> None:
+        buffer = np.ones(bytes_moved // 8, np.float32)
+        self._stream: Callable[[], object]
+        if torch is not None:
+            tensor = torch.from_numpy(buffer)
+            self._stream = lambda: tensor.mul_(1.0)
+        else:
+            pool, parts = ThreadPoolExecutor(threads), np.array_split(buffer, threads)
+            self._stream = lambda: list(pool.map(_multiply, parts))
+
+    def prepare(self) -> None:
+        pass
+
+    def step(self) -> None:
+        self._stream()
+
+
+def _multiply(x: Array) -> None:
+    np.multiply(x, np.float32(1), out=x)
+
+
+def yardstick(torch: Any | None) -> str:
+    """What the stream is made of, in words."""
+    return "torch.Tensor.mul_ in place" if torch is not None else "numpy.multiply in place, threaded"
+
+
+def rivals(workload: Workload, threads: int, torch: Any | None) -> tuple[list[Any], dict[str, str]]:
+    """All rivals of a workload, this library first; and who is absent, with the reason."""
+    absent: dict[str, str] = {}
+    gradients = parameters(workload, 2)
+    ours = Steepest(workload, gradients)
+    found: list[Rival] = [ours]
+    if workload.rule in reference.RULES:
+        found.append(Reference(workload, gradients))
+    else:
+        absent[Reference.name] = "the reference has no such rule"
+    for name in Torch.FLAGS:
+        reason = _why_absent(workload, torch, name)
+        if reason:
+            absent[name] = reason
+            continue
+        try:
+            found.append(Torch(workload, gradients, torch, name))
+        except (RuntimeError, TypeError, ValueError) as error:
+            absent[name] = f"torch: {error}"
+    if workload.case.streams:
+        found.append(Stream(ours.bytes_moved(), threads, torch))
+    return found, absent
+
+
+def _why_absent(workload: Workload, torch: Any | None, name: str) -> str | None:
+    if torch is None:
+        return "PyTorch is not installed"
+    class_name = RULES[workload.rule].__name__
+    twin = getattr(torch.optim, class_name, None)
+    if twin is None:
+        return f"torch.optim has no {class_name}"
+    missing = Torch.FLAGS[name].keys() - inspect.signature(twin).parameters.keys()
+    if name != "torch" and name.split()[1] in missing:
+        return f"torch.optim.{class_name} has no {name.split()[1]}"
+    return None

@@ -1,0 +1,257 @@
+import doctest
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from steepest import data
+from steepest.data import DataError, digits, split, table
+from steepest.extras import MissingExtra
+
+
+def write(folder, header, rows, name="table.csv", separator=","):
+    path = folder / name
+    lines = [header, *rows]
+    path.write_text("".join(separator.join(map(str, line)) + "\n" for line in lines))
+    return path
+
+
+def numbers(n=40, seed=0):
+    rng = np.random.default_rng(seed)
+    return [[round(float(v), 6) for v in row] for row in rng.normal([5, -2, 0], [3, 1, 9], (n, 3))]
+
+
+# Splits
+
+
+@pytest.mark.parametrize("n", [3, 10, 11, 97])
+@pytest.mark.parametrize("fraction", [0.1, 0.15, 0.3])
+def test_split_is_a_partition(n, fraction) -> None:
+    train, validation, test = split(n, fraction=fraction, seed=2)
+    assert sorted([*train, *validation, *test]) == list(range(n))
+    assert len(validation) == len(test) == max(1, round(fraction * n))
+
+
+def test_split_keeps_the_shares_of_classes() -> None:
+    labels = np.repeat(["a", "b", "c"], [100, 20, 3])
+    parts = split(123, labels, fraction=0.2, seed=5)
+    assert sorted(np.concatenate(parts)) == list(range(123))
+    counts = [[int((labels[part] == label).sum()) for label in "abc"] for part in parts]
+    assert counts == [[60, 12, 1], [20, 4, 1], [20, 4, 1]]
+    assert labels[parts[0]].tolist() != sorted(labels[parts[0]])
+
+
+def test_seed_decides_the_split() -> None:
+    def first(seed):
+        return split(50, seed=seed)[2].tolist()
+
+    assert first(1) == first(1)
+    assert first(1) != first(2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 2}, "2 samples: expected at least 3, one per part"),
+        (
+            {"n": 5, "labels": np.array([0, 0, 0, 1, 1])},
+            "2 samples of class 1: expected at least 3",
+        ),
+        ({"n": 9, "fraction": 0.5}, "fraction = 0.5: expected a number between 0 and 0.5"),
+        ({"n": 9, "fraction": 0.0}, "fraction = 0.0"),
+    ],
+)
+def test_split_refuses(arguments, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        split(**arguments)
+
+
+# Digits
+
+
+def test_digits() -> None:
+    found = digits(seed=3)
+    sizes = {name: len(part.y) for name, part in found.parts.items()}
+    assert sum(sizes.values()) == 1797
+    assert sizes["validation"] == sizes["test"] == 269
+    for x, y in found.parts.values():
+        assert (x.shape, x.dtype) == ((len(y), 64), np.float32)
+        assert set(y) == set(range(10))
+    from sklearn.datasets import load_digits
+
+    raw, labels = load_digits(return_X_y=True)
+    x = np.concatenate([part.x for part in found.parts.values()])
+    back = x * found.scaling["x_scale"] + found.scaling["x_mean"]
+    # Pixels are 0 to 16; what is left is float32 rounding.
+    np.testing.assert_allclose(back, np.round(back), atol=1e-5)
+    y = np.concatenate([part.y for part in found.parts.values()])
+    assert sorted(map(tuple, np.column_stack([y, np.round(back)]).astype(int).tolist())) == sorted(
+        map(tuple, np.column_stack([labels, raw]).astype(int).tolist())
+    )
+
+
+def test_no_sample_is_in_two_parts() -> None:
+    found = digits()
+    train = {row.tobytes() for row in found.train.x}
+    assert not train & {row.tobytes() for row in found.test.x}
+
+
+# Tables
+
+
+def test_regression_table(tmp_path) -> None:
+    rows = numbers()
+    found = table(write(tmp_path, ["a", "b", "y"], rows), "y", seed=4)
+    assert (found.name, found.task, found.classes) == ("table", "regression", [])
+    assert found.reason == "'y' holds 40 different numbers"
+    assert found.features == ["a", "b"]
+    assert [len(part.y) for part in found.parts.values()] == [28, 6, 6]
+    # Only the training part decides mean and scale; float32 keeps seven digits.
+    np.testing.assert_allclose(found.train.x.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(found.train.x.std(axis=0), 1, atol=1e-6)
+    assert abs(found.test.x.mean()) > 1e-3
+    np.testing.assert_allclose([found.train.y.mean(), found.train.y.std()], [0, 1], atol=1e-14)
+    s = found.scaling
+    x = np.concatenate([part.x for part in found.parts.values()]) * s["x_scale"] + s["x_mean"]
+    y = np.concatenate([part.y for part in found.parts.values()]) * s["y_scale"] + s["y_mean"]
+    order = np.argsort(y)
+    np.testing.assert_allclose(
+        np.column_stack([x, y])[order], sorted(rows, key=lambda row: row[2]), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "task", "reason", "classes"),
+    [
+        (["no", "yes"], "classification", "'y' holds text", ["no", "yes"]),
+        (["False", "True"], "classification", "'y' holds true or false", ["False", "True"]),
+        ([3, 1, 2], "classification", "'y' holds 3 different whole numbers", ["1", "2", "3"]),
+        ([2.0, 1.0], "classification", "'y' holds 2 different whole numbers", ["1.0", "2.0"]),
+        (range(20), "classification", "'y' holds 20 different whole numbers", None),
+        (range(21), "regression", "'y' holds 21 different numbers", []),
+        ([0.5, 1.0], "regression", "'y' holds 2 different numbers", []),
+    ],
+)
+def test_the_task_is_detected(tmp_path, values, task, reason, classes) -> None:
+    values = list(values)
+    rows = [[i * 0.5, values[i % len(values)]] for i in range(84)]
+    found = table(write(tmp_path, ["a", "y"], rows), "y")
+    assert (found.task, found.reason) == (task, reason)
+    assert found.classes == ([str(i) for i in range(20)] if classes is None else classes)
+    if task == "classification":
+        x = np.concatenate([part.x[:, 0] for part in found.parts.values()])
+        raw = np.round(2 * (x * found.scaling["x_scale"] + found.scaling["x_mean"])).astype(int)
+        named = [found.classes[y] for part in found.parts.values() for y in part.y]
+        assert named == [str(values[i % len(values)]) for i in raw]
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_the_task_may_be_given(tmp_path, task) -> None:
+    path = write(tmp_path, ["a", "y"], [[i, i % 4] for i in range(40)])
+    found = table(path, "y", task=task)
+    assert (found.task, found.reason) == (task, "as asked")
+
+
+def test_ignored_columns_may_hold_anything(tmp_path) -> None:
+    rows = [[f"name {i}", i, "", i * 0.3] for i in range(20)]
+    path = write(tmp_path, ["who", "a", "empty", "y"], rows)
+    assert table(path, "y", ignore=["who", "empty"]).features == ["a"]
+
+
+def test_true_and_false_are_inputs(tmp_path) -> None:
+    path = write(tmp_path, ["a", "y"], [[i % 3 == 0, i * 0.1] for i in range(30)])
+    assert len(np.unique(table(path, "y").train.x)) == 2
+
+
+def test_separator_mark_quotes_and_blank_lines(tmp_path) -> None:
+    path = tmp_path / "table.csv"
+    rows = "".join(f'{i};"{i * 0.5}"\n\n' for i in range(30))
+    path.write_text('\n"a;b";y\n' + rows, encoding="utf-8-sig")
+    found = table(path, "y", separator=";")
+    assert (found.features, found.task) == (["a;b"], "regression")
+
+
+def test_a_constant_input_becomes_zero(tmp_path) -> None:
+    path = write(tmp_path, ["a", "b", "y"], [[i, 4, i * 0.1] for i in range(20)])
+    found = table(path, "y")
+    assert {float(v) for part in found.parts.values() for v in part.x[:, 1]} == {0.0}
+    assert found.scaling["x_scale"][1] == 1
+
+
+GOOD = [[i, i * 0.5, i * 0.25] for i in range(20)]
+HEADER = ["a", "b", "y"]
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "arguments", "message"),
+    [
+        (HEADER, GOOD, {"target": "z"}, "has no column 'z'; it has 'a', 'b', 'y'"),
+        (["height", "y"], [r[1:] for r in GOOD], {"target": "heigth"}, "did you mean 'height'?"),
+        (HEADER, GOOD, {"ignore": ["q"]}, "has no column 'q'"),
+        (HEADER, GOOD, {"ignore": ["y"]}, "'y' is the target and cannot be ignored"),
+        (HEADER, GOOD, {"ignore": ["a", "b"]}, "has no column besides the target 'y'"),
+        (HEADER, GOOD[:9], {}, "has 9 rows; at least 10 are needed"),
+        (HEADER, [], {}, "has a header but no rows"),
+        ([], [], {}, "is empty; expected a header line"),
+        (HEADER, [*GOOD, ["", 1, 2]], {}, "missing values in column 'a' (1 of 21 rows); fill"),
+        (HEADER, [*GOOD, [1, 2, "nan"]], {}, "missing values in column 'y' (1 of 21 rows)"),
+        (HEADER, [*GOOD, [1, 2]], {}, "missing values in column 'y'"),
+        (HEADER, [["x1", *r[1:]] for r in GOOD], {}, "has text in column 'a' (such as 'x1')"),
+        (HEADER, [*GOOD, [1, "n/k", 2]], {}, "has text in column 'b' (such as '0.0')"),
+        (HEADER, [*GOOD, ["inf", 1, 2]], {}, "has infinite values in column 'a'"),
+        (HEADER, [*GOOD, [1, 1, "-inf"]], {}, "the target 'y' has infinite values"),
+        (HEADER, [[*r[:2], 7] for r in GOOD], {}, "the target 'y' is 7 in every row"),
+        (HEADER, [[*r[:2], "no"] for r in GOOD], {}, "the target 'y' is no in every row"),
+        (["a", "a", "y"], GOOD, {}, "has more than one column named 'a'; rename"),
+        (["", "b", "y"], GOOD, {}, "leave it out with --ignore 'Unnamed: 0'"),
+        (HEADER, [*GOOD, [1, 2, 3, 4]], {}, "is not a regular table"),
+        (HEADER, [[*r, 4] for r in GOOD], {}, "is not a regular table"),
+        (HEADER, [[i, i, "ab"[i > 17]] for i in range(20)], {},
+         "has fewer than 3 rows for the y 'b'; add rows, or remove these, or, if the target"),
+        (HEADER, GOOD, {"task": "classification"}, "has fewer than 3 rows for the y '0.0'"),
+        (HEADER, [[i, i, "ab"[i % 2]] for i in range(20)], {"task": "regression"},
+         "the target 'y' holds 'a', not numbers; regression needs numbers"),
+        (["a;b;y"], [["1;2;3"]] * 20, {}, "give --separator ';'"),
+    ],
+)  # fmt: skip
+def test_unusable_tables(tmp_path, header, rows, arguments, message) -> None:
+    path = write(tmp_path, header, rows)
+    if not header:
+        path.write_text("")
+    with pytest.raises(DataError, match=re.escape(message)) as caught:
+        table(path, **{"target": "y", **arguments})
+    assert "\n" not in str(caught.value)
+    if not message.startswith(("'y'", "the target")):
+        assert str(path) in str(caught.value)
+
+
+def test_many_bad_columns_are_not_all_listed(tmp_path) -> None:
+    header = [f"c{i}" for i in range(12)] + ["y"]
+    path = write(tmp_path, header, [["t"] * 12 + [i] for i in range(30)])
+    with pytest.raises(DataError, match=r"'c7' \(such as 't'\), and 4 more; turn"):
+        table(path, "y")
+
+
+def test_unreadable_files(tmp_path) -> None:
+    with pytest.raises(DataError, match=r"none.csv: there is no such file"):
+        table(tmp_path / "none.csv", "y")
+    with pytest.raises(DataError, match=r"cannot be read: Is a directory"):
+        table(tmp_path, "y")
+    (tmp_path / "binary.csv").write_bytes(b"a,y\n\xff\xfe\x00,1\n")
+    with pytest.raises(DataError, match=r"binary.csv is not text in UTF-8"):
+        table(tmp_path / "binary.csv", "y")
+
+
+@pytest.mark.parametrize(
+    ("module", "load"),
+    [("pandas", lambda p: table(p / "t.csv", "y")), ("sklearn.datasets", lambda p: digits())],
+)
+def test_missing_packages(monkeypatch, tmp_path, module, load) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtra, match=r'pip install "steepest\[train\]"'):
+        load(tmp_path)
+
+
+def test_examples() -> None:
+    assert doctest.testmod(data).failed == 0
