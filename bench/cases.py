@@ -18,7 +18,7 @@ RIVALS = 6
 """The most rivals that hold arrays at a time."""
 
 MAX_NORM = 1.0
-"""The global norm to which clipped workloads are clipped; every gradient here is above it."""
+"""The global norm that clipped workloads are clipped to; the gradients start above it."""
 
 # Hyper-parameters that change which arrays a rule keeps, measured besides the defaults.
 _VARIANTS: dict[str, list[dict[str, Any]]] = {"sgd": [{"momentum": 0.9}]}
@@ -49,8 +49,17 @@ class Case:
         """The case in words, with the sizes that were used."""
         count = f"{len(self.shapes)} tensor{'s' * (len(self.shapes) > 1)}"
         if len(set(self.shapes)) == 1:
-            return f"{count} of {math.prod(self.shapes[0]):,}".replace(",", " ")
-        return f"{self.note or self.name}: {count}, {self.parameters:,} in all".replace(",", " ")
+            return f"{count} of {grouped(math.prod(self.shapes[0]))}"
+        return f"{self.note or self.name}: {count}, {grouped(self.parameters)} parameters"
+
+
+def grouped(n: int) -> str:
+    """A number with its digits in threes.
+
+    >>> grouped(20_000_000)
+    '20 000 000'
+    """
+    return f"{n:,}".replace(",", " ")
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ def cases(memory: int, quick: bool = False) -> list[Case]:
     """
     if quick:
         return [
-            Case("large", ((2000, 2500),), streams=True),
+            Case("large", ((2000, 2000),), streams=True),
             _gpt2(4, memory),
             Case("1000x100", ((100,),) * 1000, steps=2, fresh=True),
             Case("100x10000", ((10_000,),) * 100, steps=2, fresh=True),

@@ -142,19 +142,21 @@ class Torch:
             torch.nn.Parameter(torch.from_numpy(p)) for p in parameters(workload, 1)
         ]
         own = workload.clip is not None
-        for p, g in zip(self.params, gradients, strict=True):
-            p.grad = torch.from_numpy(g.copy() if own else g)
+        self.gradients = [torch.from_numpy(g.copy() if own else g) for g in gradients]
+        for p, g in zip(self.params, self.gradients, strict=True):
+            p.grad = g
         twin = getattr(torch.optim, RULES[workload.rule].__name__)
         takes = inspect.signature(twin).parameters
-        [group] = _optimizer(workload, [np.zeros(1, np.float32)], clipped=False).param_groups
+        sample = np.zeros((1,) * gradients[0].ndim, np.float32)
+        [group] = _optimizer(workload, [sample], clipped=False).param_groups
         hyper = {k: v for k, v in group.items() if k in takes and k != "params"}
         flags = {k: v for k, v in self.FLAGS[name].items() if k in takes}
         self.optimizer = twin(self.params, **hyper, **flags)
 
     def prepare(self) -> None:
         if self.fresh:
-            for p in self.params:
-                p.grad = p.grad.clone()
+            for p, g in zip(self.params, self.gradients, strict=True):
+                p.grad = g.clone()
 
     def step(self) -> None:
         if self.max_norm is not None:
@@ -228,7 +230,9 @@ def _why_absent(workload: Workload, torch: Any | None, name: str) -> str | None:
     twin = getattr(torch.optim, class_name, None)
     if twin is None:
         return f"torch.optim has no {class_name}"
-    missing = Torch.FLAGS[name].keys() - inspect.signature(twin).parameters.keys()
-    if name != "torch" and name.split()[1] in missing:
-        return f"torch.optim.{class_name} has no {name.split()[1]}"
-    return None
+    takes = inspect.signature(twin).parameters
+    if name == "torch":
+        spared = workload.rule != "adamw" and "foreach" in takes
+        return "measured with AdamW, and where torch has no foreach" if spared else None
+    flag = name.removeprefix("torch ")
+    return None if flag in takes else f"torch.optim.{class_name} has no {flag}"

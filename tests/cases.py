@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import steepest as st
-from steepest.kernels import dispatch
+from steepest.kernels import dispatch, threads
 from steepest.optimizers import RULES
 
 LEVELS = dispatch.available()
@@ -77,3 +77,18 @@ def reference_hyper(opt: st.Optimizer, group: int = 0) -> dict[str, Any]:
     """A group's hyper-parameters as ``reference.step`` takes them."""
     skipped = ("params", "param_names")
     return {k: v for k, v in opt.param_groups[group].items() if k not in skipped}
+
+
+def misaligned(values: np.ndarray, shift: int) -> np.ndarray:
+    """A copy that begins `shift` elements behind a 64-byte boundary."""
+    room = np.empty(values.size + 64, values.dtype)
+    start = -room.__array_interface__["data"][0] // values.itemsize % (64 // values.itemsize)
+    copy = room[start + shift : start + shift + values.size]
+    copy[...] = values
+    return copy
+
+
+def use_threads(n: int) -> None:
+    """n threads even where the machine has fewer CPUs."""
+    st.set_num_threads(n)
+    threads._limit = n

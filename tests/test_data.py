@@ -236,7 +236,7 @@ def test_many_bad_columns_are_not_all_listed(tmp_path) -> None:
 def test_unreadable_files(tmp_path) -> None:
     with pytest.raises(DataError, match=r"none.csv: there is no such file"):
         table(tmp_path / "none.csv", "y")
-    with pytest.raises(DataError, match=r"cannot be read: Is a directory"):
+    with pytest.raises(DataError, match=r"cannot be read: "):
         table(tmp_path, "y")
     (tmp_path / "binary.csv").write_bytes(b"a,y\n\xff\xfe\x00,1\n")
     with pytest.raises(DataError, match=r"binary.csv is not text in UTF-8"):

@@ -4,33 +4,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CONFIGURATIONS, DTYPES, LEVELS, label, reference_hyper, same_bits
+from cases import (
+    CONFIGURATIONS, DTYPES, LEVELS, label, misaligned, reference_hyper, same_bits, use_threads,
+)  # fmt: skip
 
 import steepest as st
 from steepest import reference
 from steepest.kernels import dispatch
-from steepest.kernels.engine import BLOCK_SIZE
+from steepest.kernels.engine import BLOCK_SIZE, CHUNK_SIZE
 from steepest.optimizers import RULES
 
-SIZES = (0, 1, 7, BLOCK_SIZE - 1, BLOCK_SIZE, BLOCK_SIZE + 1, 10_007)
+SIZES = (
+    0, 1, 7, BLOCK_SIZE - 1, BLOCK_SIZE, BLOCK_SIZE + 1, CHUNK_SIZE - 1, CHUNK_SIZE + 1, 10_007
+)  # fmt: skip
 THREADS = (1, 2, 3)
-
-
-@pytest.fixture(autouse=True)
-def restore():
-    level = dispatch.current.level
-    yield
-    dispatch.use(level)
-    st.set_num_threads(None)
-
-
-def misaligned(values: np.ndarray, shift: int) -> np.ndarray:
-    """A copy that begins `shift` elements behind a 64-byte boundary."""
-    room = np.empty(values.size + 64, values.dtype)
-    start = -room.__array_interface__["data"][0] // values.itemsize % (64 // values.itemsize)
-    copy = room[start + shift : start + shift + values.size]
-    copy[...] = values
-    return copy
 
 
 def run(
@@ -85,16 +72,8 @@ def special(rng: np.random.Generator, n: int) -> np.ndarray:
 def test_fifty_steps_equal_the_reference(rule, arguments, dtype, level):
     """Three threads; the exhaustive test below runs the other counts."""
     dispatch.use(level)
-    monkey_threads(3)
+    use_threads(3)
     run(rule, arguments, dtype, SIZES, 50, normal)
-
-
-def monkey_threads(n: int) -> None:
-    """n threads even where the machine has fewer CPUs."""
-    from steepest.kernels import threads
-
-    st.set_num_threads(n)
-    threads._limit = n
 
 
 @pytest.mark.exhaustive
@@ -105,7 +84,7 @@ def monkey_threads(n: int) -> None:
 @pytest.mark.parametrize("draw", [wide, special], ids=lambda f: f.__name__)
 def test_every_product_of_the_axes(rule, arguments, dtype, level, threads, draw):
     dispatch.use(level)
-    monkey_threads(threads)
+    use_threads(threads)
     run(rule, arguments, dtype, SIZES, 50, draw, seed=threads)
 
 

@@ -34,14 +34,11 @@ class Walk:
 
 @dataclass(frozen=True)
 class Layout:
-    """The walks of a parameter's arrays, all in the parameter's memory order, and that of the
-    last of them (the gradient) in C order."""
+    """The walks of a parameter's arrays and its gradient, all in the parameter's memory order, and
+    that of the gradient in C order."""
 
     walks: tuple[Walk, ...]
     c_order: Walk
-
-    def operand(self, k: int) -> Walk:
-        return self.walks[k]
 
 
 def _walk(x: Array, axes: Sequence[int], flips: Sequence[int]) -> Walk:
@@ -65,7 +62,7 @@ def _walk(x: Array, axes: Sequence[int], flips: Sequence[int]) -> Walk:
     )
 
 
-def layout(arrays: Sequence[Array]) -> Layout:
+def layout(arrays: Sequence[Array], gradient: Array) -> Layout:
     """The walks of arrays of one shape, in the memory order of the first, the parameter."""
     p = arrays[0]
     used = [axis for axis in range(p.ndim) if p.shape[axis] != 1]
@@ -74,7 +71,8 @@ def layout(arrays: Sequence[Array]) -> Layout:
     else:
         order = sorted(used, key=lambda axis: -abs(p.strides[axis]))
         flips = [axis for axis in used if p.strides[axis] < 0]
-    return Layout(tuple(_walk(x, order, flips) for x in arrays), _walk(arrays[-1], used, []))
+    walks = tuple(_walk(x, order, flips) for x in (*arrays, gradient))
+    return Layout(walks, _walk(gradient, used, []))
 
 
 def zeros_like(p: Array) -> Array:

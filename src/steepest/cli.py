@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import io
 import json
 import math
 import os
@@ -36,7 +37,7 @@ __all__ = ["main"]
 CLIPS = {"value": clip.value, "norm": clip.norm, "global_norm": clip.global_norm}
 
 # Learning rates at which `steepest train digits` works well; other rules use their own default.
-LEARNING_RATES = {"sgd": 0.1, "adamw": 0.003}
+LEARNING_RATES = {"sgd": 0.1, "adamw": 0.003, "lion": 0.001}
 
 
 class UsageError(ValueError):
@@ -51,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add in (_add_train, _add_list, _add_info):
         add(commands)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # formulas, where the encoding has no β
     arguments = parser.parse_args(argv)
     try:
         code: int = arguments.run(arguments)
@@ -347,9 +351,9 @@ def _call(
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UsageError(f"{option} {text}: expected one of {', '.join(known)}{hint}")
     try:
-        call = ast.parse(f"f({inside})", mode="eval").body
-        if not isinstance(call, ast.Call):
-            raise ValueError
+        call: Any = ast.parse(f"f({inside})", mode="eval").body
+        if ast.dump(getattr(call, "func", call)) != "Name(id='f', ctx=Load())":
+            raise SyntaxError(inside)  # such as f(1) + (2)
         positional = [ast.literal_eval(x) for x in call.args]
         named = {str(x.arg): ast.literal_eval(x.value) for x in call.keywords}
     except (SyntaxError, ValueError):

@@ -92,7 +92,7 @@ class Schedule(ABC):
                 object.__setattr__(self, f.name, value)
         self.check()
 
-    def check(self) -> None:  # noqa: B027 (most schedules have nothing to add)
+    def check(self) -> None:
         """Raises ValueError where fields contradict each other."""
 
     @abstractmethod

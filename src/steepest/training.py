@@ -517,6 +517,7 @@ def _figure(history: History, title: str) -> Any:
     wide = 2 if len(panels) == 4 else min(len(panels), 3)
     tall = -(-len(panels) // wide)
     figure = matplotlib.Figure(figsize=(4.4 * wide, 3.4 * tall + 0.4), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     axes = figure.subplots(tall, wide, squeeze=False).ravel()
     for ax, panel in zip(axes, panels, strict=False):
         curves = {"training": panel, "validation": f"val_{panel}"}

@@ -196,7 +196,9 @@ cdef bint same(const Source *s, object x, int flags, char **data):
         PyObject_GetBuffer(x, &view, PyBUF_FORMAT | PyBUF_STRIDES | flags)
     except (BufferError, TypeError, ValueError):
         return False
-    result = (view.ndim == s.ndim and view.format[0] == s.format and view.format[1] == 0
+    # NumPy writes the type of an unaligned array as "=f".
+    result = (view.ndim == s.ndim and (view.format + (view.format[0] == c"="))[0] == s.format
+              and view.itemsize == (8 if s.format == c"d" else 4)
               and same_axes(view.shape, s.shape, s.ndim)
               and same_axes(view.strides, s.strides, s.ndim))
     data[0] = <char *>view.buf
@@ -375,12 +377,11 @@ cdef class Plan:
 
     def add(self, int group, tuple arrays, step, dict state, tuple names, int states, layout):
         """Adds a parameter: arrays are (parameter, then those of `names[1:]` in the live `state`);
-        the first `states` of them are the rule's. `step` is its counter. `layout` walks them.
-
-        The gradient is taken to lie like the parameter until `bind_gradient` says otherwise.
+        the first `states` of them are the rule's. `step` is its counter. `layout` (arrays.Layout)
+        walks them and a gradient that lies like the parameter, which is expected until
+        `bind_gradient` says otherwise.
         """
         cdef Entry *e
-        cdef int k, operand
         if self.count == self.capacity or len(arrays) + 1 > OPERANDS or states > STATES:
             raise ValueError("more arrays than the plan has room for")
         e = &self.entries[self.count]
@@ -391,15 +392,19 @@ cdef class Plan:
         e.scale = 1.0
         e.is_double = arrays[0].dtype.char == "d"
         e.size = arrays[0].size
-        for k in range(<int>len(arrays)):
-            operand = P if k == 0 else k + 1
-            self.bind(e, operand, arrays[k], layout.operand(k), True)
-        self.bind(e, G, arrays[0], layout.operand(0), False)
-        self.bind_reading(e, arrays[0], layout.c_order)
+        self.bind_all(e, arrays, arrays[0], layout)
         e.count = counter(step)
         self.objects.append((arrays[0], step) + arrays[1:])
         self.states.append(state)
         self.names.append(names)
+
+    cdef int bind_all(self, Entry *e, tuple arrays, object gradient, object layout) except -1:
+        cdef int k
+        for k in range(<int>len(arrays)):
+            self.bind(e, P if k == 0 else k + 1, arrays[k], layout.walks[k], True)
+        self.bind(e, G, gradient, layout.walks[len(arrays)], False)
+        self.bind_reading(e, layout.c_order)
+        return 0
 
     cdef int bind(self, Entry *e, int k, object x, object walk, bint writable) except -1:
         """Makes x the k-th operand of e, walked as (shape, strides, offset, codec)."""
@@ -414,7 +419,8 @@ cdef class Plan:
                 raise MemoryError
             free(e.axes[k])
             e.axes[k] = axes
-            s.data, s.format, s.ndim = <char *>view.buf, view.format[0], view.ndim
+            s.data, s.ndim = <char *>view.buf, view.ndim
+            s.format = c"d" if e.is_double else c"f"
             s.shape, s.strides = axes, axes + view.ndim
             if view.ndim:
                 memcpy(s.shape, view.shape, view.ndim * sizeof(Py_ssize_t))
@@ -430,7 +436,8 @@ cdef class Plan:
         self.set_operand(&e.operand[k], s.data + e.offset[k], ndim, axes, walk.codec, e.is_double)
         return 0
 
-    cdef int bind_reading(self, Entry *e, object x, object walk) except -1:
+    cdef int bind_reading(self, Entry *e, object walk) except -1:
+        """How the gradient is walked in C order."""
         cdef int ndim = <int>len(walk.shape), axis
         cdef Py_ssize_t *axes = <Py_ssize_t *>malloc(2 * (ndim + 1) * sizeof(Py_ssize_t))
         if axes == NULL:
@@ -454,14 +461,8 @@ cdef class Plan:
         return 0
 
     def bind_gradient(self, Py_ssize_t i, x, layout):
-        """Takes x as the gradient of entry i from here on; `layout` covers (its arrays..., x)."""
-        cdef Entry *e = &self.entries[i]
-        cdef int k
-        arrays = (self.objects[i][0],) + self.objects[i][2:]
-        for k in range(<int>len(arrays)):
-            self.bind(e, P if k == 0 else k + 1, arrays[k], layout.operand(k), True)
-        self.bind(e, G, x, layout.operand(len(arrays)), False)
-        self.bind_reading(e, x, layout.c_order)
+        """Takes x as the gradient of entry i from here on; `layout` walks its arrays and x."""
+        self.bind_all(&self.entries[i], self.arrays(i), x, layout)
 
     def arrays(self, Py_ssize_t i):
         """The parameter and state arrays of entry i."""

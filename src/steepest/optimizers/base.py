@@ -280,6 +280,8 @@ class Optimizer:
         if stale is None:  # an array was replaced, moved or made read-only
             plan = self._built()
             stale = plan.resolve(self._params(), flat)
+            if stale is None:
+                raise RuntimeError("a parameter or its state changed during the step")
         if stale:
             self._rebind(plan, flat, stale)
         return plan
@@ -311,7 +313,7 @@ class Optimizer:
                 written += [(f"state {key!r} of parameter {name!r}", state[key]) for key in keys]
                 live = self.state[name]
                 plan.add(number, (p, *own), state["step"], live, ("step", *keys),
-                         len(asked.rule_states), arrays.layout((p, *own)))
+                         len(asked.rule_states), arrays.layout((p, *own), p))
         plan.guard(arrays.disjoint_bounds(written))
         for name, state in replaced.items():
             self.state[name].update(state)
@@ -333,7 +335,7 @@ class Optimizer:
                                 f"gradient of parameter {names[i]!r} shares memory with parameter "
                                 f"{name!r} or its state; give a copy"
                             )
-            plan.bind_gradient(i, g, arrays.layout((*own, g)))
+            plan.bind_gradient(i, g, arrays.layout(own, g))
 
     def _measured(self, plan: Plan, workers: int) -> list[float] | None:
         """The gradients' factors, by their norms and the clipping; None: skip this step."""

@@ -1,0 +1,118 @@
+"""Measures this library against its rivals and writes what came out as JSON.
+
+    python bench/run.py [--quick] [--case NAME ...] [--rule NAME ...] [--threads N] [--rounds N]
+                        [--out FILE]
+
+``bench/report.py`` makes tables and a picture of the file.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # run as a file: the directory above is the one to import from
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from bench import machine
+from bench.cases import CASES, RIVALS, Workload, cases, workloads
+from bench.measure import Settings, measured
+from bench.rivals import Steepest, load_torch, yardstick
+
+RESULTS = Path(__file__).with_name("results.json")
+FORMAT = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    torch = load_torch()  # first, so that both use the OpenMP runtime that comes with it
+    import steepest as st
+    from steepest.optimizers import RULES
+
+    parser = argparse.ArgumentParser(prog="bench/run.py", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="small sizes, few rounds")
+    parser.add_argument("--case", nargs="+", default=[], choices=CASES, metavar="NAME",
+                        help=f"only these cases: {', '.join(CASES)}")  # fmt: skip
+    parser.add_argument("--rule", nargs="+", default=[], choices=list(RULES), metavar="NAME",
+                        help=f"only these rules: {', '.join(RULES)}")  # fmt: skip
+    parser.add_argument("--threads", type=_count, help="threads of every rival")
+    parser.add_argument("--rounds", type=_count, help="rounds (15; 5 if quick)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help=f"({RESULTS.name} beside run.py)")
+    arguments = parser.parse_args(argv)
+
+    st.set_num_threads(arguments.threads)
+    threads = st.get_num_threads()
+    if arguments.threads not in (None, threads):
+        parser.error(f"--threads {arguments.threads}: this process may use {threads}")
+    if torch is not None:
+        torch.set_num_threads(threads)
+    quick = arguments.quick
+    settings = Settings(
+        rounds=arguments.rounds or (5 if quick else 15),
+        threads=threads,
+        budget=0.4 if quick else 10.0,
+    )
+    memory = int(0.8 * machine.available_memory())
+    chosen = workloads(cases(memory, quick), arguments.case, arguments.rule)
+    results = run(chosen, settings, torch, quick=quick, show=print)
+    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"written to {arguments.out}")
+    return 0
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
+    return int(text)
+
+
+def run(
+    chosen: Iterable[Workload],
+    settings: Settings,
+    torch: Any | None,
+    *,
+    quick: bool = False,
+    show: Callable[[str], object] = lambda line: None,
+) -> dict[str, Any]:
+    """Measures the workloads one after the other; ``show`` gets a line about each."""
+    facts = machine.facts(settings.threads, torch)
+    started, stolen = time.perf_counter(), machine.stolen()
+    results = []
+    for workload in chosen:
+        entry = measured(workload, settings, torch)
+        results.append(entry)
+        show(summary(entry))
+    now = machine.stolen()
+    if stolen is not None and now is not None:
+        facts["stolen"] = (now[0] - stolen[0]) / max(1, now[1] - stolen[1])
+    return {
+        "format": FORMAT,
+        "quick": quick,
+        "machine": facts,
+        "settings": {
+            "rounds": settings.rounds,
+            "threads": settings.threads,
+            "base": Steepest.name,
+            "yardstick": yardstick(torch),
+            "rivals_with_arrays": RIVALS,
+            "seconds": time.perf_counter() - started,
+        },
+        "results": results,
+    }
+
+
+def summary(entry: dict[str, Any]) -> str:
+    """A workload in one line: our time, and the others' as multiples of it."""
+    rows = entry["rivals"]
+    parts = [f"{entry['title']}, {entry['case_title']}:"]
+    parts.append(f"{rows[Steepest.name]['median'] * 1e3:.4g} ms")
+    parts += [
+        f"{name} {row['ratio']['median']:.3g}x" for name, row in rows.items() if name != Steepest.name
+    ]
+    return "  ".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,395 @@
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import steepest as st
+from steepest import cli, data
+from steepest.models import MLP, accuracy, r_squared
+from steepest.optimizers import RULES
+from steepest.training import batches
+
+FILES = {"curves.png", "params.npz", "history.csv", "config.json"}
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A table of 120 rows: y = 2 a - b, and its sign as text."""
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(2, 120))
+    y = 2 * a - b
+    path = tmp_path / "line.csv"
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["a", "b", "y", "sign"])
+        writer.writerows(zip(a, b, y, np.where(y > 0, "plus", "minus"), strict=True))
+    return path
+
+
+def network(folder):
+    """The network that a run wrote, its parameters, and the rest of params.npz."""
+    config = json.loads((folder / "config.json").read_text())
+    with np.load(folder / "params.npz", allow_pickle=False) as file:
+        arrays = dict(file)
+    net = MLP(tuple(config["network"]), config["task"])
+    params = net.initial(0)
+    for layer, group in params.items():
+        for name in group:
+            group[name] = arrays.pop(f"{layer}.{name}")
+    return config, net, params, arrays
+
+
+# train digits
+
+
+def test_digits(tmp_path, capsys) -> None:
+    out = tmp_path / "run"
+    assert cli.main(["train", "digits", "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == FILES
+    config, net, params, scaling = network(out)
+    dataset = data.digits(seed=0)
+    found = accuracy(net.predict(params, dataset.test.x), dataset.test.y)
+    assert found == config["results"]["test"]["accuracy"]
+    assert found >= 0.96
+    np.testing.assert_array_equal(scaling["x_mean"], dataset.scaling["x_mean"])
+    shown = capsys.readouterr()
+    for part in ("train", "validation", "test"):
+        assert f"{100 * config['results'][part]['accuracy']:.2f} %" in shown.out
+        assert f"{config['results'][part]['loss']:.5f}" in shown.out
+    assert "in the optimizer: 0.0" in shown.out
+    assert "1200/1200" in shown.err
+    with open(out / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 61))
+    best = min(rows, key=lambda row: float(row["val_loss"]))
+    assert int(best["epoch"]) == config["best_epoch"]
+    assert config["results"]["validation"]["loss"] == float(best["val_loss"])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_trains_the_digits(tmp_path, rule) -> None:
+    out = tmp_path / rule
+    arguments = ["--optimizer", rule, "--epochs", "15", "--quiet", "--out", str(out)]
+    assert cli.main(["train", "digits", *arguments]) == 0
+    config, *_ = network(out)
+    # Every rule gets well beyond the 10 % of guessing, at its own learning rate.
+    assert config["results"]["test"]["accuracy"] > 0.85
+    assert config["optimizer"] == rule
+
+
+def test_all_options(tmp_path, capsys) -> None:
+    out = tmp_path / "run"
+    arguments = [
+        "train", "digits", "--out", str(out), "--quiet",
+        "--optimizer", "sgd:momentum=0.8, nesterov=True",
+        "--lr", "0.05", "--schedule", "cosine:end=0.01, warmup=10", "--epochs", "3",
+        "--batch-size", "100", "--clip", "global-norm:0.7", "--weight-decay", "0.003",
+        "--hidden", "30,20", "--seed", "7", "--patience", "2",
+    ]  # fmt: skip
+    assert cli.main(arguments) == 0
+    config, net, params, _ = network(out)
+    assert net.sizes == (64, 30, 20, 10)
+    expected = {
+        "optimizer": "sgd:momentum=0.8, nesterov=True",
+        "lr": 0.05,
+        "schedule": "cosine(lr=0.05, steps=39, end=0.01, warmup=10)",
+        "epochs": 3,
+        "batch_size": 100,
+        "clip": "global-norm:0.7",
+        "weight_decay": 0.003,
+        "patience": 2,
+        "seed": 7,
+    }
+    assert {name: config[name] for name in expected} == expected
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert "SGD, lr cosine(lr=0.05" in shown.out
+
+    # The same run by hand.
+    dataset = data.digits(seed=7)
+    mine = MLP((64, 30, 20, 10), "classification")
+    p = mine.initial(7)
+    optimizer = st.SGD(
+        p,
+        lr=st.schedules.cosine(0.05, 39, end=0.01, warmup=10),
+        momentum=0.8,
+        nesterov=True,
+        weight_decay=0.003,
+        clip=st.clip.global_norm(0.7),
+    )
+    for epoch in (1, 2, 3):
+        for batch in batches(dataset.train, 100, seed=7, epoch=epoch):
+            optimizer.step(mine.value_and_grad(p, *batch)[1])
+    assert config["best_epoch"] == 3
+    for layer, group in p.items():
+        for name, array in group.items():
+            np.testing.assert_array_equal(params[layer][name], array)
+
+
+def test_default_folder_and_full_batch(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--epochs", "2", "--batch-size", "full", "--hidden", "none", "--quiet"]
+    assert cli.main(["train", "digits", *arguments]) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("digits-20")
+    config, net, *_ = network(folder)
+    assert (config["batch_size"], net.sizes) == (None, (64, 10))
+    assert config["schedule"] == "cosine(lr=0.003, steps=2, end=0.0)"
+    assert str(folder.relative_to(tmp_path)) in capsys.readouterr().out
+
+
+# train FILE
+
+
+def test_regression_table(table, tmp_path, capsys) -> None:
+    out = tmp_path / "run"
+    arguments = ["--target", "y", "--ignore", "sign", "--lr", "0.01", "--quiet", "--out", str(out)]
+    assert cli.main(["train", str(table), *arguments]) == 0
+    config, net, params, scaling = network(out)
+    assert (config["task"], config["features"], config["classes"]) == ("regression", ["a", "b"], [])
+    test = data.table(table, "y", ignore=["sign"]).test
+    predicted = net.predict(params, test.x)
+    results = config["results"]["test"]
+    assert results["r2"] == r_squared(predicted, test.y)
+    assert results["r2"] > 0.98
+    # From raw numbers to raw predictions, with what the run wrote and nothing else.
+    raw = test.x * scaling["x_scale"] + scaling["x_mean"]
+    y = predicted * scaling["y_scale"] + scaling["y_mean"]
+    error = np.sqrt(np.mean((y - (2 * raw[:, 0] - raw[:, 1])) ** 2))
+    np.testing.assert_allclose(results["rmse"], error, rtol=1e-4)  # x is stored as float32
+    shown = capsys.readouterr().out
+    assert "regression ('y' holds 120 different numbers)" in shown
+    assert "rmse" in shown
+
+
+def test_classification_table(table, tmp_path, capsys) -> None:
+    out = tmp_path / "run"
+    arguments = ["--target", "sign", "--ignore", "y", "--lr", "0.01", "--quiet", "--out", str(out)]
+    assert cli.main(["train", str(table), *arguments]) == 0
+    config, *_ = network(out)
+    assert (config["task"], config["classes"]) == ("classification", ["minus", "plus"])
+    assert config["results"]["test"]["accuracy"] > 0.8  # 18 rows
+    assert "classification ('sign' holds text), 2 classes" in capsys.readouterr().out
+
+
+def test_separator(table, tmp_path) -> None:
+    other = tmp_path / "tabs.csv"
+    other.write_text(table.read_text().replace(",", "\t"))
+    out = tmp_path / "run"
+    arguments = ["--target", "y", "--ignore", "sign", "--separator", "tab", "--epochs", "1"]
+    assert cli.main(["train", str(other), *arguments, "--quiet", "--out", str(out)]) == 0
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digits", "--target", "y"], "--target is for CSV files"),
+        (["digits", "--task", "regression"], "--task is for CSV files"),
+        (["digits", "--optimizer", "adamv"], "expected one of sgd, .*; did you mean adam"),
+        (["digits", "--optimizer", "sgd:momentum=-1"], "momentum = -1.0: expected"),
+        (["digits", "--optimizer", "sgd:speed=1"], "SGD has no argument 'speed'"),
+        (["digits", "--optimizer", "sgd:momentum"], "expected sgd, or sgd:arguments written as in"),
+        (["digits", "--optimizer", "sgd:momentum=open('x')"], "expected sgd, or sgd:arguments"),
+        (["digits", "--clip", "norm:1) + (2"], "expected norm, or norm:arguments written as in"),
+        (["digits", "--clip", "norm:1)(2"], "expected norm, or norm:arguments written as in"),
+        (["digits", "--optimizer", "sgd:lr=1"], "give lr as --lr"),
+        (["digits", "--optimizer", "sgd:weight_decay=1"], "give weight_decay as --weight-decay"),
+        (["digits", "--schedule", "cosin"], "expected one of constant, .*; did you mean cosine?"),
+        (["digits", "--schedule", "exponential"], "exponential missing 1 required .* 'gamma'"),
+        (["digits", "--schedule", "cosine:warmup=99999"], "warmup = 99999: expected less than"),
+        (["digits", "--clip", "norms"], "expected one of value, norm, global_norm; did you mean"),
+        (["digits", "--clip", "norm:-1"], "max_norm = -1; expected"),
+        (["none.csv", "--target", "y"], "none.csv: there is no such file; give a CSV file, or"),
+        (["TABLE"], "--target COLUMN is missing"),
+        (["TABLE", "--target", "z"], "has no column 'z'; it has 'a', 'b', 'y', 'sign'"),
+        (["TABLE", "--target", "y"], r"has text in column 'sign' \(such as '\w+'\)"),
+        (["TABLE", "--target", "y", "--separator", "::"], "--separator '::': expected one char"),
+    ],
+)
+def test_errors_are_one_line_and_code_2(table, tmp_path, capsys, arguments, message) -> None:
+    arguments = [str(table) if a == "TABLE" else a for a in arguments]
+    out = tmp_path / "run"
+    assert cli.main(["train", *arguments, "--out", str(out)]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("steepest: error: ")
+    assert shown.err.count("\n") == 1
+    assert re.search(message, shown.err)
+    assert shown.out == ""
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["tarin"], "invalid choice: 'tarin'"),
+        (["train"], "required: DATA"),
+        (["train", "digits", "--lr", "-1"], "'-1': expected a number, 0 or more"),
+        (["train", "digits", "--lr", "fast"], "'fast': expected a number, 0 or more"),
+        (["train", "digits", "--lr", "nan"], "'nan': expected a number, 0 or more"),
+        (["train", "digits", "--epochs", "0"], "'0': expected an integer, 1 or more"),
+        (["train", "digits", "--epochs", "1.5"], "'1.5': expected an integer"),
+        (["train", "digits", "--batch-size", "half"], "'half': expected an integer"),
+        (["train", "digits", "--hidden", "30,x"], "'x': expected an integer"),
+        (["train", "digits", "--seed", "-1"], "'-1': expected an integer, 0 or more"),
+    ],
+)
+def test_misspelt_commands(capsys, arguments, message) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_used_folder_is_not_overwritten(tmp_path, capsys) -> None:
+    (tmp_path / "config.json").write_text("mine")
+    assert cli.main(["train", "digits", "--out", str(tmp_path)]) == 2
+    assert "is not empty; give another one with --out" in capsys.readouterr().err
+    assert (tmp_path / "config.json").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, capsys) -> None:
+    (tmp_path / "file").write_text("")
+    assert cli.main(["train", "digits", "--out", str(tmp_path / "file")]) == 2
+    assert "cannot be made: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "purpose"),
+    [("matplotlib", "steepest train"), ("sklearn.datasets", "the digits"), ("tqdm.auto", "progr")],
+)
+def test_missing_packages(monkeypatch, tmp_path, capsys, module, purpose) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    assert cli.main(["train", "digits", "--out", str(tmp_path / "run")]) == 2
+    shown = capsys.readouterr().err
+    assert f"steepest: error: {purpose}" in shown
+    assert 'pip install "steepest[train]"' in shown
+
+
+# Runs that do not reach their end
+
+
+def test_interrupt_saves_what_there_is(monkeypatch, tmp_path, capsys) -> None:
+    steps = 0
+    step = st.AdamW.step
+
+    def interrupted(self, grads):
+        nonlocal steps
+        steps += 1
+        if steps > 50:  # 20 updates an epoch: in the third
+            raise KeyboardInterrupt
+        step(self, grads)
+
+    monkeypatch.setattr(st.AdamW, "step", interrupted)
+    out = tmp_path / "run"
+    assert cli.main(["train", "digits", "--quiet", "--out", str(out)]) == 130
+    assert {path.name for path in out.iterdir()} == FILES
+    config, net, params, _ = network(out)
+    assert (config["stopped"], config["message"]) == ("interrupted", "interrupted after 2 epochs")
+    test = data.digits().test
+    found = accuracy(net.predict(params, test.x), test.y)
+    assert found == config["results"]["test"]["accuracy"]
+    assert found > 0.5
+    assert "what has been trained so far is kept" in capsys.readouterr().err
+
+
+def test_interrupt_in_the_first_epoch(monkeypatch, tmp_path) -> None:
+    def interrupted(self, grads):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(st.AdamW, "step", interrupted)
+    out = tmp_path / "run"
+    assert cli.main(["train", "digits", "--quiet", "--out", str(out)]) == 130
+    assert {path.name for path in out.iterdir()} == FILES - {"curves.png"}
+
+
+def test_interrupt_before_training(monkeypatch, tmp_path, capsys) -> None:
+    def interrupted(**arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data, "digits", interrupted)
+    assert cli.main(["train", "digits", "--out", str(tmp_path / "run")]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_divergence_is_told(tmp_path, capsys) -> None:
+    out = tmp_path / "run"
+    arguments = ["--optimizer", "sgd", "--lr", "1e30", "--quiet", "--out", str(out)]
+    assert cli.main(["train", "digits", *arguments]) == 1
+    shown = capsys.readouterr()
+    assert "lower the learning rate, or clip the gradients" in shown.out
+    assert shown.err == ""
+    config, *_ = network(out)
+    assert config["stopped"] == "nonfinite"
+    assert np.isfinite(config["results"]["train"]["loss"])
+
+
+# list and info
+
+
+def test_list(capsys) -> None:
+    assert cli.main(["list"]) == 0
+    shown = capsys.readouterr().out
+    lines = shown.splitlines()
+    assert [line.split()[0] for line in lines if line and line[0] != " "] == list(RULES)
+    for cls in RULES.values():
+        assert cls.__doc__.splitlines()[0] in shown
+        for line in cls.formula.splitlines():
+            assert line.strip() in shown
+
+
+def test_info(capsys) -> None:
+    assert cli.main(["info"]) == 0
+    shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert shown["steepest"] == st.__version__
+    assert shown["level"] == st.info()["level"]
+    assert shown["threads"] == str(st.get_num_threads())
+    assert set(shown) <= set(st.info())
+
+
+def test_help_names_the_commands(capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    for command in ("train", "list", "info"):
+        assert command in shown
+
+
+def process(*arguments, **options):
+    command = [sys.executable, "-m", "steepest.cli", *arguments]
+    options = {"stdout": subprocess.PIPE, "env": {**os.environ, "PYTHONUTF8": "1"}} | options
+    return subprocess.run(command, stderr=subprocess.PIPE, encoding="utf-8", check=False, **options)
+
+
+def test_in_a_process_of_its_own() -> None:
+    done = process("list")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\nadamw " in done.stdout
+    assert "β₁" in done.stdout
+    done = process("train", "none.csv")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("steepest: error: none.csv: there is no such file")
+
+
+def test_encoding_without_greek() -> None:
+    done = process("list", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "m ? ?? m + (1 - ??) g" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes break with another error on Windows")
+def test_reader_that_stops_reading() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = process("list", stdout=write)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")

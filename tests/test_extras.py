@@ -1,0 +1,27 @@
+import math
+
+import pytest
+
+from steepest.extras import MissingExtra, require
+
+
+def test_an_installed_module_is_returned() -> None:
+    assert require("math", extra="train", purpose="counting") is math
+
+
+@pytest.mark.parametrize("module", ["no_such_package", "no_such_package.part"])
+def test_a_missing_package_says_what_to_install(module) -> None:
+    with pytest.raises(MissingExtra) as caught:
+        require(module, extra="train", purpose="drawing")
+    assert str(caught.value) == (
+        'drawing needs the package no_such_package: run  pip install "steepest[train]"'
+    )
+    assert isinstance(caught.value, ImportError)
+
+
+def test_a_package_that_misses_another_is_not_called_missing(tmp_path, monkeypatch) -> None:
+    (tmp_path / "broken_package.py").write_text("import something_else_missing\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="something_else_missing") as caught:
+        require("broken_package", extra="train", purpose="drawing")
+    assert not isinstance(caught.value, MissingExtra)
