@@ -1,12 +1,14 @@
 """Rounds, ratios, and what a step allocates.
 
 All rivals of a workload live in one process and take turns: in every round each does its steps
-once, in an order that rotates and turns round, so that nobody always follows the same other. A ratio compares two rivals within a round, where the machine was
-as fast for one as for the other; the median of the rounds' ratios is reported, with quartiles.
+once, in an order that rotates and turns round, so that nobody always follows the same other. A
+ratio compares two rivals within a round, where the machine was as fast for one as for the other;
+the median of the rounds' ratios is reported, with quartiles.
 """
 
 import ctypes
 import gc
+import math
 import sys
 import time
 import tracemalloc
@@ -28,12 +30,17 @@ _PAUSE = 0.01  # seconds in which the threads of the rival before give up waitin
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure. The NumPy reference takes part in as many rounds as fit `budget` seconds
-    (but at least two), all others in every round."""
+    """How to measure.
+
+    The NumPy reference takes part in as many rounds as fit `budget` seconds, but at least two; all
+    others in every round. A workload ends early, but not before three rounds, when its rounds have
+    lasted `limit` seconds.
+    """
 
     rounds: int = 15
     threads: int = 1
     budget: float = 10.0
+    limit: float = math.inf
 
 
 def median(values: Sequence[float]) -> float:
@@ -105,8 +112,13 @@ def interleaved(found: Sequence[Rival], steps: int, settings: Settings) -> list[
         slow = isinstance(rival, Reference) and seconds * settings.rounds > settings.budget
         fitting = int(settings.budget / seconds) if slow else settings.rounds
         turns.append(min(settings.rounds, max(2, fitting)))
-    results: list[Seconds] = [[None] * settings.rounds for _ in found]
+    results: list[Seconds] = [[] for _ in found]
+    start = time.perf_counter()
     for turn in range(settings.rounds):
+        if turn >= 3 and time.perf_counter() - start > settings.limit:
+            break
+        for seconds_of_one in results:
+            seconds_of_one.append(None)
         for who in order(turn, len(found)):
             if not takes_part(turn, turns[who], settings.rounds):
                 continue

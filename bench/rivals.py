@@ -79,7 +79,7 @@ class Steepest:
         parameters and states are read and written.
         """
         gradients = sum(g.nbytes for g in self.gradients) * (2 if self.clipped else 1)
-        written = sum(p.nbytes for group in self.optimizer.param_groups for p in group["params"])
+        written: int = sum(p.nbytes for g in self.optimizer.param_groups for p in g["params"])
         for state in self.optimizer.state.values():
             written += sum(x.nbytes for key, x in state.items() if key != "step")
         return gradients + 2 * written
@@ -196,7 +196,7 @@ def _multiply(x: Array) -> None:
 
 def yardstick(torch: Any | None) -> str:
     """What the stream is made of, in words."""
-    return "torch.Tensor.mul_ in place" if torch is not None else "numpy.multiply in place, threaded"
+    return "torch.Tensor.mul_ in place" if torch is not None else "threaded numpy.multiply in place"
 
 
 def rivals(workload: Workload, threads: int, torch: Any | None) -> tuple[list[Any], dict[str, str]]:

@@ -7,7 +7,9 @@
 """
 
 import argparse
+import functools
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +26,7 @@ from bench.rivals import Steepest, load_torch, yardstick
 
 RESULTS = Path(__file__).with_name("results.json")
 FORMAT = 1
+_QUICK = 25.0  # seconds of all rounds of a quick run; setting up and imports take about as long
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     import steepest as st
     from steepest.optimizers import RULES
 
-    parser = argparse.ArgumentParser(prog="bench/run.py", description=(__doc__ or "").split("\n")[0])
+    purpose = (__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="bench/run.py", description=purpose)
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds")
     parser.add_argument("--case", nargs="+", default=[], choices=CASES, metavar="NAME",
                         help=f"only these cases: {', '.join(CASES)}")  # fmt: skip
@@ -48,15 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--threads {arguments.threads}: this process may use {threads}")
     if torch is not None:
         torch.set_num_threads(threads)
-    quick = arguments.quick
-    settings = Settings(
-        rounds=arguments.rounds or (5 if quick else 15),
-        threads=threads,
-        budget=0.4 if quick else 10.0,
-    )
     memory = int(0.8 * machine.available_memory())
-    chosen = workloads(cases(memory, quick), arguments.case, arguments.rule)
-    results = run(chosen, settings, torch, quick=quick, show=print)
+    chosen = list(workloads(cases(memory, arguments.quick), arguments.case, arguments.rule))
+    if not chosen:
+        parser.error("no such rule in these cases: only the case large has rules besides adamw")
+    if arguments.quick:
+        limit = math.inf if arguments.rounds else _QUICK / len(chosen)
+        settings = Settings(arguments.rounds or 5, threads, budget=0.4, limit=limit)
+    else:
+        settings = Settings(arguments.rounds or 15, threads)
+    results = run(chosen, settings, torch, quick=arguments.quick, show=functools.partial(print, flush=True))
     arguments.out.write_text(json.dumps(results, indent=1) + "\n")
     print(f"written to {arguments.out}")
     return 0
@@ -108,9 +113,9 @@ def summary(entry: dict[str, Any]) -> str:
     rows = entry["rivals"]
     parts = [f"{entry['title']}, {entry['case_title']}:"]
     parts.append(f"{rows[Steepest.name]['median'] * 1e3:.4g} ms")
-    parts += [
-        f"{name} {row['ratio']['median']:.3g}x" for name, row in rows.items() if name != Steepest.name
-    ]
+    for name, row in rows.items():
+        if name != Steepest.name:
+            parts.append(f"{name} {row['ratio']['median']:.3g}x")
     return "  ".join(parts)
 
 

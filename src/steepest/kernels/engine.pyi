@@ -22,8 +22,9 @@ class _Walk(Protocol):
 
 class _Layout(Protocol):
     @property
+    def walks(self) -> tuple[_Walk, ...]: ...
+    @property
     def c_order(self) -> _Walk: ...
-    def operand(self, k: int) -> _Walk: ...
 
 @final
 class Plan:

@@ -120,7 +120,7 @@ class RMSprop(Optimizer):
         coefficients: tuple[float, ...] = (h["lr"], h["alpha"], 1.0 - h["alpha"], h["eps"])
         if h["centered"]:
             rule += "_centered"
-        if h["momentum"]:
+        if "momentum_buffer" in h["states"]:
             rule += "_momentum"
             coefficients = (*coefficients, h["momentum"])
         return rule, coefficients

@@ -60,30 +60,39 @@ _POLICIES = ("propagate", "raise", "skip")
 class _Group:
     """What a live group asks for at a step; remembered while its hyper-parameters stay the same."""
 
-    def __init__(self, optimizer: "Optimizer", group: Mapping[str, Any], count: int) -> None:
-        self._optimizer = optimizer
-        self._seen: tuple[Any, ...] = ()
-        self.states: tuple[str, ...] = ()
-        self.update(group, count)
+    h: dict[str, Any]
+    before: list[regularize.Stage]
+    after: list[regularize.Stage]
+    sign: float
 
-    def update(self, group: Mapping[str, Any], count: int) -> None:
-        """Evaluates and checks the group's hyper-parameters after `count` updates."""
-        seen = self._optimizer._hyper_values(group)
+    def __init__(self, optimizer: "Optimizer", group: Mapping[str, Any], count: int) -> None:
+        self._seen: tuple[Any, ...] = ()
+        self._scheduled = False
+        self.states: tuple[str, ...] = ()
+        self.update(optimizer, group, count)
+
+    def update(self, optimizer: "Optimizer", group: Mapping[str, Any], count: int) -> bool:
+        """Evaluates and checks the group's hyper-parameters after `count` updates.
+
+        Returns whether the group now has other state arrays.
+        """
+        seen = optimizer._hyper_values(group)
         if seen == self._seen and not self._scheduled:
-            return
-        names = self._optimizer._hyper_names
+            return False
+        names = optimizer._hyper_names
         h = {name: settle(name, x, count) for name, x in zip(names, seen, strict=True)}
         self._scheduled = any(scheduled(x) for x in seen)
         self._seen = seen
         self.h = h
-        self.rule_states = self._optimizer.states(h)
-        states = self.rule_states + (("ema",) if h["ema"] is not None else ())
-        if states != self.states:
-            self.states = states
-            self._optimizer._plan = None
+        # A schedule may be 0 now and not later: what it needs is kept all along.
+        h["states"] = optimizer.states(dict(zip(names, seen, strict=True)))
+        states = h["states"] + (("ema",) if group["ema"] is not None else ())
         self.before = regularize.before(h)
-        self.after = regularize.after(h, 2 + len(self.rule_states))
+        self.after = regularize.after(h, 2 + len(h["states"]))
         self.sign = -1.0 if h["maximize"] else 1.0
+        changed = states != self.states
+        self.states = states
+        return changed
 
 
 class Optimizer:
@@ -104,7 +113,10 @@ class Optimizer:
     # What a rule's class defines
 
     def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
-        """The names of the rule's state arrays, in the order in which the kernel takes them."""
+        """The names of the rule's state arrays, in the order in which the kernel takes them.
+
+        `h` is as the group has it: numbers or schedules.
+        """
         raise NotImplementedError
 
     def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
@@ -112,7 +124,10 @@ class Optimizer:
         return arrays.zeros_like(p)
 
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
-        """The kernel and its coefficients, in double, for the t-th step (from 1)."""
+        """The kernel and its coefficients, in double, for the t-th step (from 1).
+
+        `h` has the hyper-parameters' values at this step, and the rule's states as h["states"].
+        """
         raise NotImplementedError
 
     # Construction
@@ -252,7 +267,8 @@ class Optimizer:
         groups = self._groups
         climbing = False
         for live, group in zip(groups, self.param_groups, strict=True):
-            live.update(group, count)
+            if live.update(self, group, count):
+                self._plan = None
             climbing |= live.sign < 0
         plan = self._resolved(flat)
         for row, (number, t) in enumerate(plan.rows()):
@@ -313,7 +329,7 @@ class Optimizer:
                 written += [(f"state {key!r} of parameter {name!r}", state[key]) for key in keys]
                 live = self.state[name]
                 plan.add(number, (p, *own), state["step"], live, ("step", *keys),
-                         len(asked.rule_states), arrays.layout((p, *own), p))
+                         len(asked.h["states"]), arrays.layout((p, *own), p))
         plan.guard(arrays.disjoint_bounds(written))
         for name, state in replaced.items():
             self.state[name].update(state)

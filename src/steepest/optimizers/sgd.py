@@ -57,7 +57,7 @@ class SGD(Optimizer):
         return ("momentum_buffer",) if h["momentum"] else ()
 
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
-        if not h["momentum"]:
+        if not h["states"]:
             return "sgd", (h["lr"],)
         fresh = 1.0 if t == 1 else 1.0 - h["dampening"]
         rule = "nesterov" if h["nesterov"] else "momentum"

@@ -33,7 +33,7 @@ def rmsprop(
         variance = v - m * m
         size = np.where((variance > 0) | np.isnan(variance), variance, real(0))
     root = np.sqrt(size) + real(eps)
-    if momentum:
+    if "momentum_buffer" in state:
         u = state["momentum_buffer"]
         u[...] = real(momentum) * u + g / root
         p[...] = p - real(lr) * u

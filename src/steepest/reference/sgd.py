@@ -9,7 +9,7 @@ def sgd(
 ) -> None:  # fmt: skip
     """Gradient descent."""
     real = p.dtype.type
-    if momentum == 0:
+    if "momentum_buffer" not in state:
         p[...] = p - real(lr) * g
         return
     v = state["momentum_buffer"]

@@ -1,0 +1,307 @@
+"""The package as a whole: what it ships, what it imports, and what it leaves alone."""
+
+import ast
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from importlib import metadata, resources
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import steepest as st
+from steepest.kernels import dispatch, machine
+
+SOURCE = Path(__file__).parents[1] / "src" / "steepest"
+X86 = platform.machine() in ("x86_64", "AMD64")
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs code in an interpreter of its own, with further environment variables."""
+    return subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def answer(code: str, **environment: str) -> object:
+    """What the code printed last, read as JSON."""
+    done = python(code, **environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# What is shipped
+
+
+def test_version_is_that_of_the_distribution():
+    assert st.__version__ == metadata.version("steepest")
+
+
+def test_numpy_is_all_the_core_needs():
+    required = [r for r in metadata.requires("steepest") or [] if "extra ==" not in r]
+    assert [re.match(r"[\w-]+", r)[0] for r in required] == ["numpy"]
+
+
+def test_types_are_shipped():
+    assert resources.files("steepest").joinpath("py.typed").is_file()
+
+
+@pytest.mark.parametrize("source", sorted(SOURCE.glob("kernels/*.pyx")), ids=lambda p: p.stem)
+def test_a_module_is_built_once_with_a_stub_or_once_per_level(source):
+    if find_spec(f"steepest.kernels.{source.stem}") is not None:
+        assert resources.files("steepest.kernels").joinpath(f"{source.stem}.pyi").is_file()
+    else:
+        built = [lv for lv in dispatch.LEVELS if find_spec(f"steepest.kernels.{source.stem}_{lv}")]
+        assert built == expected_levels()
+
+
+def expected_levels() -> list[str]:
+    several = X86 and sys.platform not in ("darwin", "win32")
+    return ["base", "v3", "v4"] if several else ["base"]
+
+
+# What is imported
+
+
+def test_importing_brings_in_nothing_but_numpy():
+    code = """
+import json, sys, numpy
+before = {name.partition(".")[0] for name in sys.modules}
+import steepest
+after = {name.partition(".")[0] for name in sys.modules}
+print(json.dumps(sorted(after - before - set(sys.stdlib_module_names))))
+"""
+    # Cython keeps modules of its own for what its extension modules share.
+    assert [x for x in answer(code) if not re.match("_?cy(thon|utility)", x)] == ["steepest"]
+
+
+# From top to bottom: a module or package imports only what stands further down, or its own parts.
+FLOORS = [
+    "reference",  # at the top: no other part imports it
+    "cli",
+    "training",
+    "data",
+    "models",
+    "optimizers",
+    "information",
+    "clip",
+    "regularize",
+    "arrays",
+    "kernels",
+    "extras",
+    "schedules",
+]
+LEAVES = {"reference", "schedules", "kernels", "extras"}
+
+
+def modules() -> dict[str, Path]:
+    """Every source file but the face of the package, by its path below ``steepest``."""
+    files = [p for p in SOURCE.rglob("*") if p.suffix in (".py", ".pyi", ".pyx", ".pxd")]
+    return {str(p.relative_to(SOURCE)): p for p in sorted(files) if p != SOURCE / "__init__.py"}
+
+
+def floor(name: str) -> str:
+    return Path(name).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """What a file imports of this package, as dotted names below ``steepest``."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix in (".pyx", ".pxd"):
+        return set(re.findall(r"^\s*(?:from|c?import)\s+steepest\.([\w.]+)", text, re.MULTILINE))
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if is_module(name) else node.module for name in inside]
+        else:
+            continue
+        found |= {name.partition(".")[2] for name in names if name.split(".")[0] == "steepest"}
+    return found
+
+
+def is_module(name: str) -> bool:
+    path = SOURCE.parent.joinpath(*name.split("."))
+    return path.is_dir() or any(path.with_suffix(s).is_file() for s in (".py", ".pyi"))
+
+
+def test_the_floor_plan_lists_what_there_is():
+    assert {floor(name) for name in modules()} == set(FLOORS)
+
+
+@pytest.mark.parametrize("name", modules())
+def test_imports_point_down(name):
+    here = floor(name)
+    for target in imported(SOURCE / name):
+        assert target, f"{name} imports the face of the package"
+        there = target.partition(".")[0]
+        if there != here:
+            assert here not in LEAVES, f"{name} imports {target}: {here} imports nothing"
+            assert FLOORS.index(there) > FLOORS.index(here), f"{name} imports {target}, above it"
+
+
+def test_imports_make_no_circle():
+    graph = {
+        name.removesuffix(".py").replace(os.sep, "."): imported(path)
+        for name, path in modules().items()
+        if path.suffix == ".py" and path.name != "__init__.py"
+    }
+    TopologicalSorter(graph).prepare()
+
+
+def test_only_the_engine_starts_threads():
+    for path in SOURCE.rglob("*.p[yx][xd]"):
+        found = re.search(r"cython\.parallel|prange|#pragma omp", path.read_text(encoding="utf-8"))
+        assert not found or path.name == "engine.pyx", path
+
+
+# What can be chosen
+
+
+@pytest.mark.parametrize("level", dispatch.available())
+def test_a_level_can_be_forced(level):
+    code = "import json, steepest; print(json.dumps(steepest.info()['level']))"
+    assert answer(code, STEEPEST_ISA=level) == level
+
+
+def test_an_unknown_level_is_refused():
+    done = python("import steepest", STEEPEST_ISA="v9")
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert last == "ValueError: instruction-set level 'v9': expected one of base, v3, v4"
+
+
+def test_a_level_that_the_processor_lacks_is_refused(monkeypatch):
+    monkeypatch.setattr(machine, "runs", lambda level: level == "base")
+    with pytest.raises(ValueError, match=r"'v4' cannot be used: .* have base; unset STEEPEST_ISA"):
+        dispatch.load("v4")
+
+
+@pytest.mark.parametrize("level", dispatch.LEVELS)
+def test_levels_come_from_the_same_sources(level):
+    if level in dispatch.available():
+        kernels, base = dispatch.load(level), dispatch.load("base")
+        assert kernels.level == level
+        for table in ("rules", "stages", "measures", "codecs"):
+            assert getattr(kernels, table).keys() == getattr(base, table).keys()
+    else:
+        with pytest.raises(ValueError, match="cannot be used"):
+            dispatch.load(level)
+
+
+@pytest.mark.parametrize("asked", [1, 2, 1000])
+def test_the_number_of_threads_can_be_chosen(asked):
+    code = """
+import json, steepest
+from steepest.kernels import threads
+print(json.dumps([steepest.get_num_threads(), threads.limit()]))
+"""
+    given, limit = answer(code, STEEPEST_NUM_THREADS=str(asked))
+    assert given == min(asked, limit)
+
+
+@pytest.mark.parametrize("asked", ["0", "-1", "two", "1.5"])
+def test_a_wrong_number_of_threads_is_refused(asked):
+    done = python("import steepest", STEEPEST_NUM_THREADS=asked)
+    assert done.returncode != 0
+    assert "ValueError: STEEPEST_NUM_THREADS = " in done.stderr.splitlines()[-1]
+
+
+# What is left alone
+
+STEPS = """
+import numpy as np, steepest as st
+from steepest.kernels import dispatch, machine, threads
+
+st.set_num_threads(2)
+threads._limit = 2  # even where the machine has one processor
+params = np.linspace(-1.0, 1.0, 200_000)
+opt = st.AdamW(params, lr=0.01)
+
+def step():
+    opt.step(np.cos(params))
+"""
+
+
+def test_importing_and_stepping_leave_the_floating_point_mode_alone():
+    """Linking with -ffast-math, for one, makes a mere import flush denormal numbers to zero."""
+    code = f"""
+import json, numpy as np
+
+def denormals():
+    return [bool(x * x.dtype.type(0.5)) for x in (np.float32([1e-40]), np.float64([1e-310]))]
+
+seen = [denormals()]
+{STEPS}
+seen.append(denormals())
+sticky = 0x3F  # x86: which exceptions have occurred; any floating-point operation may set these
+default = machine.float_mode() & ~sticky
+flushing = default | {0x8040 if X86 else 1 << 24}
+modes = []
+for mode in (default, flushing):
+    machine.set_float_mode(mode)
+    for level in dispatch.available():
+        dispatch.use(level)
+        step()
+    modes.append((machine.float_mode() & ~sticky) == (mode & ~sticky))
+machine.set_float_mode(default)
+print(json.dumps([seen, modes]))
+"""
+    seen, modes = answer(code)
+    assert seen == [[True, True], [True, True]]
+    assert modes == [True, True]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_of_a_process_that_used_threads_can_step():
+    code = f"""
+import hashlib, json, os, signal
+{STEPS}
+step()
+reading, writing = os.pipe()
+child = os.fork()
+signal.alarm(60)  # a child that waits for threads it has not inherited ends here
+step()
+result = [hashlib.sha256(params).hexdigest(), st.get_num_threads()]
+if child == 0:
+    os.write(writing, json.dumps(result).encode())
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+assert status == 0, "the child did not come back"
+print(json.dumps([result, json.loads(os.read(reading, 1000))]))
+"""
+    parent, child = answer(code)
+    assert parent[0] == child[0]
+    assert child[1] == 1
+
+
+@pytest.mark.torch
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
+@pytest.mark.parametrize("order", [("torch", "steepest"), ("steepest", "torch")], ids="-".join)
+def test_one_openmp_runtime_beside_pytorch(order):
+    pytest.importorskip("torch")
+    code = f"""
+import json
+import {order[0]}
+import {order[1]}
+{STEPS}
+step()
+torch.ones(1_000_000).add_(1)
+print(json.dumps(st.info()["openmp_runtimes"]))
+"""
+    runtimes = answer(code)
+    assert len(runtimes) == 1, runtimes
+    assert Path(runtimes[0]).name.startswith("libgomp.so.1")
