@@ -128,7 +128,7 @@ class Torch:
     """
 
     FLAGS: ClassVar[dict[str, dict[str, bool]]] = {
-        "torch": {"foreach": False, "fused": False},
+        "torch single": {"foreach": False, "fused": False},
         "torch foreach": {"foreach": True, "fused": False},
         "torch fused": {"fused": True},
     }
@@ -231,7 +231,7 @@ def _why_absent(workload: Workload, torch: Any | None, name: str) -> str | None:
     if twin is None:
         return f"torch.optim has no {class_name}"
     takes = inspect.signature(twin).parameters
-    if name == "torch":
+    if name == "torch single":
         spared = workload.rule != "adamw" and "foreach" in takes
         return "measured with AdamW, and where torch has no foreach" if spared else None
     flag = name.removeprefix("torch ")

@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = Settings(arguments.rounds or 5, threads, budget=0.4, limit=limit)
     else:
         settings = Settings(arguments.rounds or 15, threads)
-    results = run(chosen, settings, torch, quick=arguments.quick, show=functools.partial(print, flush=True))
+    show = functools.partial(print, flush=True)
+    results = run(chosen, settings, torch, quick=arguments.quick, show=show)
     arguments.out.write_text(json.dumps(results, indent=1) + "\n")
     print(f"written to {arguments.out}")
     return 0

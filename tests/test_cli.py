@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import steepest as st
 from steepest import cli, data
@@ -122,9 +123,10 @@ def test_all_options(tmp_path, capsys) -> None:
         weight_decay=0.003,
         clip=st.clip.global_norm(0.7),
     )
-    for epoch in (1, 2, 3):
-        for batch in batches(dataset.train, 100, seed=7, epoch=epoch):
-            optimizer.step(mine.value_and_grad(p, *batch)[1])
+    with threadpool_limits(1, user_api="blas"):  # sums in the order of one thread, as there
+        for epoch in (1, 2, 3):
+            for batch in batches(dataset.train, 100, seed=7, epoch=epoch):
+                optimizer.step(mine.value_and_grad(p, *batch)[1])
     assert config["best_epoch"] == 3
     for layer, group in p.items():
         for name, array in group.items():
@@ -141,6 +143,27 @@ def test_default_folder_and_full_batch(tmp_path, monkeypatch, capsys) -> None:
     assert (config["batch_size"], net.sizes) == (None, (64, 10))
     assert config["schedule"] == "cosine(lr=0.003, steps=2, end=0.0)"
     assert str(folder.relative_to(tmp_path)) in capsys.readouterr().out
+
+
+@pytest.mark.skipif(
+    not any(x["user_api"] == "blas" for x in threadpool_info()),
+    reason="the threads of this BLAS cannot be set",
+)
+@pytest.mark.parametrize(("limit", "threads"), [(cli.SMALL_PRODUCT, {1}), (0, {2})])
+def test_small_products_are_not_shared_among_threads(monkeypatch, tmp_path, limit, threads) -> None:
+    found = set()
+    step = st.AdamW.step
+
+    def watched(self, grads):
+        found.update(x["num_threads"] for x in threadpool_info() if x["user_api"] == "blas")
+        step(self, grads)
+
+    monkeypatch.setattr(cli, "SMALL_PRODUCT", limit)
+    monkeypatch.setattr(st.AdamW, "step", watched)
+    arguments = ["--epochs", "1", "--batch-size", "full", "--quiet", "--out", str(tmp_path / "run")]
+    with threadpool_limits(2, user_api="blas"):
+        assert cli.main(["train", "digits", *arguments]) == 0
+    assert found == threads
 
 
 # train FILE

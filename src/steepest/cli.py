@@ -19,6 +19,7 @@ import textwrap
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ CLIPS = {"value": clip.value, "norm": clip.norm, "global_norm": clip.global_norm
 
 # Learning rates at which `steepest train digits` works well; other rules use their own default.
 LEARNING_RATES = {"sgd": 0.1, "adamw": 0.003, "lion": 0.001}
+
+# Multiplications of a forward pass up to which one thread does them.
+SMALL_PRODUCT = 10**8
 
 
 class UsageError(ValueError):
@@ -231,7 +235,7 @@ def _train(arguments: argparse.Namespace) -> int:
         trained.history = epoch.history
 
     try:
-        with warnings.catch_warnings():
+        with _blas_threads(trained), warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # overflow: told as the stop's reason
             trained.history = fit(
                 trained.net.loss,
@@ -254,6 +258,17 @@ def _train(arguments: argparse.Namespace) -> int:
         print("interrupted: what has been trained so far is kept", file=sys.stderr)
         return 130
     return 1 if trained.history.stopped == "nonfinite" else 0
+
+
+def _blas_threads(trained: _Trained) -> AbstractContextManager[Any]:
+    """One thread for matrix products too small to gain from two: on a busy machine, threads that
+    wait for each other make them ten times slower."""
+    batch = trained.settings["batch_size"] or len(trained.dataset.train.y)
+    if batch * trained.net.size > SMALL_PRODUCT:
+        return nullcontext()
+    control = require("threadpoolctl", "train", "steepest train")
+    limits: AbstractContextManager[Any] = control.threadpool_limits(1, user_api="blas")
+    return limits
 
 
 def _load(arguments: argparse.Namespace) -> data.Dataset:

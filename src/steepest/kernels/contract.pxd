@@ -78,7 +78,8 @@ cdef inline real magnitude(real x) noexcept nogil:
 
 cdef inline real larger(real x, real y) noexcept nogil:
     """The larger of two; NaN if either is NaN; y where they compare equal."""
-    return x if x > y or x != x else y
+    cdef real most = x if x > y else y  # two selections: a loop with an `or` does not vectorise
+    return x if x != x else most
 
 
 cdef inline real sign(real x) noexcept nogil:

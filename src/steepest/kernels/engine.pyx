@@ -652,6 +652,7 @@ cdef class Plan:
             most = self.measured("largest", threads, 1.0)
             if isfinite(most) and most > 0:
                 frexp(most, &exponent)
+                exponent = max(exponent, -1000)  # 2^1000 is a double, the inverse of any subnormal is not
                 total = self.measured("sum_squares", threads, ldexp(1.0, -exponent))
             else:
                 total = self.measured("sum_squares", threads, 1.0)

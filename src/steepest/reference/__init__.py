@@ -8,25 +8,24 @@ the operations and the roundings matter: scalars are computed in double and roun
 ``step`` is the whole of what an optimizer does to one parameter; ``norm`` is what clipping measures.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
-from steepest.reference import stages
-from steepest.reference.adam import adam, adamax, adamw, nadam, radam
-from steepest.reference.adaptive import adadelta, adagrad, rmsprop
+from steepest.reference import adam, adaptive, sgd, sign, stages
 from steepest.reference.measures import norm as norm
-from steepest.reference.sgd import sgd
-from steepest.reference.sign import lion
 from steepest.reference.types import Array, State
 
 __all__ = ["RULES", "norm", "step"]
 
+# Every function of a family that takes (p, g, state, t, ...) is a rule.
 RULES: dict[str, Callable[..., None]] = {
-    rule.__name__: rule
-    for rule in (
-        sgd, adagrad, rmsprop, adadelta, adam, adamw, adamax, nadam, radam, lion,
-    )
-}  # fmt: skip
+    name: function
+    for family in (sgd, adaptive, adam, sign)
+    for name, function in vars(family).items()
+    if inspect.isfunction(function)
+    and list(inspect.signature(function).parameters)[:4] == ["p", "g", "state", "t"]
+}
 
 
 def step(

@@ -22,7 +22,8 @@ def sum_squares(g: Array, scale: float = 1.0) -> float:
     for start in range(0, flat.size, CHUNK):
         chunk = flat[start : start + CHUNK]
         padded = np.zeros(-(-chunk.size // LANES) * LANES)
-        padded[: chunk.size] = chunk * chunk
+        with np.errstate(over="ignore", under="ignore"):
+            padded[: chunk.size] = chunk * chunk
         lanes = np.zeros(LANES)
         for row in padded.reshape(-1, LANES):
             lanes = lanes + row
@@ -44,7 +45,7 @@ def norm(gradients: Sequence[Array]) -> tuple[float, list[float]]:
     if not 1e-280 < total < 1e300:
         largest = max((float(np.max(np.abs(g), initial=0)) for g in gradients), default=0.0)
         if math.isfinite(largest) and largest > 0:
-            exponent = math.frexp(largest)[1]
+            exponent = max(math.frexp(largest)[1], -1000)
             squares = [sum_squares(g, math.ldexp(1.0, -exponent)) for g in gradients]
             total = _fold(squares)
     return math.ldexp(math.sqrt(total), exponent), [

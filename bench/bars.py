@@ -1,0 +1,93 @@
+"""The speeds that the project promises, checked against results."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.measure import ratio
+
+TOLERATED = 0.02
+"""The share of the parameters' bytes below which an allocation counts as noise."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """The time of `over` divided by that of `under`, on one workload, and its bound."""
+
+    rule: str
+    case: str
+    clipped: bool
+    over: str
+    under: str
+    bound: float
+    upper: bool = False
+
+    @property
+    def compared(self) -> str:
+        return f"{self.over} / {self.under}"
+
+
+_FOREACH = {"rmsprop": 3.5, "nadam": 3.5, "radam": 3.5, "adamax": 3.5, "adadelta": 5.0}
+
+BARS = [
+    Bar("adamw", "large", False, "steepest", "torch fused", 1.05, upper=True),
+    Bar("adamw", "1000x100", False, "torch fused", "steepest", 15.0),
+    Bar("adamw", "1x10", False, "torch fused", "steepest", 10.0),
+    Bar("adamw", "large", True, "torch fused", "steepest", 1.3),
+    Bar("adamw", "large", False, "NumPy", "steepest", 10.0),
+    Bar("adamw", "large", False, "stream", "steepest", 0.85),
+    *(
+        Bar(rule, "large", False, "torch foreach", "steepest", bound)
+        for rule, bound in _FOREACH.items()
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A bar in words."""
+
+    what: str
+    required: str
+    measured: str
+    holds: str
+
+
+def checked(entries: Sequence[dict[str, Any]]) -> Iterator[Row]:
+    """A row for every bar; "not measured" where the results lack what it compares."""
+    for bar in BARS:
+        found = [
+            e for e in entries
+            if (e["rule"], e["case"], e["clip"] is not None) == (bar.rule, bar.case, bar.clipped)
+            and not e["hyper"] and {bar.over, bar.under} <= e["rivals"].keys()
+        ]  # fmt: skip
+        sign = "≤" if bar.upper else "≥"
+        required = f"{sign} {bar.bound:g}"
+        if not found:
+            clipped = " with clipping" if bar.clipped else ""
+            what = f"{bar.rule}{clipped}, {bar.case}: {bar.compared}"
+            yield Row(what, required, "not measured", "–")
+            continue
+        [entry] = found
+        rows = entry["rivals"]
+        value = ratio(rows[bar.over]["seconds"], rows[bar.under]["seconds"]).median
+        holds = value <= bar.bound if bar.upper else value >= bar.bound
+        yield Row(
+            f"{entry['title']}, {entry['case_title']}: {bar.compared}",
+            required, f"{value:.3g}", "yes" if holds else "no",
+        )  # fmt: skip
+    yield _allocation(entries)
+
+
+def _allocation(entries: Sequence[dict[str, Any]]) -> Row:
+    what = "every rule and case with the stream: bytes allocated in a step / bytes of parameters"
+    required = f"≤ {TOLERATED:g}"
+    shares = []
+    for entry in entries:
+        allocated = entry["rivals"]["steepest"].get("allocated")
+        if allocated is not None:
+            most = max(allocated["python"] or 0, allocated["process"] or 0)
+            shares.append(most / entry["parameter_bytes"])
+    if not shares:
+        return Row(what, required, "not measured", "–")
+    return Row(what, required, f"{max(shares):.2g}", "yes" if max(shares) <= TOLERATED else "no")

@@ -1,0 +1,277 @@
+"""Makes tables, the check of the speed bars, and a picture of what ``bench/run.py`` measured.
+
+    python bench/report.py [RESULTS] [--bars] [--write README.md] [--picture FILE]
+
+Prints Markdown. ``--write`` puts the tables between the lines ``<!-- bench:begin -->`` and
+``<!-- bench:end -->`` of a file instead, and leaves the rest of it alone.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # run as a file: the directory above is the one to import from
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from bench.bars import checked
+from bench.cases import grouped
+from bench.picture import draw
+from bench.run import FORMAT, RESULTS
+
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+TORCH = ("torch fused", "torch foreach", "torch single")
+
+Entry = dict[str, Any]
+
+
+class ReportError(ValueError):
+    """Results or a file that cannot be used; the message says which and why."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    purpose = (__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="bench/report.py", description=purpose)
+    parser.add_argument("results", nargs="?", type=Path, default=RESULTS)
+    parser.add_argument("--bars", action="store_true", help="print the table of bars only")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this file")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw, and refer to, a PNG")
+    arguments = parser.parse_args(argv)
+    try:
+        results = load(arguments.results)
+        if arguments.bars:
+            print("\n".join(bars_table(results)))
+            return 0
+        shown = None
+        if arguments.picture is not None:
+            draw(results).savefig(arguments.picture, dpi=150)
+            beside = arguments.write.parent if arguments.write is not None else Path()
+            shown = Path(os.path.relpath(arguments.picture, beside)).as_posix()
+        text = markdown(results, shown)
+        if arguments.write is None:
+            print(text)
+        else:
+            old = arguments.write.read_text(encoding="utf-8")
+            arguments.write.write_text(replaced(old, text), encoding="utf-8")
+    except (OSError, ReportError) as error:
+        print(f"bench/report.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The results in a file. Raises OSError, or ReportError for what ``run.py`` has not written."""
+    try:
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = results["format"]
+    except (ValueError, KeyError, TypeError):
+        raise ReportError(f"{path}: not written by bench/run.py") from None
+    if found != FORMAT:
+        raise ReportError(f"{path}: format {found}, this report reads {FORMAT}; measure again")
+    return results
+
+
+def replaced(old: str, text: str) -> str:
+    """`old` with `text` between its two markers. Raises ReportError unless each is there once."""
+    if old.count(BEGIN) != 1 or old.count(END) != 1 or old.index(BEGIN) > old.index(END):
+        raise ReportError(f"expected one line {BEGIN} and, after it, one line {END}")
+    before, _, rest = old.partition(BEGIN)
+    return f"{before}{BEGIN}\n{text.strip()}\n{END}{rest.partition(END)[2]}"
+
+
+# Tables
+
+
+def markdown(results: dict[str, Any], picture: str | None = None) -> str:
+    """All tables with the words that explain them."""
+    entries: list[Entry] = results["results"]
+    adamw = [e for e in entries if e["rule"] == "adamw"]
+    rules = [e for e in entries if e["case"] == "large" and e["clip"] is None]
+    lines = [*_conditions(results), ""]
+    if adamw:
+        lines += [*_adamw_table(adamw), ""]
+    if rules:
+        lines += [f"Every rule on {rules[0]['case_title']}:", "", *_rules_table(rules), ""]
+    lines += [*_verdicts(entries), ""]
+    lines += _memory(entries)
+    if picture is not None:
+        lines += ["", f"![Time of a step as a multiple of steepest's]({picture})"]
+    return "\n".join(lines).strip()
+
+
+def _conditions(results: dict[str, Any]) -> Iterator[str]:
+    facts, settings = results["machine"], results["settings"]
+    versions = [f"steepest {facts['steepest']} (level {facts['level']})", f"NumPy {facts['numpy']}"]
+    if facts["torch"]:
+        versions.append(f"PyTorch {facts['torch']}")
+    yield (
+        f"{facts['cpu']}, {facts['system']}, {_threads(settings['threads'])}; "
+        f"{', '.join(versions)}; {facts['when'][:10]}."
+    )
+    if results["quick"]:
+        yield ""
+        yield "A quick run: smaller sizes and fewer rounds, to see that all works, not to be cited."
+    yield ""
+    yield (
+        "A ratio is a rival's time for a step divided by steepest's in the same round: above 1 "
+        "steepest is faster, below 1 the rival. Given are the median over the rounds and, in "
+        "brackets, the first and third quartile. All rivals take turns in one process, with "
+        "float32 parameters; times of steepest are the median and, in brackets, the shortest. "
+        f"The stream ({settings['yardstick']}) moves the bytes that the rule must move and "
+        "computes nothing: its column is the share of its bandwidth that steepest reaches. "
+        "NumPy is steepest's own readable reference. Clipping is to a global norm, in PyTorch by "
+        "`clip_grad_norm_` before the step."
+    )
+
+
+def _threads(n: int) -> str:
+    return f"{n} thread{'s' * (n > 1)}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table, its first column to the left and all others to the right."""
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return [f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)]
+
+
+def _adamw_table(entries: Sequence[Entry]) -> list[str]:
+    header = ["AdamW", "clipping", "steepest", *TORCH, "NumPy", "of the stream"]
+    rows = [
+        [
+            entry["case_title"],
+            "yes" if entry["clip"] is not None else "no",
+            _time(entry),
+            *(_ratio(entry, name) for name in (*TORCH, "NumPy", "stream")),
+        ]
+        for entry in entries
+    ]
+    return table(header, rows)
+
+
+def _rules_table(entries: Sequence[Entry]) -> list[str]:
+    header = ["rule", "bytes per parameter", "steepest", *TORCH[:2], "NumPy", "of the stream"]
+    rows = [
+        [
+            entry["title"],
+            f"{entry['bytes_moved'] / entry['parameters']:g}",
+            _time(entry),
+            *(_ratio(entry, name) for name in (*TORCH[:2], "NumPy", "stream")),
+        ]
+        for entry in entries
+    ]
+    return table(header, rows)
+
+
+def duration(seconds: float) -> str:
+    """A time with three digits and its unit.
+
+    >>> duration(0.0123456), duration(2.5e-6)
+    ('12.3 ms', '2.5 µs')
+    """
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= size:
+            break
+    return f"{_digits(seconds / size)} {unit}"
+
+
+def _digits(x: float) -> str:
+    return f"{x:.0f}" if abs(x) >= 99.95 else f"{x:.3g}"
+
+
+def _time(entry: Entry) -> str:
+    row = entry["rivals"]["steepest"]
+    return f"{duration(row['median'])} ({duration(row['min'])})"
+
+
+def _ratio(entry: Entry, name: str) -> str:
+    if name not in entry["rivals"]:
+        return "–"
+    ratio = entry["rivals"][name]["ratio"]
+    middle, low, high = (_places(ratio[key]) for key in ("median", "low", "high"))
+    return f"{middle} ({low} to {high})"
+
+
+def _places(x: float) -> str:
+    """Two decimals below 10, where a tie must be told from a loss; then fewer."""
+    return f"{x:.2f}" if x < 9.995 else _digits(x)
+
+
+# What the numbers say
+
+
+def verdict(ratio: dict[str, float]) -> str:
+    """Whether steepest is "faster", "slower" or, with 1 between the quartiles, in a "tie"."""
+    if ratio["low"] > 1:
+        return "faster"
+    return "slower" if ratio["high"] < 1 else "tie"
+
+
+def _verdicts(entries: Sequence[Entry]) -> Iterator[str]:
+    found: dict[str, list[str]] = {"faster": [], "slower": [], "tie": []}
+    for entry in entries:
+        for name, row in entry["rivals"].items():
+            if name in ("steepest", "stream"):
+                continue
+            ratio = row["ratio"]
+            where = f"{name}, {entry['title']}, {entry['case_title']} ({_places(ratio['median'])})"
+            found[verdict(ratio)].append(where)
+    count = sum(map(len, found.values()))
+    yield f"steepest is faster in {len(found['faster'])} of {count} comparisons."
+    if found["tie"]:
+        yield f"No clear difference, 1 lies between the quartiles: {'; '.join(found['tie'])}."
+    if found["slower"]:
+        yield f"steepest is slower than: {'; '.join(found['slower'])}."
+
+
+def _memory(entries: Sequence[Entry]) -> Iterator[str]:
+    measured = [e for e in entries if "allocated" in e["rivals"]["steepest"]]
+    if not measured:
+        return
+    names = ["steepest", *TORCH, "NumPy"]
+    large = [e for e in measured if e["case"] == "large" and e["rule"] == "adamw"]
+    if large:
+        parameters = f"{grouped(large[0]['parameter_bytes'] // 10**6)} MB of parameters"
+        yield f"What a step allocates at its peak beyond {parameters}, gradients and state:"
+        yield ""
+        yield from table(
+            ["", *names],
+            [[e["title"], *(_allocated(e, name) for name in names)] for e in large],
+        )
+        yield ""
+    most = max(peak(e["rivals"]["steepest"]["allocated"]) for e in measured)
+    yield (
+        f"Over all {len(measured)} workloads with that measurement, no step of steepest allocated "
+        f"more than {most / 1000:.0f} kB."
+    )
+
+
+def peak(allocated: dict[str, int | None]) -> int:
+    """The larger of what Python saw and what the system saw, in bytes."""
+    return max(allocated["python"] or 0, allocated["process"] or 0)
+
+
+def _allocated(entry: Entry, name: str) -> str:
+    if name not in entry["rivals"]:
+        return "–"
+    size = peak(entry["rivals"][name]["allocated"])
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1000:.0f} kB"
+
+
+def bars_table(results: dict[str, Any]) -> Iterator[str]:
+    """The speeds that were promised, and whether these results keep them."""
+    yield f"{_threads(results['settings']['threads'])}, float32, median of per-round ratios."
+    if results["quick"]:
+        yield ""
+        yield "A quick run: its sizes are smaller than the bars', which it therefore cannot decide."
+    yield ""
+    yield from table(
+        ["bar", "required", "measured", "holds"],
+        [[row.what, row.required, row.measured, row.holds] for row in checked(results["results"])],
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Every loop of every rule and stage is vectorised, for float and double, at every level.
+
+The compiler is asked, with the flags of CMakeLists.txt; its report names lines of the .pyx files.
+"""
+
+import re
+import subprocess
+import sys
+import sysconfig
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+KERNELS = ROOT / "src/steepest/kernels"
+
+
+def flags(level):
+    cmake = (ROOT / "CMakeLists.txt").read_text()
+    numerics = re.search(r"set\(numerics (-O3[^)]*)\)", cmake).group(1).split()
+    gnu = re.search(r"list\(APPEND numerics ([^)]*)\)", cmake).group(1).split()
+    own = re.search(rf"set\(flags_{level} ([^)]*)\)", cmake)
+    return numerics + gnu + (own.group(1).split() if own else [])
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif(sys.platform != "linux", reason="asks gcc for x86-64")
+@pytest.mark.parametrize("level", ["base", "v3", "v4"])
+@pytest.mark.parametrize("source", ["rules", "stages"])
+def test_every_loop_is_vectorised(source, level, tmp_path):
+    path = KERNELS / f"{source}.pyx"
+    generated = tmp_path / f"{source}.c"
+    directives = ["boundscheck=False", "wraparound=False", "cdivision=True"]
+    subprocess.run(
+        [sys.executable, "-m", "cython", "-3", "--line-directives", "-I", str(ROOT / "src"),
+         *(word for directive in directives for word in ("-X", directive)),
+         str(path), "-o", str(generated)],
+        check=True,
+    )  # fmt: skip
+    report = subprocess.run(
+        ["gcc", *flags(level), "-DNDEBUG", "-fPIC", "-fopt-info-vec-optimized",
+         "-I", sysconfig.get_path("include"), "-c", str(generated), "-o", str(tmp_path / "x.o")],
+        check=True, capture_output=True, text=True,
+    ).stderr  # fmt: skip
+    vectorised = Counter()
+    for line in re.findall(rf"{source}\.pyx:(\d+):\d+: optimized: loop vectorized", report):
+        vectorised[int(line)] += 1
+    lines = path.read_text().splitlines()
+    loops = [n for n, line in enumerate(lines, 1) if re.fullmatch(r"\s+for i in range\(n\):", line)]
+    assert len(loops) >= 6
+    # Largest is only used where squares overflow.
+    scalar = [n for n in loops if vectorised[n] < 2 and "larger(scale" not in lines[n]]
+    assert not scalar, f"not vectorised for both types: lines {scalar} of {source}.pyx"
