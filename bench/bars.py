@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.measure import ratio
+from bench.measure import peak, ratio
 
 TOLERATED = 0.02
 """The share of the parameters' bytes below which an allocation counts as noise."""
@@ -74,7 +74,7 @@ def checked(entries: Sequence[dict[str, Any]]) -> Iterator[Row]:
         holds = value <= bar.bound if bar.upper else value >= bar.bound
         yield Row(
             f"{entry['title']}, {entry['case_title']}: {bar.compared}",
-            required, f"{value:.3g}", "yes" if holds else "no",
+            required, f"{value:.4g}", "yes" if holds else "no",
         )  # fmt: skip
     yield _allocation(entries)
 
@@ -86,8 +86,7 @@ def _allocation(entries: Sequence[dict[str, Any]]) -> Row:
     for entry in entries:
         allocated = entry["rivals"]["steepest"].get("allocated")
         if allocated is not None:
-            most = max(allocated["python"] or 0, allocated["process"] or 0)
-            shares.append(most / entry["parameter_bytes"])
+            shares.append(peak(allocated) / entry["parameter_bytes"])
     if not shares:
         return Row(what, required, "not measured", "–")
     return Row(what, required, f"{max(shares):.2g}", "yes" if max(shares) <= TOLERATED else "no")

@@ -78,7 +78,9 @@ class Workload:
 
 
 def gpt2_small(divisor: int = 1) -> tuple[Shape, ...]:
-    """The shapes of GPT-2 small's parameters, its widths and vocabulary divided by `divisor`.
+    """The shapes of GPT-2 small's parameters, its axes divided by `divisor`.
+
+    The axes are the width, the vocabulary and the positions.
 
     >>> sum(map(math.prod, gpt2_small()))
     124439808
@@ -100,9 +102,7 @@ def _gpt2(smallest_divisor: int, memory: int) -> Case:
     """The shape list as large as 16 bytes a parameter and rival fit into `memory` bytes."""
     divisor = smallest_divisor
     while True:
-        note = "GPT-2 small"
-        if divisor > 1:
-            note += f" with widths and vocabulary divided by {divisor}"
+        note = "GPT-2 small" + (f", axes divided by {divisor}" if divisor > 1 else "")
         case = Case("gpt2", gpt2_small(divisor), streams=True, note=note)
         if case.parameters * 16 * RIVALS <= memory or divisor == 16:
             return case

@@ -82,10 +82,10 @@ def order(turn: int, rivals: int) -> list[int]:
     """Who comes after whom in a round.
 
     >>> [order(turn, 3) for turn in range(3)]
-    [[0, 1, 2], [0, 2, 1], [2, 0, 1]]
+    [[0, 1, 2], [1, 0, 2], [2, 0, 1]]
     """
-    rotated = [(turn + place) % rivals for place in range(rivals)]
-    return rotated[::-1] if turn % 2 else rotated
+    direction = -1 if turn % 2 else 1
+    return [(turn + direction * place) % rivals for place in range(rivals)]
 
 
 def timed(rival: Rival, steps: int) -> float:
@@ -185,19 +185,23 @@ def allocated(rival: Rival) -> dict[str, int | None]:
     not tell (only Linux does).
     """
     rival.prepare()
-    gc.collect()
     _return_free_memory()
     tracemalloc.start()
     try:
         traced = tracemalloc.get_traced_memory()[0]
         base = _reset_high_water_mark()
         rival.step()
-        peak = _status("VmHWM")
+        top = _status("VmHWM")
         python = tracemalloc.get_traced_memory()[1] - traced
     finally:
         tracemalloc.stop()
-    process = None if base is None or peak is None else max(0, peak - base)
+    process = None if base is None or top is None else max(0, top - base)
     return {"python": python, "process": process}
+
+
+def peak(row: dict[str, int | None]) -> int:
+    """The larger of what Python and what the system saw, in an entry made by ``allocated``."""
+    return max(row["python"] or 0, row["process"] or 0)
 
 
 def _return_free_memory() -> None:

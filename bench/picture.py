@@ -51,9 +51,7 @@ def draw(results: dict[str, Any]) -> Any:
 
 
 def _case(entry: dict[str, Any]) -> str:
-    shown, _, size = entry["case_title"].partition(": ")
-    if size:  # a list of shapes: its name, and what was changed in it on a line of its own
-        shown = shown.replace(" with ", "\nwith ")
+    shown = str(entry["case_title"]).partition(": ")[0]
     return shown + (", clipped" if entry["clip"] is not None else "")
 
 
@@ -79,7 +77,7 @@ def _panel(ax: Any, title: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> N
         )  # fmt: skip
     ax.axvline(1.0, color="black", linewidth=1.2, zorder=1)
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 3.0)))
     ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}×"))
     ax.xaxis.set_minor_locator(ticker.NullLocator())
     ax.set_yticks(range(len(rows)), [label for label, _ in rows])

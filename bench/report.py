@@ -19,11 +19,15 @@ if not __package__:  # run as a file: the directory above is the one to import f
 
 from bench.bars import checked
 from bench.cases import grouped
+from bench.measure import peak
 from bench.picture import draw
 from bench.run import FORMAT, RESULTS
+from steepest.extras import MissingExtra
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 TORCH = ("torch fused", "torch foreach", "torch single")
+
+_UNITS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
 
 Entry = dict[str, Any]
 
@@ -56,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             old = arguments.write.read_text(encoding="utf-8")
             arguments.write.write_text(replaced(old, text), encoding="utf-8")
-    except (OSError, ReportError) as error:
+    except (OSError, ReportError, MissingExtra) as error:
         print(f"bench/report.py: error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -109,7 +113,7 @@ def _conditions(results: dict[str, Any]) -> Iterator[str]:
         versions.append(f"PyTorch {facts['torch']}")
     yield (
         f"{facts['cpu']}, {facts['system']}, {_threads(settings['threads'])}; "
-        f"{', '.join(versions)}; {facts['when'][:10]}."
+        f"{', '.join(versions)}; {facts['when'][:10]}; {_rounds(results)}{_load(facts)}."
     )
     if results["quick"]:
         yield ""
@@ -125,6 +129,20 @@ def _conditions(results: dict[str, Any]) -> Iterator[str]:
         "NumPy is steepest's own readable reference. Clipping is to a global norm, in PyTorch by "
         "`clip_grad_norm_` before the step."
     )
+
+
+def _rounds(results: dict[str, Any]) -> str:
+    taken: dict[bool, list[int]] = {True: [], False: []}
+    for entry in results["results"]:
+        for name, row in entry["rivals"].items():
+            taken[name == "NumPy"].append(row["rounds"])
+    text = f"at least {min(taken[False], default=0)} rounds"
+    return text + (f" (NumPy at least {min(taken[True])})" if taken[True] else "")
+
+
+def _load(facts: dict[str, Any]) -> str:
+    load = facts["load_average"]
+    return f"; load average {load[0]:.2g} before" if load else ""
 
 
 def _threads(n: int) -> str:
@@ -171,9 +189,7 @@ def duration(seconds: float) -> str:
     >>> duration(0.0123456), duration(2.5e-6)
     ('12.3 ms', '2.5 µs')
     """
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= size:
-            break
+    unit, size = next((unit for unit in _UNITS if seconds >= unit[1]), _UNITS[-1])
     return f"{_digits(seconds / size)} {unit}"
 
 
@@ -246,11 +262,6 @@ def _memory(entries: Sequence[Entry]) -> Iterator[str]:
         f"Over all {len(measured)} workloads with that measurement, no step of steepest allocated "
         f"more than {most / 1000:.0f} kB."
     )
-
-
-def peak(allocated: dict[str, int | None]) -> int:
-    """The larger of what Python saw and what the system saw, in bytes."""
-    return max(allocated["python"] or 0, allocated["process"] or 0)
 
 
 def _allocated(entry: Entry, name: str) -> str:

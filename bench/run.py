@@ -10,6 +10,7 @@ import argparse
 import functools
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,10 +20,12 @@ from typing import Any
 if not __package__:  # run as a file: the directory above is the one to import from
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import steepest as st
 from bench import machine
-from bench.cases import CASES, RIVALS, Workload, cases, workloads
+from bench.cases import CASES, Workload, cases, workloads
 from bench.measure import Settings, measured
 from bench.rivals import Steepest, load_torch, yardstick
+from steepest.optimizers import RULES
 
 RESULTS = Path(__file__).with_name("results.json")
 FORMAT = 1
@@ -30,10 +33,6 @@ _QUICK = 25.0  # seconds of all rounds of a quick run; setting up and imports ta
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    torch = load_torch()  # first, so that both use the OpenMP runtime that comes with it
-    import steepest as st
-    from steepest.optimizers import RULES
-
     purpose = (__doc__ or "").partition("\n")[0]
     parser = argparse.ArgumentParser(prog="bench/run.py", description=purpose)
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds")
@@ -46,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, help=f"({RESULTS.name} beside run.py)")
     arguments = parser.parse_args(argv)
 
+    torch = load_torch()
     st.set_num_threads(arguments.threads)
     threads = st.get_num_threads()
     if arguments.threads not in (None, threads):
@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         settings = Settings(arguments.rounds or 15, threads)
     show = functools.partial(print, flush=True)
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5:
+        show(f"load average {os.getloadavg()[0]:.1f}: other work on this machine disturbs the times")
     results = run(chosen, settings, torch, quick=arguments.quick, show=show)
     arguments.out.write_text(json.dumps(results, indent=1) + "\n")
     print(f"written to {arguments.out}")
@@ -102,7 +104,6 @@ def run(
             "threads": settings.threads,
             "base": Steepest.name,
             "yardstick": yardstick(torch),
-            "rivals_with_arrays": RIVALS,
             "seconds": time.perf_counter() - started,
         },
         "results": results,

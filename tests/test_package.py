@@ -92,6 +92,7 @@ FLOORS = [
     "training",
     "data",
     "models",
+    "history",
     "optimizers",
     "information",
     "clip",

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import steepest as st
-from steepest import training
+from steepest import history, training
 from steepest.extras import MissingExtra
-from steepest.training import Epoch, History, batches, fit
+from steepest.history import History
+from steepest.training import Epoch, batches, fit
 
 RULES = {
     "sgd": lambda p, lr: st.SGD(p, lr=lr),
@@ -616,3 +617,4 @@ def test_optional_packages_are_imported_late() -> None:
 
 def test_examples() -> None:
     assert doctest.testmod(training).failed == 0
+    assert doctest.testmod(history).failed == 0

@@ -19,7 +19,7 @@ from steepest.optimizers.adam import *
 from steepest.optimizers.adaptive import *
 from steepest.optimizers.sgd import *
 from steepest.optimizers.sign import *
-from steepest.training import History as History
+from steepest.history import History as History
 from steepest.training import fit as fit
 
 __version__ = "0.1.0"

@@ -31,7 +31,8 @@ from steepest.information import info
 from steepest.models import MLP, Params, accuracy, r_squared
 from steepest.optimizers import RULES, Optimizer
 from steepest.schedules import SCHEDULES, Schedule
-from steepest.training import Epoch, History, fit
+from steepest.history import History
+from steepest.training import Epoch, fit
 
 __all__ = ["main"]
 
@@ -80,16 +81,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _add_list(commands: Any) -> None:
     parser = commands.add_parser("list", help="the optimizers and their formulas")
+    parser.add_argument("--markdown", action="store_true", help="as the table of the README")
     parser.set_defaults(run=_list)
 
 
 def _list(arguments: argparse.Namespace) -> int:
+    if arguments.markdown:
+        print("| class | what it does | formula |\n|---|---|---|")
+        for cls in RULES.values():
+            formula = "<br>".join(f"`{' '.join(line.split())}`" for line in cls.formula.splitlines())
+            print(f"| `{cls.__name__}` | {_summary(cls)} | {formula} |")
+        return 0
     width = max(map(len, RULES))
     for rule, cls in RULES.items():
-        summary = inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]
-        print(f"{rule:<{width}}  {summary}")
+        print(f"{rule:<{width}}  {_summary(cls)}")
         print(textwrap.indent(cls.formula, " " * (width + 4)), end="\n\n")
     return 0
+
+
+def _summary(cls: type[Optimizer]) -> str:
+    """The first line of a rule's documentation."""
+    return inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]
 
 
 def _add_info(commands: Any) -> None:

@@ -1,0 +1,78 @@
+"""What the documents show is true: their code runs, and their tables are the commands' output."""
+
+import contextlib
+import doctest
+import io
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from steepest import cli
+
+ROOT = Path(__file__).parents[1]
+
+
+def printed(*arguments):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert cli.main(list(arguments)) == 0
+    return out.getvalue()
+
+
+def test_the_readmes_examples():
+    failures, tests = doctest.testfile(str(ROOT / "README.md"), module_relative=False)
+    assert tests > 10 and failures == 0
+
+
+def test_the_readmes_table_of_rules_is_the_commands():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = re.search(r"<!-- rules:begin -->\n(.*)<!-- rules:end -->", readme, re.DOTALL).group(1)
+    assert table == printed("list", "--markdown"), (
+        "write it with: steepest list --markdown, between the markers of README.md"
+    )
+
+
+def test_the_readme_names_the_two_commands():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert 'pip install ".[train]" && steepest train digits\n' in readme
+    assert 'pip install ".[test]" && pytest\n' in readme
+
+
+def worked_example():
+    """The blocks of CONTRIBUTING's example: (the file each is appended to, its text)."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.partition("## Adding a rule")[2]
+    return re.findall(r"At the end of `([^`]+)`:\n\n```\w+\n(.*?)```", section, re.DOTALL)
+
+
+def test_the_worked_example_touches_three_files():
+    assert [Path(name).suffix for name, _ in worked_example()] == [".py", ".pyx", ".py"]
+    assert len({name for name, _ in worked_example()}) == 3
+
+
+@pytest.mark.exhaustive
+def test_the_worked_example_works(tmp_path):
+    """A copy of the sources with the example's three texts builds, and its rule is exact."""
+    copy = tmp_path / "steepest"
+    shutil.copytree(
+        ROOT, copy,
+        ignore=shutil.ignore_patterns("build", ".git", "dist", "runs", ".venv", "*cache*", ".hypothesis"),
+    )  # fmt: skip
+    for name, text in worked_example():
+        with open(copy / name, "a", encoding="utf-8") as file:
+            file.write("\n\n" + text)
+    site = tmp_path / "site"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(copy)],
+        check=True,
+    )  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "signum", "tests/test_exactness.py"],
+        cwd=copy, env={"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert re.search(r"[1-9]\d* passed", result.stdout) and "failed" not in result.stdout
