@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = Settings(arguments.rounds or 15, threads)
     show = functools.partial(print, flush=True)
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5:
-        show(f"load average {os.getloadavg()[0]:.1f}: other work on this machine disturbs the times")
+        show(f"load average {os.getloadavg()[0]:.1f}: other work here disturbs the times")
     results = run(chosen, settings, torch, quick=arguments.quick, show=show)
     arguments.out.write_text(json.dumps(results, indent=1) + "\n")
     print(f"written to {arguments.out}")

@@ -59,7 +59,7 @@ def test_norms_are_right_on_extreme_values(kind, n):
     total, norms = measured([g])
     exact = exact_norm(g)
     assert math.isfinite(total) and norms == [total]
-    # One rounding per square and a tree of additions in double: far below 2 units in the last place.
+    # One rounding per square and a tree of additions in double: below 2 units in the last place.
     assert abs(total - exact) <= 2 * math.ulp(exact)
     assert reference.norm([g]) == (total, norms)
 

@@ -59,18 +59,18 @@ def test_the_worked_example_works(tmp_path):
     copy = tmp_path / "steepest"
     shutil.copytree(
         ROOT, copy,
-        ignore=shutil.ignore_patterns("build", ".git", "dist", "runs", ".venv", "*cache*", ".hypothesis"),
+        ignore=shutil.ignore_patterns("build", ".git", "dist", "runs", ".venv", "*cache*"),
     )  # fmt: skip
     for name, text in worked_example():
         with open(copy / name, "a", encoding="utf-8") as file:
             file.write("\n\n" + text)
     site = tmp_path / "site"
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(copy)],
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(copy)],
         check=True,
     )  # fmt: skip
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "signum", "tests/test_exactness.py"],
+        [sys.executable, "-m", "pytest", "-q", "-k", "signum", "tests/test_exactness.py"],
         cwd=copy, env={"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin"},
         capture_output=True, text=True,
     )  # fmt: skip

@@ -5,7 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import (
-    CONFIGURATIONS, DTYPES, LEVELS, label, misaligned, reference_hyper, same_bits, use_threads,
+    CONFIGURATIONS,
+    DTYPES,
+    LEVELS,
+    label,
+    misaligned,
+    reference_hyper,
+    same_bits,
+    use_threads,
 )  # fmt: skip
 
 import steepest as st

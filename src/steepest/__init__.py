@@ -11,6 +11,7 @@ array([-0.1,  0.1,  0. ])
 from steepest import clip as clip
 from steepest import optimizers as optimizers
 from steepest import schedules as schedules
+from steepest.history import History as History
 from steepest.information import info as info
 from steepest.kernels.threads import get_num_threads as get_num_threads
 from steepest.kernels.threads import set_num_threads as set_num_threads
@@ -19,7 +20,6 @@ from steepest.optimizers.adam import *
 from steepest.optimizers.adaptive import *
 from steepest.optimizers.sgd import *
 from steepest.optimizers.sign import *
-from steepest.history import History as History
 from steepest.training import fit as fit
 
 __version__ = "0.1.0"

@@ -42,7 +42,7 @@ class Layout:
 
 
 def _walk(x: Array, axes: Sequence[int], flips: Sequence[int]) -> Walk:
-    """Walks x along `axes`, backwards along `flips`; neighbouring axes are joined where x allows."""
+    """Walks x along `axes`, backwards along `flips`; joins neighbouring axes where x allows."""
     offset = sum((x.shape[axis] - 1) * x.strides[axis] for axis in flips) if x.size else 0
     shape: list[int] = []
     strides: list[int] = []
@@ -187,7 +187,8 @@ def byte_bounds(x: Array) -> tuple[int, int]:
 def share_memory(x: Array, y: Array) -> bool:
     """Whether x and y share an element; what is too hard to decide counts as yes."""
     try:
-        return bool(np.shares_memory(x, y, max_work=10**6))
+        # NumPy's stubs allow only its two special values of max_work.
+        return bool(np.shares_memory(x, y, max_work=10**6))  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True
 

@@ -27,11 +27,11 @@ import numpy as np
 
 from steepest import clip, data
 from steepest.extras import MissingExtra, require
+from steepest.history import History
 from steepest.information import info
 from steepest.models import MLP, Params, accuracy, r_squared
 from steepest.optimizers import RULES, Optimizer
 from steepest.schedules import SCHEDULES, Schedule
-from steepest.history import History
 from steepest.training import Epoch, fit
 
 __all__ = ["main"]
@@ -89,7 +89,9 @@ def _list(arguments: argparse.Namespace) -> int:
     if arguments.markdown:
         print("| class | what it does | formula |\n|---|---|---|")
         for cls in RULES.values():
-            formula = "<br>".join(f"`{' '.join(line.split())}`" for line in cls.formula.splitlines())
+            formula = "<br>".join(
+                f"`{' '.join(line.split())}`" for line in cls.formula.splitlines()
+            )
             print(f"| `{cls.__name__}` | {_summary(cls)} | {formula} |")
         return 0
     width = max(map(len, RULES))

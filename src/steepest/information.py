@@ -18,7 +18,11 @@ def openmp_runtimes() -> list[str]:
     except OSError:
         return []
     prefixes = ("libgomp", "libomp", "libiomp")
-    paths = {line.split(maxsplit=5)[5] for line in maps.splitlines() if line.count(" ") >= 5 and "/" in line}
+    paths = {
+        line.split(maxsplit=5)[5]
+        for line in maps.splitlines()
+        if line.count(" ") >= 5 and "/" in line
+    }
     return sorted(path for path in paths if Path(path).name.startswith(prefixes))
 
 

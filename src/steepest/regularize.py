@@ -14,9 +14,9 @@ DECAY_MODES = ("l2", "decoupled")
 def before(h: Mapping[str, Any]) -> list[Stage]:
     """The stages in front of the rule for the hyper-parameters h, in this order.
 
-        l2:         g ← g + weight_decay · p
-        l1:         g ← g + l1 · sign(p)
-        decoupled:  p ← (1 - lr · weight_decay) · p
+    l2:         g ← g + weight_decay · p
+    l1:         g ← g + l1 · sign(p)
+    decoupled:  p ← (1 - lr · weight_decay) · p
     """
     stages: list[Stage] = []
     decay = h["weight_decay"]

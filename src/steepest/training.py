@@ -32,6 +32,8 @@ from steepest.optimizers.structure import flatten
 __all__ = ["Callback", "Epoch", "batches", "fit"]
 
 Function = Callable[..., Any]
+
+
 @dataclass(frozen=True)
 class Epoch:
     """What a callback sees after an epoch.

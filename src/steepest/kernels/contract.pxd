@@ -3,9 +3,9 @@
 A *block* is at most BLOCK consecutive elements of one parameter, few enough for all its rows to
 stay in L1 together. The engine brings a block's arrays there as plain rows of float or double
 (lent in place where the stored array is already that), calls the functions below on them, and
-puts back what was not lent. Measures and shares of work come in chunks of CHUNK elements. No two rows passed to
-one function overlap, hence ``restrict``. Scalars arrive in ``h``, in double, computed once per
-step; a function casts each of them to ``real`` once, before its loop.
+puts back what was not lent. Measures and shares of work come in chunks of CHUNK elements. No two
+rows passed to one function overlap, hence ``restrict``. Scalars arrive in ``h``, in double,
+computed once per step; a function casts each of them to ``real`` once, before its loop.
 
 The only arithmetic allowed here is + - * / sqrt, comparison and conversion: IEEE 754 fixes every
 bit of those. Every literal is cast (``<real>1``): Cython makes an untyped one a C double.
@@ -41,8 +41,10 @@ ctypedef void (*stage_double)(double *restrict p, const double *restrict g, doub
                               double *restrict x, Py_ssize_t n, const double *h) noexcept nogil
 
 # A measure: one double out of a block.
-ctypedef double (*measure_float)(const float *restrict g, Py_ssize_t n, double scale) noexcept nogil
-ctypedef double (*measure_double)(const double *restrict g, Py_ssize_t n, double scale) noexcept nogil
+ctypedef double (*measure_float)(const float *restrict g, Py_ssize_t n,
+                                 double scale) noexcept nogil
+ctypedef double (*measure_double)(const double *restrict g, Py_ssize_t n,
+                                  double scale) noexcept nogil
 
 cdef struct Operand:
     # One stored array, walked along `ndim` loop axes. `decode` NULL: the rows are lent in place.
@@ -84,4 +86,5 @@ cdef inline real larger(real x, real y) noexcept nogil:
 
 cdef inline real sign(real x) noexcept nogil:
     """1, 0 or -1; NaN for NaN."""
-    return <real>1 if x > <real>0 else (<real>-1 if x < <real>0 else (<real>0 if x == <real>0 else x))
+    cdef real unit = <real>1 if x > <real>0 else <real>-1
+    return unit if x < <real>0 or x > <real>0 else (<real>0 if x == <real>0 else x)

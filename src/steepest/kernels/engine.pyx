@@ -21,7 +21,7 @@ from cython.parallel cimport parallel
 from libc.math cimport frexp, isfinite, ldexp, sqrt
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcpy
 
 from steepest.kernels.contract cimport (
     BLOCK, CHUNK, COEFFICIENTS, STAGES, STATES, Operand, decode_double, decode_float, encode_double,
@@ -108,8 +108,8 @@ cdef struct Program:
     Stage stage[STAGES]                # those before the rule, then those after it
 
 
-# The head of a NumPy array, the same since NumPy 1.7: reading it takes 2 ns, the buffer protocol 50.
-# It is compared with the buffer protocol once, at import, and not used if they disagree.
+# The head of a NumPy array, the same since NumPy 1.7: reading it takes 2 ns, the buffer protocol
+# 50. It is compared with the buffer protocol once, at import, and not used if they disagree.
 cdef extern from *:
     """
     typedef struct {
@@ -186,7 +186,8 @@ cdef bint same(const Source *s, object x, int flags, char **data):
     cdef const ArrayHead *head
     if HEAD_IS_KNOWN and type(x) is NDARRAY:
         head = <const ArrayHead *>x
-        if (head.descr == <PyObject *>(DOUBLE if s.format == c"d" else FLOAT) and head.ndim == s.ndim
+        if (head.descr == <PyObject *>(DOUBLE if s.format == c"d" else FLOAT)
+                and head.ndim == s.ndim
                 and (not flags or head.flags & WRITEABLE)
                 and same_axes(head.shape, s.shape, s.ndim)
                 and same_axes(head.strides, s.strides, s.ndim)):
@@ -412,7 +413,7 @@ cdef class Plan:
         cdef Source *s = &e.source[k]
         cdef Py_ssize_t *axes
         cdef int ndim = <int>len(walk.shape), axis
-        PyObject_GetBuffer(x, &view, PyBUF_FORMAT | PyBUF_STRIDES | (PyBUF_WRITABLE if writable else 0))
+        PyObject_GetBuffer(x, &view, PyBUF_STRIDES | (PyBUF_WRITABLE if writable else 0))
         try:
             axes = <Py_ssize_t *>malloc(2 * (view.ndim + ndim + 1) * sizeof(Py_ssize_t))
             if axes == NULL:
@@ -523,7 +524,8 @@ cdef class Plan:
             names = <tuple>self.names[i]
             if params[i] is not objects[0]:
                 return None
-            if not same(&e.source[P], objects[0], PyBUF_WRITABLE, &data) or data != e.source[P].data:
+            if (not same(&e.source[P], objects[0], PyBUF_WRITABLE, &data)
+                    or data != e.source[P].data):
                 return None
             for k in range(<int>len(names)):
                 if PyDict_GetItemWithError(state, names[k]) != <PyObject *>objects[k + 1]:
@@ -603,7 +605,8 @@ cdef class Plan:
         each as (name, coefficients, operand number of its own array or 0)."""
         cdef Program *program = &self.programs[row]
         cdef int k
-        if row >= self.program_capacity or len(h) > COEFFICIENTS or len(before) + len(after) > STAGES:
+        if (row >= self.program_capacity or len(h) > COEFFICIENTS
+                or len(before) + len(after) > STAGES):
             raise ValueError(f"{rule}: more coefficients or stages than a program has room for")
         functions = self.kernels.rules[rule]
         program.rule_float = pointer(functions[0], "steepest.rule")
@@ -652,7 +655,7 @@ cdef class Plan:
             most = self.measured("largest", threads, 1.0)
             if isfinite(most) and most > 0:
                 frexp(most, &exponent)
-                exponent = max(exponent, -1000)  # 2^1000 is a double, the inverse of any subnormal is not
+                exponent = max(exponent, -1000)  # the inverse of a subnormal is not a double
                 total = self.measured("sum_squares", threads, ldexp(1.0, -exponent))
             else:
                 total = self.measured("sum_squares", threads, 1.0)
@@ -705,7 +708,8 @@ cdef class Plan:
         with parallel(num_threads=threads):
             self.share(measuring, steepest_worker(), steepest_team())
 
-    cdef void boundary(self, int worker, int team, Py_ssize_t *entry, Py_ssize_t *element) noexcept nogil:
+    cdef void boundary(self, int worker, int team, Py_ssize_t *entry,
+                       Py_ssize_t *element) noexcept nogil:
         """Where a worker's share begins: (place in `active`, element, a multiple of CHUNK)."""
         cdef Py_ssize_t lo = 0, hi = self.actives, middle
         cdef Py_ssize_t all = self.cost[self.actives]
@@ -726,18 +730,20 @@ cdef class Plan:
         cdef char *scratch = self.scratch + <size_t>worker * SCRATCH
         cdef Py_ssize_t i, start, last, last_stop, stop
         cdef Entry *e
+        cdef const Program *program
         self.boundary(worker, team, &i, &start)
         self.boundary(worker + 1, team, &last, &last_stop)
         floatmode_set(floatmode_default)
         while i < self.actives and i <= last:
             e = &self.entries[self.active[i]]
             stop = min(e.size, last_stop) if i == last else e.size
+            program = &self.programs[e.program]
             if measuring:
                 self.measure_range(e, &self.partial[self.first[i]], start, stop, scratch)
             elif e.is_double:
-                update_range(e, &self.programs[e.program], &self.scale, start, stop, <double *>scratch)
+                update_range(e, program, &self.scale, start, stop, <double *>scratch)
             else:
-                update_range(e, &self.programs[e.program], &self.scale, start, stop, <float *>scratch)
+                update_range(e, program, &self.scale, start, stop, <float *>scratch)
             i += 1
             start = 0
         floatmode_set(mode)

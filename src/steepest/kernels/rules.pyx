@@ -30,7 +30,8 @@ RULES["sgd"] = entry(sgd, sgd)
 
 
 cdef void momentum(real *restrict p, const real *restrict g, real *restrict v, real *restrict b,
-                   real *restrict c, real *restrict d, Py_ssize_t n, const double *h) noexcept nogil:
+                   real *restrict c, real *restrict d,
+                   Py_ssize_t n, const double *h) noexcept nogil:
     cdef real lr = <real>h[0], mu = <real>h[1], fresh = <real>h[2], vi
     cdef Py_ssize_t i
     for i in range(n):
@@ -42,7 +43,8 @@ RULES["momentum"] = entry(momentum, momentum)
 
 
 cdef void nesterov(real *restrict p, const real *restrict g, real *restrict v, real *restrict b,
-                   real *restrict c, real *restrict d, Py_ssize_t n, const double *h) noexcept nogil:
+                   real *restrict c, real *restrict d,
+                   Py_ssize_t n, const double *h) noexcept nogil:
     cdef real lr = <real>h[0], mu = <real>h[1], fresh = <real>h[2], vi
     cdef Py_ssize_t i
     for i in range(n):
@@ -143,7 +145,8 @@ RULES["rmsprop_centered_momentum"] = entry(rmsprop_centered_momentum, rmsprop_ce
 
 
 cdef void adadelta(real *restrict p, const real *restrict g, real *restrict v, real *restrict u,
-                   real *restrict c, real *restrict d, Py_ssize_t n, const double *h) noexcept nogil:
+                   real *restrict c, real *restrict d,
+                   Py_ssize_t n, const double *h) noexcept nogil:
     cdef real lr = <real>h[0], rho = <real>h[1], fresh = <real>h[2], eps = <real>h[3], vi, di
     cdef Py_ssize_t i
     for i in range(n):
@@ -236,7 +239,8 @@ RULES["radam"] = entry(radam, radam)
 
 
 cdef void radam_early(real *restrict p, const real *restrict g, real *restrict m, real *restrict v,
-                      real *restrict c, real *restrict d, Py_ssize_t n, const double *h) noexcept nogil:
+                      real *restrict c, real *restrict d,
+                      Py_ssize_t n, const double *h) noexcept nogil:
     """RAdam's first steps, while the variance of v is not yet known: v is kept but not used."""
     cdef real b1 = <real>h[0], fresh1 = <real>h[1], b2 = <real>h[2], fresh2 = <real>h[3]
     cdef real step = <real>h[4], mi

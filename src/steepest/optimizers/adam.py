@@ -109,7 +109,14 @@ class AdamW(Adam):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
-            params, lr, betas, eps, weight_decay, amsgrad, bias_correction=bias_correction, **options
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            bias_correction=bias_correction,
+            **options,
         )
 
 
@@ -205,7 +212,7 @@ class NAdam(Optimizer):
 
 
 def _warm(b1: float, decay: float, t: int) -> float:
-    return b1 * (1.0 - 0.5 * 0.96 ** (t * decay))
+    return b1 * (1.0 - 0.5 * math.pow(0.96, t * decay))
 
 
 # The last product computed for each (β₁, momentum_decay): a step forward costs one factor.
@@ -274,8 +281,7 @@ class RAdam(Optimizer):
         if length <= 5.0:
             return "radam_early", (b1, fresh1, b2, fresh2, step)
         rectified = math.sqrt(
-            (length - 4.0) * (length - 2.0) * longest
-            / ((longest - 4.0) * (longest - 2.0) * length)
+            (length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length)
         )
         return "radam", (b1, fresh1, b2, fresh2, step * rectified * math.sqrt(rest), h["eps"])
 

@@ -15,7 +15,7 @@ import math
 import operator
 import threading
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypedDict, Unpack
+from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 
@@ -90,9 +90,10 @@ class _Group:
         self.before = regularize.before(h)
         self.after = regularize.after(h, 2 + len(h["states"]))
         self.sign = -1.0 if h["maximize"] else 1.0
-        changed = states != self.states
+        if states == self.states:
+            return False
         self.states = states
-        return changed
+        return True
 
 
 class Optimizer:
@@ -144,9 +145,12 @@ class Optimizer:
             raise TypeError(f"clip = {clip!r}: expected st.clip.value, .norm or .global_norm")
         self._nonfinite: str = options.get("nonfinite", "propagate")
         if self._nonfinite not in _POLICIES:
-            raise ValueError(f"nonfinite = {self._nonfinite!r}: expected one of {', '.join(_POLICIES)}")
+            raise ValueError(
+                f"nonfinite = {self._nonfinite!r}: expected one of {', '.join(_POLICIES)}"
+            )
         group_options = _GROUP_OPTIONS | {"decay_mode": self.decay_mode}
-        group_options |= {key: options[key] for key in _GROUP_OPTIONS if key in options}  # type: ignore[literal-required]
+        given: Mapping[str, Any] = options
+        group_options |= {key: given[key] for key in _GROUP_OPTIONS if key in given}
         self.defaults: dict[str, Any] = self._settled(hyper | group_options)
         self.param_groups: list[dict[str, Any]] = []
         self.state: dict[str, dict[str, Array]] = {}
@@ -163,9 +167,7 @@ class Optimizer:
         self._plan: Plan | None = None
         self._plan_kernels: dispatch.Kernels | None = None
         self._clip_stages = clip.stages() if clip is not None else []
-        self._norming = self._nonfinite != "propagate" or (
-            clip is not None and clip.measured
-        )
+        self._norming = self._nonfinite != "propagate" or (clip is not None and clip.measured)
         self._lock = threading.Lock()
         if not self._grouped:
             params = [{"params": params}]
@@ -201,7 +203,8 @@ class Optimizer:
         live = _Group(self, filled, self.updates)
         state = {name: self._new_state(p, live) for name, p in zip(names, added, strict=True)}
         named = [
-            (f"parameter {name!r}", p) for g in [*self.param_groups, filled]
+            (f"parameter {name!r}", p)
+            for g in [*self.param_groups, filled]
             for name, p in zip(g["param_names"], g["params"], strict=True)
         ]
         arrays.disjoint_bounds(named)
@@ -254,7 +257,7 @@ class Optimizer:
         TypeError or ValueError for gradients that do not fit, FloatingPointError for non-finite
         ones if so asked, RuntimeError when called while another thread steps this optimizer.
         """
-        if not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(False):
             raise RuntimeError("another thread is inside step() of this optimizer")
         try:
             self._step(grads)
@@ -328,8 +331,15 @@ class Optimizer:
                 written.append((f"parameter {name!r}", p))
                 written += [(f"state {key!r} of parameter {name!r}", state[key]) for key in keys]
                 live = self.state[name]
-                plan.add(number, (p, *own), state["step"], live, ("step", *keys),
-                         len(asked.h["states"]), arrays.layout((p, *own), p))
+                plan.add(
+                    number,
+                    (p, *own),
+                    state["step"],
+                    live,
+                    ("step", *keys),
+                    len(asked.h["states"]),
+                    arrays.layout((p, *own), p),
+                )
         plan.guard(arrays.disjoint_bounds(written))
         for name, state in replaced.items():
             self.state[name].update(state)

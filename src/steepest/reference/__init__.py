@@ -5,7 +5,7 @@ and its state in place. The compiled kernels equal it to the last bit, which is 
 the operations and the roundings matter: scalars are computed in double and rounded once, by
 ``real``, to the parameter's type; everything else happens in that type.
 
-``step`` is the whole of what an optimizer does to one parameter; ``norm`` is what clipping measures.
+``step`` is all that an optimizer does to one parameter; ``norm`` is what clipping measures.
 """
 
 import inspect

@@ -6,7 +6,9 @@ from steepest.reference.types import Array
 
 
 def scale(g: Array, factor: float) -> Array:
-    return g.dtype.type(factor) * g
+    real = g.dtype.type
+    scaled: Array = real(factor) * g
+    return scaled
 
 
 def clip_value(g: Array, limit: float) -> Array:
@@ -17,12 +19,16 @@ def clip_value(g: Array, limit: float) -> Array:
 
 def l2(g: Array, p: Array, weight: float) -> Array:
     """The gradient of weight/2 · ‖p‖² added."""
-    return g + g.dtype.type(weight) * p
+    real = g.dtype.type
+    added: Array = g + real(weight) * p
+    return added
 
 
 def l1(g: Array, p: Array, weight: float) -> Array:
     """A subgradient of weight · ‖p‖₁ added: 0 where p is 0."""
-    return g + g.dtype.type(weight) * np.sign(p)
+    real = g.dtype.type
+    added: Array = g + real(weight) * np.sign(p)
+    return added
 
 
 def decay(p: Array, lr: float, weight_decay: float) -> None:
