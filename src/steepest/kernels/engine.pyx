@@ -12,7 +12,7 @@ it allocates nothing, calls no Python, and advances the counters itself.
 Every thread works in the default floating-point mode and puts its own mode back.
 """
 from cpython.buffer cimport (
-    PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+    PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
 )
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
@@ -24,11 +24,13 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from steepest.kernels.contract cimport (
-    BLOCK, CHUNK, COEFFICIENTS, STAGES, STATES, Operand, decode_double, decode_float, encode_double,
-    encode_float, measure_double, measure_float, real, rule_double, rule_float, stage_double,
-    stage_float,
+    BLOCK, CHUNK, COEFFICIENTS, STAGES, STATES, Operand, measure_double, measure_float,
 )
 from steepest.kernels.floatmode cimport floatmode_default, floatmode_get, floatmode_set
+from steepest.kernels.sources cimport Source, counter, reach, same
+from steepest.kernels.visits cimport (
+    G, LINE, OPERANDS, P, SCRATCH, STAGE_COEFFICIENTS, Entry, Program, Stage, decoded, update_range,
+)
 
 cdef extern from *:
     """
@@ -45,16 +47,7 @@ cdef extern from *:
     int steepest_team() noexcept nogil
 
 cdef enum:
-    P = 0                              # operand numbers: the parameter,
-    G = 1                              # its gradient,
-    FIRST = 2                          # the rule's states and then the stages' arrays
-    OPERANDS = 8
-    ROWS = OPERANDS + 2                # scratch rows of a thread; the last two for new gradients
-    ROW = BLOCK * 8 + 192              # bytes; rows 4096 bytes apart would alias in L1
-    LINE = 64                          # bytes of a cache line and of the widest vector
-    SCRATCH = ROWS * ROW               # bytes of a thread; no less than a chunk of doubles
     VISIT = 64                         # what a parameter costs besides its elements, in elements
-    STAGE_COEFFICIENTS = 4
 
 BLOCK_SIZE, CHUNK_SIZE = BLOCK, CHUNK
 
@@ -62,249 +55,12 @@ BLOCK_SIZE, CHUNK_SIZE = BLOCK, CHUNK
 cdef Py_ssize_t SERIAL = 1 << 15
 
 
-cdef struct Source:
-    # What the buffer of one array looked like when it was bound.
-    char *data
-    char format
-    int ndim
-    Py_ssize_t *shape
-    Py_ssize_t *strides
-    Py_ssize_t low                     # bytes it reaches below and above `data`
-    Py_ssize_t high
-
-
-cdef struct Entry:
-    Py_ssize_t size
-    bint is_double
-    bint active
-    int operands
-    int states
-    int group
-    int program
-    double scale                       # of the gradient
-    double measured
-    int64_t *count                     # steps taken
-    Source source[OPERANDS]
-    Operand operand[OPERANDS]
-    Py_ssize_t offset[OPERANDS]        # from an array's first element to its first in loop order
-    Operand reading                    # the gradient in C order, for the measures
-    Py_ssize_t *axes[OPERANDS + 1]     # owned: what the shapes and strides above point into
-
-
-cdef struct Stage:
-    void *of_float
-    void *of_double
-    bint makes_gradient
-    int operand
-    double h[STAGE_COEFFICIENTS]
-
-
-cdef struct Program:
-    void *rule_float
-    void *rule_double
-    int before
-    int after
-    double h[COEFFICIENTS]
-    Stage stage[STAGES]                # those before the rule, then those after it
-
-
-# The head of a NumPy array, the same since NumPy 1.7: reading it takes 2 ns, the buffer protocol
-# 50. It is compared with the buffer protocol once, at import, and not used if they disagree.
-cdef extern from *:
-    """
-    typedef struct {
-        PyObject_HEAD
-        char *data;
-        int ndim;
-        Py_ssize_t *shape;
-        Py_ssize_t *strides;
-        PyObject *base;
-        PyObject *descr;
-        int flags;
-    } steepest_array_head;
-    """
-    ctypedef struct ArrayHead "steepest_array_head":
-        char *data
-        int ndim
-        Py_ssize_t *shape
-        Py_ssize_t *strides
-        PyObject *descr
-        int flags
-
-cdef enum:
-    WRITEABLE = 0x0400
-
-import numpy
-
-cdef object NDARRAY = numpy.ndarray
-cdef object FLOAT = numpy.dtype(numpy.float32)
-cdef object DOUBLE = numpy.dtype(numpy.float64)
-
-
-cdef bint head_is_known():
-    """Whether ArrayHead reads sample arrays as the buffer protocol does."""
-    cdef Py_buffer view
-    cdef const ArrayHead *head
-    cdef bint result = True
-    for writeable in (True, False):
-        for dtype in (FLOAT, DOUBLE):
-            x = numpy.zeros((5, 4, 3), dtype)[1:4:2, ::-1, 1:]
-            x.flags.writeable = writeable
-            head = <const ArrayHead *>x
-            PyObject_GetBuffer(x, &view, PyBUF_FORMAT | PyBUF_STRIDES)
-            result = (result and sizeof(ArrayHead) <= x.__sizeof__() and head.data == view.buf
-                      and head.ndim == 3 and same_axes(head.shape, view.shape, 3)
-                      and same_axes(head.strides, view.strides, 3)
-                      and head.descr == <PyObject *>dtype
-                      and bool(head.flags & WRITEABLE) == writeable)
-            PyBuffer_Release(&view)
-    return result
-
-cdef bint HEAD_IS_KNOWN = head_is_known()
-
-
 cdef inline Py_ssize_t chunks_of(const Entry *e) noexcept nogil:
     return (e.size + CHUNK - 1) // CHUNK
 
 
-cdef inline void reach(Source *s, Py_ssize_t itemsize) noexcept nogil:
-    cdef int axis
-    cdef Py_ssize_t span
-    s.low, s.high = 0, itemsize
-    for axis in range(s.ndim):
-        span = (s.shape[axis] - 1) * s.strides[axis]
-        if span < 0:
-            s.low += span
-        else:
-            s.high += span
-
-
-cdef bint same(const Source *s, object x, int flags, char **data):
-    """Whether x has the type, shape and strides of s. Sets `data`."""
-    cdef Py_buffer view
-    cdef bint result
-    cdef const ArrayHead *head
-    if HEAD_IS_KNOWN and type(x) is NDARRAY:
-        head = <const ArrayHead *>x
-        if (head.descr == <PyObject *>(DOUBLE if s.format == c"d" else FLOAT)
-                and head.ndim == s.ndim
-                and (not flags or head.flags & WRITEABLE)
-                and same_axes(head.shape, s.shape, s.ndim)
-                and same_axes(head.strides, s.strides, s.ndim)):
-            data[0] = head.data
-            return True
-    try:
-        PyObject_GetBuffer(x, &view, PyBUF_FORMAT | PyBUF_STRIDES | flags)
-    except (BufferError, TypeError, ValueError):
-        return False
-    # NumPy writes the type of an unaligned array as "=f".
-    result = (view.ndim == s.ndim and (view.format + (view.format[0] == c"="))[0] == s.format
-              and view.itemsize == (8 if s.format == c"d" else 4)
-              and same_axes(view.shape, s.shape, s.ndim)
-              and same_axes(view.strides, s.strides, s.ndim))
-    data[0] = <char *>view.buf
-    PyBuffer_Release(&view)
-    return result
-
-
-cdef inline bint same_axes(const Py_ssize_t *x, const Py_ssize_t *y, int n) noexcept:
-    cdef int axis
-    for axis in range(n):
-        if x[axis] != y[axis]:
-            return False
-    return True
-
-
-cdef int64_t *counter(object x) except NULL:
-    """The address of a 0-d int64 array, which the caller keeps alive."""
-    cdef Py_buffer view
-    cdef int64_t *result
-    PyObject_GetBuffer(x, &view, PyBUF_FORMAT | PyBUF_STRIDES | PyBUF_WRITABLE)
-    result = <int64_t *>view.buf
-    if view.ndim != 0 or view.itemsize != sizeof(int64_t) or view.format[0] not in b"lq":
-        result = NULL
-    PyBuffer_Release(&view)
-    if result == NULL:
-        raise ValueError("a counter must be a 0-d int64 array")
-    return result
-
-
 cdef void *pointer(object capsule, const char *kind) except? NULL:
     return PyCapsule_GetPointer(capsule, kind)
-
-
-cdef inline real *decoded(Operand *x, Py_ssize_t start, Py_ssize_t n, real *row) noexcept nogil:
-    """The elements start to start + n of x: lent, or decoded into the row."""
-    if x.decode == NULL:
-        return <real *>x.data + start
-    if real is float:
-        (<decode_float>x.decode)(x, start, n, row)
-    else:
-        (<decode_double>x.decode)(x, start, n, row)
-    return row
-
-
-cdef inline const real *staged(const Stage *s, const double *h, real **row, const real *g,
-                               real **spare, Py_ssize_t n) noexcept nogil:
-    """Runs one stage on a block; returns the gradient that goes on from it."""
-    cdef real *out = spare[0] if s.makes_gradient else NULL
-    cdef real *own = row[s.operand] if s.operand else NULL
-    if real is float:
-        (<stage_float>s.of_float)(row[P], g, out, own, n, h)
-    else:
-        (<stage_double>s.of_double)(row[P], g, out, own, n, h)
-    if out == NULL:
-        return g
-    spare[0], spare[1] = spare[1], spare[0]
-    return out
-
-
-cdef void visit(Entry *e, const Program *program, const Stage *scale, Py_ssize_t start,
-                Py_ssize_t n, real *scratch) noexcept nogil:
-    """One block of one parameter: decode, stages, rule, stages, encode."""
-    cdef Py_ssize_t width = ROW // sizeof(real)
-    cdef real *row[OPERANDS]
-    cdef real *spare[2]
-    cdef real *state[STATES]
-    cdef const real *g
-    cdef int k
-    for k in range(e.operands):
-        row[k] = decoded(&e.operand[k], start, n, scratch + k * width)
-    for k in range(STATES):
-        state[k] = row[FIRST + k] if k < e.states else NULL
-    spare[0] = scratch + OPERANDS * width
-    spare[1] = scratch + (OPERANDS + 1) * width
-
-    g = row[G]
-    if e.scale != 1.0:
-        g = staged(scale, &e.scale, row, g, spare, n)
-    for k in range(program.before):
-        g = staged(&program.stage[k], program.stage[k].h, row, g, spare, n)
-    if real is float:
-        (<rule_float>program.rule_float)(row[P], g, state[0], state[1], state[2], state[3],
-                                         n, program.h)
-    else:
-        (<rule_double>program.rule_double)(row[P], g, state[0], state[1], state[2], state[3],
-                                           n, program.h)
-    for k in range(program.before, program.before + program.after):
-        staged(&program.stage[k], program.stage[k].h, row, g, spare, n)
-
-    for k in range(e.operands):
-        if k != G and e.operand[k].encode != NULL:
-            if real is float:
-                (<encode_float>e.operand[k].encode)(&e.operand[k], start, n, row[k])
-            else:
-                (<encode_double>e.operand[k].encode)(&e.operand[k], start, n, row[k])
-
-
-cdef void update_range(Entry *e, const Program *program, const Stage *scale, Py_ssize_t start,
-                       Py_ssize_t stop, real *scratch) noexcept nogil:
-    """Visits the elements start to stop; after the first visit, p is at the start of a line."""
-    cdef Py_ssize_t skew = <Py_ssize_t>(<size_t>e.operand[P].data % LINE // sizeof(real)), n
-    while start < stop:
-        n = min(stop - start, BLOCK - (start + skew) % BLOCK)
-        visit(e, program, scale, start, n, scratch)
-        start += n
 
 
 cdef class Plan:

@@ -1,0 +1,18 @@
+"""Python's arrays as C sees them: what an array looked like when it was bound, and whether an
+object still looks like that."""
+from libc.stdint cimport int64_t
+
+cdef struct Source:
+    # What the buffer of one array looked like when it was bound.
+    char *data
+    char format
+    int ndim
+    Py_ssize_t *shape
+    Py_ssize_t *strides
+    Py_ssize_t low                     # bytes it reaches below and above `data`
+    Py_ssize_t high
+
+
+cdef void reach(Source *s, Py_ssize_t itemsize) noexcept
+cdef bint same(const Source *s, object x, int flags, char **data)
+cdef int64_t *counter(object x) except NULL
