@@ -11,11 +11,7 @@ it allocates nothing, calls no Python, and advances the counters itself.
 
 Every thread works in the default floating-point mode and puts its own mode back.
 """
-from cpython.buffer cimport (
-    PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
-)
-from cpython.dict cimport PyDict_GetItemWithError
-from cpython.object cimport PyObject
+from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython.parallel cimport parallel
 from libc.math cimport frexp, isfinite, ldexp, sqrt
@@ -27,9 +23,10 @@ from steepest.kernels.contract cimport (
     BLOCK, CHUNK, COEFFICIENTS, STAGES, STATES, Operand, measure_double, measure_float,
 )
 from steepest.kernels.floatmode cimport floatmode_default, floatmode_get, floatmode_set
-from steepest.kernels.sources cimport Source, counter, reach, same
+from steepest.kernels.sources cimport Source, address, counter, reach, same, still_at
 from steepest.kernels.visits cimport (
-    G, LINE, OPERANDS, P, SCRATCH, STAGE_COEFFICIENTS, Entry, Program, Stage, decoded, update_range,
+    G, LINE, OPERANDS, P, READING, SCRATCH, SOURCE, STAGE_COEFFICIENTS, Entry, Program, Stage,
+    decoded, update_range,
 )
 
 cdef extern from *:
@@ -72,9 +69,8 @@ cdef class Plan:
     cdef Entry *entries
     cdef Program *programs
     cdef Py_ssize_t count, capacity, program_capacity
-    cdef list objects                  # per entry: (parameter, state arrays...)
-    cdef list states                   # per entry: the live state dict
-    cdef list names                    # per entry: the keys of those state arrays, "step" first
+    cdef list params                   # per entry
+    cdef list states                   # per entry: its counter and state arrays, kept alive
     cdef Stage scale
     cdef void *measure_float
     cdef void *measure_double
@@ -101,7 +97,7 @@ cdef class Plan:
         self.updates_array = updates
         self.updates = counter(updates)
         self.capacity = capacity
-        self.objects, self.states, self.names = [], [], []
+        self.params, self.states = [], []
         self.entries = <Entry *>calloc(max(capacity, 1), sizeof(Entry))
         self.lows = <char **>malloc(max(capacity, 1) * OPERANDS * sizeof(char *))
         self.highs = <char **>malloc(max(capacity, 1) * OPERANDS * sizeof(char *))
@@ -118,7 +114,7 @@ cdef class Plan:
         cdef int k
         if self.entries != NULL:
             for i in range(self.count):
-                for k in range(OPERANDS + 1):
+                for k in range(SOURCE + 1):
                     free(self.entries[i].axes[k])
         free(self.entries)
         free(self.programs)
@@ -132,11 +128,10 @@ cdef class Plan:
 
     # Building
 
-    def add(self, int group, tuple arrays, step, dict state, tuple names, int states, layout):
-        """Adds a parameter: arrays are (parameter, then those of `names[1:]` in the live `state`);
-        the first `states` of them are the rule's. `step` is its counter. `layout` (arrays.Layout)
-        walks them and a gradient that lies like the parameter, which is expected until
-        `bind_gradient` says otherwise.
+    def add(self, int group, tuple arrays, step, int states, layout):
+        """Adds a parameter: arrays are (parameter, states..., arrays of stages...), with `states`
+        of the rule's. `step` is its counter. `layout` (arrays.Layout) walks them and a gradient
+        that lies like the parameter, which is expected until `bind_gradient` says otherwise.
         """
         cdef Entry *e
         if self.count == self.capacity or len(arrays) + 1 > OPERANDS or states > STATES:
@@ -151,71 +146,61 @@ cdef class Plan:
         e.size = arrays[0].size
         self.bind_all(e, arrays, arrays[0], layout)
         e.count = counter(step)
-        self.objects.append((arrays[0], step) + arrays[1:])
-        self.states.append(state)
-        self.names.append(names)
+        self.params.append(arrays[0])
+        self.states.append((step,) + arrays[1:])
 
     cdef int bind_all(self, Entry *e, tuple arrays, object gradient, object layout) except -1:
         cdef int k
         for k in range(<int>len(arrays)):
-            self.bind(e, P if k == 0 else k + 1, arrays[k], layout.walks[k], True)
-        self.bind(e, G, gradient, layout.walks[len(arrays)], False)
-        self.bind_reading(e, layout.c_order)
+            self.bind(e, P if k == 0 else k + 1, address(arrays[k], True), layout.walks[k])
+        e.home = address(arrays[0], True)
+        self.bind_source(e, gradient)
+        self.bind(e, G, e.gradient.data, layout.walks[len(arrays)])
+        e.offset = layout.walks[len(arrays)].offset
+        self.bind(e, READING, e.gradient.data, layout.c_order)
         return 0
 
-    cdef int bind(self, Entry *e, int k, object x, object walk, bint writable) except -1:
-        """Makes x the k-th operand of e, walked as (shape, strides, offset, codec)."""
-        cdef Py_buffer view
-        cdef Source *s = &e.source[k]
-        cdef Py_ssize_t *axes
+    cdef int bind(self, Entry *e, int k, char *data, object walk) except -1:
+        """Makes the array at `data` the k-th operand of e, walked as an arrays.Walk says."""
+        cdef Operand *x = &e.reading if k == READING else &e.operand[k]
         cdef int ndim = <int>len(walk.shape), axis
-        PyObject_GetBuffer(x, &view, PyBUF_STRIDES | (PyBUF_WRITABLE if writable else 0))
+        cdef Py_ssize_t *axes = self.reserve_axes(e, k, ndim)
+        for axis in range(ndim):
+            axes[axis] = walk.shape[axis]
+            axes[ndim + axis] = walk.strides[axis]
+        x.data, x.ndim, x.shape, x.strides = data + <Py_ssize_t>walk.offset, ndim, axes, axes + ndim
+        x.decode, x.encode = NULL, NULL
+        if walk.codec is not None:
+            functions = self.kernels.codecs[walk.codec]
+            x.decode = pointer(functions[1 if e.is_double else 0], "steepest.codec")
+            x.encode = pointer(functions[3 if e.is_double else 2], "steepest.codec")
+        return 0
+
+    cdef int bind_source(self, Entry *e, object gradient) except -1:
+        """Remembers what the gradient looks like."""
+        cdef Py_buffer view
+        cdef Source *s = &e.gradient
+        PyObject_GetBuffer(gradient, &view, PyBUF_STRIDES)
         try:
-            axes = <Py_ssize_t *>malloc(2 * (view.ndim + ndim + 1) * sizeof(Py_ssize_t))
-            if axes == NULL:
-                raise MemoryError
-            free(e.axes[k])
-            e.axes[k] = axes
-            s.data, s.ndim = <char *>view.buf, view.ndim
-            s.format = c"d" if e.is_double else c"f"
-            s.shape, s.strides = axes, axes + view.ndim
+            s.shape = self.reserve_axes(e, SOURCE, view.ndim)
+            s.strides = s.shape + view.ndim
+            s.data, s.ndim, s.format = <char *>view.buf, view.ndim, c"d" if e.is_double else c"f"
             if view.ndim:
                 memcpy(s.shape, view.shape, view.ndim * sizeof(Py_ssize_t))
                 memcpy(s.strides, view.strides, view.ndim * sizeof(Py_ssize_t))
             reach(s, view.itemsize)
         finally:
             PyBuffer_Release(&view)
-        axes += 2 * s.ndim
-        for axis in range(ndim):
-            axes[axis] = walk.shape[axis]
-            axes[ndim + axis] = walk.strides[axis]
-        e.offset[k] = walk.offset
-        self.set_operand(&e.operand[k], s.data + e.offset[k], ndim, axes, walk.codec, e.is_double)
         return 0
 
-    cdef int bind_reading(self, Entry *e, object walk) except -1:
-        """How the gradient is walked in C order."""
-        cdef int ndim = <int>len(walk.shape), axis
+    cdef Py_ssize_t *reserve_axes(self, Entry *e, int k, int ndim) except NULL:
+        """Room for a shape and strides."""
         cdef Py_ssize_t *axes = <Py_ssize_t *>malloc(2 * (ndim + 1) * sizeof(Py_ssize_t))
         if axes == NULL:
             raise MemoryError
-        free(e.axes[OPERANDS])
-        e.axes[OPERANDS] = axes
-        for axis in range(ndim):
-            axes[axis] = walk.shape[axis]
-            axes[ndim + axis] = walk.strides[axis]
-        self.set_operand(&e.reading, e.source[G].data, ndim, axes, walk.codec, e.is_double)
-        return 0
-
-    cdef int set_operand(self, Operand *x, char *data, int ndim, Py_ssize_t *axes, codec,
-                         bint is_double) except -1:
-        x.data, x.ndim, x.shape, x.strides = data, ndim, axes, axes + ndim
-        x.decode, x.encode = NULL, NULL
-        if codec is not None:
-            functions = self.kernels.codecs[codec]
-            x.decode = pointer(functions[1 if is_double else 0], "steepest.codec")
-            x.encode = pointer(functions[3 if is_double else 2], "steepest.codec")
-        return 0
+        free(e.axes[k])
+        e.axes[k] = axes
+        return axes
 
     def bind_gradient(self, Py_ssize_t i, x, layout):
         """Takes x as the gradient of entry i from here on; `layout` walks its arrays and x."""
@@ -223,7 +208,7 @@ cdef class Plan:
 
     def arrays(self, Py_ssize_t i):
         """The parameter and state arrays of entry i."""
-        return (self.objects[i][0],) + self.objects[i][2:]
+        return (self.params[i],) + self.states[i][1:]
 
     def guard(self, list bounds):
         """Bounds (low, high) of all written arrays, sorted, disjoint: no gradient may touch one."""
@@ -257,12 +242,13 @@ cdef class Plan:
         """Takes the parameters and gradients of a step (None: leave that parameter alone).
 
         Returns the numbers of the entries whose gradient is not laid out as before or touches a
-        written array; None if a parameter or state is no longer the array that was bound.
+        written array; None if a parameter is no longer the array that was bound, or moved, or was
+        made read-only. States cannot: their dicts tell of changes (optimizers.state), and the plan
+        holds the arrays.
         """
         cdef Py_ssize_t i
         cdef Entry *e
         cdef char *data
-        cdef int k, itemsize
         cdef list stale = []
         if len(params) != self.count:
             return None
@@ -274,29 +260,18 @@ cdef class Plan:
             e.active = grad is not None
             if not e.active:
                 continue
-            itemsize = 8 if e.is_double else 4
-            objects = <tuple>self.objects[i]
-            state = <dict>self.states[i]
-            names = <tuple>self.names[i]
-            if params[i] is not objects[0]:
+            p = params[i]
+            if p is not self.params[i] or not still_at(p, e.home, e.is_double):
                 return None
-            if (not same(&e.source[P], objects[0], PyBUF_WRITABLE, &data)
-                    or data != e.source[P].data):
-                return None
-            for k in range(<int>len(names)):
-                if PyDict_GetItemWithError(state, names[k]) != <PyObject *>objects[k + 1]:
-                    return None
-                if k and (not same(&e.source[k + 1], objects[k + 1], PyBUF_WRITABLE, &data)
-                          or data != e.source[k + 1].data):
-                    return None
-            if not same(&e.source[G], grad, 0, &data) or (
-                    e.operand[G].decode == NULL and <size_t>data % itemsize):
+            if not same(&e.gradient, grad, &data) or (
+                    e.operand[G].decode == NULL and <size_t>data % (8 if e.is_double else 4)):
                 stale.append(i)
-            elif data != e.source[G].data:
-                if (e.size and self.touches(data + e.source[G].low, data + e.source[G].high)):
+            elif data != e.gradient.data:
+                if e.size and self.touches(data + e.gradient.low, data + e.gradient.high):
                     stale.append(i)
-                e.source[G].data = data
-                e.operand[G].data = data + e.offset[G]
+                    continue
+                e.gradient.data = data
+                e.operand[G].data = data + e.offset
                 e.reading.data = data
         return stale
 

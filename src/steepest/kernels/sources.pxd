@@ -14,5 +14,7 @@ cdef struct Source:
 
 
 cdef void reach(Source *s, Py_ssize_t itemsize) noexcept
-cdef bint same(const Source *s, object x, int flags, char **data)
+cdef bint same(const Source *s, object x, char **data)
+cdef bint still_at(object x, const char *home, bint is_double)
+cdef char *address(object x, bint writable) except? NULL
 cdef int64_t *counter(object x) except NULL

@@ -75,22 +75,25 @@ cdef void reach(Source *s, Py_ssize_t itemsize) noexcept:
             s.high += span
 
 
-cdef bint same(const Source *s, object x, int flags, char **data):
+cdef inline bint is_array(object x, bint is_double) noexcept:
+    """Whether x is an ndarray of the type, so that its head may be read."""
+    return (HEAD_IS_KNOWN and type(x) is NDARRAY
+            and (<const ArrayHead *>x).descr == <PyObject *>(DOUBLE if is_double else FLOAT))
+
+
+cdef bint same(const Source *s, object x, char **data):
     """Whether x has the type, shape and strides of s. Sets `data`."""
     cdef Py_buffer view
     cdef bint result
     cdef const ArrayHead *head
-    if HEAD_IS_KNOWN and type(x) is NDARRAY:
+    if is_array(x, s.format == c"d"):
         head = <const ArrayHead *>x
-        if (head.descr == <PyObject *>(DOUBLE if s.format == c"d" else FLOAT)
-                and head.ndim == s.ndim
-                and (not flags or head.flags & WRITEABLE)
-                and same_axes(head.shape, s.shape, s.ndim)
+        if (head.ndim == s.ndim and same_axes(head.shape, s.shape, s.ndim)
                 and same_axes(head.strides, s.strides, s.ndim)):
             data[0] = head.data
             return True
     try:
-        PyObject_GetBuffer(x, &view, PyBUF_FORMAT | PyBUF_STRIDES | flags)
+        PyObject_GetBuffer(x, &view, PyBUF_FORMAT | PyBUF_STRIDES)
     except (BufferError, TypeError, ValueError):
         return False
     # NumPy writes the type of an unaligned array as "=f".
@@ -101,6 +104,26 @@ cdef bint same(const Source *s, object x, int flags, char **data):
     data[0] = <char *>view.buf
     PyBuffer_Release(&view)
     return result
+
+
+cdef bint still_at(object x, const char *home, bint is_double):
+    """Whether the data of x is where it was and may still be written."""
+    cdef const ArrayHead *head
+    if is_array(x, is_double):
+        head = <const ArrayHead *>x
+        return head.data == home and (head.flags & WRITEABLE) != 0
+    try:
+        return address(x, True) == home
+    except (BufferError, TypeError, ValueError):
+        return False
+
+
+cdef char *address(object x, bint writable) except? NULL:
+    """Where the data of x begins."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(x, &view, PyBUF_STRIDES | (PyBUF_WRITABLE if writable else 0))
+    PyBuffer_Release(&view)
+    return <char *>view.buf
 
 
 cdef inline bint same_axes(const Py_ssize_t *x, const Py_ssize_t *y, int n) noexcept:

@@ -9,6 +9,8 @@ cdef enum:
     G = 1                              # its gradient,
     FIRST = 2                          # the rule's states and then the stages' arrays
     OPERANDS = 8
+    READING = OPERANDS                 # the gradient again, in C order,
+    SOURCE = OPERANDS + 1              # and as Python sees it
     ROWS = OPERANDS + 2                # scratch rows of a thread; the last two for new gradients
     ROW = BLOCK * 8 + 192              # bytes; rows 4096 bytes apart would alias in L1
     LINE = 64                          # bytes of a cache line and of the widest vector
@@ -17,21 +19,23 @@ cdef enum:
 
 
 cdef struct Entry:
+    # What every step looks at stands first and together: there may be thousands of entries.
     Py_ssize_t size
-    bint is_double
-    bint active
-    int operands
-    int states
+    int64_t *count                     # steps taken
+    char *home                         # where the parameter's data lay when it was bound
+    Source gradient
+    Py_ssize_t offset                  # of the gradient's first element in loop order, in bytes
     int group
     int program
+    int operands
+    int states
+    bint is_double
+    bint active
     double scale                       # of the gradient
-    double measured
-    int64_t *count                     # steps taken
-    Source source[OPERANDS]
     Operand operand[OPERANDS]
-    Py_ssize_t offset[OPERANDS]        # from an array's first element to its first in loop order
     Operand reading                    # the gradient in C order, for the measures
-    Py_ssize_t *axes[OPERANDS + 1]     # owned: what the shapes and strides above point into
+    double measured
+    Py_ssize_t *axes[SOURCE + 1]       # owned: what the shapes and strides above point into
 
 
 cdef struct Stage:

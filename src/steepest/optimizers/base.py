@@ -26,6 +26,7 @@ from steepest.kernels import dispatch, threads
 from steepest.kernels.engine import Plan
 from steepest.optimizers import structure
 from steepest.optimizers.hyper import Number, Schedule, scheduled, settle
+from steepest.optimizers.state import Changes, WatchedDict, counter, counters
 
 __all__ = ["RULES", "Number", "Optimizer", "Options", "Schedule"]
 
@@ -153,7 +154,8 @@ class Optimizer:
         group_options |= {key: given[key] for key in _GROUP_OPTIONS if key in given}
         self.defaults: dict[str, Any] = self._settled(hyper | group_options)
         self.param_groups: list[dict[str, Any]] = []
-        self.state: dict[str, dict[str, Array]] = {}
+        self._changes = Changes()
+        self._state = WatchedDict({}, self._changes)
         self.skipped = 0
         self.last_norm: float | None = None
         self.last_norms: dict[str, float] = {}
@@ -193,22 +195,26 @@ class Optimizer:
         if not names:
             raise ValueError("params is empty; give at least one parameter")
         added = [arrays.parameter(x, name) for name, x in zip(names, leaves, strict=True)]
-        repeated = [name for i, name in enumerate(names) if name in self.state or name in names[:i]]
-        if repeated:
-            raise ValueError(f"parameter name {repeated[0]!r} is given twice; names must differ")
+        taken = set(self.state)
+        for name in names:
+            if name in taken:
+                raise ValueError(f"parameter name {name!r} is given twice; names must differ")
+            taken.add(name)
         filled = dict(group) | {"params": added, "param_names": names}
         for name, value in self.defaults.items():
             filled.setdefault(name, value)
         filled |= self._settled({name: filled[name] for name in self._hyper_names})
         live = _Group(self, filled, self.updates)
-        state = {name: self._new_state(p, live) for name, p in zip(names, added, strict=True)}
+        state = {
+            name: self._new_state(p, step, live)
+            for name, p, step in zip(names, added, counters(len(names)), strict=True)
+        }
         named = [
             (f"parameter {name!r}", p)
             for g in [*self.param_groups, filled]
             for name, p in zip(g["param_names"], g["params"], strict=True)
         ]
         arrays.disjoint_bounds(named)
-        self._plan = None
         self.param_groups.append(filled)
         self.state.update(state)
         self._shapes.append(shape)
@@ -219,11 +225,9 @@ class Optimizer:
         )
         self._groups.append(live)
 
-    def _new_state(self, p: Array, live: _Group) -> dict[str, Array]:
-        state: dict[str, Array] = {"step": np.zeros((), np.int64)}
-        for key in live.states:
-            state[key] = self._new_array(key, p, live.h)
-        return state
+    def _new_state(self, p: Array, step: Array, live: _Group) -> WatchedDict:
+        fresh = {key: self._new_array(key, p, live.h) for key in live.states}
+        return WatchedDict({"step": step} | fresh, self._changes)
 
     def _new_array(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
         if key != "ema":
@@ -233,6 +237,14 @@ class Optimizer:
         return shadow
 
     # The step
+
+    @property
+    def state(self) -> dict[str, dict[str, Array]]:
+        """The state of each parameter by name: ``"step"``, its count, and the rule's arrays.
+
+        An array may be changed in place, or another of the same type and shape put in its place.
+        """
+        return self._state
 
     @property
     def clip(self) -> Clip | None:
@@ -293,7 +305,7 @@ class Optimizer:
     def _resolved(self, flat: list[Any]) -> Plan:
         """The plan, with this step's gradients bound."""
         plan = self._plan
-        if plan is None or self._plan_kernels is not dispatch.current:
+        if plan is None or self._changes.any or self._plan_kernels is not dispatch.current:
             plan = self._built()
         stale = plan.resolve(self._params(), flat)
         if stale is None:  # an array was replaced, moved or made read-only
@@ -321,7 +333,7 @@ class Optimizer:
             for name, x in zip(group["param_names"], group["params"], strict=True):
                 p = arrays.parameter(x, name)
                 state = dict(self.state[name])
-                state["step"] = _counter(state.get("step", 0), name)
+                state["step"] = counter(state.get("step", 0), name)
                 for key in keys:
                     if key not in state:
                         state[key] = self._new_array(key, p, asked.h)
@@ -330,19 +342,15 @@ class Optimizer:
                 own = tuple(state[key] for key in keys)
                 written.append((f"parameter {name!r}", p))
                 written += [(f"state {key!r} of parameter {name!r}", state[key]) for key in keys]
-                live = self.state[name]
-                plan.add(
-                    number,
-                    (p, *own),
-                    state["step"],
-                    live,
-                    ("step", *keys),
-                    len(asked.h["states"]),
-                    arrays.layout((p, *own), p),
-                )
+                walks = arrays.layout((p, *own), p)
+                plan.add(number, (p, *own), state["step"], len(asked.h["states"]), walks)
         plan.guard(arrays.disjoint_bounds(written))
         for name, state in replaced.items():
-            self.state[name].update(state)
+            if isinstance(self._state[name], WatchedDict):
+                self._state[name].update(state)
+            else:
+                self._state[name] = WatchedDict(state, self._changes)
+        self._changes.any = False
         self._plan, self._plan_kernels = plan, dispatch.current
         return plan
 
@@ -422,8 +430,8 @@ class Optimizer:
         if [g["param_names"] for g in groups] != [g["param_names"] for g in self.param_groups]:
             raise ValueError("the state's groups have other parameter names than this optimizer's")
         fresh: list[dict[str, Any]] = []
-        state: dict[str, dict[str, Array]] = {}
-        updates = _counter(state_dict["updates"], "all")
+        state: dict[str, WatchedDict] = {}
+        updates = counter(np.array(state_dict["updates"]), "all")
         for group, loaded in zip(self.param_groups, groups, strict=True):
             hyper = self._settled({name: loaded[name] for name in self._hyper_names})
             extra = {key: copy.deepcopy(loaded[key]) for key in loaded if key != "params"}
@@ -437,15 +445,16 @@ class Optimizer:
                         f"state of parameter {name!r} has keys {sorted(given)}; "
                         f"expected {sorted(keys)}"
                     )
-                state[name] = {"step": _counter(given["step"], name)}
+                state[name] = WatchedDict({}, self._changes)
+                state[name]["step"] = counter(np.array(given["step"]), name)
                 for key in keys[1:]:
                     x = arrays.state(np.array(given[key]), p, name, key)
                     state[name][key] = arrays.zeros_like(p)
                     state[name][key][...] = x
-        self._plan = None
         for group, loaded in zip(self.param_groups, fresh, strict=True):
             group.update(loaded)
-        self.state = state
+        self._plan = None
+        self._state = WatchedDict(state, self._changes)
         self._groups = [_Group(self, group, int(updates)) for group in self.param_groups]
         self._updates, self.skipped = updates, int(state_dict.get("skipped", 0))
 
@@ -466,20 +475,3 @@ class Optimizer:
             shown = ", ".join(f"{name}={group[name]!r}" for name in self._hyper_names)
             lines.append(f"  group {i}: {len(group['params'])} parameters, {shown}")
         return "\n".join([*lines, ")"])
-
-
-def _counter(value: Any, name: str) -> Array:
-    """A step counter as the engine wants it. Raises ValueError for what is no step count."""
-    if isinstance(value, np.ndarray) and value.dtype == np.int64 and value.shape == ():
-        counter: Array = value if value.flags.writeable else value.copy()
-    else:
-        try:
-            exact = int(value)
-            if exact != value:
-                raise ValueError
-            counter = np.array(exact, np.int64)
-        except (TypeError, ValueError, OverflowError):
-            raise ValueError(f"step of parameter {name!r} = {value!r}: expected a count") from None
-    if not 0 <= counter < 2**62:
-        raise ValueError(f"step of parameter {name!r} = {counter}: expected a count from 0 to 2^62")
-    return counter
