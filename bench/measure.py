@@ -62,9 +62,7 @@ def ratio(over: Seconds, under: Seconds) -> Ratio:
     >>> ratio([2.0, 3.0, None], [1.0, 2.0, 5.0])
     Ratio(median=1.75, low=1.625, high=1.875)
     """
-    pairs = [
-        a / b for a, b in zip(over, under, strict=True) if a is not None and b is not None
-    ]
+    pairs = [a / b for a, b in zip(over, under, strict=True) if a is not None and b is not None]
     low, middle, high = (float(x) for x in np.percentile(pairs, (25, 50, 75)))
     return Ratio(middle, low, high)
 

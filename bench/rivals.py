@@ -138,9 +138,7 @@ class Torch:
         self.fresh, self.max_norm = workload.case.fresh, workload.clip
         self.clip = torch.nn.utils.clip_grad_norm_
         self.foreach = True if name == "torch foreach" else None
-        self.params = [
-            torch.nn.Parameter(torch.from_numpy(p)) for p in parameters(workload, 1)
-        ]
+        self.params = [torch.nn.Parameter(torch.from_numpy(p)) for p in parameters(workload, 1)]
         own = workload.clip is not None
         self.gradients = [torch.from_numpy(g.copy() if own else g) for g in gradients]
         for p, g in zip(self.params, self.gradients, strict=True):

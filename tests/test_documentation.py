@@ -65,10 +65,8 @@ def test_the_worked_example_works(tmp_path):
         with open(copy / name, "a", encoding="utf-8") as file:
             file.write("\n\n" + text)
     site = tmp_path / "site"
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(copy)],
-        check=True,
-    )  # fmt: skip
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target"]
+    subprocess.run([*install, str(site), str(copy)], check=True)
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-k", "signum", "tests/test_exactness.py"],
         cwd=copy, env={"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin"},

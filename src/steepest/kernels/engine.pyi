@@ -34,8 +34,6 @@ class Plan:
         group: int,
         arrays: tuple[_Array, ...],
         step: _Array,
-        state: dict[str, _Array],
-        names: tuple[str, ...],
         states: int,
         layout: _Layout,
     ) -> None: ...

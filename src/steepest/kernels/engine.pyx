@@ -296,8 +296,10 @@ cdef class Plan:
                 last_t, last_group = t, e.group
                 key = (e.group, t)
                 if known is None:
-                    known = {}
-                last = known.setdefault(key, len(found))
+                    known = {}  # made only when a second pair turns up
+                elif not known:
+                    known[found[0]] = 0
+                last = known.setdefault(key, len(found)) if found else 0
                 if last == len(found):
                     found.append(key)
             e.program = last

@@ -259,7 +259,7 @@ class Optimizer:
     @property
     def updates(self) -> int:
         """The number of steps done so far; what schedules are evaluated at."""
-        return int(self._updates)
+        return int(self._updates.item())
 
     def step(self, grads: Any) -> None:
         """Updates all parameters in place with gradients of the same structure as ``params``.
@@ -278,13 +278,14 @@ class Optimizer:
 
     def _step(self, grads: Any) -> None:
         flat = structure.take(self._shape, grads)
-        count = int(self._updates)
+        count = self._updates.item()
         groups = self._groups
         climbing = False
-        for live, group in zip(groups, self.param_groups, strict=True):
-            if live.update(self, group, count):
+        for number, live in enumerate(groups):
+            if live.update(self, self.param_groups[number], count):
                 self._plan = None
-            climbing |= live.sign < 0
+            if live.sign < 0:
+                climbing = True
         plan = self._resolved(flat)
         for row, (number, t) in enumerate(plan.rows()):
             live = groups[number]
