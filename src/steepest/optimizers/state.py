@@ -37,7 +37,7 @@ class WatchedDict(dict[str, Any]):
         self._mark()
         super().__delitem__(key)
 
-    def __ior__(self, other: Any) -> Any:  # type: ignore[override, misc]
+    def __ior__(self, other: Any) -> Any:  # type: ignore[misc]
         self._mark()
         return super().__ior__(other)
 
