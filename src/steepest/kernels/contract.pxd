@@ -25,13 +25,16 @@ cdef enum:
     COEFFICIENTS = 12  # scalars of one rule or stage
     MAXDIMS = 64       # NumPy's own limit
 
-# A rule: parameter p, gradient g, up to four states, n elements, coefficients.
+# A rule: parameter p, gradient g, up to four states, n elements, coefficients. It uses factor * g
+# in place of g, and keep * p in place of p.
 ctypedef void (*rule_float)(float *restrict p, const float *restrict g, float *restrict a,
                             float *restrict b, float *restrict c, float *restrict d,
-                            Py_ssize_t n, const double *h) noexcept nogil
+                            Py_ssize_t n, double factor, double keep,
+                            const double *h) noexcept nogil
 ctypedef void (*rule_double)(double *restrict p, const double *restrict g, double *restrict a,
                              double *restrict b, double *restrict c, double *restrict d,
-                             Py_ssize_t n, const double *h) noexcept nogil
+                             Py_ssize_t n, double factor, double keep,
+                             const double *h) noexcept nogil
 
 # A stage either writes `out`, the gradient that goes on to the next stage or to the rule, or it
 # changes p, or the stage's own array x. It never writes g, which may be the caller's.

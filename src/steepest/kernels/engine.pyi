@@ -48,6 +48,7 @@ class Plan:
         row: int,
         rule: str,
         h: tuple[float, ...],
+        keep: float,
         before: list[_Stage],
         after: list[_Stage],
     ) -> None: ...

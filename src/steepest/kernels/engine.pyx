@@ -333,9 +333,10 @@ cdef class Plan:
             s.h[k] = h[k]
         return 0
 
-    def program(self, Py_ssize_t row, str rule, tuple h, list before, list after):
-        """What to do for a row of `rows`: the rule, its coefficients, and the stages around it,
-        each as (name, coefficients, operand number of its own array or 0)."""
+    def program(self, Py_ssize_t row, str rule, tuple h, double keep, list before, list after):
+        """What to do for a row of `rows`: the rule, its coefficients, what is kept of the
+        parameter, and the stages around the rule, each as (name, coefficients, operand number of
+        its own array or 0); those before it must make gradients."""
         cdef Program *program = &self.programs[row]
         cdef int k
         if (row >= self.program_capacity or len(h) > COEFFICIENTS
@@ -346,6 +347,7 @@ cdef class Plan:
         program.rule_double = pointer(functions[1], "steepest.rule")
         for k in range(<int>len(h)):
             program.h[k] = h[k]
+        program.keep = keep
         program.before, program.after = <int>len(before), <int>len(after)
         k = 0
         for name, coefficients, operand in before + after:

@@ -69,16 +69,6 @@ STAGES["l1"] = entry(l1, l1, True)
 
 # Stages on the parameter or on an array of their own
 
-cdef void decay(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
-                Py_ssize_t n, const double *h) noexcept nogil:
-    cdef real keep = <real>h[0]
-    cdef Py_ssize_t i
-    for i in range(n):
-        p[i] = keep * p[i]
-
-STAGES["decay"] = entry(decay, decay, False)
-
-
 cdef void ema(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
               Py_ssize_t n, const double *h) noexcept nogil:
     cdef real keep = <real>h[0], fresh = <real>h[1]

@@ -49,6 +49,7 @@ cdef struct Stage:
 cdef struct Program:
     void *rule_float
     void *rule_double
+    double keep                        # of the parameter
     int before
     int after
     double h[COEFFICIENTS]

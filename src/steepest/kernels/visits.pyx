@@ -45,6 +45,7 @@ cdef void visit(Entry *e, const Program *program, const Stage *scale, Py_ssize_t
     cdef real *spare[2]
     cdef real *state[STATES]
     cdef const real *g
+    cdef double factor = e.scale
     cdef int k
     for k in range(e.operands):
         row[k] = decoded(&e.operand[k], start, n, scratch + k * width)
@@ -54,16 +55,17 @@ cdef void visit(Entry *e, const Program *program, const Stage *scale, Py_ssize_t
     spare[1] = scratch + (OPERANDS + 1) * width
 
     g = row[G]
-    if e.scale != 1.0:
+    if e.scale != 1.0 and program.before:  # stages want the gradient as it will be
         g = staged(scale, &e.scale, row, g, spare, n)
+        factor = 1.0
     for k in range(program.before):
         g = staged(&program.stage[k], program.stage[k].h, row, g, spare, n)
     if real is float:
         (<rule_float>program.rule_float)(row[P], g, state[0], state[1], state[2], state[3],
-                                         n, program.h)
+                                         n, factor, program.keep, program.h)
     else:
         (<rule_double>program.rule_double)(row[P], g, state[0], state[1], state[2], state[3],
-                                           n, program.h)
+                                           n, factor, program.keep, program.h)
     for k in range(program.before, program.before + program.after):
         staged(&program.stage[k], program.stage[k].h, row, g, spare, n)
 

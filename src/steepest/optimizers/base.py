@@ -62,6 +62,7 @@ class _Group:
     """What a live group asks for at a step; remembered while its hyper-parameters stay the same."""
 
     h: dict[str, Any]
+    keep: float
     before: list[regularize.Stage]
     after: list[regularize.Stage]
     sign: float
@@ -88,6 +89,7 @@ class _Group:
         # A schedule may be 0 now and not later: what it needs is kept all along.
         h["states"] = optimizer.states(dict(zip(names, seen, strict=True)))
         states = h["states"] + (("ema",) if group["ema"] is not None else ())
+        self.keep = regularize.keep(h)
         self.before = regularize.before(h)
         self.after = regularize.after(h, 2 + len(h["states"]))
         self.sign = -1.0 if h["maximize"] else 1.0
@@ -287,10 +289,11 @@ class Optimizer:
             if live.sign < 0:
                 climbing = True
         plan = self._resolved(flat)
+        before = self._clip_stages
         for row, (number, t) in enumerate(plan.rows()):
             live = groups[number]
             rule, coefficients = self.coefficients(live.h, t)
-            plan.program(row, rule, coefficients, self._clip_stages + live.before, live.after)
+            plan.program(row, rule, coefficients, live.keep, before + live.before, live.after)
         workers = threads.get_num_threads() if plan.large() else 1
         factors: list[float] | None = None
         if self._norming:
