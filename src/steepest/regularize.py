@@ -14,8 +14,8 @@ DECAY_MODES = ("l2", "decoupled")
 def before(h: Mapping[str, Any]) -> list[Stage]:
     """The stages in front of the rule for the hyper-parameters h, in this order.
 
-        l2:  g ← g + weight_decay · p
-        l1:  g ← g + l1 · sign(p)
+    l2:  g ← g + weight_decay · p
+    l1:  g ← g + l1 · sign(p)
     """
     stages: list[Stage] = []
     if h["weight_decay"] and h["decay_mode"] == "l2":
