@@ -10,10 +10,12 @@ import argparse
 import functools
 import json
 import math
+import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     show = functools.partial(print, flush=True)
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5:
         show(f"load average {os.getloadavg()[0]:.1f}: other work here disturbs the times")
-    results = run(chosen, settings, torch, quick=arguments.quick, show=show)
+    measure = None if arguments.quick else functools.partial(alone, settings=settings)
+    results = run(chosen, settings, torch, quick=arguments.quick, show=show, measure=measure)
     arguments.out.write_text(json.dumps(results, indent=1) + "\n")
     print(f"written to {arguments.out}")
     return 0
@@ -76,6 +79,25 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def alone(workload: Workload, settings: Settings) -> dict[str, Any]:
+    """A workload's entry, measured in a process of its own.
+
+    What ran before in a process decides whether the memory of large temporaries is new to it, which
+    changes the times of rivals that need them by a factor of two.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(_in_child, workload, settings).result()
+
+
+def _in_child(workload: Workload, settings: Settings) -> dict[str, Any]:
+    torch = load_torch()
+    st.set_num_threads(settings.threads)
+    if torch is not None:
+        torch.set_num_threads(settings.threads)
+    return measured(workload, settings, torch)
+
+
 def run(
     chosen: Iterable[Workload],
     settings: Settings,
@@ -83,13 +105,15 @@ def run(
     *,
     quick: bool = False,
     show: Callable[[str], object] = lambda line: None,
+    measure: Callable[[Workload], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Measures the workloads one after the other; ``show`` gets a line about each."""
+    measure = measure or functools.partial(measured, settings=settings, torch=torch)
     facts = machine.facts(settings.threads, torch)
     started, stolen = time.perf_counter(), machine.stolen()
     results = []
     for workload in chosen:
-        entry = measured(workload, settings, torch)
+        entry = measure(workload)
         results.append(entry)
         show(summary(entry))
     now = machine.stolen()
