@@ -367,6 +367,26 @@ def test_any_hyperparameter_may_be_a_schedule():
     same_bits(opt.state["0"]["ema"], state["ema"])
 
 
+def test_hyperparameters_changed_in_place_are_seen():
+    rng = np.random.default_rng(0)
+    w, twin = np.ones(5), np.ones(5)
+    opt, other = st.Adam(w), st.Adam(twin)
+    betas, lr = [0.9, 0.99], np.array(0.1)
+    opt.param_groups[0].update(betas=betas, lr=lr)
+    for b1, rate in ((0.9, 0.1), (0.5, 0.1), (0.5, 0.3)):
+        betas[0] = b1
+        lr[...] = rate
+        other.param_groups[0].update(betas=(b1, 0.99), lr=rate)
+        g = rng.standard_normal(5)
+        opt.step(g)
+        other.step(g)
+    same_bits(w, twin)
+    for optimizer in (opt, other):
+        optimizer.param_groups[0]["lr"] = np.array([0.1, 0.2])
+        with pytest.raises(TypeError, match="lr = array"):
+            optimizer.step(np.ones(5))
+
+
 def test_scheduled_momentum_keeps_its_buffer():
     w = np.zeros(3)
     opt = st.SGD(w, lr=1.0, momentum=lambda t: 0.5 * (t > 0))

@@ -25,7 +25,7 @@ from steepest.clip import Clip
 from steepest.kernels import dispatch, threads
 from steepest.kernels.engine import Plan
 from steepest.optimizers import structure
-from steepest.optimizers.hyper import Number, Schedule, scheduled, settle
+from steepest.optimizers.hyper import Number, Schedule, settle, variable
 from steepest.optimizers.state import Changes, WatchedDict, counter, counters
 
 __all__ = ["RULES", "Number", "Optimizer", "Options", "Schedule"]
@@ -69,7 +69,7 @@ class _Group:
 
     def __init__(self, optimizer: "Optimizer", group: Mapping[str, Any], count: int) -> None:
         self._seen: tuple[Any, ...] = ()
-        self._scheduled = False
+        self._variable = False
         self.states: tuple[str, ...] = ()
         self.update(optimizer, group, count)
 
@@ -79,11 +79,14 @@ class _Group:
         Returns whether the group now has other state arrays.
         """
         seen = optimizer._hyper_values(group)
-        if seen == self._seen and not self._scheduled:
-            return False
+        try:
+            if not self._variable and seen == self._seen:
+                return False
+        except ValueError:
+            pass  # an array, which does not say whether it equals a number: `settle` will
         names = optimizer._hyper_names
         h = {name: settle(name, x, count) for name, x in zip(names, seen, strict=True)}
-        self._scheduled = any(scheduled(x) for x in seen)
+        self._variable = any(variable(x) for x in seen)
         self._seen = seen
         self.h = h
         # A schedule may be 0 now and not later: what it needs is kept all along.

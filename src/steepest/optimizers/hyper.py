@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 Schedule = Callable[[int], float]
 Number = float | Schedule
 """A number, or a schedule: a function of the number of updates done so far."""
@@ -80,6 +82,9 @@ def _one(name: str, value: Any, count: int | None) -> Any:
     return _number(name, value)
 
 
-def scheduled(value: Any) -> bool:
-    """Whether a hyper-parameter has a schedule in it."""
-    return callable(value) or (isinstance(value, tuple) and any(callable(x) for x in value))
+def variable(value: Any) -> bool:
+    """Whether a hyper-parameter may have another value at the next step though it is the same
+    object: a schedule, a tuple with one, a list or an array that may be changed in place."""
+    if isinstance(value, tuple):
+        return any(variable(x) for x in value)
+    return callable(value) or isinstance(value, (list, np.ndarray))
