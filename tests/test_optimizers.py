@@ -290,6 +290,11 @@ def test_hyperparameters_are_checked_at_every_step():
     with pytest.raises(ValueError, match=r"lr = -1\.0"):
         opt.step(np.ones(2))
     assert snapshot(opt, [w]) == before
+    nesterov = st.SGD(w, momentum=0.5, nesterov=True)
+    nesterov.param_groups[0]["momentum"] = 0.0
+    for _ in range(2):
+        with pytest.raises(ValueError, match="nesterov needs momentum"):
+            nesterov.step(np.ones(2))
     opt.param_groups[0]["lr"] = lambda t: math.nan
     with pytest.raises(ValueError, match="lr = nan"):
         opt.step(np.ones(2))

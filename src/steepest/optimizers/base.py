@@ -86,11 +86,13 @@ class _Group:
             pass  # an array, which does not say whether it equals a number: `settle` will
         names = optimizer._hyper_names
         h = {name: settle(name, x, count) for name, x in zip(names, seen, strict=True)}
+        given = dict(zip(names, seen, strict=True))
+        optimizer.check(given)
         self._variable = any(variable(x) for x in seen)
         self._seen = seen
         self.h = h
         # A schedule may be 0 now and not later: what it needs is kept all along.
-        h["states"] = optimizer.states(dict(zip(names, seen, strict=True)))
+        h["states"] = optimizer.states(given)
         states = h["states"] + (("ema",) if group["ema"] is not None else ())
         self.keep = regularize.keep(h)
         self.before = regularize.before(h)
@@ -187,7 +189,7 @@ class Optimizer:
         return settled
 
     def check(self, h: Mapping[str, Any]) -> None:
-        """Raises ValueError where hyper-parameters do not go together."""
+        """Raises ValueError where hyper-parameters, numbers or schedules, do not go together."""
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Adds parameters, with hyper-parameters of their own where the group has them.
