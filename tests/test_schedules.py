@@ -2,6 +2,7 @@ import copy
 import doctest
 import math
 import pickle
+from inspect import isabstract
 
 import numpy as np
 import pytest
@@ -12,11 +13,21 @@ from steepest.schedules import (
     Schedule,
     constant,
     cosine,
+    cosine_restarts,
     exponential,
     inverse_sqrt,
     inverse_time,
+    linear,
+    polynomial,
     step,
 )
+
+RUNS = [(0, 100), (100, 200), (300, 400), (700, 800)]
+
+
+def wave(high: float, low: float, part: float) -> float:
+    return low + (high - low) * (1 + math.cos(math.pi * part)) / 2
+
 
 # A schedule, and what it must give at update u counted from the end of its warm-up.
 FORMULAS = [
@@ -30,6 +41,20 @@ FORMULAS = [
         cosine(0.3, steps=600, end=0.05),
         lambda u: 0.05 + (0.3 - 0.05) * (1 + math.cos(math.pi * min(u, 600) / 600)) / 2,
     ),
+    (linear(0.3, 600, 0.05), lambda u: 0.3 + (0.05 - 0.3) * min(u, 600) / 600),
+    (linear(0.1, 600, 0.3), lambda u: 0.1 + (0.3 - 0.1) * min(u, 600) / 600),
+    (
+        polynomial(0.3, 600, 0.05, power=1.7),
+        lambda u: 0.05 + (0.3 - 0.05) * (1 - min(u, 600) / 600) ** 1.7,
+    ),
+    (
+        cosine_restarts(0.3, 70, end=0.05, gamma=0.9),
+        lambda u: wave(0.3 * 0.9 ** (u // 70), 0.05, u % 70 / 70),
+    ),
+    (
+        cosine_restarts(0.3, 100, mult=2, end=0.05),  # runs of 100, 200, 400, 800
+        lambda u: wave(0.3, 0.05, *((u - s) / n for s, n in RUNS if s <= u < s + n)),
+    ),
 ]
 WARM = [
     constant(0.3, warmup=20),
@@ -37,7 +62,10 @@ WARM = [
     inverse_time(0.3, 0.07, warmup=20),
     exponential(0.3, 0.97, warmup=20),
     step(0.3, 70, 0.6, warmup=20),
+    linear(0.3, 620, 0.05, warmup=20),
+    polynomial(0.3, 620, 0.05, 1.7, warmup=20),
     cosine(0.3, 620, 0.05, warmup=20),
+    cosine_restarts(0.3, 70, 2, 0.05, 0.9, warmup=20),
 ]
 ALL = [schedule for schedule, _ in FORMULAS] + WARM
 
@@ -48,7 +76,7 @@ def name(schedule: Schedule) -> str:
 
 def test_the_table_names_every_schedule() -> None:
     classes = [c for c in vars(schedules).values() if isinstance(c, type)]
-    made = {c.__name__: c for c in classes if issubclass(c, Schedule) and c is not Schedule}
+    made = {c.__name__: c for c in classes if issubclass(c, Schedule) and not isabstract(c)}
     assert made == SCHEDULES
     assert set(SCHEDULES) == {type(s).__name__ for s in WARM}
     assert set(schedules.__all__) == {"SCHEDULES", "Schedule", *SCHEDULES}
@@ -121,7 +149,10 @@ def test_warm_up(warm) -> None:
         (inverse_time(0.3, 0.07, warmup=20), inverse_time(0.3, 0.07)),
         (exponential(0.3, 0.97, warmup=20), exponential(0.3, 0.97)),
         (step(0.3, 70, 0.6, warmup=20), step(0.3, 70, 0.6)),
+        (linear(0.3, 620, 0.05, warmup=20), linear(0.3, 600, 0.05)),
+        (polynomial(0.3, 620, 0.05, 1.7, warmup=20), polynomial(0.3, 600, 0.05, 1.7)),
         (cosine(0.3, 620, 0.05, warmup=20), cosine(0.3, 600, 0.05)),
+        (cosine_restarts(0.3, 70, 2, warmup=20), cosine_restarts(0.3, 70, 2)),
     ],
     ids=lambda s: type(s).__name__,
 )
@@ -182,6 +213,10 @@ def test_overflow(schedule) -> None:
         (lambda: cosine(1, 0), ValueError, "cosine: steps = 0: expected an integer >= 1"),
         (lambda: cosine(1, 9, -1), ValueError, "cosine: end = -1: expected .* >= 0"),
         (lambda: cosine(1, 9, warmup=9), ValueError, "warmup = 9: expected less than steps = 9"),
+        (lambda: linear(1, 9, warmup=9), ValueError, "linear: warmup = 9: expected less than"),
+        (lambda: polynomial(1, 9, power=0), ValueError, "polynomial: power = 0: expected .* > 0"),
+        (lambda: cosine_restarts(1, 0), ValueError, "period = 0: expected an integer >= 1"),
+        (lambda: cosine_restarts(1, 5, 1.5), TypeError, "mult = 1.5: expected an integer >= 1"),
         (lambda: exponential(1), TypeError, "gamma"),
         (lambda: constant(1, 5), TypeError, "positional"),
     ],
@@ -203,6 +238,12 @@ def test_examples() -> None:
         (exponential(0.3, 0.97), lambda lr, o: lr.ExponentialLR(o, 0.97)),
         (step(0.3, 70, 0.6), lambda lr, o: lr.StepLR(o, 70, 0.6)),
         (cosine(0.3, 1000, 0.05), lambda lr, o: lr.CosineAnnealingLR(o, 1000, 0.05)),
+        (linear(0.3, 900, 0.06), lambda lr, o: lr.LinearLR(o, 1.0, 0.2, 900)),
+        (polynomial(0.3, 900, power=1.7), lambda lr, o: lr.PolynomialLR(o, 900, 1.7)),
+        (
+            cosine_restarts(0.3, 70, 2, 0.05),
+            lambda lr, o: lr.CosineAnnealingWarmRestarts(o, 70, 2, 0.05),
+        ),
         (inverse_time(0.3, 0.07), lambda lr, o: lr.LambdaLR(o, lambda t: 1 / (1 + 0.07 * t))),
         (
             constant(0.3, warmup=20),

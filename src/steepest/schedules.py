@@ -36,9 +36,12 @@ __all__ = [
     "Schedule",
     "constant",
     "cosine",
+    "cosine_restarts",
     "exponential",
     "inverse_sqrt",
     "inverse_time",
+    "linear",
+    "polynomial",
     "step",
 ]
 
@@ -238,7 +241,81 @@ class step(Schedule):
 
 
 @dataclass(frozen=True, repr=False)
-class cosine(Schedule):
+class _Falling(Schedule):
+    """From lr to end in steps - warmup updates, then end; `share` says what is left of lr."""
+
+    lr: Level
+    steps: Length
+    end: Level = 0.0
+
+    def check(self) -> None:
+        if self.warmup >= self.steps:
+            raise ValueError(
+                f"{type(self).__name__}: warmup = {self.warmup}: expected less than steps = "
+                f"{self.steps}, which counts the warm-up too"
+            )
+
+    @abstractmethod
+    def share(self, u: float) -> float:
+        """The weight of lr, from 1 to 0, when the share u of the way is done; end has the rest."""
+
+    def value(self, t: int) -> float:
+        n = self.steps - self.warmup
+        if t >= n:
+            return self.end
+        c = self.share(t / n)
+        return self.lr * c + self.end * (1.0 - c)
+
+
+@dataclass(frozen=True, repr=False)
+class linear(_Falling):
+    """Goes from lr to end on a straight line, then stays at end.
+
+        s(t) = lr (1 - t/n) + end t/n    for t < n
+               end                       for t >= n
+        n    = steps - warmup
+
+    `steps` is the length of the whole run in updates, warm-up included. lr >= 0, end >= 0,
+    steps >= 1, warmup < steps. Raises TypeError or ValueError for anything else.
+
+    >>> lr = linear(0.5, steps=10, warmup=2)
+    >>> [lr(t) for t in (0, 1, 2, 6, 10)]
+    [0.25, 0.5, 0.5, 0.25, 0.0]
+
+    PyTorch's LinearLR from 1 to end/lr gives the same values.
+    """
+
+    def share(self, u: float) -> float:
+        return 1.0 - u
+
+
+@dataclass(frozen=True, repr=False)
+class polynomial(_Falling):
+    """Goes from lr to end along a power of the way that is left, then stays at end.
+
+        c    = (1 - t/n)^power
+        s(t) = lr c + end (1 - c)    for t < n
+               end                   for t >= n
+        n    = steps - warmup
+
+    `steps` is the length of the whole run in updates, warm-up included. lr >= 0, end >= 0,
+    power > 0, steps >= 1, warmup < steps. Raises TypeError or ValueError for anything else.
+
+    >>> lr = polynomial(0.5, steps=4, power=2)
+    >>> [lr(t) for t in (0, 1, 2, 3, 4)]
+    [0.5, 0.28125, 0.125, 0.03125, 0.0]
+
+    With end = 0 the values of PyTorch's PolynomialLR(total_iters=steps, power=power).
+    """
+
+    power: Factor = 1.0
+
+    def share(self, u: float) -> float:
+        return float((1.0 - u) ** self.power)
+
+
+@dataclass(frozen=True, repr=False)
+class cosine(_Falling):
     """Falls from lr to end along half a cosine wave, then stays at end.
 
         c    = (1 + cos(π t / n)) / 2
@@ -258,25 +335,59 @@ class cosine(Schedule):
     CosineAnnealingLR agrees up to t = steps and rises again after it; this one does not.
     """
 
-    lr: Level
-    steps: Length
-    end: Level = 0.0
+    def share(self, u: float) -> float:
+        return (1.0 + math.cos(math.pi * u)) / 2.0
 
-    def check(self) -> None:
-        if self.warmup >= self.steps:
-            raise ValueError(
-                f"cosine: warmup = {self.warmup}: expected less than steps = {self.steps}, "
-                "which counts the warm-up too"
-            )
+
+@dataclass(frozen=True, repr=False)
+class cosine_restarts(Schedule):
+    """Falls along half a cosine wave, jumps up again, and so on.
+
+        c    = (1 + cos(π u / n)) / 2
+        s(t) = lr gammaⁱ c + end (1 - c)
+        n    = period multⁱ
+
+    for the u-th update of the i-th run of the wave, both from 0. lr >= 0, period >= 1 and
+    mult >= 1 in updates and whole, end >= 0, gamma > 0: the height of the next restart. Raises
+    TypeError or ValueError for anything else.
+
+    >>> lr = cosine_restarts(0.5, period=4, mult=2, gamma=0.5)
+    >>> [round(lr(t), 4) for t in (0, 2, 3, 4, 8, 12)]
+    [0.5, 0.25, 0.0732, 0.25, 0.125, 0.125]
+
+    Source: Loshchilov and Hutter 2016, arXiv:1608.03983, equation 5. With gamma = 1 the values of
+    PyTorch's CosineAnnealingWarmRestarts(T_0=period, T_mult=mult).
+    """
+
+    lr: Level
+    period: Length
+    mult: Length = 1
+    end: Level = 0.0
+    gamma: Factor = 1.0
 
     def value(self, t: int) -> float:
-        n = self.steps - self.warmup
-        if t >= n:
-            return self.end
-        c = (1.0 + math.cos(math.pi * t / n)) / 2.0
-        return self.lr * c + self.end * (1.0 - c)
+        run, start, n = 0, 0, self.period
+        if self.mult == 1:
+            run = t // n
+            start = run * n
+        else:
+            while t >= start + n:
+                run, start, n = run + 1, start + n, n * self.mult
+        c = (1.0 + math.cos(math.pi * (t - start) / n)) / 2.0
+        return self.lr * self.gamma**run * c + self.end * (1.0 - c)
 
 
 SCHEDULES: dict[str, type[Schedule]] = {
-    s.__name__: s for s in (constant, inverse_sqrt, inverse_time, exponential, step, cosine)
+    s.__name__: s
+    for s in (
+        constant,
+        inverse_sqrt,
+        inverse_time,
+        exponential,
+        step,
+        linear,
+        polynomial,
+        cosine,
+        cosine_restarts,
+    )
 }
