@@ -15,12 +15,10 @@ import numpy as np
 import pytest
 
 import steepest as st
+from bench import bars, cases, machine, measure, picture, report, rivals, run
 from steepest.optimizers import RULES
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # bench is no part of the installed package
-
-from bench import bars, cases, machine, measure, picture, report, rivals, run  # noqa: E402
 
 MODULES = ("bars", "cases", "machine", "measure", "picture", "report", "rivals", "run")
 TINY = cases.Case("large", ((30, 40),), streams=True)

@@ -1,13 +1,14 @@
 """The plan of a step and its sweeps; the only file that knows OpenMP.
 
 A Plan holds one Entry per parameter: where its arrays lie and how they are walked. Before a step,
-`resolve` takes the gradients and compares every array with what the plan knows (pointer, type,
-shape, strides; about 50 ns each); `rows` tells which (group, t) pairs occur; `program` says what
-to do for each pair. None of that writes to a parameter. `measure` and `commit` are sweeps: one
+`resolve` takes the parameters and gradients and compares them with what the plan knows (pointer,
+type, shape, strides); `rows` tells which (group, t) pairs occur; `program` says what to do for each
+pair. None of that writes to a parameter. `norms` and `commit` run the sweeps: one
 parallel region each, over the elements of all parameters with a gradient, cut at chunks into one
 contiguous share per thread. An element is owned by one thread, and what is measured of a chunk is
-folded in order by one thread, so no result depends on the number of threads. `commit` cannot fail:
-it allocates nothing, calls no Python, and advances the counters itself.
+folded in order by one thread, so no result depends on the number of threads. Once `commit` has its
+scratch memory it cannot fail: it allocates nothing, calls no Python, and advances the counters
+itself.
 
 Every thread works in the default floating-point mode and puts its own mode back.
 """
@@ -427,7 +428,7 @@ cdef class Plan:
         return total
 
     def commit(self, int threads):
-        """The step itself. Nothing in it can fail; the counters advance with it."""
+        """The step itself. After the first line nothing can fail; the counters advance with it."""
         cdef Py_ssize_t i
         self.reserve(threads)
         with nogil:

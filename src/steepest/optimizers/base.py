@@ -14,6 +14,7 @@ import inspect
 import math
 import operator
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypedDict
 
@@ -104,7 +105,7 @@ class _Group:
         return True
 
 
-class Optimizer:
+class Optimizer(ABC):
     """Base of all optimizers; see ``AdamW`` or ``SGD`` for one to use."""
 
     rule: ClassVar[str]
@@ -121,23 +122,23 @@ class Optimizer:
 
     # What a rule's class defines
 
+    @abstractmethod
     def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of the rule's state arrays, in the order in which the kernel takes them.
 
         `h` is as the group has it: numbers or schedules.
         """
-        raise NotImplementedError
 
     def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
         """A new state array for the parameter p."""
         return arrays.zeros_like(p)
 
+    @abstractmethod
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         """The kernel and its coefficients, in double, for the t-th step (from 1).
 
         `h` has the hyper-parameters' values at this step, and the rule's states as h["states"].
         """
-        raise NotImplementedError
 
     # Construction
 
