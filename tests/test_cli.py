@@ -229,7 +229,7 @@ def test_separator(table, tmp_path) -> None:
         (["digits", "--schedule", "exponential"], "exponential missing 1 required .* 'gamma'"),
         (["digits", "--schedule", "cosine:warmup=99999"], "warmup = 99999: expected less than"),
         (["digits", "--clip", "norms"], "expected one of value, norm, global_norm; did you mean"),
-        (["digits", "--clip", "norm:-1"], "max_norm = -1; expected"),
+        (["digits", "--clip", "norm:-1"], "max_norm = -1: expected"),
         (["none.csv", "--target", "y"], "none.csv: there is no such file; give a CSV file, or"),
         (["TABLE"], "--target COLUMN is missing"),
         (["TABLE", "--target", "z"], "has no column 'z'; it has 'a', 'b', 'y', 'sign'"),

@@ -135,7 +135,7 @@ def test_the_callers_floating_point_mode_neither_matters_nor_changes(bits, n):
         try:
             opt._plan.rows()
             opt.coefficients(opt._groups[0].h, 2)
-            opt._plan.program(0, "momentum", (0.7, 0.9, 1.0), 1.0, [], [])
+            opt._plan.program(0, "momentum", (0.7, 0.9, 1.0), 1.0, [], [], [], [])
             opt._plan.commit(2)
             after = machine.float_mode()
         finally:

@@ -101,6 +101,7 @@ FLOORS = [
     "information",
     "clip",
     "regularize",
+    "values",
     "arrays",
     "kernels",
     "extras",

@@ -10,6 +10,7 @@ array([-0.1,  0.1,  0. ])
 
 from steepest import clip as clip
 from steepest import optimizers as optimizers
+from steepest import regularize as regularize
 from steepest import schedules as schedules
 from steepest.history import History as History
 from steepest.information import info as info

@@ -33,12 +33,25 @@ class Walk:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """A parameter and its gradient, cut into `count` units of `length` elements and walked from
+    unit to unit. `factors` holds one number per unit where the gradient's units get some."""
+
+    count: int
+    length: int
+    p: Walk
+    g: Walk
+    factors: Array | None
+
+
+@dataclass(frozen=True)
 class Layout:
-    """The walks of a parameter's arrays and its gradient, all in the parameter's memory order, and
-    that of the gradient in C order."""
+    """The walks of a parameter's arrays and its gradient, all in the parameter's memory order,
+    that of the gradient in C order, and those unit by unit."""
 
     walks: tuple[Walk, ...]
     c_order: Walk
+    cuts: tuple[Cut, ...]
 
 
 def _walk(x: Array, axes: Sequence[int], flips: Sequence[int]) -> Walk:
@@ -62,8 +75,15 @@ def _walk(x: Array, axes: Sequence[int], flips: Sequence[int]) -> Walk:
     )
 
 
-def layout(arrays: Sequence[Array], gradient: Array) -> Layout:
-    """The walks of arrays of one shape, in the memory order of the first, the parameter."""
+def layout(
+    arrays: Sequence[Array],
+    gradient: Array,
+    cuts: Sequence[tuple[int | None, Array | None]] = (),
+) -> Layout:
+    """The walks of arrays of one shape, in the memory order of the first, the parameter.
+
+    `cuts` are (axis of the units, factors of the units or None).
+    """
     p = arrays[0]
     used = [axis for axis in range(p.ndim) if p.shape[axis] != 1]
     if p.flags.c_contiguous:  # strides along axes of length 1 mean nothing
@@ -72,7 +92,41 @@ def layout(arrays: Sequence[Array], gradient: Array) -> Layout:
         order = sorted(used, key=lambda axis: -abs(p.strides[axis]))
         flips = [axis for axis in used if p.strides[axis] < 0]
     walks = tuple(_walk(x, order, flips) for x in (*arrays, gradient))
-    return Layout(walks, _walk(gradient, used, []))
+    return Layout(
+        walks,
+        _walk(gradient, used, []),
+        tuple(_cut(p, gradient, axis, factors) for axis, factors in cuts),
+    )
+
+
+def units(p: Array, axis: int | None) -> int:
+    """How many units the array is cut into: its length along `axis`; 1 where axis is None, and for
+    arrays of fewer than two dimensions, which are one unit as a whole."""
+    if axis is None or p.ndim < 2:
+        return 1
+    if not -p.ndim <= axis < p.ndim:
+        raise ValueError(f"axis = {axis}: an array of shape {p.shape} has no such axis")
+    return int(p.shape[axis])
+
+
+def _cut(p: Array, gradient: Array, axis: int | None, factors: Array | None) -> Cut:
+    count = units(p, axis)
+    first = [] if axis is None or p.ndim < 2 else [axis % p.ndim]
+    order = first + [k for k in range(p.ndim) if k not in first]
+    order = [k for k in order if p.shape[k] != 1]
+    return Cut(
+        count, p.size // max(count, 1), _walk(p, order, []), _walk(gradient, order, []), factors
+    )
+
+
+def unit_factors(p: Array, axis: int | None) -> tuple[Array, Array]:
+    """Ones, one for each unit, and the same memory as an array of the shape of p."""
+    count = units(p, axis)
+    factors: Array = np.ones(count, p.dtype)
+    shape = [1] * p.ndim
+    if axis is not None and p.ndim > 1:
+        shape[axis] = count
+    return factors, np.broadcast_to(factors.reshape(shape), p.shape)
 
 
 def zeros_like(p: Array) -> Array:

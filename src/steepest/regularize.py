@@ -1,36 +1,293 @@
-"""Regularisation around the rule: L1, L2, decoupled decay; and the averaged shadow.
+"""Regularisation around the rule, given to any optimizer as ``regularize=``.
 
-A stage is (name in ``kernels.stages``, coefficients, number of its own array or 0).
+A penalty is a value; ``regularize`` takes one or several, as an option of the optimizer or of a
+group. The usual three have shorter names: ``weight_decay=`` with ``decay_mode=``, and ``l1=``; they
+add up with the penalties. Every weight is a number or a schedule.
+
+>>> import numpy as np, steepest as st
+>>> w = np.array([0.5, -0.004])
+>>> st.SGD(w, lr=0.1, regularize=st.regularize.l1(0.1, proximal=True)).step(np.zeros(2))
+>>> w
+array([0.49, 0.  ])
+
+A step goes through the stages in this order: gradient (clipped), + L2, toward the initial point
+and L1; decoupled decay; the rule; the proximal steps: L1 and elastic net, group lasso; the largest
+norm; the average (``ema``). What follows the rule uses the learning rate ``lr`` itself, not that of
+a single element, also with rules that scale elements.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-Stage = tuple[str, tuple[float, ...], int]
+from steepest.values import Check, Number, Value, axis, flag, number
+
+__all__ = [
+    "PENALTIES",
+    "Penalty",
+    "decoupled",
+    "elastic_net",
+    "group_lasso",
+    "l1",
+    "l2",
+    "max_norm",
+    "toward_initial",
+]
+
+Stage = tuple[str, tuple[float, ...], str | None]
+"""A stage: its name in ``kernels.stages``, its coefficients, the name of its own array or None."""
+UnitStage = tuple[str, tuple[float, float]]
 
 DECAY_MODES = ("l2", "decoupled")
 
 
-def before(h: Mapping[str, Any]) -> list[Stage]:
-    """The stages in front of the rule for the hyper-parameters h, in this order.
+@dataclass(frozen=True)
+class Penalty(Value):
+    """What is done to a parameter beside the rule."""
 
-    l2:  g ← g + weight_decay · p
-    l1:  g ← g + l1 · sign(p)
+    checks: ClassVar[Mapping[str, Check]] = {
+        "weight": number(),
+        "ratio": number(0.0, 1.0),
+        "limit": number(),
+        "proximal": flag,
+        "decoupled": flag,
+        "axis": axis,
+    }
+    fixed = frozenset({"proximal", "decoupled", "axis"})
+
+    def terms(self, count: int) -> dict[str, Any]:
+        """What the penalty adds to a step after `count` updates; see the function ``terms``."""
+        return {type(self).__name__: self.at("weight", count)}
+
+
+@dataclass(frozen=True)
+class l2(Penalty):
+    """The penalty weight/2 · ‖p‖², in the gradient: g ← g + weight · p.
+
+    weight >= 0. Raises TypeError or ValueError for anything else. The same as ``weight_decay=``
+    with ``decay_mode="l2"``.
     """
-    stages: list[Stage] = []
-    if h["weight_decay"] and h["decay_mode"] == "l2":
-        stages.append(("l2", (h["weight_decay"],), 0))
-    if h["l1"]:
-        stages.append(("l1", (h["l1"],), 0))
-    return stages
+
+    weight: Number
 
 
-def keep(h: Mapping[str, Any]) -> float:
-    """What decoupled decay leaves of the parameter: p ← (1 - lr · weight_decay) · p."""
-    decoupled = h["weight_decay"] and h["decay_mode"] == "decoupled"
-    return 1.0 - h["lr"] * h["weight_decay"] if decoupled else 1.0
+@dataclass(frozen=True)
+class decoupled(Penalty):
+    """Decoupled decay: p ← (1 - lr · weight) · p before the rule.
+
+    weight >= 0. Raises TypeError or ValueError for anything else. The same as ``weight_decay=``
+    with ``decay_mode="decoupled"``. Loshchilov and Hutter 2017, arXiv:1711.05101.
+    """
+
+    weight: Number
 
 
-def after(h: Mapping[str, Any], operand: int) -> list[Stage]:
-    """The stages behind the rule: ema ← decay · ema + (1 - decay) · p, kept in `operand`."""
-    return [("ema", (h["ema"], 1.0 - h["ema"]), operand)] if h["ema"] is not None else []
+@dataclass(frozen=True)
+class l1(Penalty):
+    """The penalty weight · ‖p‖₁.
+
+        g ← g + weight · sign(p)                     as a sub-gradient
+        p ← sign(p) · max(|p| - lr · weight, 0)      proximal: after the rule
+
+    The proximal form makes elements exactly 0. weight >= 0. Raises TypeError or ValueError for
+    anything else. Tibshirani 1996; the proximal step is Daubechies et al. 2004, arXiv:math/0307152.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, 0.01])
+    >>> st.SGD(w, lr=0.5, regularize=st.regularize.l1(0.1)).step(np.zeros(2))
+    >>> w
+    array([ 0.95, -0.04])
+    """
+
+    weight: Number
+    proximal: bool = False
+
+    def terms(self, count: int) -> dict[str, Any]:
+        return {"proximal_l1" if self.proximal else "l1": self.at("weight", count)}
+
+
+@dataclass(frozen=True)
+class elastic_net(Penalty):
+    """The penalty weight · (ratio · ‖p‖₁ + (1 - ratio)/2 · ‖p‖²).
+
+        g ← g + weight · (ratio · sign(p) + (1 - ratio) · p)
+        p ← sign(p) · max(|p| - lr · weight · ratio, 0) / (1 + lr · weight · (1 - ratio))   proximal
+
+    weight >= 0, 0 <= ratio <= 1. Raises TypeError or ValueError for anything else. Zou and Hastie
+    2005, parametrised as in scikit-learn.
+    """
+
+    weight: Number
+    ratio: Number = 0.5
+    proximal: bool = False
+
+    def terms(self, count: int) -> dict[str, Any]:
+        weight, ratio = self.at("weight", count), self.at("ratio", count)
+        kind = "proximal_" if self.proximal else ""
+        return {f"{kind}l1": weight * ratio, f"{kind}l2": weight * (1.0 - ratio)}
+
+
+@dataclass(frozen=True)
+class toward_initial(Penalty):
+    """Decay toward p₀, the parameter as it was when the optimizer was made, instead of toward 0.
+
+        g ← g + weight · (p - p₀)
+        p ← (1 - lr · weight) · p + lr · weight · p₀    decoupled: before the rule
+
+    Keeps p₀ as state ``"initial"``. weight >= 0. Raises TypeError or ValueError for anything else.
+    Li et al. 2018, arXiv:1802.01483 (L2-SP).
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([2.0])
+    >>> opt = st.SGD(w, lr=0.5, regularize=st.regularize.toward_initial(1.0))
+    >>> w += 1.0
+    >>> opt.step(np.zeros(1))
+    >>> w
+    array([2.5])
+    """
+
+    weight: Number
+    decoupled: bool = False
+
+    def terms(self, count: int) -> dict[str, Any]:
+        return {"toward_decoupled" if self.decoupled else "toward": self.at("weight", count)}
+
+
+@dataclass(frozen=True)
+class group_lasso(Penalty):
+    """The penalty weight · Σ √n ‖u‖₂ over the units u of n elements, by a proximal step.
+
+        u ← u · max(0, 1 - lr · weight · √n / ‖u‖₂)    after the rule
+
+    It makes whole units 0. The units are what lies at each index along `axis`: the rows of a
+    matrix with axis 0 (the outputs of PyTorch's layers), its columns with -1; the whole array with
+    None and where it has fewer than two dimensions. weight >= 0. Raises TypeError or ValueError
+    for anything else. Yuan and Lin 2006, equation 2.2.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([[3.0, 4.0], [0.1, 0.1]])
+    >>> st.SGD(w, lr=1.0, regularize=st.regularize.group_lasso(0.5)).step(np.zeros((2, 2)))
+    >>> w.round(4)
+    array([[2.5757, 3.4343],
+           [0.    , 0.    ]])
+    """
+
+    weight: Number
+    axis: int | None = 0
+
+    def terms(self, count: int) -> dict[str, Any]:
+        return {"group_lasso": [(self.at("weight", count), self.axis)]}
+
+
+@dataclass(frozen=True)
+class max_norm(Penalty):
+    """Holds the Euclidean norm of every unit of the parameter at or below a limit.
+
+        u ← u · min(1, limit / ‖u‖₂)    after the rule
+
+    Units are as in ``group_lasso``. limit >= 0. Raises TypeError or ValueError for anything else.
+    Srebro et al. 2005; for networks Srivastava et al. 2014, section 5.1.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([[3.0, 4.0], [0.3, 0.4]])
+    >>> st.SGD(w, lr=1.0, regularize=st.regularize.max_norm(1.0)).step(np.zeros((2, 2)))
+    >>> w
+    array([[0.6, 0.8],
+           [0.3, 0.4]])
+    """
+
+    limit: Number
+    axis: int | None = 0
+
+    def terms(self, count: int) -> dict[str, Any]:
+        return {"max_norm": [(self.at("limit", count), self.axis)]}
+
+
+PENALTIES: dict[str, type[Penalty]] = {
+    p.__name__: p for p in (l1, l2, elastic_net, decoupled, toward_initial, group_lasso, max_norm)
+}
+
+
+def settled(value: Any) -> tuple[Penalty, ...]:
+    """One penalty, a sequence of them or None, as a tuple. Raises TypeError for anything else."""
+    if value is None:
+        return ()
+    penalties = (value,) if isinstance(value, Penalty) else value
+    if not isinstance(penalties, (tuple, list)) or not all(
+        isinstance(penalty, Penalty) for penalty in penalties
+    ):
+        raise TypeError(
+            f"regularize = {value!r}: expected penalties, such as st.regularize.l1(1e-4)"
+        )
+    return tuple(penalties)
+
+
+def terms(penalties: Sequence[Penalty], count: int) -> dict[str, Any]:
+    """What penalties come to after `count` updates: weights added up by kind (``"l1"``, ``"l2"``,
+    ``"decoupled"``, ``"proximal_l1"``, ``"proximal_l2"``, ``"toward"``, ``"toward_decoupled"``),
+    and lists of (number, axis) as ``"group_lasso"`` and ``"max_norm"``."""
+    total: dict[str, Any] = {}
+    for penalty in penalties:
+        for key, value in penalty.terms(count).items():
+            total[key] = total[key] + value if key in total else value
+    return total
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is done around the rule at a step, for given hyper-parameters."""
+
+    keep: float
+    """What decoupled decay leaves of the parameter."""
+    before: list[Stage]
+    after: list[Stage]
+    units: list[UnitStage]
+    late: list[Stage]
+    """Stages after those of units; empty where there are none."""
+    axes: list[int | None]
+    """The axis of the units of each unit stage."""
+    arrays: tuple[str, ...]
+    """The names of the arrays that stages need, besides the rule's states."""
+
+
+def work(h: Mapping[str, Any]) -> Work:
+    """The stages around the rule, for the hyper-parameters h with their "terms"."""
+    terms: Mapping[str, Any] = h["terms"]
+    lr, decay = h["lr"], h["weight_decay"]
+    is_l2 = h["decay_mode"] == "l2"
+    before: list[Stage] = []
+    after: list[Stage] = []
+    weight = (decay if is_l2 else 0.0) + terms.get("l2", 0.0)
+    if weight:
+        before.append(("l2", (weight,), None))
+    if "toward" in terms:
+        before.append(("toward", (terms["toward"],), "initial"))
+    weight = h["l1"] + terms.get("l1", 0.0)
+    if weight:
+        before.append(("l1", (weight,), None))
+    if "toward_decoupled" in terms:
+        drawn = lr * terms["toward_decoupled"]
+        before.append(("pull", (1.0 - drawn, drawn), "initial"))
+    if "proximal_l1" in terms:
+        shrunk = 1.0 / (1.0 + lr * terms.get("proximal_l2", 0.0))
+        after.append(("soft_threshold", (lr * terms["proximal_l1"], shrunk), None))
+    groups, limits = terms.get("group_lasso", []), terms.get("max_norm", [])
+    units: list[UnitStage] = [("group_lasso", (lr * weight, 0.0)) for weight, _ in groups]
+    units += [("max_norm", (limit, 0.0)) for limit, _ in limits]
+    late: list[Stage] = []
+    arrays: tuple[str, ...] = ()
+    if h["ema"] is not None:
+        (late if units else after).append(("ema", (h["ema"], 1.0 - h["ema"]), "ema"))
+        arrays += ("ema",)
+    if "toward" in terms or "toward_decoupled" in terms:
+        arrays += ("initial",)
+    decoupled = (0.0 if is_l2 else decay) + terms.get("decoupled", 0.0)
+    return Work(
+        keep=1.0 - lr * decoupled if decoupled else 1.0,
+        before=before,
+        after=after,
+        units=units,
+        late=late,
+        axes=[axis for _, axis in (*groups, *limits)],
+        arrays=arrays,
+    )

@@ -8,7 +8,8 @@ rows passed to one function overlap, hence ``restrict``. Scalars arrive in ``h``
 computed once per step; a function casts each of them to ``real`` once, before its loop.
 
 The only arithmetic allowed here is + - * / sqrt, comparison and conversion: IEEE 754 fixes every
-bit of those. Every literal is cast (``<real>1``): Cython makes an untyped one a C double.
+bit of those. (The one exception is the measure of norms other than 1, 2 and infinity.) Every
+literal is cast (``<real>1``): Cython makes an untyped one a C double.
 """
 from libc.math cimport sqrt, sqrtf
 
@@ -43,11 +44,11 @@ ctypedef void (*stage_float)(float *restrict p, const float *restrict g, float *
 ctypedef void (*stage_double)(double *restrict p, const double *restrict g, double *restrict out,
                               double *restrict x, Py_ssize_t n, const double *h) noexcept nogil
 
-# A measure: one double out of a block.
-ctypedef double (*measure_float)(const float *restrict g, Py_ssize_t n,
-                                 double scale) noexcept nogil
-ctypedef double (*measure_double)(const double *restrict g, Py_ssize_t n,
-                                  double scale) noexcept nogil
+# A measure: one double out of a chunk, of its elements times `scale`; `order` is that of the norm.
+ctypedef double (*measure_float)(const float *restrict g, Py_ssize_t n, double scale,
+                                 double order) noexcept nogil
+ctypedef double (*measure_double)(const double *restrict g, Py_ssize_t n, double scale,
+                                  double order) noexcept nogil
 
 cdef struct Operand:
     # One stored array, walked along `ndim` loop axes. `decode` NULL: the rows are lent in place.

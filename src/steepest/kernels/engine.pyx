@@ -3,31 +3,32 @@
 A Plan holds one Entry per parameter: where its arrays lie and how they are walked. Before a step,
 `resolve` takes the parameters and gradients and compares them with what the plan knows (pointer,
 type, shape, strides); `rows` tells which (group, t) pairs occur; `program` says what to do for each
-pair. None of that writes to a parameter. `norms` and `commit` run the sweeps: one
-parallel region each, over the elements of all parameters with a gradient, cut at chunks into one
-contiguous share per thread. An element is owned by one thread, and what is measured of a chunk is
-folded in order by one thread, so no result depends on the number of threads. Once `commit` has its
-scratch memory it cannot fail: it allocates nothing, calls no Python, and advances the counters
-itself.
+pair. None of that writes to a parameter. `norms`, `factors` and `commit` run the sweeps: one
+parallel region each, over the elements of all parameters with a gradient, cut at chunks (or at
+units, such as rows, where those are measured) into one contiguous share per thread. An element is
+owned by one thread, and what is measured of a chunk is folded in order by one thread, so no result
+depends on the number of threads. Once `commit` has its scratch memory it cannot fail: it allocates
+nothing and calls no Python until the counters have advanced with the parameters.
 
 Every thread works in the default floating-point mode and puts its own mode back.
 """
 from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython.parallel cimport parallel
-from libc.math cimport frexp, isfinite, ldexp, sqrt
+from libc.math cimport INFINITY, frexp, isfinite, ldexp, pow, sqrt
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from steepest.kernels.contract cimport (
-    BLOCK, CHUNK, COEFFICIENTS, STAGES, STATES, Operand, measure_double, measure_float,
+    BLOCK, CHUNK, COEFFICIENTS, STAGES, STATES, Operand, measure_double, measure_float, real,
 )
 from steepest.kernels.floatmode cimport floatmode_default, floatmode_get, floatmode_set
 from steepest.kernels.sources cimport Source, address, counter, reach, same, still_at
 from steepest.kernels.visits cimport (
-    G, LINE, OPERANDS, P, READING, SCRATCH, SOURCE, STAGE_COEFFICIENTS, Entry, Program, Stage,
-    decoded, update_range,
+    ADAPTIVE_CLIP, G, GROUP_LASSO, LINE, MAX_NORM, OPERANDS, P, READING, SCRATCH, SOURCE,
+    STAGE_COEFFICIENTS, UNIT_STAGES, Entry, Measures, Program, Stage, Units, decoded,
+    representable, unit_range, update_range,
 )
 
 cdef extern from *:
@@ -47,6 +48,11 @@ cdef extern from *:
 cdef enum:
     VISIT = 64                         # what a parameter costs besides its elements, in elements
 
+cdef enum:                             # what a sweep does
+    MEASURE, AGAIN, UPDATE, MEASURE_AND_UPDATE, FACTORS, PROJECT, LATE
+
+_UNIT_KINDS = {"adaptive": ADAPTIVE_CLIP, "group_lasso": GROUP_LASSO, "max_norm": MAX_NORM}
+
 BLOCK_SIZE, CHUNK_SIZE = BLOCK, CHUNK
 
 # Below this cost (elements, plus VISIT per parameter) a second thread costs more than it brings.
@@ -61,6 +67,16 @@ cdef void *pointer(object capsule, const char *kind) except? NULL:
     return PyCapsule_GetPointer(capsule, kind)
 
 
+cdef Py_ssize_t *reserve_axes(Py_ssize_t **memory, int ndim) except NULL:
+    """Room for a shape and strides, in place of what was there."""
+    cdef Py_ssize_t *axes = <Py_ssize_t *>malloc(2 * (ndim + 1) * sizeof(Py_ssize_t))
+    if axes == NULL:
+        raise MemoryError
+    free(memory[0])
+    memory[0] = axes
+    return axes
+
+
 cdef class Plan:
     """The arrays of an optimizer as C sees them. See the head of this file.
 
@@ -73,9 +89,12 @@ cdef class Plan:
     cdef list params                   # per entry
     cdef list states                   # per entry: its counter and state arrays, kept alive
     cdef Stage scale
+    cdef Measures unit_measures
     cdef void *measure_float
     cdef void *measure_double
-    cdef double measure_scale
+    cdef double order                  # of the norm that is measured
+    cdef bint making_factors           # whether a program of this step needs that sweep
+    cdef bint projecting
     # Bounds of all written arrays, sorted and merged; gradients must stay outside.
     cdef char **lows
     cdef char **highs
@@ -109,6 +128,12 @@ cdef class Plan:
                 or self.active == NULL or self.cost == NULL or self.first == NULL):
             raise MemoryError
         self.set_stage(&self.scale, kernels.stages["scale"], 0, ())
+        self.set_stage(&self.unit_measures.multiply, kernels.stages["multiply"], 0, ())
+        squares, largest = kernels.measures["sum_squares"], kernels.measures["largest"]
+        self.unit_measures.squares_float = pointer(squares[0], "steepest.measure")
+        self.unit_measures.squares_double = pointer(squares[1], "steepest.measure")
+        self.unit_measures.largest_float = pointer(largest[0], "steepest.measure")
+        self.unit_measures.largest_double = pointer(largest[1], "steepest.measure")
 
     def __dealloc__(self):
         cdef Py_ssize_t i
@@ -117,6 +142,10 @@ cdef class Plan:
             for i in range(self.count):
                 for k in range(SOURCE + 1):
                     free(self.entries[i].axes[k])
+                for k in range(self.entries[i].cuts):
+                    free(self.entries[i].units[k].axes_p)
+                    free(self.entries[i].units[k].axes_g)
+                free(self.entries[i].units)
         free(self.entries)
         free(self.programs)
         free(self.lows)
@@ -132,7 +161,8 @@ cdef class Plan:
     def add(self, int group, tuple arrays, step, int states, layout):
         """Adds a parameter: arrays are (parameter, states..., arrays of stages...), with `states`
         of the rule's. `step` is its counter. `layout` (arrays.Layout) walks them and a gradient
-        that lies like the parameter, which is expected until `bind_gradient` says otherwise.
+        that lies like the parameter, which is expected until `bind_gradient` says otherwise; its
+        cuts are the units that the programs' unit stages go by, in their order.
         """
         cdef Entry *e
         if self.count == self.capacity or len(arrays) + 1 > OPERANDS or states > STATES:
@@ -145,6 +175,10 @@ cdef class Plan:
         e.scale = 1.0
         e.is_double = arrays[0].dtype.char == "d"
         e.size = arrays[0].size
+        e.units = <Units *>calloc(max(len(layout.cuts), 1), sizeof(Units))
+        if e.units == NULL:
+            raise MemoryError
+        e.cuts = <int>len(layout.cuts)
         self.bind_all(e, arrays, arrays[0], layout)
         e.count = counter(step)
         self.params.append(arrays[0])
@@ -152,20 +186,33 @@ cdef class Plan:
 
     cdef int bind_all(self, Entry *e, tuple arrays, object gradient, object layout) except -1:
         cdef int k
+        cdef Units *units
         for k in range(<int>len(arrays)):
-            self.bind(e, P if k == 0 else k + 1, address(arrays[k], True), layout.walks[k])
+            self.bind(e, P if k == 0 else k + 1, arrays[k], layout.walks[k])
         e.home = address(arrays[0], True)
         self.bind_source(e, gradient)
-        self.bind(e, G, e.gradient.data, layout.walks[len(arrays)])
+        self.bind(e, G, gradient, layout.walks[len(arrays)])
         e.offset = layout.walks[len(arrays)].offset
-        self.bind(e, READING, e.gradient.data, layout.c_order)
+        self.bind(e, READING, gradient, layout.c_order)
+        for k, cut in enumerate(layout.cuts):
+            units = &e.units[k]
+            units.count, units.length = cut.count, cut.length
+            self.bind_walk(e, &units.p, &units.axes_p, arrays[0], cut.p)
+            self.bind_walk(e, &units.g, &units.axes_g, gradient, cut.g)
+            units.factors = NULL if cut.factors is None else address(cut.factors, True)
         return 0
 
-    cdef int bind(self, Entry *e, int k, char *data, object walk) except -1:
-        """Makes the array at `data` the k-th operand of e, walked as an arrays.Walk says."""
-        cdef Operand *x = &e.reading if k == READING else &e.operand[k]
+    cdef int bind(self, Entry *e, int k, object array, object walk) except -1:
+        """Makes an array the k-th operand of e."""
+        return self.bind_walk(e, &e.reading if k == READING else &e.operand[k], &e.axes[k], array,
+                              walk)
+
+    cdef int bind_walk(self, Entry *e, Operand *x, Py_ssize_t **memory, object array,
+                       object walk) except -1:
+        """Makes x the array, walked as an arrays.Walk says; its axes get their own memory."""
+        cdef char *data = address(array, False)
         cdef int ndim = <int>len(walk.shape), axis
-        cdef Py_ssize_t *axes = self.reserve_axes(e, k, ndim)
+        cdef Py_ssize_t *axes = reserve_axes(memory, ndim)
         for axis in range(ndim):
             axes[axis] = walk.shape[axis]
             axes[ndim + axis] = walk.strides[axis]
@@ -174,7 +221,8 @@ cdef class Plan:
         if walk.codec is not None:
             functions = self.kernels.codecs[walk.codec]
             x.decode = pointer(functions[1 if e.is_double else 0], "steepest.codec")
-            x.encode = pointer(functions[3 if e.is_double else 2], "steepest.codec")
+            if array.flags.writeable:
+                x.encode = pointer(functions[3 if e.is_double else 2], "steepest.codec")
         return 0
 
     cdef int bind_source(self, Entry *e, object gradient) except -1:
@@ -183,7 +231,7 @@ cdef class Plan:
         cdef Source *s = &e.gradient
         PyObject_GetBuffer(gradient, &view, PyBUF_STRIDES)
         try:
-            s.shape = self.reserve_axes(e, SOURCE, view.ndim)
+            s.shape = reserve_axes(&e.axes[SOURCE], view.ndim)
             s.strides = s.shape + view.ndim
             s.data, s.ndim, s.format = <char *>view.buf, view.ndim, c"d" if e.is_double else c"f"
             if view.ndim:
@@ -193,15 +241,6 @@ cdef class Plan:
         finally:
             PyBuffer_Release(&view)
         return 0
-
-    cdef Py_ssize_t *reserve_axes(self, Entry *e, int k, int ndim) except NULL:
-        """Room for a shape and strides."""
-        cdef Py_ssize_t *axes = <Py_ssize_t *>malloc(2 * (ndim + 1) * sizeof(Py_ssize_t))
-        if axes == NULL:
-            raise MemoryError
-        free(e.axes[k])
-        e.axes[k] = axes
-        return axes
 
     def bind_gradient(self, Py_ssize_t i, x, layout):
         """Takes x as the gradient of entry i from here on; `layout` walks its arrays and x."""
@@ -248,6 +287,7 @@ cdef class Plan:
         holds the arrays.
         """
         cdef Py_ssize_t i
+        cdef int k
         cdef Entry *e
         cdef char *data
         cdef list stale = []
@@ -274,6 +314,8 @@ cdef class Plan:
                 e.gradient.data = data
                 e.operand[G].data = data + e.offset
                 e.reading.data = data
+                for k in range(e.cuts):
+                    e.units[k].g.data = data
         return stale
 
     def rows(self):
@@ -309,6 +351,7 @@ cdef class Plan:
             self.partials += chunks_of(e)
             self.cost[self.actives + 1] = self.cost[self.actives] + e.size + VISIT
             self.actives += 1
+        self.making_factors = self.projecting = False
         self.reserve_programs(len(found))
         return found
 
@@ -334,14 +377,16 @@ cdef class Plan:
             s.h[k] = h[k]
         return 0
 
-    def program(self, Py_ssize_t row, str rule, tuple h, double keep, list before, list after):
+    def program(self, Py_ssize_t row, str rule, tuple h, double keep, list before, list after,
+                list units, list late):
         """What to do for a row of `rows`: the rule, its coefficients, what is kept of the
-        parameter, and the stages around the rule, each as (name, coefficients, operand number of
-        its own array or 0); those before it must make gradients."""
+        parameter; the stages before the rule, after it, and after the unit stages, each as (name,
+        coefficients, operand number of its own array or 0); and the unit stages, each as (kind,
+        coefficients), with one that makes factors of the gradient first."""
         cdef Program *program = &self.programs[row]
         cdef int k
-        if (row >= self.program_capacity or len(h) > COEFFICIENTS
-                or len(before) + len(after) > STAGES):
+        if (row >= self.program_capacity or len(h) > COEFFICIENTS or len(units) > UNIT_STAGES
+                or len(before) + len(after) + len(late) > STAGES):
             raise ValueError(f"{rule}: more coefficients or stages than a program has room for")
         functions = self.kernels.rules[rule]
         program.rule_float = pointer(functions[0], "steepest.rule")
@@ -350,10 +395,18 @@ cdef class Plan:
             program.h[k] = h[k]
         program.keep = keep
         program.before, program.after = <int>len(before), <int>len(after)
+        program.late, program.units = <int>len(late), <int>len(units)
         k = 0
-        for name, coefficients, operand in before + after:
+        for name, coefficients, operand in before + after + late:
             self.set_stage(&program.stage[k], self.kernels.stages[name], operand, coefficients)
             k += 1
+        for k, (kind, coefficients) in enumerate(units):
+            program.unit[k].kind = _UNIT_KINDS[kind]
+            program.unit[k].h[0], program.unit[k].h[1] = coefficients
+            if program.unit[k].kind == ADAPTIVE_CLIP:
+                self.making_factors = True
+            else:
+                self.projecting = True
 
     def rescale(self, list scales):
         """The factor of each entry's gradient in the coming step."""
@@ -378,71 +431,164 @@ cdef class Plan:
 
     # Sweeps
 
-    def norms(self, int threads):
-        """Euclidean norms of the gradients: (of all together, [of each; 0 for those without]).
+    def norms(self, int threads, double order=2.0):
+        """Norms of the gradients: (of all together, [of each; 0 for those without]).
 
-        NaN or infinite only where a gradient is, or where the norm is beyond double.
+        NaN or infinite only where a gradient is; a norm beyond double is the largest double.
         """
-        cdef Py_ssize_t i
-        cdef double total = self.measured("sum_squares", threads, 1.0), most
-        cdef int exponent = 0
-        if not 1e-280 < total < 1e300 and total == total:
-            # Squares may have left the range of double: measure again, scaled by a power of two.
-            most = self.measured("largest", threads, 1.0)
-            if isfinite(most) and most > 0:
-                frexp(most, &exponent)
-                exponent = max(exponent, -1000)  # the inverse of a subnormal is not a double
-                total = self.measured("sum_squares", threads, ldexp(1.0, -exponent))
-            else:
-                total = self.measured("sum_squares", threads, 1.0)
-        return (ldexp(sqrt(total), exponent),
-                [ldexp(sqrt(self.entries[i].measured), exponent) if self.entries[i].active else 0.0
-                 for i in range(self.count)])
-
-    cdef double measured(self, str name, int threads, double scale) except? -1.0:
-        """Measures every gradient: per entry, and folded over all entries in their order."""
-        cdef double *partial
-        cdef double total = 0
-        cdef Py_ssize_t i, chunk
-        cdef Entry *e
-        cdef bint most = name == "largest"
-        functions = self.kernels.measures[name]
-        self.measure_float = pointer(functions[0], "steepest.measure")
-        self.measure_double = pointer(functions[1], "steepest.measure")
-        self.measure_scale = scale
+        self.order = order
+        self.reserve_partials()
         self.reserve(threads)
+        if order == 2.0:
+            self.measured("sum_squares", MEASURE, threads)
+        elif order == 1.0:
+            self.measured("sum_magnitudes", MEASURE, threads)
+        else:
+            self.measured("largest", MEASURE, threads)
+        if order != INFINITY:
+            self.measure_again(threads)
+        return self.folded()
+
+    cdef int measure_again(self, int threads) except -1:
+        """Measures those gradients once more, scaled by a power of two, whose first measure is not
+        exact enough: squares leave the range of double long before the elements do."""
+        cdef Py_ssize_t i
+        cdef Entry *e
+        cdef bint powers = self.order != 1.0 and self.order != 2.0, some = False
+        for i in range(self.actives):
+            e = &self.entries[self.active[i]]
+            e.again = e.size > 0 and (powers or e.is_double and not (
+                (self.order == 1.0 or 1e-280 < e.measured) and e.measured < 1e300))
+            some = some or e.again
+        if not some:
+            return 0
+        if not powers:
+            self.measured("largest", AGAIN, threads)
+        for i in range(self.actives):
+            e = &self.entries[self.active[i]]
+            if not (e.again and isfinite(e.measured) and e.measured > 0):
+                e.again = False
+                continue
+            frexp(e.measured, &e.exponent)
+            e.exponent = max(e.exponent, -1000)  # 2^1074, the inverse of the least, is no double
+        self.measured("sum_powers" if powers else
+                      "sum_squares" if self.order == 2.0 else "sum_magnitudes", AGAIN, threads)
+        return 0
+
+    cdef folded(self):
+        """The norms of all measured entries together, and of each."""
+        cdef Py_ssize_t i
+        cdef double total = 0
+        cdef int exponent = 0
+        cdef bint some = False
+        cdef Entry *e
+        for i in range(self.actives):
+            e = &self.entries[self.active[i]]
+            if e.measured != 0 and (not some or e.exponent > exponent):
+                exponent, some = e.exponent, True
+        for i in range(self.actives):
+            e = &self.entries[self.active[i]]
+            if self.order == INFINITY:
+                total = fold(total, e.measured, True)
+            else:
+                total += self.raised(e.measured, e.exponent - exponent)
+        return (representable(self.rooted(total), exponent),
+                [representable(self.rooted(self.entries[i].measured), self.entries[i].exponent)
+                 if self.entries[i].active else 0.0 for i in range(self.count)])
+
+    cdef double raised(self, double x, int exponent) noexcept:
+        """A sum of powers for elements 2^exponent times as large."""
+        if exponent == 0:
+            return x
+        if self.order == 2.0:
+            return ldexp(x, 2 * exponent)
+        return ldexp(x, exponent) if self.order == 1.0 else x * pow(2.0, self.order * exponent)
+
+    cdef double rooted(self, double x) noexcept:
+        """The norm for a sum of powers."""
+        if self.order == 2.0:
+            return sqrt(x)
+        return x if self.order == 1.0 or self.order == INFINITY else pow(x, 1.0 / self.order)
+
+    cdef int reserve_partials(self) except -1:
+        cdef double *partial
         if self.partials > self.partial_capacity:
             partial = <double *>malloc(self.partials * sizeof(double))
             if partial == NULL:
                 raise MemoryError
             free(self.partial)
             self.partial, self.partial_capacity = partial, self.partials
+        return 0
+
+    cdef int take_measure(self, str name) except -1:
+        functions = self.kernels.measures[name]
+        self.measure_float = pointer(functions[0], "steepest.measure")
+        self.measure_double = pointer(functions[1], "steepest.measure")
+        return 0
+
+    cdef int measured(self, str name, int what, int threads) except -1:
+        """Measures the gradients, or AGAIN those marked so, and folds what was measured of each."""
+        cdef Py_ssize_t i
+        self.take_measure(name)
+        if what == MEASURE:
+            for i in range(self.actives):
+                self.entries[self.active[i]].exponent = 0
         with nogil:
-            self.sweep(True, threads)
+            self.sweep(what, threads)
+        self.fold_partials(name == "largest", what)
+        return 0
+
+    cdef void fold_partials(self, bint most, int what) noexcept:
+        cdef Py_ssize_t i, chunk
+        cdef Entry *e
         for i in range(self.actives):
             e = &self.entries[self.active[i]]
+            if what == AGAIN and not e.again:
+                continue
             e.measured = 0
             for chunk in range(chunks_of(e)):
                 e.measured = fold(e.measured, self.partial[self.first[i] + chunk], most)
-            total = fold(total, e.measured, most)
-        return total
 
-    def commit(self, int threads):
-        """The step itself. After the first line nothing can fail; the counters advance with it."""
+    def factors(self, int threads):
+        """Makes the factors of the units of the gradients, where programs ask for them."""
+        if self.making_factors:
+            self.reserve(threads)
+            with nogil:
+                self.sweep(FACTORS, threads)
+
+    def commit(self, int threads, bint measuring=False):
+        """The step itself. Once there is memory nothing can fail; the counters advance with it.
+
+        `measuring` measures the gradients' Euclidean norms on the way and returns them as `norms`
+        does.
+        """
         cdef Py_ssize_t i
         self.reserve(threads)
+        if measuring:
+            self.order = 2.0
+            self.reserve_partials()
+            self.take_measure("sum_squares")
+            for i in range(self.actives):
+                self.entries[self.active[i]].exponent = 0
         with nogil:
-            self.sweep(False, threads)
+            self.sweep(MEASURE_AND_UPDATE if measuring else UPDATE, threads)
+            if self.projecting:
+                self.sweep(PROJECT, threads)
+                self.sweep(LATE, threads)
             for i in range(self.actives):
                 self.entries[self.active[i]].count[0] += 1
             self.updates[0] += 1
+        if measuring:
+            self.fold_partials(False, MEASURE)
+            self.measure_again(threads)
+            return self.folded()
 
-    cdef void sweep(self, bint measuring, int threads) noexcept nogil:
+    cdef void sweep(self, int what, int threads) noexcept nogil:
         if threads == 1:
-            self.share(measuring, 0, 1)
+            self.share(what, 0, 1)
             return
         with parallel(num_threads=threads):
-            self.share(measuring, steepest_worker(), steepest_team())
+            self.share(what, steepest_worker(), steepest_team())
 
     cdef void boundary(self, int worker, int team, Py_ssize_t *entry,
                        Py_ssize_t *element) noexcept nogil:
@@ -460,41 +606,68 @@ cdef class Plan:
         if lo < self.actives:
             element[0] = (target - self.cost[lo] + CHUNK - 1) // CHUNK * CHUNK
 
-    cdef void share(self, bint measuring, int worker, int team) noexcept nogil:
+    cdef void share(self, int what, int worker, int team) noexcept nogil:
         """Does a worker's contiguous share of all elements."""
         cdef unsigned long long mode = floatmode_get()
         cdef char *scratch = self.scratch + <size_t>worker * SCRATCH
         cdef Py_ssize_t i, start, last, last_stop, stop
         cdef Entry *e
-        cdef const Program *program
         self.boundary(worker, team, &i, &start)
         self.boundary(worker + 1, team, &last, &last_stop)
         floatmode_set(floatmode_default)
         while i < self.actives and i <= last:
             e = &self.entries[self.active[i]]
             stop = min(e.size, last_stop) if i == last else e.size
-            program = &self.programs[e.program]
-            if measuring:
-                self.measure_range(e, &self.partial[self.first[i]], start, stop, scratch)
-            elif e.is_double:
-                update_range(e, program, &self.scale, start, stop, <double *>scratch)
+            if e.is_double:
+                self.work(what, i, e, start, stop, <double *>scratch)
             else:
-                update_range(e, program, &self.scale, start, stop, <float *>scratch)
+                self.work(what, i, e, start, stop, <float *>scratch)
             i += 1
             start = 0
         floatmode_set(mode)
 
-    cdef void measure_range(self, Entry *e, double *partial, Py_ssize_t start, Py_ssize_t stop,
-                            char *scratch) noexcept nogil:
+    cdef void work(self, int what, Py_ssize_t i, Entry *e, Py_ssize_t start, Py_ssize_t stop,
+                   real *scratch) noexcept nogil:
+        """One kind of work on the elements start to stop of an entry, the i-th in the sweep."""
+        cdef const Program *program = &self.programs[e.program]
+        cdef double *partial = NULL if self.partial == NULL else self.partial + self.first[i]
         cdef Py_ssize_t n
+        cdef int k
+        if what == UPDATE:
+            update_range(e, program, &self.scale, False, start, stop, scratch)
+        elif what == LATE:
+            if program.late:
+                update_range(e, program, &self.scale, True, start, stop, scratch)
+        elif what == MEASURE or what == AGAIN:
+            if what == MEASURE or e.again:
+                self.measure_range(e, partial, start, stop, scratch)
+        elif what == MEASURE_AND_UPDATE:
+            while start < stop:  # the second finds the chunk where the first has brought it
+                n = min(stop - start, <Py_ssize_t>CHUNK)
+                self.measure_range(e, partial, start, start + n, scratch)
+                update_range(e, program, &self.scale, False, start, start + n, scratch)
+                start += n
+        elif e.size:
+            for k in range(program.units):
+                if (program.unit[k].kind == ADAPTIVE_CLIP) == (what == FACTORS):
+                    n = e.units[k].length
+                    unit_range(e, program, &self.unit_measures, k, (start + n - 1) // n,
+                               (stop + n - 1) // n, scratch)
+
+    cdef void measure_range(self, Entry *e, double *partial, Py_ssize_t start, Py_ssize_t stop,
+                            real *scratch) noexcept nogil:
+        cdef Py_ssize_t n
+        cdef double scale = ldexp(1.0, -e.exponent)
+        cdef const real *row
         while start < stop:
             n = min(stop - start, <Py_ssize_t>CHUNK)
-            if e.is_double:
-                partial[start // CHUNK] = (<measure_double>self.measure_double)(
-                    decoded(&e.reading, start, n, <double *>scratch), n, self.measure_scale)
-            else:
+            row = decoded(&e.reading, start, n, scratch)
+            if real is float:
                 partial[start // CHUNK] = (<measure_float>self.measure_float)(
-                    decoded(&e.reading, start, n, <float *>scratch), n, self.measure_scale)
+                    row, n, scale, self.order)
+            else:
+                partial[start // CHUNK] = (<measure_double>self.measure_double)(
+                    row, n, scale, self.order)
             start += n
 
 

@@ -6,9 +6,12 @@ doubles, element i in lane i modulo LANES, and folds the lanes in halves: the sa
 level, so that the sum does not depend on the vector width.
 """
 from cpython.pycapsule cimport PyCapsule_New
+from libc.math cimport pow
+from libc.stdint cimport INT32_MAX, INT64_MAX, int32_t, int64_t
+from libc.string cimport memcpy
 
 from steepest.kernels.contract cimport (
-    LANES, larger, magnitude, measure_double, measure_float, real, sign, stage_double, stage_float,
+    LANES, magnitude, measure_double, measure_float, real, sign, stage_double, stage_float,
 )
 
 STAGES = {}
@@ -67,7 +70,57 @@ cdef void l1(real *restrict p, const real *restrict g, real *restrict out, real 
 STAGES["l1"] = entry(l1, l1, True)
 
 
+cdef void toward(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
+                 Py_ssize_t n, const double *h) noexcept nogil:
+    cdef real weight = <real>h[0]
+    cdef Py_ssize_t i
+    for i in range(n):
+        out[i] = g[i] + weight * (p[i] - x[i])
+
+STAGES["toward"] = entry(toward, toward, True)
+
+
+cdef void scale_each(real *restrict p, const real *restrict g, real *restrict out,
+                     real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        out[i] = x[i] * g[i]
+
+STAGES["scale_each"] = entry(scale_each, scale_each, True)
+
+
 # Stages on the parameter or on an array of their own
+
+cdef void pull(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
+               Py_ssize_t n, const double *h) noexcept nogil:
+    cdef real keep = <real>h[0], drawn = <real>h[1]
+    cdef Py_ssize_t i
+    for i in range(n):
+        p[i] = keep * p[i] + drawn * x[i]
+
+STAGES["pull"] = entry(pull, pull, False)
+
+
+cdef void soft_threshold(real *restrict p, const real *restrict g, real *restrict out,
+                         real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+    cdef real threshold = <real>h[0], keep = <real>h[1], rest
+    cdef Py_ssize_t i
+    for i in range(n):
+        rest = magnitude(p[i]) - threshold
+        p[i] = <real>0 if rest < <real>0 else keep * (rest * sign(p[i]))
+
+STAGES["soft_threshold"] = entry(soft_threshold, soft_threshold, False)
+
+
+cdef void multiply(real *restrict p, const real *restrict g, real *restrict out,
+                   real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+    cdef real factor = <real>h[0]
+    cdef Py_ssize_t i
+    for i in range(n):
+        p[i] = factor * p[i]
+
+STAGES["multiply"] = entry(multiply, multiply, False)
+
 
 cdef void ema(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
               Py_ssize_t n, const double *h) noexcept nogil:
@@ -81,34 +134,78 @@ STAGES["ema"] = entry(ema, ema, False)
 
 # Measures
 
-cdef double sum_squares(const real *restrict g, Py_ssize_t n, double scale) noexcept nogil:
+cdef enum:
+    SQUARES, MAGNITUDES, POWERS
+
+
+cdef inline double term(int kind, double x, double order) noexcept nogil:
+    if kind == SQUARES:
+        return x * x
+    if kind == MAGNITUDES:
+        return magnitude(x)
+    return pow(magnitude(x), order)
+
+
+cdef inline double added(int kind, const real *restrict g, Py_ssize_t n, double scale,
+                         double order) noexcept nogil:
+    """The sum of the terms of scale * g; `kind` is a literal where this is called."""
     cdef double lane[LANES]
-    cdef double x
     cdef Py_ssize_t i, j, width = LANES, whole = n // LANES
     for j in range(LANES):
         lane[j] = 0
     for i in range(whole):
         for j in range(LANES):
-            x = scale * <double>g[i * LANES + j]
-            lane[j] += x * x
+            lane[j] += term(kind, scale * <double>g[i * LANES + j], order)
     for j in range(n - whole * LANES):
-        x = scale * <double>g[whole * LANES + j]
-        lane[j] += x * x
+        lane[j] += term(kind, scale * <double>g[whole * LANES + j], order)
     while width > 1:
         width = width // 2
         for j in range(width):
             lane[j] += lane[j + width]
     return lane[0]
 
+
+cdef double sum_squares(const real *restrict g, Py_ssize_t n, double scale,
+                        double order) noexcept nogil:
+    return added(SQUARES, g, n, scale, order)
+
 MEASURES["sum_squares"] = measure(sum_squares, sum_squares)
 
 
-cdef double largest(const real *restrict g, Py_ssize_t n, double scale) noexcept nogil:
-    """The largest magnitude; NaN if there is one."""
-    cdef double most = 0
+cdef double sum_magnitudes(const real *restrict g, Py_ssize_t n, double scale,
+                           double order) noexcept nogil:
+    return added(MAGNITUDES, g, n, scale, order)
+
+MEASURES["sum_magnitudes"] = measure(sum_magnitudes, sum_magnitudes)
+
+
+cdef double sum_powers(const real *restrict g, Py_ssize_t n, double scale,
+                       double order) noexcept nogil:
+    return added(POWERS, g, n, scale, order)
+
+MEASURES["sum_powers"] = measure(sum_powers, sum_powers)
+
+
+cdef double largest(const real *restrict g, Py_ssize_t n, double scale,
+                    double order) noexcept nogil:
+    """The largest magnitude; NaN if there is one. Without their sign bit, floats are in the order
+    of their bits, NaN last; and integers, unlike floats, have a maximum that vectorises."""
+    cdef int32_t narrow, most_narrow = 0
+    cdef int64_t wide, most_wide = 0
+    cdef real most
     cdef Py_ssize_t i
-    for i in range(n):
-        most = larger(scale * <double>magnitude(g[i]), most)
-    return most
+    if real is float:
+        for i in range(n):
+            memcpy(&narrow, &g[i], sizeof(float))
+            narrow &= INT32_MAX
+            most_narrow = narrow if narrow > most_narrow else most_narrow
+        memcpy(&most, &most_narrow, sizeof(float))
+    else:
+        for i in range(n):
+            memcpy(&wide, &g[i], sizeof(double))
+            wide &= INT64_MAX
+            most_wide = wide if wide > most_wide else most_wide
+        memcpy(&most, &most_wide, sizeof(double))
+    return scale * <double>most
 
 MEASURES["largest"] = measure(largest, largest)

@@ -8,7 +8,7 @@ cdef enum:
     P = 0                              # operand numbers: the parameter,
     G = 1                              # its gradient,
     FIRST = 2                          # the rule's states and then the stages' arrays
-    OPERANDS = 8
+    OPERANDS = 10
     READING = OPERANDS                 # the gradient again, in C order,
     SOURCE = OPERANDS + 1              # and as Python sees it
     ROWS = OPERANDS + 2                # scratch rows of a thread; the last two for new gradients
@@ -16,6 +16,28 @@ cdef enum:
     LINE = 64                          # bytes of a cache line and of the widest vector
     SCRATCH = ROWS * ROW               # bytes of a thread; no less than a chunk of doubles
     STAGE_COEFFICIENTS = 4
+    UNIT_STAGES = 4                    # what a program may do to units
+
+
+cdef struct Units:
+    # A parameter and its gradient cut into units (such as the rows of a matrix), one after the
+    # other in loop order.
+    Py_ssize_t count
+    Py_ssize_t length
+    Operand p
+    Operand g
+    char *factors                      # one number per unit for the gradient, or NULL
+    Py_ssize_t *axes_p                 # owned
+    Py_ssize_t *axes_g
+
+
+cdef enum:                             # what is done to a unit: see visits.unit_factor
+    ADAPTIVE_CLIP, GROUP_LASSO, MAX_NORM
+
+
+cdef struct UnitStage:
+    int kind
+    double h[2]
 
 
 cdef struct Entry:
@@ -34,7 +56,11 @@ cdef struct Entry:
     double scale                       # of the gradient
     Operand operand[OPERANDS]
     Operand reading                    # the gradient in C order, for the measures
-    double measured
+    double measured                    # of the gradient times 2^-exponent
+    int exponent
+    bint again                         # whether the present sweep is to measure this entry
+    int cuts
+    Units *units                       # owned: one for each unit stage
     Py_ssize_t *axes[SOURCE + 1]       # owned: what the shapes and strides above point into
 
 
@@ -52,10 +78,25 @@ cdef struct Program:
     double keep                        # of the parameter
     int before
     int after
+    int late
+    int units
     double h[COEFFICIENTS]
-    Stage stage[STAGES]                # those before the rule, then those after it
+    Stage stage[STAGES]                # those before the rule, after it, and after the units'
+    UnitStage unit[UNIT_STAGES]        # one that makes factors of the gradient stands first
 
 
+cdef struct Measures:
+    # The measures that units need.
+    void *squares_float
+    void *squares_double
+    void *largest_float
+    void *largest_double
+    Stage multiply
+
+
+cdef double representable(double x, int exponent) noexcept nogil
 cdef real *decoded(Operand *x, Py_ssize_t start, Py_ssize_t n, real *row) noexcept nogil
-cdef void update_range(Entry *e, const Program *program, const Stage *scale, Py_ssize_t start,
-                       Py_ssize_t stop, real *scratch) noexcept nogil
+cdef void update_range(Entry *e, const Program *program, const Stage *scale, bint late,
+                       Py_ssize_t start, Py_ssize_t stop, real *scratch) noexcept nogil
+cdef void unit_range(Entry *e, const Program *program, const Measures *measures, int stage,
+                     Py_ssize_t start, Py_ssize_t stop, real *scratch) noexcept nogil

@@ -1,14 +1,20 @@
-"""One block of one parameter at a time: decode, stages, rule, stages, encode. No Python, no
-threads.
+"""One block of one parameter at a time: decode, stages, rule, stages, encode. And one unit of a
+parameter at a time: its norm, and what follows from it. No Python, no threads.
 
 Rows that are not lent lie in the worker's scratch, one after the other; the last two take turns as
 the gradient that a stage makes.
 """
+from libc.float cimport DBL_MAX
+from libc.math cimport frexp, isfinite, ldexp, sqrt
+
 from steepest.kernels.contract cimport (
-    BLOCK, STATES, Operand, decode_double, decode_float, encode_double, encode_float, real,
-    rule_double, rule_float, stage_double, stage_float,
+    BLOCK, CHUNK, STATES, Operand, decode_double, decode_float, encode_double, encode_float,
+    measure_double, measure_float, real, rule_double, rule_float, stage_double, stage_float,
 )
-from steepest.kernels.visits cimport FIRST, G, LINE, OPERANDS, P, ROW, Entry, Program, Stage
+from steepest.kernels.visits cimport (
+    ADAPTIVE_CLIP, FIRST, G, GROUP_LASSO, LINE, OPERANDS, P, ROW, Entry, Measures, Program, Stage,
+    Units, UnitStage,
+)
 
 
 cdef real *decoded(Operand *x, Py_ssize_t start, Py_ssize_t n, real *row) noexcept nogil:
@@ -37,16 +43,26 @@ cdef inline const real *staged(const Stage *s, const double *h, real **row, cons
     return out
 
 
-cdef void visit(Entry *e, const Program *program, const Stage *scale, Py_ssize_t start,
-                Py_ssize_t n, real *scratch) noexcept nogil:
-    """One block of one parameter: decode, stages, rule, stages, encode."""
+cdef inline void encoded(Operand *x, Py_ssize_t start, Py_ssize_t n,
+                         const real *row) noexcept nogil:
+    """Puts a row back where it was not lent."""
+    if x.encode != NULL:
+        if real is float:
+            (<encode_float>x.encode)(x, start, n, row)
+        else:
+            (<encode_double>x.encode)(x, start, n, row)
+
+
+cdef void visit(Entry *e, const Program *program, const Stage *scale, bint late,
+                Py_ssize_t start, Py_ssize_t n, real *scratch) noexcept nogil:
+    """One block of one parameter: the stages and the rule, or the late stages alone."""
     cdef Py_ssize_t width = ROW // sizeof(real)
     cdef real *row[OPERANDS]
     cdef real *spare[2]
     cdef real *state[STATES]
     cdef const real *g
     cdef double factor = e.scale
-    cdef int k
+    cdef int k, first = program.before, last = program.before + program.after
     for k in range(e.operands):
         row[k] = decoded(&e.operand[k], start, n, scratch + k * width)
     for k in range(STATES):
@@ -55,33 +71,123 @@ cdef void visit(Entry *e, const Program *program, const Stage *scale, Py_ssize_t
     spare[1] = scratch + (OPERANDS + 1) * width
 
     g = row[G]
-    if e.scale != 1.0 and program.before:  # stages want the gradient as it will be
-        g = staged(scale, &e.scale, row, g, spare, n)
-        factor = 1.0
-    for k in range(program.before):
-        g = staged(&program.stage[k], program.stage[k].h, row, g, spare, n)
-    if real is float:
-        (<rule_float>program.rule_float)(row[P], g, state[0], state[1], state[2], state[3],
-                                         n, factor, program.keep, program.h)
+    if late:
+        first, last = last, last + program.late
     else:
-        (<rule_double>program.rule_double)(row[P], g, state[0], state[1], state[2], state[3],
-                                           n, factor, program.keep, program.h)
-    for k in range(program.before, program.before + program.after):
+        if e.scale != 1.0 and program.before:  # stages want the gradient as it will be
+            g = staged(scale, &e.scale, row, g, spare, n)
+            factor = 1.0
+        for k in range(program.before):
+            g = staged(&program.stage[k], program.stage[k].h, row, g, spare, n)
+        if real is float:
+            (<rule_float>program.rule_float)(row[P], g, state[0], state[1], state[2], state[3],
+                                             n, factor, program.keep, program.h)
+        else:
+            (<rule_double>program.rule_double)(row[P], g, state[0], state[1], state[2], state[3],
+                                               n, factor, program.keep, program.h)
+    for k in range(first, last):
         staged(&program.stage[k], program.stage[k].h, row, g, spare, n)
 
     for k in range(e.operands):
-        if k != G and e.operand[k].encode != NULL:
-            if real is float:
-                (<encode_float>e.operand[k].encode)(&e.operand[k], start, n, row[k])
-            else:
-                (<encode_double>e.operand[k].encode)(&e.operand[k], start, n, row[k])
+        if k != G:
+            encoded(&e.operand[k], start, n, row[k])
 
 
-cdef void update_range(Entry *e, const Program *program, const Stage *scale, Py_ssize_t start,
-                       Py_ssize_t stop, real *scratch) noexcept nogil:
+cdef void update_range(Entry *e, const Program *program, const Stage *scale, bint late,
+                       Py_ssize_t start, Py_ssize_t stop, real *scratch) noexcept nogil:
     """Visits the elements start to stop; after the first visit, p is at the start of a line."""
     cdef Py_ssize_t skew = <Py_ssize_t>(<size_t>e.operand[P].data % LINE // sizeof(real)), n
     while start < stop:
         n = min(stop - start, BLOCK - (start + skew) % BLOCK)
-        visit(e, program, scale, start, n, scratch)
+        visit(e, program, scale, late, start, n, scratch)
         start += n
+
+
+cdef double representable(double x, int exponent) noexcept nogil:
+    """x 2^exponent; the largest double where that is finite but larger."""
+    cdef double scaled = ldexp(x, exponent)
+    return DBL_MAX if isfinite(x) and not isfinite(scaled) else scaled
+
+
+# Units
+
+cdef double measured(void *function, Operand *x, Py_ssize_t start, Py_ssize_t n, double scale,
+                     bint most, real *scratch) noexcept nogil:
+    """A measure of n elements of x, chunk by chunk."""
+    cdef double total = 0, part
+    cdef Py_ssize_t done = 0, m
+    cdef const real *row
+    while done < n:
+        m = min(n - done, <Py_ssize_t>CHUNK)
+        row = decoded(x, start + done, m, scratch)
+        if real is float:
+            part = (<measure_float>function)(row, m, scale, 2.0)
+        else:
+            part = (<measure_double>function)(row, m, scale, 2.0)
+        if most:
+            total = part if not part <= total else total
+        else:
+            total += part
+        done += m
+    return total
+
+
+cdef double unit_norm(const Measures *measures, Operand *x, Py_ssize_t start, Py_ssize_t n,
+                      real *scratch) noexcept nogil:
+    """The Euclidean norm of n elements of x, also where squares leave the range of double."""
+    cdef void *squares = measures.squares_float if real is float else measures.squares_double
+    cdef void *largest = measures.largest_float if real is float else measures.largest_double
+    cdef double total = measured(squares, x, start, n, 1.0, False, scratch), most
+    cdef int exponent = 0
+    if real is double:
+        if not (1e-280 < total < 1e300):
+            most = measured(largest, x, start, n, 1.0, True, scratch)
+            if isfinite(most) and most > 0:
+                frexp(most, &exponent)
+                exponent = max(exponent, -1000)
+                total = measured(squares, x, start, n, ldexp(1.0, -exponent), False, scratch)
+    return representable(sqrt(total), exponent)
+
+
+cdef double unit_factor(const UnitStage *s, const Measures *measures, Units *units,
+                        Py_ssize_t start, double scale, real *scratch) noexcept nogil:
+    """What a unit of the gradient (adaptive clipping) or of the parameter is multiplied with."""
+    cdef Py_ssize_t n = units.length
+    cdef double p = unit_norm(measures, &units.p, start, n, scratch), limit, g
+    if s.kind == ADAPTIVE_CLIP:
+        limit = s.h[0] * (s.h[1] if p < s.h[1] else p)
+        g = scale * unit_norm(measures, &units.g, start, n, scratch)
+        return limit / (1e-6 if g < 1e-6 else g) if g > limit else 1.0
+    if s.kind == GROUP_LASSO:
+        limit = s.h[0] * sqrt(<double>n)
+        if p != p:
+            return 1.0
+        return 0.0 if p <= limit else 1.0 - limit / p
+    return s.h[0] / p if p > s.h[0] else 1.0
+
+
+cdef void unit_range(Entry *e, const Program *program, const Measures *measures, int stage,
+                     Py_ssize_t start, Py_ssize_t stop, real *scratch) noexcept nogil:
+    """Does a unit stage for the units start to stop."""
+    cdef Units *units = &e.units[stage]
+    cdef const UnitStage *s = &program.unit[stage]
+    cdef Py_ssize_t first, done, n
+    cdef double factor, scale = -e.scale if e.scale < 0 else e.scale
+    cdef real *row
+    while start < stop:
+        first = start * units.length
+        factor = unit_factor(s, measures, units, first, scale, scratch)
+        if s.kind == ADAPTIVE_CLIP:
+            (<real *>units.factors)[start] = <real>factor
+        elif factor != 1.0:
+            done = 0
+            while done < units.length:
+                n = min(units.length - done, <Py_ssize_t>CHUNK)
+                row = decoded(&units.p, first + done, n, scratch)
+                if real is float:
+                    (<stage_float>measures.multiply.of_float)(row, NULL, NULL, NULL, n, &factor)
+                else:
+                    (<stage_double>measures.multiply.of_double)(row, NULL, NULL, NULL, n, &factor)
+                encoded(&units.p, first + done, n, row)
+                done += n
+        start += 1

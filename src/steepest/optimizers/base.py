@@ -15,7 +15,7 @@ import math
 import operator
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
@@ -26,8 +26,11 @@ from steepest.clip import Clip
 from steepest.kernels import dispatch, threads
 from steepest.kernels.engine import Plan
 from steepest.optimizers import structure
+from steepest.optimizers.clipping import Clipping, Norms, clips
 from steepest.optimizers.hyper import Number, Schedule, settle, variable
+from steepest.optimizers.selection import Selection
 from steepest.optimizers.state import Changes, WatchedDict, counter, counters
+from steepest.regularize import Penalty
 
 __all__ = ["RULES", "Number", "Optimizer", "Options", "Schedule"]
 
@@ -38,15 +41,23 @@ RULES: dict[str, type["Optimizer"]] = {}
 class Options(TypedDict, total=False):
     """Options that every optimizer takes, by keyword.
 
-    clip: ``st.clip.value``, ``.norm`` or ``.global_norm``. l1: weight of the L1 penalty.
-    decay_mode: whether weight_decay enters the gradient (``"l2"``) or shrinks the parameter
-    (``"decoupled"``). maximize: climb instead of descend. ema: decay rate of an averaged copy of
-    the parameters, kept as state ``"ema"``. nonfinite: what an infinite or NaN gradient does:
-    ``"propagate"``, ``"raise"`` FloatingPointError, or ``"skip"`` the step and count it in
-    ``skipped``.
+    clip: one of ``st.clip``, or a tuple of them. regularize: one of ``st.regularize``, or several.
+    l1: weight of the L1 penalty. decay_mode: whether weight_decay enters the gradient (``"l2"``)
+    or shrinks the parameter (``"decoupled"``). maximize: climb instead of descend. ema: decay rate
+    of an averaged copy of the parameters, kept as state ``"ema"``. nonfinite: what an infinite or
+    NaN gradient does: ``"propagate"``, ``"raise"`` FloatingPointError, or ``"skip"`` the step and
+    count it in ``skipped``.
+
+    exclude: parameters that weight_decay, l1 and regularize leave alone: ``"vectors"`` (what has
+    fewer than two dimensions: biases, scales of norms), or patterns of names such as ``"*.bias"``.
+    overrides: hyper-parameters of some parameters, by such patterns: ``{"head.*": {"lr": 1e-4}}``.
+    Both split the parameters into ``param_groups``; gradients keep the structure of ``params``.
     """
 
-    clip: Clip | None
+    clip: Clip | tuple[Clip, ...] | None
+    regularize: Penalty | Sequence[Penalty] | None
+    exclude: str | Sequence[str]
+    overrides: Mapping[str, Mapping[str, Any]]
     l1: Number
     decay_mode: Literal["l2", "decoupled"]
     maximize: bool
@@ -55,8 +66,19 @@ class Options(TypedDict, total=False):
 
 
 # Options that a group may have of its own.
-_GROUP_OPTIONS: dict[str, Any] = {"l1": 0.0, "decay_mode": "l2", "maximize": False, "ema": None}
+_GROUP_OPTIONS: dict[str, Any] = {
+    "l1": 0.0,
+    "decay_mode": "l2",
+    "regularize": (),
+    "clip": None,
+    "maximize": False,
+    "ema": None,
+}
 _POLICIES = ("propagate", "raise", "skip")
+
+
+_Staged = tuple[str, tuple[float, ...], int]
+"""A stage as the plan takes it: name, coefficients, the number of its own array or 0."""
 
 
 class _Group:
@@ -64,20 +86,28 @@ class _Group:
 
     h: dict[str, Any]
     keep: float
-    before: list[regularize.Stage]
-    after: list[regularize.Stage]
+    before: list[_Staged]
+    after: list[_Staged]
+    late: list[_Staged]
+    units: list[regularize.UnitStage]
     sign: float
 
     def __init__(self, optimizer: "Optimizer", group: Mapping[str, Any], count: int) -> None:
         self._seen: tuple[Any, ...] = ()
         self._variable = False
         self.states: tuple[str, ...] = ()
+        """The state arrays: those of the rule, then those of stages."""
+        self.axes: tuple[int | None, ...] = ()
+        """The axis of the units of each unit stage."""
+        self.makes_factors = False
+        """Whether the first unit stage makes factors of the gradient."""
+        self.clip: Any = None
         self.update(optimizer, group, count)
 
     def update(self, optimizer: "Optimizer", group: Mapping[str, Any], count: int) -> bool:
         """Evaluates and checks the group's hyper-parameters after `count` updates.
 
-        Returns whether the group now has other state arrays.
+        Returns whether the group now needs a new plan: other arrays, units or clips.
         """
         seen = optimizer._hyper_values(group)
         try:
@@ -94,15 +124,29 @@ class _Group:
         self.h = h
         # A schedule may be 0 now and not later: what it needs is kept all along.
         h["states"] = optimizer.states(given)
-        states = h["states"] + (("ema",) if group["ema"] is not None else ())
-        self.keep = regularize.keep(h)
-        self.before = regularize.before(h)
-        self.after = regularize.after(h, 2 + len(h["states"]))
+        h["terms"] = regularize.terms(h["regularize"], count)
         self.sign = -1.0 if h["maximize"] else 1.0
-        if states == self.states:
-            return False
+        return self._stage(h, count)
+
+    def _stage(self, h: Mapping[str, Any], count: int) -> bool:
+        """Takes over the stages of clips and penalties. Returns whether arrays or units differ."""
+        work = regularize.work(h)
+        before = [stage for clip in clips(h["clip"]) for stage in clip.stages(count)]
+        making = [unit for clip in clips(h["clip"]) for unit in clip.units(count)]
+        states = h["states"] + work.arrays
+        place = {name: 2 + i for i, name in enumerate((*states, "factors"))} | {None: 0}
+        self.keep = work.keep
+        self.before, self.after, self.late = (
+            [(stage, numbers, place[own]) for stage, numbers, own in stages]
+            for stages in (before + work.before, work.after, work.late)
+        )
+        self.units = [stage for stage, _ in making] + work.units
+        was = (self.states, self.axes, self.makes_factors, self.clip)
         self.states = states
-        return True
+        self.axes = (*(axis for _, axis in making), *work.axes)
+        self.makes_factors = bool(making)
+        self.clip = h["clip"]
+        return was != (self.states, self.axes, self.makes_factors, self.clip)
 
 
 class Optimizer(ABC):
@@ -149,9 +193,6 @@ class Optimizer(ABC):
                 f"{type(self).__name__} has no argument {', '.join(map(repr, unknown))}; "
                 f"it takes {', '.join([*hyper, *Options.__annotations__])}"
             )
-        clip = self._clip = options.get("clip")
-        if clip is not None and not isinstance(clip, Clip):
-            raise TypeError(f"clip = {clip!r}: expected st.clip.value, .norm or .global_norm")
         self._nonfinite: str = options.get("nonfinite", "propagate")
         if self._nonfinite not in _POLICIES:
             raise ValueError(
@@ -165,6 +206,8 @@ class Optimizer(ABC):
         self._changes = Changes()
         self._state = WatchedDict({}, self._changes)
         self.skipped = 0
+        self.last_skip = ""
+        self.clip_history: dict[str, list[float]] = {}
         self.last_norm: float | None = None
         self.last_norms: dict[str, float] = {}
         self._hyper_names = tuple(self.defaults)
@@ -174,15 +217,17 @@ class Optimizer(ABC):
         self._shape: structure.Shape = None
         self._grouped = structure.is_groups(params)
         self._groups: list[_Group] = []
+        self._order: list[int] = []
+        self._in_order = True
+        self._selection = Selection(options.get("exclude", ()), options.get("overrides", {}))
         self._plan: Plan | None = None
         self._plan_kernels: dispatch.Kernels | None = None
-        self._clip_stages = clip.stages() if clip is not None else []
-        self._norming = self._nonfinite != "propagate" or (clip is not None and clip.measured)
         self._lock = threading.Lock()
         if not self._grouped:
             params = [{"params": params}]
         for group in params:
             self.add_param_group(group)
+        self._selection.check(list(self._state), self._hyper_names)
 
     def _settled(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         settled = {name: settle(name, value, None) for name, value in hyper.items()}
@@ -208,37 +253,58 @@ class Optimizer(ABC):
             if name in taken:
                 raise ValueError(f"parameter name {name!r} is given twice; names must differ")
             taken.add(name)
-        filled = dict(group) | {"params": added, "param_names": names}
-        for name, value in self.defaults.items():
-            filled.setdefault(name, value)
-        filled |= self._settled({name: filled[name] for name in self._hyper_names})
-        live = _Group(self, filled, self.updates)
-        state = {
-            name: self._new_state(p, step, live)
-            for name, p, step in zip(names, added, counters(len(names)), strict=True)
-        }
+        first = len(self.state)
+        split = self._selection.split(names, added)
+        groups = [self._filled(group, changes, part, names, added) for changes, part in split]
+        lives = [_Group(self, filled, self.updates) for filled in groups]
+        state = {}
+        for filled, live in zip(groups, lives, strict=True):
+            steps = counters(len(filled["params"]))
+            for name, p, step in zip(filled["param_names"], filled["params"], steps, strict=True):
+                state[name] = self._new_state(p, name, step, live)
         named = [
             (f"parameter {name!r}", p)
-            for g in [*self.param_groups, filled]
+            for g in [*self.param_groups, *groups]
             for name, p in zip(g["param_names"], g["params"], strict=True)
         ]
         arrays.disjoint_bounds(named)
-        self.param_groups.append(filled)
+        self.param_groups += groups
         self.state.update(state)
+        self._order += [first + i for _, part in split for i in part]
+        self._in_order = self._order == sorted(self._order)
         self._shapes.append(shape)
         self._shape = (
             structure.Node(False, list(range(len(self._shapes))), self._shapes)
             if self._grouped or len(self._shapes) > 1
             else shape
         )
-        self._groups.append(live)
+        self._groups += lives
+        self._plan = None
 
-    def _new_state(self, p: Array, step: Array, live: _Group) -> WatchedDict:
+    def _filled(
+        self,
+        group: Mapping[str, Any],
+        changes: Mapping[str, Any],
+        part: Sequence[int],
+        names: Sequence[str],
+        added: Sequence[Array],
+    ) -> dict[str, Any]:
+        """A live group of some of the parameters, with all hyper-parameters."""
+        chosen = {"params": [added[i] for i in part], "param_names": [names[i] for i in part]}
+        filled = self.defaults | dict(group) | dict(changes) | chosen
+        return filled | self._settled({name: filled[name] for name in self._hyper_names})
+
+    def _new_state(self, p: Array, name: str, step: Array, live: _Group) -> WatchedDict:
+        for axis in live.axes:
+            try:
+                arrays.units(p, axis)
+            except ValueError as error:
+                raise ValueError(f"parameter {name!r}: {error}") from None
         fresh = {key: self._new_array(key, p, live.h) for key in live.states}
         return WatchedDict({"step": step} | fresh, self._changes)
 
     def _new_array(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
-        if key != "ema":
+        if key in h["states"]:
             return self.initial(key, p, h)
         shadow = arrays.zeros_like(p)
         shadow[...] = p
@@ -255,9 +321,9 @@ class Optimizer(ABC):
         return self._state
 
     @property
-    def clip(self) -> Clip | None:
-        """How gradients are clipped; fixed at construction."""
-        return self._clip
+    def clip(self) -> Clip | tuple[Clip, ...] | None:
+        """How gradients are clipped, where a group has no ``clip`` of its own."""
+        return self.defaults["clip"]  # type: ignore[no-any-return]
 
     @property
     def nonfinite(self) -> str:
@@ -286,6 +352,8 @@ class Optimizer(ABC):
 
     def _step(self, grads: Any) -> None:
         flat = structure.take(self._shape, grads)
+        if not self._in_order:
+            flat = [flat[i] for i in self._order]
         count = self._updates.item()
         groups = self._groups
         climbing = False
@@ -295,22 +363,32 @@ class Optimizer(ABC):
             if live.sign < 0:
                 climbing = True
         plan = self._resolved(flat)
-        before = self._clip_stages
         for row, (number, t) in enumerate(plan.rows()):
             live = groups[number]
-            rule, coefficients = self.coefficients(live.h, t)
-            plan.program(row, rule, coefficients, live.keep, before + live.before, live.after)
+            rule, h = self.coefficients(live.h, t)
+            plan.program(row, rule, h, live.keep, live.before, live.after, live.units, live.late)
         workers = threads.get_num_threads() if plan.large() else 1
+        clipping = self._clipping
         factors: list[float] | None = None
-        if self._norming:
-            factors = self._measured(plan, workers)
-            if factors is None:
+        norms: dict[float, Norms] | None = None
+        if clipping.domains or self._nonfinite != "propagate":
+            if self._must_measure():
+                norms = self._measured(plan, workers)
+            factors, reason = self._clipped(norms, count)
+            if reason:
+                self._skip(reason, norms)
                 return
         if climbing:
             factors = self._climbing(factors)
         if factors is not None:
             plan.rescale(factors)
-        plan.commit(workers)
+        plan.factors(workers)
+        if norms is None and clipping.follows:
+            norms = self._remembered(2.0, plan.commit(workers, True))
+        else:
+            plan.commit(workers)
+        if norms is not None:
+            clipping.remember(norms, self.clip_history)
 
     def _resolved(self, flat: list[Any]) -> Plan:
         """The plan, with this step's gradients bound."""
@@ -338,6 +416,7 @@ class Optimizer(ABC):
         plan = Plan(dispatch.current, len(self.state), self._updates)
         written: list[tuple[str, Array]] = []
         replaced: dict[str, dict[str, Array]] = {}
+        cuts: list[list[tuple[int | None, Array | None]]] = []
         for number, (group, asked) in enumerate(zip(self.param_groups, self._groups, strict=True)):
             keys = asked.states
             for name, x in zip(group["param_names"], group["params"], strict=True):
@@ -352,7 +431,13 @@ class Optimizer(ABC):
                 own = tuple(state[key] for key in keys)
                 written.append((f"parameter {name!r}", p))
                 written += [(f"state {key!r} of parameter {name!r}", state[key]) for key in keys]
-                walks = arrays.layout((p, *own), p)
+                cut: list[tuple[int | None, Array | None]] = [(axis, None) for axis in asked.axes]
+                if asked.makes_factors:
+                    factors, spread = arrays.unit_factors(p, asked.axes[0])
+                    cut[0] = (asked.axes[0], factors)
+                    own += (spread,)
+                cuts.append(cut)
+                walks = arrays.layout((p, *own), p, cut)
                 plan.add(number, (p, *own), state["step"], len(asked.h["states"]), walks)
         plan.guard(arrays.disjoint_bounds(written))
         for name, state in replaced.items():
@@ -361,6 +446,9 @@ class Optimizer(ABC):
             else:
                 self._state[name] = WatchedDict(state, self._changes)
         self._changes.any = False
+        each = zip(self.param_groups, self._groups, strict=True)
+        self._clipping = Clipping([(asked.clip, len(group["params"])) for group, asked in each])
+        self._cuts = cuts
         self._plan, self._plan_kernels = plan, dispatch.current
         return plan
 
@@ -379,23 +467,59 @@ class Optimizer(ABC):
                                 f"gradient of parameter {names[i]!r} shares memory with parameter "
                                 f"{name!r} or its state; give a copy"
                             )
-            plan.bind_gradient(i, g, arrays.layout(own, g))
+            plan.bind_gradient(i, g, arrays.layout(own, g, self._cuts[i]))
 
-    def _measured(self, plan: Plan, workers: int) -> list[float] | None:
-        """The gradients' factors, by their norms and the clipping; None: skip this step."""
-        total, norms = plan.norms(workers)
-        self.last_norm = total
-        self.last_norms = dict(zip(self.state, norms, strict=True))
-        if self._nonfinite != "propagate" and not math.isfinite(total):
-            if self._nonfinite == "skip":
-                self.skipped += 1
-                return None
-            bad = next(name for name, x in self.last_norms.items() if not math.isfinite(x))
-            raise FloatingPointError(
-                f"gradient of parameter {bad!r} has an infinite or NaN element; nothing was "
-                'changed (nonfinite="skip" skips such steps)'
-            )
-        return [1.0] * len(norms) if self._clip is None else self._clip.factors(total, norms)
+    # Clipping
+
+    def _must_measure(self) -> bool:
+        """Whether the norms must be known before the step."""
+        clipping = self._clipping
+        return (
+            self._nonfinite != "propagate"
+            or clipping.sweeps
+            or (clipping.follows and clipping.first_step(self.clip_history))
+        )
+
+    def _measured(self, plan: Plan, workers: int) -> dict[float, Norms]:
+        """The norms of this step's gradients, by their order; the first are the last norms."""
+        norms = self._clipping.measure(plan, workers)
+        first = next(iter(norms.values()))
+        self.last_norm, self.last_norms = (
+            first.total,
+            dict(zip(self.state, first.each, strict=True)),
+        )
+        return norms
+
+    def _remembered(self, order: float, measured: Any) -> dict[float, Norms]:
+        """The norms that were measured during the step, as `_measured` has them."""
+        self.last_norm, each = measured
+        self.last_norms = dict(zip(self.state, each, strict=True))
+        return {order: Norms(*measured)}
+
+    def _clipped(self, norms: dict[float, Norms] | None, count: int) -> tuple[list[float], str]:
+        """The gradients' factors, and why the step is to be skipped, if it is.
+
+        Raises FloatingPointError for non-finite gradients, if so asked.
+        """
+        if self._nonfinite != "propagate" and norms is not None:
+            first = next(iter(norms.values()))
+            if not math.isfinite(first.total):
+                names = zip(self.state, first.each, strict=True)
+                bad = next(name for name, x in names if not math.isfinite(x))
+                reason = f"gradient of parameter {bad!r} has an infinite or NaN element"
+                if self._nonfinite == "skip":
+                    return [], reason
+                raise FloatingPointError(
+                    f'{reason}; nothing was changed (nonfinite="skip" skips such steps)'
+                )
+        return self._clipping.apply(norms, self.clip_history, count)
+
+    def _skip(self, reason: str, norms: dict[float, Norms] | None) -> None:
+        """Leaves the step out, and says so."""
+        self.skipped += 1
+        self.last_skip = reason
+        if norms is not None:
+            self._clipping.remember(norms, self.clip_history)
 
     def _climbing(self, factors: list[float] | None) -> list[float]:
         """The factors with the signs of the groups that maximize."""
@@ -411,13 +535,14 @@ class Optimizer(ABC):
     def state_dict(self) -> dict[str, Any]:
         """A copy of everything that a resumed run needs, except the parameters.
 
-        ``{"rule", "updates", "skipped", "state": {name: {key: array}}, "param_groups": [...]}``,
-        with names in the groups instead of arrays.
+        ``{"rule", "updates", "skipped", "clip_history", "state": {name: {key: array}},
+        "param_groups": [...]}``, with names in the groups instead of arrays.
         """
         return {
             "rule": self.rule,
             "updates": self.updates,
             "skipped": self.skipped,
+            "clip_history": {key: list(norms) for key, norms in self.clip_history.items()},
             "state": {
                 name: {key: np.array(x) for key, x in state.items()}
                 for name, state in self.state.items()
@@ -442,6 +567,10 @@ class Optimizer(ABC):
         fresh: list[dict[str, Any]] = []
         state: dict[str, WatchedDict] = {}
         updates = counter(np.array(state_dict["updates"]), "all")
+        history = {
+            str(key): [float(norm) for norm in norms]
+            for key, norms in state_dict.get("clip_history", {}).items()
+        }
         for group, loaded in zip(self.param_groups, groups, strict=True):
             hyper = self._settled({name: loaded[name] for name in self._hyper_names})
             extra = {key: copy.deepcopy(loaded[key]) for key in loaded if key != "params"}
@@ -467,6 +596,7 @@ class Optimizer(ABC):
         self._state = WatchedDict(state, self._changes)
         self._groups = [_Group(self, group, int(updates)) for group in self.param_groups]
         self._updates, self.skipped = updates, int(state_dict.get("skipped", 0))
+        self.clip_history = history
 
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()

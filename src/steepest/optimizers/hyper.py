@@ -1,7 +1,7 @@
 """Hyper-parameters: what they may be, and their values at a step.
 
 A hyper-parameter is a number, a flag, a tuple of numbers, or instead of any number a schedule: a
-function of the number of updates done so far.
+function of the number of updates done so far. Clips and penalties are values of their own.
 """
 
 import math
@@ -9,6 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from steepest import clip, regularize
+from steepest.values import Value
 
 Schedule = Callable[[int], float]
 Number = float | Schedule
@@ -34,6 +37,12 @@ RANGES: dict[str, tuple[float, float, bool]] = {
 CHOICES: dict[str, tuple[str, ...]] = {"decay_mode": ("l2", "decoupled")}
 
 
+VALUES: dict[str, Callable[[Any], Any]] = {
+    "clip": clip.settled,
+    "regularize": regularize.settled,
+}
+
+
 def _number(name: str, value: Any) -> float:
     low, high, inclusive = RANGES[name]
     try:
@@ -56,6 +65,8 @@ def settle(name: str, value: Any, count: int | None) -> Any:
     Raises TypeError or ValueError naming the hyper-parameter.
     """
     if name not in RANGES:
+        if name in VALUES:
+            return VALUES[name](value)
         if name in CHOICES:
             if value not in CHOICES[name]:
                 raise ValueError(f"{name} = {value!r}: expected one of {', '.join(CHOICES[name])}")
@@ -87,4 +98,6 @@ def variable(value: Any) -> bool:
     object: a schedule, a tuple with one, a list or an array that may be changed in place."""
     if isinstance(value, tuple):
         return any(variable(x) for x in value)
+    if isinstance(value, Value):
+        return value.variable
     return callable(value) or isinstance(value, (list, np.ndarray))

@@ -9,7 +9,7 @@ the operations and the roundings matter: scalars are computed in double and roun
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from steepest.reference import adam, adaptive, sgd, sign, stages
@@ -41,25 +41,46 @@ def step(
     l1: float = 0.0,
     maximize: bool = False,
     ema: float | None = None,
+    penalties: Mapping[str, Any] | None = None,
     clip_value: float | None = None,
+    adaptive: tuple[float, float, int | None] | None = None,
     factor: float = 1.0,
     **hyper: Any,
 ) -> None:
     """The t-th step (from 1) of one parameter, with everything around the rule.
 
-    `factor` scales the gradient; it is what clipping by norm computed. The gradient is not changed.
+    `factor` scales the gradient; it is what clipping by norm computed. `adaptive` is (limit, eps,
+    axis). `penalties` are weights by kind: "l1", "l2", "decoupled", "proximal_l1", "proximal_l2",
+    "toward", "toward_decoupled" (toward state "initial"), and lists of (number, axis) as
+    "group_lasso" and "max_norm". The gradient is not changed.
     """
+    extra = penalties or {}
     factor = -factor if maximize else factor
+    l2 = (weight_decay if decay_mode == "l2" else 0.0) + extra.get("l2", 0.0)
+    l1 += extra.get("l1", 0.0)
+    decay = (0.0 if decay_mode == "l2" else weight_decay) + extra.get("decoupled", 0.0)
     if factor != 1.0:
         g = stages.scale(g, factor)
+    if adaptive is not None:
+        g = stages.adaptive(g, p, *adaptive)
     if clip_value is not None:
         g = stages.clip_value(g, clip_value)
-    if weight_decay and decay_mode == "l2":
-        g = stages.l2(g, p, weight_decay)
+    if l2:
+        g = stages.l2(g, p, l2)
+    if "toward" in extra:
+        g = stages.toward(g, p, state["initial"], extra["toward"])
     if l1:
         g = stages.l1(g, p, l1)
-    if weight_decay and decay_mode == "decoupled":
-        stages.decay(p, lr, weight_decay)
+    if "toward_decoupled" in extra:
+        stages.pull(p, state["initial"], lr, extra["toward_decoupled"])
+    if decay:
+        stages.decay(p, lr, decay)
     RULES[rule](p, g, state, t, lr=lr, **hyper)
+    if "proximal_l1" in extra:
+        stages.soft_threshold(p, lr, extra["proximal_l1"], extra.get("proximal_l2", 0.0))
+    for weight, axis in extra.get("group_lasso", []):
+        stages.group_lasso(p, lr, weight, axis)
+    for limit, axis in extra.get("max_norm", []):
+        stages.max_norm(p, limit, axis)
     if ema is not None:
         stages.ema(state["ema"], p, ema)

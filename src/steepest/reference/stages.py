@@ -1,7 +1,10 @@
 """What may happen to the gradient or the parameter around a rule."""
 
+import math
+
 import numpy as np
 
+from steepest.reference.measures import unit_norm
 from steepest.reference.types import Array
 
 
@@ -31,9 +34,66 @@ def l1(g: Array, p: Array, weight: float) -> Array:
     return added
 
 
+def toward(g: Array, p: Array, initial: Array, weight: float) -> Array:
+    """The gradient of weight/2 · ‖p - initial‖² added."""
+    real = g.dtype.type
+    added: Array = g + real(weight) * (p - initial)
+    return added
+
+
 def decay(p: Array, lr: float, weight_decay: float) -> None:
     """Decoupled decay."""
     p[...] = p.dtype.type(1.0 - lr * weight_decay) * p
+
+
+def pull(p: Array, initial: Array, lr: float, weight: float) -> None:
+    """Decoupled decay toward the initial point."""
+    real = p.dtype.type
+    p[...] = real(1.0 - lr * weight) * p + real(lr * weight) * initial
+
+
+def soft_threshold(p: Array, lr: float, l1: float, l2: float) -> None:
+    """The proximal step of l1 · ‖p‖₁ + l2/2 · ‖p‖²."""
+    real = p.dtype.type
+    rest = np.abs(p) - real(lr * l1)
+    keep = real(1.0 / (1.0 + lr * l2))
+    p[...] = np.where(rest < 0, real(0), keep * (rest * np.sign(p)))
+
+
+def group_lasso(p: Array, lr: float, weight: float, axis: int | None) -> None:
+    """The proximal step of weight · Σ √n ‖u‖₂ over the units u of n elements."""
+    for u in units(p, axis):
+        norm = unit_norm(u)
+        limit = lr * weight * math.sqrt(u.size)
+        factor = 1.0 if norm != norm else 0.0 if norm <= limit else 1.0 - limit / norm
+        if factor != 1.0:
+            u[...] = p.dtype.type(factor) * u
+
+
+def max_norm(p: Array, limit: float, axis: int | None) -> None:
+    """Units longer than the limit scaled down to it."""
+    for u in units(p, axis):
+        norm = unit_norm(u)
+        if norm > limit:
+            u[...] = p.dtype.type(limit / norm) * u
+
+
+def adaptive(g: Array, p: Array, limit: float, eps: float, axis: int | None) -> Array:
+    """Units of g scaled down to limit · max(‖p_u‖, eps)."""
+    clipped = np.array(g)
+    for u, of_p in zip(units(clipped, axis), units(p, axis), strict=True):
+        norm = unit_norm(of_p)
+        most = limit * (eps if norm < eps else norm)
+        norm = unit_norm(u)
+        u[...] = u.dtype.type(most / max(norm, 1e-6) if norm > most else 1.0) * u
+    return clipped
+
+
+def units(x: Array, axis: int | None) -> list[Array]:
+    """Views of what lies at each index along the axis; of all of x where it is one unit."""
+    if x.size == 0:
+        return []
+    return [x] if axis is None or x.ndim < 2 else list(np.moveaxis(x, axis, 0))
 
 
 def ema(shadow: Array, p: Array, rate: float) -> None:
