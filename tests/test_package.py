@@ -97,6 +97,7 @@ FLOORS = [
     "data",
     "models",
     "history",
+    "checkpoint",
     "optimizers",
     "information",
     "clip",

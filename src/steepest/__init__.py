@@ -11,6 +11,8 @@ array([-0.1,  0.1,  0. ])
 from steepest import clip as clip
 from steepest import optimizers as optimizers
 from steepest import schedules as schedules
+from steepest.checkpoint import load as load
+from steepest.checkpoint import save as save
 from steepest.history import History as History
 from steepest.information import info as info
 from steepest.kernels.threads import get_num_threads as get_num_threads
