@@ -14,15 +14,15 @@
 >>> bool((again == w).all())
 True
 
-The file is a safetensors file, which many tools read; what its arrays are called:
+The file is a safetensors file, which many tools read. Its arrays are called
 
     w                     the parameter "w" of the optimizer, or a further one of ``params``
     optimizer/w/exp_avg   the state "exp_avg" of the parameter "w"
     arrays/order          the array "order" of ``arrays``
 
-and its metadata: ``format``, ``version`` (of the format), ``steepest`` (the version that wrote it),
-``rule``; as JSON ``groups`` (the parameter groups, see ``values``), ``optimizer`` (its counts),
-``extra``, and the digests ``sha256`` and ``sha256_metadata`` (see ``container``).
+Its metadata is ``format``, ``version`` (of the format), ``steepest`` (the version that wrote it),
+``rule``; as JSON ``groups`` (the parameter groups, see ``values``), ``optimizer`` (its counts) and
+``extra``; and the digests ``sha256`` and ``sha256_metadata`` (see ``container``).
 """
 
 import contextlib
@@ -36,11 +36,10 @@ from typing import Any
 
 import numpy as np
 
-from steepest import arrays as checks
-from steepest.arrays import Array
-from steepest.checkpoint import container, values
+from steepest.arrays import Array, as_array
+from steepest.checkpoint import container, targets, values
 from steepest.checkpoint.error import CheckpointError as CheckpointError
-from steepest.optimizers import Optimizer, structure
+from steepest.optimizers import Optimizer
 
 __all__ = ["Checkpoint", "CheckpointError", "load", "read", "save"]
 
@@ -63,6 +62,9 @@ class Checkpoint:
     arrays: dict[str, Array]
 
 
+# Saving
+
+
 def save(
     path: Path,
     optimizer: Optimizer,
@@ -71,29 +73,18 @@ def save(
     extra: Mapping[str, Any] | None = None,
     arrays: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes parameters and state of an optimizer to a file, replacing it as a whole or not at all.
+    """Writes parameters and state of an optimizer to a file, which is replaced as a whole.
 
-    params: the model's arrays, nested as for an optimizer, if it has more than the optimizer
+    params: the model's arrays, nested as for an optimizer, if there are more than the optimizer
     steps. extra: a dict of numbers, strings, None, lists, tuples and dicts. arrays: further arrays
     by name.
 
     Raises CheckpointError for what cannot be stored, such as a learning rate that is a function of
-    one's own, TypeError for what is no array, OSError. After any exception, Ctrl-C or a kill there
+    one's own; TypeError for what is no array; OSError. After any exception, Ctrl-C or a kill there
     is the file that was there before, or the new one.
     """
     state = optimizer.state_dict()
-    stored = _own(optimizer)
-    stored |= _further(optimizer, params)
-    for name in stored:
-        if name.startswith(("optimizer/", "arrays/")):
-            raise CheckpointError(f"a parameter cannot have the name {name!r}; rename it")
-    for name, own in state.pop("state").items():
-        for key, x in own.items():
-            if "/" in key:
-                raise CheckpointError(f"a state cannot have the name {key!r}; rename it")
-            stored[f"optimizer/{name}/{key}"] = x
-    for name, x in (arrays or {}).items():
-        stored[f"arrays/{name}"] = checks.as_array(x, f"arrays[{name!r}]")
+    stored = _stored(targets.by_name(optimizer, params), state.pop("state"), arrays or {})
     metadata = {
         "format": _FORMAT,
         "version": _VERSION,
@@ -107,14 +98,67 @@ def save(
     container.write(path, {k: np.array(x, order="C") for k, x in stored.items()}, metadata)
 
 
+def _stored(
+    params: Mapping[str, Array], state: Mapping[str, Any], arrays: Mapping[str, Any]
+) -> dict[str, Array]:
+    """All arrays by their names in the file."""
+    stored = dict(params)
+    for name in params:
+        if name.startswith(("optimizer/", "arrays/")):
+            raise CheckpointError(f"a parameter cannot have the name {name!r}; rename it")
+    for name, own in state.items():
+        for key, x in own.items():
+            if "/" in key:
+                raise CheckpointError(f"a state cannot have the name {key!r}; rename it")
+            stored[f"optimizer/{name}/{key}"] = x
+    for name, x in arrays.items():
+        if not isinstance(name, str):
+            raise TypeError(f"arrays has the key {name!r}; expected names, which are strings")
+        stored[f"arrays/{name}"] = as_array(x, f"arrays[{name!r}]")
+    return stored
+
+
+# Reading
+
+
 def read(path: Path) -> Checkpoint:
     """What a file holds, fully checked, without an optimizer to put it into.
 
-    Raises FileNotFoundError, or CheckpointError for anything that is not a whole, undamaged
-    checkpoint of a format version that this version knows.
+    Raises FileNotFoundError, or CheckpointError for anything but a whole, undamaged checkpoint of
+    a format version that this version of steepest knows.
     """
     stored, metadata = container.read(path)
     where = os.fsdecode(path)
+    _check_version(metadata, where)
+    groups, counts, extra = (
+        values.loads(metadata[key], f"{where}: {key}") for key in ("groups", "optimizer", "extra")
+    )
+    if not (_are_groups(groups) and _are_counts(counts) and isinstance(extra, dict)):
+        raise CheckpointError(f"{where}: groups, optimizer or extra is not what it should be")
+    params: dict[str, Array] = {}
+    arrays: dict[str, Array] = {}
+    state: dict[str, dict[str, Array]] = {
+        name: {} for group in groups for name in group["param_names"]
+    }
+    for name, x in stored.items():
+        kind, slash, rest = name.partition("/")
+        if not slash or kind not in ("optimizer", "arrays"):
+            params[name] = x
+            continue
+        if kind == "arrays":
+            arrays[rest] = x
+            continue
+        owner, slash, key = rest.rpartition("/")
+        if not slash or owner not in state:
+            raise CheckpointError(f"{where}: state {key!r} of an unknown parameter {owner!r}")
+        state[owner][key] = x
+    if missing := state.keys() - params.keys():
+        raise CheckpointError(f"{where} lacks the parameters {targets.listed(missing)}")
+    whole = {**counts, "rule": metadata["rule"], "state": state, "param_groups": groups}
+    return Checkpoint(params, whole, extra, arrays)
+
+
+def _check_version(metadata: Mapping[str, str], where: str) -> None:
     if metadata.get("format") != _FORMAT:
         raise CheckpointError(f"{where} is a safetensors file, but no checkpoint of steepest")
     if metadata.get("version") != _VERSION:
@@ -122,117 +166,8 @@ def read(path: Path) -> Checkpoint:
             f"{where} has format version {metadata.get('version')}; this version of steepest reads "
             f"version {_VERSION}: install the one that wrote it, {metadata.get('steepest')}"
         )
-    missing = {"rule", "groups", "optimizer", "extra"} - metadata.keys()
-    if missing:
-        raise CheckpointError(f"{where}: the metadata lacks {', '.join(sorted(missing))}")
-    groups, counts, extra = (
-        values.loads(metadata[key], f"{where}: {key}") for key in ("groups", "optimizer", "extra")
-    )
-    if not isinstance(counts, dict) or not isinstance(extra, dict) or not _are_groups(groups):
-        raise CheckpointError(f"{where}: groups, optimizer or extra is not what it should be")
-    names = [name for group in groups for name in group["param_names"]]
-    params: dict[str, Array] = {}
-    further: dict[str, Array] = {}
-    state: dict[str, dict[str, Array]] = {name: {} for name in names}
-    for name, x in stored.items():
-        kind, _, rest = name.partition("/")
-        if kind == "arrays" and rest:
-            further[rest] = x
-        elif kind == "optimizer" and "/" in rest:
-            owner, _, key = rest.rpartition("/")
-            if owner not in state:
-                raise CheckpointError(f"{where}: state {key!r} of an unknown parameter {owner!r}")
-            state[owner][key] = x
-        else:
-            params[name] = x
-    if missing := state.keys() - params.keys():
-        raise CheckpointError(f"{where} lacks the parameters {_listed(missing)}")
-    state_dict = {"rule": metadata["rule"], **counts, "state": state, "param_groups": groups}
-    return Checkpoint(params, state_dict, extra, further)
-
-
-def load(path: Path, optimizer: Optimizer, params: Any = None) -> Checkpoint:
-    """Puts a file's parameters into the optimizer's arrays, and its state into the optimizer.
-
-    Arrays are matched by name. params: as given to ``save``. The optimizer must be of the same
-    class and have parameters of the same names, shapes and dtypes in the same groups; its
-    hyper-parameters become those of the file. Returns what ``read`` returns.
-
-    Raises FileNotFoundError, or CheckpointError if anything is wrong or does not fit; then nothing
-    was changed.
-    """
-    found = read(path)
-    where = os.fsdecode(path)
-    if found.state_dict["rule"] != optimizer.rule:
-        raise CheckpointError(
-            f"{where} is of rule {found.state_dict['rule']!r}; the optimizer's is "
-            f"{optimizer.rule!r}"
-        )
-    targets = _own(optimizer) | _further(optimizer, params)
-    _check_names(found, targets, where)
-    for name, x in targets.items():
-        value = found.params[name]
-        if x.dtype != value.dtype or x.shape != value.shape:
-            raise CheckpointError(
-                f"{where}: parameter {name!r} is {value.dtype} of shape {value.shape}; "
-                f"the array to load it into is {x.dtype} of shape {x.shape}"
-            )
-        if not x.flags.writeable or checks.overlaps_itself(x):
-            raise CheckpointError(f"parameter {name!r} is read-only or has elements that share")
-    checks.disjoint_bounds([(f"parameter {name!r}", x) for name, x in targets.items()])
-    state_dict = _reordered(found.state_dict, optimizer, where)
-    plateaus = [
-        (number, key, x)
-        for number, group in enumerate(optimizer.param_groups)
-        for key, x in group.items()
-        if hasattr(x, "load_state_dict")
-    ]
-    with _uninterrupted():
-        try:
-            optimizer.load_state_dict(state_dict)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{where}: {error}") from error
-        for name, x in targets.items():
-            np.copyto(x, found.params[name])
-        for number, key, x in plateaus:
-            _continue(x, optimizer.param_groups[number], key)
-    return found
-
-
-def _own(optimizer: Optimizer) -> dict[str, Array]:
-    """The optimizer's parameters by name."""
-    return {
-        name: p
-        for group in optimizer.param_groups
-        for name, p in zip(group["param_names"], group["params"], strict=True)
-    }
-
-
-def _further(optimizer: Optimizer, params: Any) -> dict[str, Array]:
-    """The arrays of `params` that are none of the optimizer's, by name."""
-    if params is None:
-        return {}
-    own = _own(optimizer)
-    places = {_place(p) for p in own.values()}
-    _, names, leaves = structure.flatten(params)
-    further: dict[str, Array] = {}
-    for name, leaf in zip(names, leaves, strict=True):
-        x = checks.as_array(leaf, f"params {name!r}")
-        if _place(x) in places:
-            continue
-        if name in own:
-            raise CheckpointError(
-                f"params {name!r} is another array than the optimizer's parameter of that name; "
-                "give the arrays that the optimizer updates"
-            )
-        if name in further:
-            raise CheckpointError(f"params has the name {name!r} twice; names must differ")
-        further[name] = x
-    return further
-
-
-def _place(x: Array) -> tuple[Any, ...]:
-    return x.__array_interface__["data"][0], x.shape, x.strides, x.dtype
+    if missing := {"rule", "groups", "optimizer", "extra"} - metadata.keys():
+        raise CheckpointError(f"{where}: the metadata lacks {targets.listed(missing)}")
 
 
 def _are_groups(groups: Any) -> bool:
@@ -244,19 +179,49 @@ def _are_groups(groups: Any) -> bool:
     )
 
 
-def _check_names(found: Checkpoint, targets: Mapping[str, Array], where: str) -> None:
-    if missing := targets.keys() - found.params.keys():
-        raise CheckpointError(f"{where} lacks the parameters {_listed(missing)}")
-    if unknown := found.params.keys() - targets.keys():
-        raise CheckpointError(
-            f"{where} has parameters that are nowhere to put: {_listed(unknown)}; give the arrays "
-            "for them as params=, or use read"
-        )
+def _are_counts(counts: Any) -> bool:
+    return isinstance(counts, dict) and all(
+        type(counts.get(key)) is int and 0 <= counts[key] < 2**62 for key in ("updates", "skipped")
+    )
 
 
-def _listed(names: set[str]) -> str:
-    shown = sorted(names)
-    return ", ".join(map(repr, shown[:5])) + (f" and {len(shown) - 5} more" if shown[5:] else "")
+# Loading
+
+
+def load(path: Path, optimizer: Optimizer, params: Any = None) -> Checkpoint:
+    """Puts a file's parameters into the optimizer's arrays, and its state into the optimizer.
+
+    Arrays are matched by name and filled in place. params: as given to ``save``. The optimizer
+    must be of the same class and have parameters of the same names, shapes and dtypes in the same
+    groups; its hyper-parameters become those of the file. Returns what ``read`` returns.
+
+    Raises FileNotFoundError, or CheckpointError if anything is wrong or does not fit; then, as
+    after any other exception, nothing was changed.
+    """
+    found = read(path)
+    where = os.fsdecode(path)
+    rule = found.state_dict["rule"]
+    if rule != optimizer.rule:
+        raise CheckpointError(f"{where} is of rule {rule!r}; the optimizer's is {optimizer.rule!r}")
+    named = targets.by_name(optimizer, params)
+    targets.check(named, found.params, where)
+    state_dict = _reordered(found.state_dict, optimizer, where)
+    continued = list(_continued(optimizer, state_dict["param_groups"]))
+    with _uninterrupted():
+        try:
+            optimizer.load_state_dict(state_dict)
+        except MemoryError:
+            raise
+        except KeyError as error:
+            raise CheckpointError(f"{where} lacks {error}") from error
+        except Exception as error:  # whatever a schedule or a check says of values from the file
+            raise CheckpointError(f"{where}: {error}") from error
+        for name, x in named.items():
+            np.copyto(x, found.params[name])
+        for group, key, live, state in continued:
+            live.load_state_dict(state)
+            group[key] = live
+    return found
 
 
 def _reordered(state_dict: dict[str, Any], optimizer: Optimizer, where: str) -> dict[str, Any]:
@@ -272,18 +237,24 @@ def _reordered(state_dict: dict[str, Any], optimizer: Optimizer, where: str) -> 
     return state_dict | {"param_groups": ordered}
 
 
-def _continue(x: Any, group: dict[str, Any], key: str) -> None:
-    """Gives a schedule that changes with time the loaded state and its place, so that whoever
-    holds it goes on with the one that is used. Another schedule in the file stays."""
-    loaded: Any = group.get(key)
-    if type(loaded) is type(x) and values.arguments(loaded) == values.arguments(x):
-        x.load_state_dict(loaded.state_dict())
-        group[key] = x
+def _continued(
+    optimizer: Optimizer, groups: list[dict[str, Any]]
+) -> Iterator[tuple[dict[str, Any], str, Any, Any]]:
+    """The optimizer's schedules that change with time, and the state of each in the file.
+
+    They stay, with that state, so that whoever holds one goes on with the one that is used. Where
+    the file has another schedule, that takes the place.
+    """
+    for group, loaded in zip(optimizer.param_groups, groups, strict=True):
+        for key, live in group.items():
+            other: Any = loaded.get(key)
+            if hasattr(live, "load_state_dict") and values.made_alike(live, other):
+                yield group, key, live, other.state_dict()
 
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Holds back Ctrl-C until the end, so that what is inside is done wholly."""
+    """Holds Ctrl-C back until the end, so that what is inside is done wholly or not at all."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield

@@ -27,7 +27,7 @@ def write(path: str | os.PathLike[str], chunks: Iterable[memoryview]) -> None:
 
     Returns when the file and its name are on the disk. The file has the permissions of the one
     that it replaces, or those that ``open`` would give it; a symbolic link is followed, so that it
-    goes on pointing to the same place. Raises OSError.
+    goes on pointing to the same place. Raises OSError, naming `path`.
     """
     target = os.path.realpath(path)
     folder, name = os.path.split(target)
@@ -47,9 +47,11 @@ def write(path: str | os.PathLike[str], chunks: Iterable[memoryview]) -> None:
         finally:
             os.close(descriptor)
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, target) from error
         raise
     _sync_folder(folder)
 
@@ -60,9 +62,10 @@ def _mode(target: str) -> int | None:
         status = os.stat(target)
     except FileNotFoundError:
         return None
+    if stat.S_ISDIR(status.st_mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), target)
     if not stat.S_ISREG(status.st_mode):
-        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
-        raise OSError(errno.EINVAL, f"is {kind}; give the path of a file", target)
+        raise OSError(errno.EINVAL, "Not a regular file", target)
     return stat.S_IMODE(status.st_mode)
 
 

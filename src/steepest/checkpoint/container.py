@@ -177,13 +177,14 @@ def _read(file: IO[bytes], path: str) -> tuple[dict[str, Array], dict[str, str]]
         raise CheckpointError(f"{path} is damaged: arrays and digests have different names")
     arrays: dict[str, Array] = {}
     for name, (dtype, shape, nbytes) in spans.items():
-        arrays[name] = x = _empty(dtype, shape, f"{path}: array {name!r}")
+        what = f"array {_short(name)}"
+        arrays[name] = x = _empty(dtype, shape, f"{path}: {what}")
         if file.readinto(_bytes(x)) != nbytes:  # type: ignore[attr-defined]
             raise CheckpointError(f"{path} was cut short while it was read")
         if digest(x) != digests[name]:
-            raise CheckpointError(f"{path} is damaged: array {name!r} does not have its digest")
+            raise CheckpointError(f"{path} is damaged: {what} does not have its digest")
         if dtype == np.bool_ and x.size and x.view(np.uint8).max() > 1:
-            raise CheckpointError(f"{path}: array {name!r} has booleans other than 0 and 1")
+            raise CheckpointError(f"{path}: {what} has booleans other than 0 and 1")
     return {name: arrays[name] for name in digests}, metadata
 
 
@@ -208,11 +209,11 @@ def parse(text: str, what: str) -> Any:
     """The value of a JSON text without duplicate keys, NaN or infinity."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise CheckpointError(f"{what} has the key {twice!r} twice")
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise CheckpointError(f"{what} has the key {_short(key)} twice")
+            found[key] = value
         return found
 
     def refuse(constant: str) -> None:
@@ -254,7 +255,7 @@ def _spans(
     """Type, shape and bytes of each array, in the order of the file, which they fill exactly."""
     spans = {}
     for name, entry in entries.items():
-        what = f"{path}: array {name!r}"
+        what = f"{path}: array {_short(name)}"
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
             raise CheckpointError(f"{what}: expected dtype, shape and data_offsets alone")
         code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -278,7 +279,9 @@ def _spans(
     for name, (begin, end, _, _) in ordered:
         if begin != at:
             kind = "overlaps another" if begin < at else "leaves a gap before it"
-            raise CheckpointError(f"{path}: array {name!r} {kind}: it begins at byte {begin:,}")
+            raise CheckpointError(
+                f"{path}: array {_short(name)} {kind}: it begins at byte {begin:,}"
+            )
         at = end
     if at != room:
         raise CheckpointError(
