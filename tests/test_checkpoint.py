@@ -1,15 +1,14 @@
 """What a checkpoint holds, and that a run goes on from it as if it had never stopped."""
 
 import dataclasses
-import itertools
 import math
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cases import CONFIGURATIONS, DTYPES, label, same_bits
+from faults import interrupted_at
 from hypothesis import given, settings
 from hypothesis import strategies as hs
 from safetensors.numpy import load_file
@@ -399,29 +398,6 @@ def test_ctrl_c_while_loading_leaves_all_old_or_all_new(file):
     assert len(seen) > 300
     assert seen.count(file.before) + seen.count(after) == len(seen)
     assert seen[0] == file.before and seen[-1] == after
-
-
-def interrupted_at(n, call):
-    """Whether the call was ended by Ctrl-C at the n-th line that it runs of this package."""
-    count = itertools.count(1)
-
-    def watch(frame, event, arg):
-        if not frame.f_globals["__name__"].startswith("steepest."):
-            return None
-        if event == "line" and next(count) == n:
-            signal.raise_signal(signal.SIGINT)
-        return watch
-
-    handler = signal.getsignal(signal.SIGINT)
-    sys.settrace(watch)
-    try:
-        call()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(None)
-        assert signal.getsignal(signal.SIGINT) is handler
-    return False
 
 
 # Values

@@ -29,10 +29,17 @@ def write(path: str | os.PathLike[str], chunks: Iterable[memoryview]) -> None:
     that it replaces, or those that ``open`` would give it; a symbolic link is followed, so that it
     goes on pointing to the same place. Raises OSError, naming `path`.
     """
-    target = os.path.realpath(path)
+    target = os.path.realpath(os.fsdecode(path))
+    try:
+        _write(target, chunks)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, target) from error
+
+
+def _write(target: str, chunks: Iterable[memoryview]) -> None:
     folder, name = os.path.split(target)
     mode = _mode(target)
-    mark = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    mark = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
     _sweep(folder, mark)
     temporary = os.path.join(folder, f".{mark}-{secrets.token_hex(8)}.tmp")
     try:
@@ -47,11 +54,9 @@ def write(path: str | os.PathLike[str], chunks: Iterable[memoryview]) -> None:
         finally:
             os.close(descriptor)
         os.replace(temporary, target)
-    except BaseException as error:
+    except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror, target) from error
         raise
     _sync_folder(folder)
 
@@ -63,9 +68,9 @@ def _mode(target: str) -> int | None:
     except FileNotFoundError:
         return None
     if stat.S_ISDIR(status.st_mode):
-        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), target)
+        raise OSError(errno.EISDIR, "Is a directory")
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "Not a regular file", target)
+        raise OSError(errno.EINVAL, "Not a regular file")
     return stat.S_IMODE(status.st_mode)
 
 
