@@ -20,6 +20,7 @@ import steepest as st
 from steepest import checkpoint, schedules
 from steepest.checkpoint import CheckpointError
 from steepest.training import fit
+from steepest.training.run import Run
 from steepest.training.stopping import Shield, Watch
 
 TIMES = ("seconds", "optimizer_seconds")
@@ -157,8 +158,8 @@ def test_ctrl_c_at_any_batch(tmp_path) -> None:
         assert first.calls + again.calls == whole.calls + 1
 
 
-@pytest.mark.parametrize("moment", ["step", "validation", "metric", "callback"])
-def test_ctrl_c_outside_of_the_gradients(tmp_path, moment) -> None:
+@pytest.mark.parametrize("moment", ["step", "validation", "metric", "watch", "callback"])
+def test_ctrl_c_outside_of_the_gradients(tmp_path, monkeypatch, moment) -> None:
     """The signal itself, at the worst moment: just after the optimizer's commit, or while the
     averaged parameters are in place."""
     make, arguments = CASES["averaged"]
@@ -185,18 +186,40 @@ def test_ctrl_c_outside_of_the_gradients(tmp_path, moment) -> None:
         minimised = interrupting(loss)
     elif moment == "metric":
         changed["metrics"] = {"m": interrupting(METRICS["size"])}
+    elif moment == "watch":
+        monkeypatch.setattr(Watch, "look", interrupting(Watch.look))
     else:
         changed["callbacks"] = [interrupting(lambda epoch: None)]
     with pytest.raises(KeyboardInterrupt):
         fit(minimised, first.params, data(), first.optimizer, **(first.arguments | changed))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    updates = {"step": 3, "validation": 12, "metric": 8, "callback": 12}[moment]
+    updates = {"step": 3, "validation": 12, "metric": 8, "watch": 12, "callback": 12}[moment]
     assert first.optimizer.updates == updates  # four an epoch; a metric is called twice in each
     assert checkpoint.read(tmp_path / "run").state_dict["updates"] == updates
     saved = checkpoint.read(tmp_path / "run").params
     assert saved["net.w"].tobytes() == first.params["net"]["w"].tobytes()
     again = Train(make, **arguments).run(resume=True)
     assert again.outcome() == whole.outcome()
+
+
+def test_ctrl_c_while_the_averaged_parameters_are_taken_out_again(tmp_path, monkeypatch) -> None:
+    make, arguments = CASES["averaged"]
+    whole = Train(make, **arguments).run()
+    first, seen, usual = Train(make, **arguments, checkpoint=tmp_path / "run"), [], Run.back
+
+    def back(run):
+        seen.append(1)
+        if len(seen) == 3:
+            signal.raise_signal(signal.SIGINT)
+        usual(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "back", back)
+        with pytest.raises(KeyboardInterrupt):
+            first.run()
+    again = Train(make, **arguments, checkpoint=tmp_path / "run").run(resume=True)
+    assert again.outcome() == whole.outcome()
+    assert first.calls + again.calls == whole.calls
 
 
 CHILD = """

@@ -105,16 +105,16 @@ class Keeper:
     def rescuing(self) -> Iterator[None]:
         """Puts the parameters in order after any exception, and saves the run after Ctrl-C."""
         try:
-            yield
+            try:
+                yield
+            finally:
+                self.run.back()
         except KeyboardInterrupt as interrupt:
-            self.run.back()
             try:
                 self.save()
             except OSError as error:
                 interrupt.add_note(str(error))  # the interruption is what the caller hears of
             raise
-        finally:
-            self.run.back()
 
     def _agree(self, extra: dict[str, Any]) -> None:
         saved = extra.get("training")
