@@ -93,10 +93,14 @@ print(json.dumps(sorted(after - before - set(sys.stdlib_module_names))))
 FLOORS = [
     "reference",  # at the top: no other part imports it
     "cli",
+    "logs",
     "training",
+    "accumulate",
+    "noise",
     "data",
     "models",
     "history",
+    "checkpoint",
     "optimizers",
     "information",
     "clip",

@@ -251,6 +251,142 @@ def test_seed_decides_the_run(epoch_order) -> None:
     assert run(3)[0] != run(4)[0]
 
 
+@pytest.mark.parametrize("batch_size", [1, 4, lambda t: 1 + 2 * t])
+@pytest.mark.parametrize("start", [0, 1, 5, 12, 99])
+def test_an_epoch_can_be_gone_on_with_anywhere(batch_size, start) -> None:
+    x = np.arange(13)
+
+    def order(**arguments):
+        parts = batches((x,), batch_size, seed=6, epoch=2, **arguments)
+        return [int(i) for (b,) in parts for i in b]
+
+    assert order(start=start) == order()[start:]
+    assert list(batches((x,), None, start=13)) == []
+
+
+def sizes_of(n=100, **arguments):
+    """The sizes of the batches that a run sees, and its history."""
+    seen, p = [], np.zeros(1)
+
+    def value_and_grad(p, x):
+        seen.append(len(x))
+        return 1.0, np.ones(1)
+
+    opt = arguments.pop("optimizer", st.SGD)(p)
+    history = fit(None, p, np.zeros(n), opt, value_and_grad=value_and_grad, **arguments)
+    return seen, history
+
+
+def test_a_batch_size_that_grows() -> None:
+    growing = st.schedules.linear(10, steps=8, end=50)
+    seen, history = sizes_of(epochs=3, batch_size=growing)
+    # 10, 15, 20, ...: what the schedule says after so many updates, and what is left of an epoch.
+    assert seen == [10, 15, 20, 25, 30, 35, 40, 25, 50, 50]
+    assert history["batch_size"] == [30, 45, 50]
+    assert sum(seen) == 300
+
+
+def test_a_batch_size_stands_still_within_a_window() -> None:
+    seen, history = sizes_of(epochs=1, batch_size=lambda t: 3 + 0.6 * t, accumulate=3)
+    assert seen == [3, 3, 3, 4, 4, 4, 4, 4, 4, 5, 5, 5, 5, 5, 5, 6, 6, 6, 7, 7, 5]
+    assert history["batch_size"] == [7]
+
+
+def test_a_batch_size_follows_the_updates_not_the_batches() -> None:
+    """An optimizer that has stepped before, and one that skips every step."""
+    seen, _ = sizes_of(
+        n=9, epochs=1, batch_size=lambda t: 1 + t,
+        optimizer=lambda p: [opt := st.SGD(p), opt.step(np.ones(1))][0],
+    )  # fmt: skip
+    assert seen == [2, 3, 4]
+    p, seen = np.zeros(1), []
+    fit(
+        None, p, np.zeros(6), st.SGD(p, nonfinite="skip"), epochs=1, batch_size=lambda t: 2 + t,
+        value_and_grad=lambda p, x: (float(seen.append(len(x)) or 1), np.array([np.nan])),
+    )  # fmt: skip
+    assert seen == [2, 2, 2]
+
+
+@pytest.mark.parametrize("value", [0.99, -3, math.nan, math.inf])
+def test_a_batch_size_that_cannot_be(value) -> None:
+    with pytest.raises(ValueError, match=f"batch_size schedule: {value}.* after 2 updates"):
+        sizes_of(epochs=1, batch_size=lambda t: value if t == 2 else 5)
+
+
+def test_a_growing_batch_with_a_progress_bar(capsys) -> None:
+    sizes_of(epochs=2, batch_size=lambda t: 20 + t, progress=True)
+    assert "epoch 2" in capsys.readouterr().err
+
+
+# Averaged parameters
+
+
+def averaged_by_hand(p, data, held_out, epochs):
+    """The run below written by hand: the validation losses, and the averages after each epoch."""
+    opt = st.SGD(p, lr=0.3, ema=0.9)
+    losses, averages = [], []
+    for epoch in range(1, epochs + 1):
+        for x, y in batches(data, 64, seed=1, epoch=epoch):
+            opt.step(line_and_grad(p, x, y)[1])
+        ema = {name: state["ema"].copy() for name, state in opt.state.items()}
+        losses.append(line(ema, *held_out))
+        averages.append(ema)
+    return losses, averages
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+def test_evaluation_with_averaged_parameters(patience) -> None:
+    x, y = noisy()
+    data, held_out = (x[:300], y[:300]), (x[300:], y[300:])
+    p, q, seen = start(), start(), []
+    history = fit(
+        line, p, data, st.SGD(p, lr=0.3, ema=0.9), epochs=60, batch_size=64, seed=1,
+        value_and_grad=line_and_grad, validation=held_out, use_ema=True, patience=patience,
+        metrics={"w": lambda p, x, y: p["w"]},
+        callbacks=[lambda e: seen.append(float(e.params["w"]))],
+    )  # fmt: skip
+    losses, averages = averaged_by_hand(q, data, held_out, len(history))
+    assert history["val_loss"] == losses
+    assert history["w"] == history["val_w"] == [float(ema["w"]) for ema in averages]
+    assert seen[-1] == q["w"] != history["w"][-1]  # callbacks see the raw parameters
+    if patience is None:
+        assert p == q
+    else:
+        assert history.stopped == "patience"
+        assert p == averages[history.best_epoch - 1]
+        assert history.message.endswith(
+            f"; the averaged parameters are those of epoch {history.best_epoch}"
+        )
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_averaged_parameters_make_room_after_an_exception(error) -> None:
+    p, q = start(), start()
+    opt = st.SGD(p, lr=0.3, ema=0.9)
+
+    def failing(p, x, y):
+        assert p["w"] == opt.state["w"]["ema"] != q["w"]
+        raise error
+
+    averaged_by_hand(q, exact(), exact(), 1)
+    with pytest.raises(error):
+        fit(
+            line, p, exact(), opt, epochs=1, batch_size=64, seed=1, metrics={"m": failing},
+            value_and_grad=line_and_grad, use_ema=True,
+        )  # fmt: skip
+    assert p == q
+
+
+def test_a_validation_loss_that_is_not_finite_with_averaged_parameters() -> None:
+    p = np.array([7.0])
+    with pytest.warns(RuntimeWarning, match="val_loss = nan in epoch 1"):
+        fit(
+            lambda p, x: math.nan, p, np.zeros(4), st.SGD(p, lr=1.0, ema=0.5), epochs=5,
+            value_and_grad=lambda p, x: (1.0, np.ones(1)), validation=np.zeros(1), use_ema=True,
+        )  # fmt: skip
+    assert p[0] == 7.0
+
+
 # Stopping
 
 
@@ -562,6 +698,9 @@ def test_progress_bar(capsys) -> None:
         ({"data": 3.0}, TypeError, "data is a float; expected a tuple of arrays"),
         ({"validation": (np.zeros(0),)}, ValueError, "validation has no samples"),
         ({"data": (), "batch_size": 2}, ValueError, "batch_size = 2: expected None"),
+        ({"data": (), "batch_size": lambda t: 2}, ValueError, "expected None for a loss without"),
+        ({"use_ema": True}, ValueError, "use_ema=True has no effect without validation or metrics"),
+        ({"use_ema": True, "validation": exact()}, ValueError, r"make it with ema=0\.999"),
         ({"metrics": {"loss": line}}, ValueError, "metric 'loss'.*rename it"),
         ({"metrics": {"val_x": line}}, ValueError, "metric 'val_x'.*rename it"),
         ({"optimizer": st.SGD(start())}, ValueError, "made over other arrays than params"),
@@ -616,5 +755,6 @@ def test_optional_packages_are_imported_late() -> None:
 
 
 def test_examples() -> None:
-    assert doctest.testmod(training).failed == 0
+    for module in (training, training.loop, training.sampling):
+        assert doctest.testmod(module).failed == 0
     assert doctest.testmod(history).failed == 0

@@ -9,18 +9,24 @@ array([-0.1,  0.1,  0. ])
 """
 
 from steepest import clip as clip
+from steepest import logs as logs
 from steepest import optimizers as optimizers
 from steepest import regularize as regularize
 from steepest import schedules as schedules
+from steepest.accumulate import Accumulator as Accumulator
+from steepest.checkpoint import load as load
+from steepest.checkpoint import save as save
 from steepest.history import History as History
 from steepest.information import info as info
 from steepest.kernels.threads import get_num_threads as get_num_threads
 from steepest.kernels.threads import set_num_threads as set_num_threads
+from steepest.noise import NoiseScale as NoiseScale
 from steepest.optimizers import Optimizer as Optimizer
 from steepest.optimizers.adam import *
 from steepest.optimizers.adaptive import *
 from steepest.optimizers.sgd import *
 from steepest.optimizers.sign import *
+from steepest.training import find_batch_size as find_batch_size
 from steepest.training import fit as fit
 
 __version__ = "0.1.0"

@@ -13,7 +13,17 @@ __all__ = ["COLUMNS", "History", "Stopped"]
 Stopped = Literal["", "epochs", "target", "patience", "callback", "nonfinite"]
 
 # Columns of the history that a metric may not take the name of.
-COLUMNS = ("epoch", "loss", "val_loss", "lr", "grad_norm", "seconds", "optimizer_seconds")
+COLUMNS = (
+    "epoch",
+    "loss",
+    "val_loss",
+    "lr",
+    "batch_size",
+    "grad_norm",
+    "noise_scale",
+    "seconds",
+    "optimizer_seconds",
+)
 
 
 @dataclass
@@ -22,9 +32,10 @@ class History:
 
     Columns: ``epoch`` from 1, ``loss`` (mean over the epoch's samples, each taken just before the
     update it led to), ``val_loss`` where there is validation data, the metrics by name and as
-    ``val_<name>``, ``lr`` of the first group at the last update, ``grad_norm`` (mean norm of all
-    gradients before clipping, where the optimizer measures it), ``seconds`` for the whole epoch
-    and ``optimizer_seconds`` spent in ``optimizer.step``.
+    ``val_<name>``, ``lr`` of the first group at the last update, ``batch_size`` at the last update
+    where it is a schedule, ``grad_norm`` (mean norm of all gradients before clipping, where the
+    optimizer measures it), ``noise_scale`` in samples where it was asked for, ``seconds`` for the
+    whole epoch and ``optimizer_seconds`` spent in ``optimizer.step``.
 
     ``stopped`` says what ended the run: ``"epochs"`` (all done), ``"target"``, ``"patience"``,
     ``"callback"`` or ``"nonfinite"``, empty while it goes on; ``message`` says it in words.
@@ -63,9 +74,9 @@ class History:
     def plot(self, path: str | Path | None = None, title: str = "") -> Any:
         """Draws the curves, saves them where a path is given, and returns the matplotlib Figure.
 
-        One panel for the loss, one for each metric, one for the learning rate, and one for the
-        norm of the gradients if it was measured. Needs no display. Raises MissingExtra without
-        matplotlib, ValueError when no epoch has finished.
+        One panel for the loss, one for each metric, one for the learning rate, and one each for the
+        batch size, the norm of the gradients and the noise scale if recorded. Needs no display.
+        Raises MissingExtra without matplotlib, ValueError when no epoch has finished.
         """
         figure = _figure(self, title)
         if path is not None:
@@ -80,13 +91,16 @@ def _figure(history: History, title: str) -> Any:
     ticker = require("matplotlib.ticker", "train", "History.plot")
     columns = history.columns
     metrics = [c for c in columns if c not in COLUMNS and not c.startswith("val_")]
-    panels = ["loss", *metrics, "lr", *(c for c in ("grad_norm",) if c in columns)]
+    measured = [c for c in ("batch_size", "grad_norm", "noise_scale") if c in columns]
+    panels = ["loss", *metrics, "lr", *measured]
     titles = {
         "loss": "Loss",
         "r2": "R²",
         "rmse": "RMSE",
         "lr": "Learning rate",
+        "batch_size": "Batch size",
         "grad_norm": "Gradient norm before clipping",
+        "noise_scale": "Gradient noise scale",
     }
     wide = 2 if len(panels) == 4 else min(len(panels), 3)
     tall = -(-len(panels) // wide)
@@ -99,9 +113,9 @@ def _figure(history: History, title: str) -> Any:
         marker = "o" if len(history) == 1 else None
         for (label, values), color in zip(shown.items(), ("#1f5fa8", "#d95f02"), strict=False):
             ax.plot(history["epoch"], values, color=color, label=label, lw=1.8, marker=marker)
-        if panel in ("loss", "grad_norm"):
-            seen = [v for values in shown.values() for v in values]
-            if min(seen) > 0 and max(seen) > 10 * min(seen):
+        if panel in ("loss", "grad_norm", "noise_scale"):
+            seen = [v for values in shown.values() for v in values if math.isfinite(v)]
+            if seen and min(seen) > 0 and max(seen) > 10 * min(seen):
                 ax.set_yscale("log")
         if panel == "loss" and len(shown) > 1 and history.best_epoch is not None:
             ax.axvline(

@@ -1,0 +1,269 @@
+"""Checkpoints: parameters, optimizer and whatever else a run needs to go on, in one file.
+
+>>> import numpy as np, steepest as st, tempfile, os
+>>> path = os.path.join(tempfile.mkdtemp(), "run.safetensors")
+>>> w = np.array([1.0, 2.0])
+>>> opt = st.AdamW({"w": w}, lr=st.schedules.cosine(0.1, steps=100))
+>>> opt.step({"w": np.array([0.5, -0.5])})
+>>> st.save(path, opt, extra={"epoch": 1})
+
+>>> again = np.zeros(2)
+>>> opt2 = st.AdamW({"w": again}, lr=1.0)
+>>> st.load(path, opt2).extra, opt2.updates, opt2.param_groups[0]["lr"]
+({'epoch': 1}, 1, cosine(lr=0.1, steps=100, end=0.0))
+>>> bool((again == w).all())
+True
+
+The file is a safetensors file, which many tools read. Its arrays are called
+
+    w                     the parameter "w" of the optimizer, or a further one of ``params``
+    optimizer/w/exp_avg   the state "exp_avg" of the parameter "w"
+    arrays/order          the array "order" of ``arrays``
+
+Its metadata is ``format``, ``version`` (of the format), ``steepest`` (the version that wrote it),
+``rule``; as JSON ``groups`` (the parameter groups, see ``values``), ``optimizer`` (its counts) and
+``extra``; and the digests ``sha256`` and ``sha256_metadata`` (see ``container``).
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata as installed
+from typing import Any
+
+import numpy as np
+
+from steepest.arrays import Array, as_array
+from steepest.checkpoint import container, targets, values
+from steepest.checkpoint.error import CheckpointError as CheckpointError
+from steepest.optimizers import Optimizer
+
+__all__ = ["Checkpoint", "CheckpointError", "load", "read", "save"]
+
+_FORMAT, _VERSION = "steepest.checkpoint", "1"
+
+Path = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What a file holds.
+
+    params: the parameters' values by name. state_dict: as ``Optimizer.state_dict`` gave it.
+    extra: the dict given to ``save``. arrays: the further arrays given to ``save``, by name.
+    """
+
+    params: dict[str, Array]
+    state_dict: dict[str, Any]
+    extra: dict[str, Any]
+    arrays: dict[str, Array]
+
+
+# Saving
+
+
+def save(
+    path: Path,
+    optimizer: Optimizer,
+    params: Any = None,
+    *,
+    extra: Mapping[str, Any] | None = None,
+    arrays: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes parameters and state of an optimizer to a file, which is replaced as a whole.
+
+    params: the model's arrays, nested as for an optimizer, if there are more than the optimizer
+    steps. extra: a dict of numbers, strings, None, lists, tuples and dicts. arrays: further arrays
+    by name.
+
+    Raises CheckpointError for what cannot be stored, such as a learning rate that is a function of
+    one's own; TypeError for what is no array; OSError. After any exception, Ctrl-C or a kill there
+    is the file that was there before, or the new one.
+    """
+    state = optimizer.state_dict()
+    stored = _stored(targets.by_name(optimizer, params), state.pop("state"), arrays or {})
+    metadata = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "steepest": installed.version("steepest"),
+        "rule": state.pop("rule"),
+        "groups": values.dumps(state.pop("param_groups"), "param_groups"),
+        "optimizer": values.dumps(state, "optimizer"),
+        "extra": values.dumps(dict(extra or {}), "extra"),
+    }
+    # Copies: what is written is what the digests are of, whatever another thread does meanwhile.
+    container.write(path, {k: np.array(x, order="C") for k, x in stored.items()}, metadata)
+
+
+def _stored(
+    params: Mapping[str, Array], state: Mapping[str, Any], arrays: Mapping[str, Any]
+) -> dict[str, Array]:
+    """All arrays by their names in the file."""
+    stored = dict(params)
+    for name in params:
+        if name.startswith(("optimizer/", "arrays/")):
+            raise CheckpointError(f"a parameter cannot have the name {name!r}; rename it")
+    for name, own in state.items():
+        for key, x in own.items():
+            if "/" in key:
+                raise CheckpointError(f"a state cannot have the name {key!r}; rename it")
+            stored[f"optimizer/{name}/{key}"] = x
+    for name, x in arrays.items():
+        if not isinstance(name, str):
+            raise TypeError(f"arrays has the key {name!r}; expected names, which are strings")
+        stored[f"arrays/{name}"] = as_array(x, f"arrays[{name!r}]")
+    return stored
+
+
+# Reading
+
+
+def read(path: Path) -> Checkpoint:
+    """What a file holds, fully checked, without an optimizer to put it into.
+
+    Raises FileNotFoundError, or CheckpointError for anything but a whole, undamaged checkpoint of
+    a format version that this version of steepest knows.
+    """
+    stored, metadata = container.read(path)
+    where = os.fsdecode(path)
+    _check_version(metadata, where)
+    groups, counts, extra = (
+        values.loads(metadata[key], f"{where}: {key}") for key in ("groups", "optimizer", "extra")
+    )
+    if not (_are_groups(groups) and _are_counts(counts) and isinstance(extra, dict)):
+        raise CheckpointError(f"{where}: groups, optimizer or extra is not what it should be")
+    params: dict[str, Array] = {}
+    arrays: dict[str, Array] = {}
+    state: dict[str, dict[str, Array]] = {
+        name: {} for group in groups for name in group["param_names"]
+    }
+    for name, x in stored.items():
+        kind, slash, rest = name.partition("/")
+        if not slash or kind not in ("optimizer", "arrays"):
+            params[name] = x
+            continue
+        if kind == "arrays":
+            arrays[rest] = x
+            continue
+        owner, slash, key = rest.rpartition("/")
+        if not slash or owner not in state:
+            raise CheckpointError(f"{where}: state {key!r} of an unknown parameter {owner!r}")
+        state[owner][key] = x
+    if missing := state.keys() - params.keys():
+        raise CheckpointError(f"{where} lacks the parameters {targets.listed(missing)}")
+    whole = {**counts, "rule": metadata["rule"], "state": state, "param_groups": groups}
+    return Checkpoint(params, whole, extra, arrays)
+
+
+def _check_version(metadata: Mapping[str, str], where: str) -> None:
+    if metadata.get("format") != _FORMAT:
+        raise CheckpointError(f"{where} is a safetensors file, but no checkpoint of steepest")
+    if metadata.get("version") != _VERSION:
+        raise CheckpointError(
+            f"{where} has format version {metadata.get('version')}; this version of steepest reads "
+            f"version {_VERSION}: install the one that wrote it, {metadata.get('steepest')}"
+        )
+    if missing := {"rule", "groups", "optimizer", "extra"} - metadata.keys():
+        raise CheckpointError(f"{where}: the metadata lacks {targets.listed(missing)}")
+
+
+def _are_groups(groups: Any) -> bool:
+    return isinstance(groups, list) and all(
+        isinstance(group, dict)
+        and isinstance(group.get("param_names"), list)
+        and all(isinstance(name, str) for name in group["param_names"])
+        for group in groups
+    )
+
+
+def _are_counts(counts: Any) -> bool:
+    return isinstance(counts, dict) and all(
+        type(counts.get(key)) is int and 0 <= counts[key] < 2**62 for key in ("updates", "skipped")
+    )
+
+
+# Loading
+
+
+def load(path: Path, optimizer: Optimizer, params: Any = None) -> Checkpoint:
+    """Puts a file's parameters into the optimizer's arrays, and its state into the optimizer.
+
+    Arrays are matched by name and filled in place. params: as given to ``save``. The optimizer
+    must be of the same class and have parameters of the same names, shapes and dtypes in the same
+    groups; its hyper-parameters become those of the file. Returns what ``read`` returns.
+
+    Raises FileNotFoundError, or CheckpointError if anything is wrong or does not fit; then, as
+    after any other exception, nothing was changed.
+    """
+    found = read(path)
+    where = os.fsdecode(path)
+    rule = found.state_dict["rule"]
+    if rule != optimizer.rule:
+        raise CheckpointError(f"{where} is of rule {rule!r}; the optimizer's is {optimizer.rule!r}")
+    named = targets.by_name(optimizer, params)
+    targets.check(named, found.params, where)
+    state_dict = _reordered(found.state_dict, optimizer, where)
+    continued = list(_continued(optimizer, state_dict["param_groups"]))
+    with _uninterrupted():
+        try:
+            optimizer.load_state_dict(state_dict)
+        except MemoryError:
+            raise
+        except KeyError as error:
+            raise CheckpointError(f"{where} lacks {error}") from error
+        except Exception as error:  # whatever a schedule or a check says of values from the file
+            raise CheckpointError(f"{where}: {error}") from error
+        for name, x in named.items():
+            np.copyto(x, found.params[name])
+        for group, key, live, state in continued:
+            live.load_state_dict(state)
+            group[key] = live
+    return found
+
+
+def _reordered(state_dict: dict[str, Any], optimizer: Optimizer, where: str) -> dict[str, Any]:
+    """The state with each group's names in the optimizer's order, which may be another."""
+    groups, live = state_dict["param_groups"], optimizer.param_groups
+    same = len(groups) == len(live) and all(
+        sorted(a["param_names"]) == sorted(b["param_names"])
+        for a, b in zip(groups, live, strict=True)
+    )
+    if not same:
+        raise CheckpointError(f"{where} has the parameters in other groups than the optimizer")
+    ordered = [a | {"param_names": b["param_names"]} for a, b in zip(groups, live, strict=True)]
+    return state_dict | {"param_groups": ordered}
+
+
+def _continued(
+    optimizer: Optimizer, groups: list[dict[str, Any]]
+) -> Iterator[tuple[dict[str, Any], str, Any, Any]]:
+    """The optimizer's schedules that change with time, and the state of each in the file.
+
+    They stay, with that state, so that whoever holds one goes on with the one that is used. Where
+    the file has another schedule, that takes the place.
+    """
+    for group, loaded in zip(optimizer.param_groups, groups, strict=True):
+        for key, live in group.items():
+            other: Any = loaded.get(key)
+            if hasattr(live, "load_state_dict") and values.made_alike(live, other):
+                yield group, key, live, other.state_dict()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Holds Ctrl-C back until the end, so that what is inside is done wholly or not at all."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    held: list[Any] = []
+    try:
+        signal.signal(signal.SIGINT, lambda *arguments: held.append(arguments))
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if held:
+            before(*held[0])

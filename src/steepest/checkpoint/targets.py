@@ -1,0 +1,76 @@
+"""The arrays of a model by name: what is saved, and what is loaded into."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from steepest import arrays
+from steepest.arrays import Array
+from steepest.checkpoint.error import CheckpointError
+from steepest.optimizers import Optimizer, structure
+
+
+def by_name(optimizer: Optimizer, params: Any) -> dict[str, Array]:
+    """The optimizer's parameters, and the arrays of `params` that are none of them, each once.
+
+    Raises TypeError for what is no array, CheckpointError where a name means two arrays.
+    """
+    named = {
+        name: p
+        for group in optimizer.param_groups
+        for name, p in zip(group["param_names"], group["params"], strict=True)
+    }
+    if params is None:
+        return named
+    places = {_place(p) for p in named.values()}
+    _, names, leaves = structure.flatten(params)
+    for name, leaf in zip(names, leaves, strict=True):
+        x = arrays.as_array(leaf, f"params {name!r}")
+        place = _place(x)
+        if name in named and _place(named[name]) != place:
+            raise CheckpointError(
+                f"params {name!r} is another array than the one of that name that the optimizer "
+                "updates; give the same array, or names of their own to others"
+            )
+        if name not in named and not (x.size and place in places):
+            named[name] = x
+            places.add(place)
+    return named
+
+
+def _place(x: Array) -> tuple[Any, ...]:
+    """What two arrays have in common if and only if they are views of the same elements."""
+    return x.__array_interface__["data"][0], x.shape, x.strides, x.dtype
+
+
+def check(targets: Mapping[str, Array], values: Mapping[str, Array], path: str) -> None:
+    """Raises CheckpointError unless every value has an array it can be copied into, and no array
+    is without a value."""
+    if missing := targets.keys() - values.keys():
+        raise CheckpointError(f"{path} lacks the parameters {listed(missing)}")
+    if unknown := values.keys() - targets.keys():
+        raise CheckpointError(
+            f"{path} has parameters that are nowhere to put: {listed(unknown)}; give the arrays "
+            "for them as params=, or use steepest.checkpoint.read"
+        )
+    for name, x in targets.items():
+        value = values[name]
+        if x.dtype != value.dtype or x.shape != value.shape:
+            raise CheckpointError(
+                f"{path}: parameter {name!r} is {value.dtype} of shape {value.shape}; "
+                f"the array to load it into is {x.dtype} of shape {x.shape}"
+            )
+        if not x.flags.writeable or arrays.overlaps_itself(x):
+            raise CheckpointError(
+                f"parameter {name!r} is read-only or has elements that share memory; "
+                "make it a writable array of its own"
+            )
+    try:
+        arrays.disjoint_bounds([(f"parameter {name!r}", x) for name, x in targets.items()])
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def listed(names: set[str]) -> str:
+    """Names for a message, not too many."""
+    shown = sorted(names)
+    return ", ".join(map(repr, shown[:5])) + (f" and {len(shown) - 5} more" if shown[5:] else "")

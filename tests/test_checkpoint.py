@@ -1,0 +1,570 @@
+"""What a checkpoint holds, and that a run goes on from it as if it had never stopped."""
+
+import dataclasses
+import math
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import CONFIGURATIONS, DTYPES, label, same_bits
+from faults import interrupted_at
+from hypothesis import given, settings
+from hypothesis import strategies as hs
+from safetensors.numpy import load_file
+
+import steepest as st
+from steepest import schedules
+from steepest.checkpoint import CheckpointError, container, load, read, save, values
+from steepest.optimizers import RULES
+
+GOLDEN = Path(__file__).parent / "data" / "checkpoint_version_1.safetensors"
+
+
+def model(dtype=np.float64, seed=0):
+    """Parameters of all layouts: C and Fortran order, strided, reversed, 0-d, empty."""
+    rng = np.random.default_rng(seed)
+    wide = rng.normal(size=(4, 10)).astype(dtype)
+    return {
+        "layers": [
+            {"w": rng.normal(size=(3, 4)).astype(dtype), "b": wide[:, ::3]},
+            {"w": np.asfortranarray(rng.normal(size=(2, 3, 4)).astype(dtype)), "b": wide[::-1, 1]},
+        ],
+        "scale": np.array(rng.normal(), dtype),
+        "nothing": np.zeros((0, 3), dtype),
+    }
+
+
+def leaves(p):
+    return [p["layers"][0]["w"], p["layers"][0]["b"], p["layers"][1]["w"], p["layers"][1]["b"],
+            p["scale"], p["nothing"]]  # fmt: skip
+
+
+def grouped(p):
+    """Two groups with names of their own."""
+    return [{"params": {"layers": p["layers"]}, "lr": schedules.linear(0.03, steps=25, warmup=3)},
+            {"params": {"scale": p["scale"], "nothing": p["nothing"]}, "l1": 0.25}]  # fmt: skip
+
+
+def train(opt, p, steps):
+    for _ in range(steps):
+        w, b, w1, b1, scale, nothing = (np.cos(3 * x) + x for x in leaves(p))
+        opt.step(
+            [{"layers": [{"w": w, "b": b}, {"w": w1, "b": b1}]},
+             {"scale": scale, "nothing": nothing}]
+        )  # fmt: skip
+
+
+def same_state(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].keys() == b[name].keys()
+        for key in a[name]:
+            same_bits(a[name][key], b[name][key], f"{name} {key}")
+
+
+def same_run(a, p, b, q):
+    for x, y in zip(leaves(p), leaves(q), strict=True):
+        same_bits(x, y)
+    same_state(a.state, b.state)
+    assert (a.updates, a.skipped) == (b.updates, b.skipped)
+    for mine, other in zip(a.param_groups, b.param_groups, strict=True):
+        assert {k: x for k, x in mine.items() if k != "params"} == {
+            k: x for k, x in other.items() if k != "params"
+        }
+
+
+# A run goes on
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=label)
+@pytest.mark.parametrize(("rule", "hyper"), CONFIGURATIONS, ids=label)
+def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path, rule, hyper, dtype):
+    options = hyper | {
+        "l1": schedules.constant(0.01, warmup=5),
+        "ema": 0.9,
+        "clip": st.clip.global_norm(2.0),
+    }
+    if "betas" in hyper:
+        options["betas"] = (schedules.inverse_time(0.9, k=0.01), 0.99)
+    p, q = model(dtype), model(dtype, seed=1)
+    opt = RULES[rule](grouped(p), **options)
+    train(opt, p, 10)
+    save(tmp_path / "run", opt)
+    train(opt, p, 10)
+
+    kept = leaves(q)
+    fresh = RULES[rule](grouped(q), **(hyper | {"ema": 0.5, "clip": options["clip"]}))
+    train(fresh, q, 3)  # over another state, too
+    load(tmp_path / "run", fresh)
+    assert all(x is y for x, y in zip(kept, leaves(q), strict=True))
+    train(fresh, q, 10)
+    same_run(opt, p, fresh, q)
+
+
+def test_the_dict_of_a_checkpoint_is_the_optimizers(tmp_path):
+    p = model()
+    opt = st.AdamW(grouped(p), nonfinite="skip")
+    train(opt, p, 2)
+    opt.step([{"layers": None}, {"scale": np.array(np.nan), "nothing": None}])
+    save(tmp_path / "run", opt, extra={"epoch": 3}, arrays={"order": np.arange(5)})
+    found, expected = read(tmp_path / "run"), opt.state_dict()
+    same_state(found.state_dict.pop("state"), expected.pop("state"))
+    assert found.state_dict == expected
+    assert found.state_dict["skipped"] == 1
+    assert found.extra == {"epoch": 3}
+    assert found.arrays.keys() == {"order"}
+    same_bits(found.arrays["order"], np.arange(5))
+    assert list(found.params) == [name for g in opt.param_groups for name in g["param_names"]]
+    for name, x in zip(found.params, leaves(p), strict=True):
+        same_bits(found.params[name], np.ascontiguousarray(x).reshape(x.shape), name)
+
+
+def test_what_is_read_is_nobodys(tmp_path):
+    """Neither what was read nor the saved optimizer changes when the other does."""
+    w = np.ones(3)
+    opt = st.SGD({"w": w}, lr=0.5, momentum=0.9)
+    save(tmp_path / "run", opt)
+    found = load(tmp_path / "run", opt)
+    opt.step({"w": np.ones(3)})
+    np.testing.assert_array_equal(found.params["w"], 1.0)
+    np.testing.assert_array_equal(found.state_dict["state"]["w"]["momentum_buffer"], 0.0)
+    found.params["w"][...] = 7.0
+    assert w[0] == 0.5
+
+
+def test_other_readers_of_safetensors_find_the_parameters_by_name(tmp_path):
+    p = model(np.float32)
+    save(tmp_path / "run", st.Adam(grouped(p)))
+    found = load_file(tmp_path / "run")
+    same_bits(found["layers.1.w"], np.array(p["layers"][1]["w"], order="C"))
+    same_bits(found["scale"], p["scale"])
+    same_bits(found["optimizer/layers.0.b/exp_avg"], np.zeros((4, 4), np.float32))
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path):
+    opt = st.Adam(grouped(model()))
+    save(tmp_path / "a", opt)
+    save(tmp_path / "b", opt)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_file_of_format_version_1_is_read_for_ever():
+    """The file in tests/data was written when the format was new; it must never be rewritten."""
+    w, b = np.zeros((2, 3), np.float32), np.zeros(2)
+    opt = st.AdamW([{"params": {"w": w}}, {"params": {"b": b}}], lr=1.0, amsgrad=True)
+    mean = np.zeros(3, np.float16)
+    found = load(GOLDEN, opt, {"w": w, "b": b, "mean": mean})
+    assert w.tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    assert b.tolist() == [-0.5, math.inf]
+    assert mean.tolist() == [0.5, 1.5, 2.5]
+    assert opt.updates == 3 and opt.skipped == 1
+    assert {k: x.tolist() for k, x in opt.state["b"].items()} == {
+        "step": 3, "exp_avg": [1.0, 2.0], "exp_avg_sq": [3.0, 4.0], "max_exp_avg_sq": [5.0, 6.0],
+    }  # fmt: skip
+    assert opt.param_groups[0]["lr"] == schedules.cosine(0.1, steps=100, warmup=10)
+    assert opt.param_groups[1]["betas"] == (schedules.exponential(0.5, gamma=0.9), 0.75)
+    assert opt.param_groups[1]["note"] == [1, (2, math.inf), {"deep": np.float32(0.1)}]
+    assert found.extra == {"epoch": 7, "rng": {"state": 2**100 + 1}, 3: None}
+    assert found.arrays["order"].tolist() == [2, 0, 1]
+
+
+# Parameters that the optimizer does not step
+
+
+def test_further_parameters_are_saved_and_loaded_in_place(tmp_path):
+    def network(value):
+        return {
+            "w": np.full(3, value),
+            "mean": np.full(2, value, np.float32),
+            "seen": np.array(value, np.int64),
+        }
+
+    p, q = network(1.0), network(2.0)
+    save(tmp_path / "run", st.SGD({"w": p["w"]}, lr=0.1), p)
+    kept = dict(q)
+    opt = st.SGD({"w": q["w"]}, lr=0.1)
+    with pytest.raises(CheckpointError, match=r"nowhere to put: 'mean', 'seen'; give the arrays"):
+        load(tmp_path / "run", opt)
+    load(tmp_path / "run", opt, q)
+    for name, x in q.items():
+        assert x is kept[name]
+        same_bits(x, p[name], name)
+
+
+def test_parameters_under_other_names_than_the_optimizers_are_stored_once(tmp_path):
+    w, frozen = np.ones(2), np.zeros(2)
+    opt = st.SGD([w], lr=0.1)
+    save(tmp_path / "run", opt, {"w": w, "frozen": frozen, "tied": frozen})
+    assert list(read(tmp_path / "run").params) == ["0", "frozen"]
+    load(tmp_path / "run", opt, {"w": w, "frozen": frozen, "tied": frozen})
+
+
+def test_another_array_under_the_name_of_a_parameter_is_refused(tmp_path):
+    opt = st.SGD({"w": np.ones(2)}, lr=0.1)
+    with pytest.raises(CheckpointError, match="params 'w' is another array than the one"):
+        save(tmp_path / "run", opt, {"w": np.ones(2)})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["optimizer/w/step", "optimizer/", "arrays/x"])
+def test_names_that_mean_something_else_in_the_file_are_refused(tmp_path, name):
+    with pytest.raises(CheckpointError, match=f"cannot have the name '{name}'"):
+        save(tmp_path / "run", st.SGD({name: np.ones(2)}, lr=0.1))
+
+
+@pytest.mark.parametrize("name", ["", "/", "optimizer", "a/b", "Optimizer/a", "é\n\x1f\x7f🙂", "."])
+def test_any_other_name_comes_back(tmp_path, name):
+    w = np.ones(2)
+    save(tmp_path / "run", st.Adam({name: w, "z": np.ones(1)}, lr=0.1), arrays={name: w})
+    fresh = st.Adam({name: np.zeros(2), "z": np.zeros(1)})
+    found = load(tmp_path / "run", fresh)
+    assert list(found.params) == [name, "z"] and list(found.arrays) == [name]
+
+
+# What does not fit
+
+
+class Given:
+    """A file, and an optimizer that it fits, with a state of its own."""
+
+    def __init__(self, folder):
+        self.path = folder / "run"
+        p = {"a": np.ones(3), "b": np.ones((2, 2), np.float32)}
+        opt = st.AdamW(p, lr=0.1)
+        opt.step({"a": np.ones(3), "b": np.ones((2, 2), np.float32)})
+        save(self.path, opt, extra={"epoch": 1})
+        self.fresh()
+        self.before = self.seen()
+
+    def fresh(self):
+        self.params = {"a": np.full(3, 5.0), "b": np.full((2, 2), 6.0, np.float32)}
+        self.opt = st.AdamW(self.params, lr=0.2)
+
+    def seen(self):
+        state = self.opt.state_dict()
+        return {k: x.tobytes() for k, x in self.params.items()} | {
+            "state": {n: {k: x.tobytes() for k, x in s.items()} for n, s in state["state"].items()},
+            "rest": [state["updates"], state["skipped"], state["param_groups"]],
+        }
+
+    def refused(self, message, optimizer=None, params=None):
+        with pytest.raises(CheckpointError, match=message):
+            load(self.path, optimizer or self.opt, params)
+        assert self.seen() == self.before
+
+    def rewrite(self, metadata=(), arrays=()):
+        """The same file with other contents and the right digests."""
+        stored, texts = container.read(self.path)
+        container.write(self.path, stored | dict(arrays), texts | dict(metadata))
+
+
+@pytest.fixture
+def file(tmp_path):
+    return Given(tmp_path)
+
+
+def test_another_rule_is_refused(file):
+    file.refused("is of rule 'adamw'; the optimizer's is 'adam'", st.Adam(file.params))
+
+
+def test_missing_and_unknown_parameters_are_refused_by_name(file):
+    p = file.params
+    file.refused("lacks the parameters 'c'", st.AdamW(p | {"c": np.ones(1)}))
+    file.refused("nowhere to put: 'b'", st.AdamW({"a": p["a"]}))
+    many = {f"p{i}": np.ones(1) for i in range(8)}
+    file.refused("'p0', 'p1', 'p2', 'p3', 'p4' and 3 more", st.AdamW(p | many))
+
+
+def test_other_shapes_and_dtypes_are_refused_by_name(file):
+    b = file.params["b"]
+    file.refused(
+        r"'a' is float64 of shape \(3,\); the array to load it into is float64 of shape \(4,\)",
+        st.AdamW({"a": np.ones(4), "b": b}),
+    )
+    file.refused("is float32 of shape", st.AdamW({"a": np.ones(3, np.float32), "b": b}))
+
+
+def test_other_groups_are_refused(file):
+    a, b = ({"params": {k: x}} for k, x in file.params.items())
+    file.refused("in other groups", st.AdamW([a, b]))
+
+
+def test_parameters_are_matched_by_name_in_any_order(file):
+    p = {"b": np.zeros((2, 2), np.float32), "a": np.zeros(3)}
+    opt = st.AdamW(p)
+    load(file.path, opt)
+    saved = read(file.path)
+    for name in p:
+        same_bits(p[name], saved.params[name], name)
+    same_state(opt.state, saved.state_dict["state"])
+    opt.step({"a": np.ones(3), "b": np.ones((2, 2), np.float32)})
+
+
+def test_arrays_that_cannot_be_written_are_refused(file):
+    file.params["a"].flags.writeable = False
+    file.refused("'a' is read-only")
+    file.params["a"].flags.writeable = True
+    file.rewrite(arrays={"c": np.ones(3)})
+    file.refused("'a' and parameter 'c' share memory", params={"c": file.params["a"][::-1]})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": "2"}, "format version 2; this version of steepest reads version 1"),
+        ({"format": "pt"}, "no checkpoint of steepest"),
+        ({"optimizer": '{"updates": 1, "skipped": "x"}'}, "not what it should be"),
+        ({"optimizer": '{"updates": 1}'}, "not what it should be"),
+        ({"optimizer": '{"updates": -1, "skipped": 0}'}, "not what it should be"),
+        ({"groups": "{}"}, "not what it should be"),
+        ({"groups": "[]"}, "unknown parameter 'a'"),
+        ({"groups": '[{"param_names": ["a", "b"]}]'}, "lacks 'lr'"),
+        ({"groups": '[{"param_names": ["a", "b", "c"]}]'}, "lacks the parameters 'c'"),
+        ({"extra": "[]"}, "not what it should be"),
+        ({"extra": "{"}, "extra is no JSON"),
+        ({"extra": '{"x": 1, "x": 2}'}, "extra has the key 'x' twice"),
+        ({"extra": '{"x": NaN}'}, "extra has NaN"),
+        ({"extra": "[" * 100_000}, "extra is nested too deeply"),
+        ({"extra": '{"$float": "1"}'}, r"\$float with '1'"),
+        ({"extra": '{"$tuple": [], "x": 1}'}, r"\$tuple beside 'x'"),
+        ({"extra": '{"$new": []}'}, r"\$new has no meaning"),
+        ({"extra": '{"$dict": [[[], 1]]}'}, "unhashable"),
+        ({"extra": '{"$dict": [[1, 1], [1, 2]]}'}, "a key twice"),
+        ({"extra": '{"$numpy": ["object", 1]}'}, "KeyError"),
+        ({"extra": '{"$object": ["os.system", {"command": "true"}]}'}, "kind 'os.system'"),
+        ({"extra": '{"$object": ["schedules.cosine", {"lr": -1, "steps": 2}]}'}, "lr = -1"),
+        ({"extra": '{"$object": ["schedules.cosine", {"lr": 1, "steps": 2}, {}]}'}, "load_state"),
+        ({"extra": '{"$object": ["schedules.cosine", {"code": 1}]}'}, "unexpected keyword"),
+        ({"extra": '{"$object": []}'}, "not enough values"),
+    ],
+)  # fmt: skip
+def test_metadata_that_makes_no_sense_is_refused(file, change, message):
+    file.rewrite(change)
+    file.refused(message)
+
+
+def test_hyper_parameters_that_make_no_sense_are_refused(file):
+    _, texts = container.read(file.path)
+    for old, new, message in [
+        ('"lr": 0.1', '"lr": -0.1', "lr = -0.1"),
+        ('"lr": 0.1', '"lr": "fast"', "lr = 'fast'"),
+        ('"lr": 0.1', f'"lr": 1{"0" * 400}', "too large"),
+        ('"amsgrad": false', '"amsgrad": 3', "amsgrad = 3"),
+        ('"amsgrad": false', '"amsgrad": true', "max_exp_avg_sq"),
+        ('{"$tuple": [0.9, 0.999]}', "[0.9]", "betas"),
+    ]:
+        assert old in texts["groups"]
+        file.rewrite({"groups": texts["groups"].replace(old, new)})
+        file.refused(message)
+
+
+@pytest.mark.parametrize("key", ["format", "rule", "groups", "optimizer", "extra"])
+def test_metadata_that_is_not_there_is_refused(file, key):
+    stored, texts = container.read(file.path)
+    del texts[key]
+    container.write(file.path, stored, texts)
+    file.refused("lacks" if key != "format" else "no checkpoint of steepest")
+
+
+@pytest.mark.parametrize(
+    ("name", "x"),
+    [
+        ("optimizer/a/exp_avg", np.zeros(4)),
+        ("optimizer/a/exp_avg", np.zeros(3, np.float32)),
+        ("optimizer/a/step", np.array(1.5)),
+        ("optimizer/a/step", np.array(-1)),
+        ("optimizer/a/step", np.array([1, 2])),
+        ("optimizer/a/new", np.zeros(3)),
+        ("optimizer/c/step", np.array(1)),
+    ],
+)
+def test_state_that_does_not_fit_is_refused(file, name, x):
+    """A state of another size than its parameter would be written beyond its end."""
+    file.rewrite(arrays={name: x})
+    file.refused(f"{file.path}: ")
+
+
+def test_ctrl_c_while_loading_leaves_all_old_or_all_new(file):
+    """Interrupts at every third line that runs, until the end is reached."""
+    load(file.path, file.opt)
+    after = file.seen()
+    seen = []
+    for n in range(1, 100_000, 3):
+        file.fresh()
+        if not interrupted_at(n, lambda: load(file.path, file.opt)):
+            break
+        seen.append(file.seen())
+    assert len(seen) > 300
+    assert seen.count(file.before) + seen.count(after) == len(seen)
+    assert seen[0] == file.before and seen[-1] == after
+
+
+# Values
+
+
+json_able = hs.recursive(
+    hs.none()
+    | hs.booleans()
+    | hs.integers()
+    | hs.floats(allow_nan=False)
+    | hs.text()
+    | hs.sampled_from(["$", "$tuple", "\ud800", np.float32(0.1), np.int8(-3), np.bool_(True)])
+    | hs.builds(np.float64, hs.floats(allow_nan=False))
+    | hs.builds(schedules.cosine, hs.floats(0, 1), steps=hs.integers(1, 9)),
+    lambda inner: (
+        hs.lists(inner, max_size=3)
+        | hs.lists(inner, max_size=3).map(tuple)
+        | hs.dictionaries(hs.text() | hs.integers() | hs.sampled_from(["$dict"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+def same(a, b):
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert list(a) == list(b)
+        for key in a:
+            same(a[key], b[key])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            same(x, y)
+    elif isinstance(a, float):
+        assert (a, math.copysign(1, a)) == (b, math.copysign(1, b))
+    else:
+        assert a == b
+
+
+@settings(max_examples=300, deadline=None)
+@given(json_able)
+def test_values_come_back_with_their_types_and_bits(value):
+    same(value, values.loads(values.dumps(value, "x"), "x"))
+
+
+@pytest.mark.parametrize("x", [math.nan, np.float32("nan"), np.float64("-inf"), -0.0, 5e-324])
+def test_special_floats_come_back(x):
+    y = values.loads(values.dumps(x, "x"), "x")
+    assert type(x) is type(y)
+    np.testing.assert_array_equal(x, y)
+    assert np.signbit(x) == np.signbit(y)
+
+
+EXAMPLES = {
+    "lr": 0.5, "gamma": 0.5, "steps": 20, "step_size": 3, "k": 0.5, "period": 4, "end": 0.125,
+    "power": 2.0, "mult": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+def test_every_schedule_can_be_stored(tmp_path, name):
+    kind = schedules.SCHEDULES[name]
+    given = {f.name: EXAMPLES[f.name] for f in dataclasses.fields(kind) if f.name in EXAMPLES}
+    schedule = kind(**given, warmup=2)
+    opt = st.SGD({"w": np.ones(2)}, lr=schedule, weight_decay=schedule)
+    save(tmp_path / "run", opt)
+    group = read(tmp_path / "run").state_dict["param_groups"][0]
+    assert group["lr"] == schedule and type(group["lr"]) is kind
+    assert [group["weight_decay"](t) for t in range(30)] == [schedule(t) for t in range(30)]
+
+
+def test_clips_can_be_stored():
+    for clip in (st.clip.value(0.5), st.clip.norm(1.5), st.clip.global_norm(0.1)):
+        back = values.loads(values.dumps(clip, "x"), "x")
+        assert back == clip and type(back) is type(clip)
+
+
+def test_schedules_in_schedules_can_be_stored(monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class joined:
+        parts: tuple
+        at: tuple = ()
+
+    monkeypatch.setitem(schedules.SCHEDULES, "joined", joined)
+    nested = joined((schedules.constant(1.0), joined((schedules.linear(0.1, steps=5),))), (3, 7))
+    assert values.loads(values.dumps({"lr": nested}, "x"), "x") == {"lr": nested}
+
+
+class Falling:
+    """A schedule that changes with what it observes; made with `lr`, like `plateau`."""
+
+    def __init__(self, lr):
+        self.lr = lr
+        self.factor = 1.0
+
+    def __call__(self, t):
+        return self.lr * self.factor
+
+    def observe(self, metric):
+        self.factor *= 0.5
+
+    def state_dict(self):
+        return {"factor": self.factor}
+
+    def load_state_dict(self, state):
+        self.factor = state["factor"]
+
+
+def test_a_schedule_that_changes_keeps_its_state_and_its_holder(tmp_path, monkeypatch):
+    monkeypatch.setitem(schedules.SCHEDULES, "falling", Falling)
+    opt = st.SGD({"w": np.ones(2)}, lr=Falling(0.1))
+    opt.param_groups[0]["lr"].observe(3.0)
+    save(tmp_path / "run", opt)
+
+    held = Falling(0.1)
+    again = st.SGD({"w": np.zeros(2)}, lr=held)
+    load(tmp_path / "run", again)
+    assert again.param_groups[0]["lr"] is held and held(0) == 0.05
+
+    other = Falling(0.3)
+    another = st.SGD({"w": np.zeros(2)}, lr=other)
+    load(tmp_path / "run", another)
+    assert another.param_groups[0]["lr"](0) == 0.05 and other(0) == 0.3
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda t: 0.1, r"\['lr'\] = <function .* cannot be stored in a file; of all callables"),
+        ((0.9, math.cos), r"\['lr'\]\[1\] = <built-in function cos> cannot"),
+        ({"deep": [object()]}, r"\['lr'\]\['deep'\]\[0\] = <object .*expected numbers, strings"),
+        (np.ones(2), "give arrays as arrays="),
+        (np.longdouble(1), "expected numbers"),
+        (1j, "expected numbers"),
+        (signal.SIGINT, "expected numbers"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_stored_is_refused_by_group_and_name(tmp_path, value, message):
+    opt = st.SGD([{"params": {"v": np.ones(1)}}, {"params": {"w": np.ones(2)}}], lr=0.1)
+    save(tmp_path / "run", opt)
+    before = (tmp_path / "run").read_bytes()
+    opt.param_groups[1]["lr"] = value
+    with pytest.raises(CheckpointError, match=message) as caught:
+        save(tmp_path / "run", opt)
+    assert str(caught.value).startswith("param_groups")
+    assert (tmp_path / "run").read_bytes() == before
+    assert [x.name for x in tmp_path.iterdir()] == ["run"]
+
+
+def test_integers_too_long_for_python_to_write_are_refused():
+    with pytest.raises(CheckpointError, match=r"^x: .* digits"):
+        values.dumps({"n": 10**5000}, "x")
+
+
+def test_values_that_contain_themselves_are_refused(tmp_path):
+    loop = []
+    loop.append(loop)
+    with pytest.raises(CheckpointError, match="extra is nested too deeply, or contains itself"):
+        save(tmp_path / "run", st.SGD(np.ones(1)), extra={"x": loop})
+
+
+@pytest.mark.parametrize("x", [[1.0], "text", None])
+def test_further_arrays_must_be_arrays(tmp_path, x):
+    with pytest.raises(TypeError, match=r"arrays\['x'\] is a"):
+        save(tmp_path / "run", st.SGD(np.ones(1)), arrays={"x": x})
+
+
+def test_names_of_further_arrays_are_strings(tmp_path):
+    with pytest.raises(TypeError, match="key 3"):
+        save(tmp_path / "run", st.SGD(np.ones(1)), arrays={3: np.ones(1)})
