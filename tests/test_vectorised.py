@@ -49,7 +49,7 @@ def test_every_loop_is_vectorised(source, level, tmp_path):
     lines = path.read_text().splitlines()
     loops = [n for n, line in enumerate(lines, 1) if re.fullmatch(r"\s+for i in range\(n\):", line)]
     assert len(loops) >= 6
-    # Where the type is asked for inside, each has a loop of its own; SSE2 compares no 64-bit integers.
+    # Where the type is asked for inside, each has its own loop; SSE2 compares no 64-bit integers.
     scalar = [
         n for n in loops
         if vectorised[n] < (1 if "memcpy" in lines[n] else 2)

@@ -9,7 +9,10 @@ array([-0.1,  0.1,  0. ])
 """
 
 from steepest import clip as clip
+from steepest import initializers as initializers
 from steepest import logs as logs
+from steepest import losses as losses
+from steepest import models as models
 from steepest import optimizers as optimizers
 from steepest import regularize as regularize
 from steepest import schedules as schedules
@@ -20,6 +23,7 @@ from steepest.history import History as History
 from steepest.information import info as info
 from steepest.kernels.threads import get_num_threads as get_num_threads
 from steepest.kernels.threads import set_num_threads as set_num_threads
+from steepest.minimize import scipy_method as scipy_method
 from steepest.noise import NoiseScale as NoiseScale
 from steepest.optimizers import Optimizer as Optimizer
 from steepest.optimizers.adam import *

@@ -1,64 +1,75 @@
-"""A small network to train: initial values, forward pass, losses and their gradients, in NumPy.
+"""Models for tables, in NumPy: linear, logistic and softmax regression, and small networks.
 
-Enough for the command line and for examples; parameters are nested dicts of arrays, as any
-optimizer takes them.
+All of them are an ``MLP``: regression without a hidden layer is linear regression, classification
+without one is logistic or softmax regression. Parameters are nested dicts of arrays, as any
+optimizer takes them; ``model.loss`` and ``model.value_and_grad`` go into ``st.fit``.
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 
+from steepest import losses
 from steepest.arrays import Array
+from steepest.initializers import INITIALIZERS, Initializer, he_normal, xavier_uniform
 
-__all__ = ["MLP", "Params", "Task", "accuracy", "he", "r_squared", "xavier"]
+__all__ = [
+    "MLP",
+    "Activation",
+    "Objective",
+    "Params",
+    "Task",
+    "accuracy",
+    "linear_regression",
+    "log_loss",
+    "logistic_regression",
+    "mean_absolute_error",
+    "r_squared",
+    "rmse",
+    "softmax_regression",
+]
 
 Task = Literal["classification", "regression"]
+Objective = Literal["squared", "absolute", "huber", "logistic", "cross_entropy"]
+Activation = Literal["relu", "tanh"]
 Params = dict[str, dict[str, Array]]
 
+OBJECTIVES: dict[Task, tuple[Objective, ...]] = {
+    "regression": ("squared", "absolute", "huber"),
+    "classification": ("logistic", "cross_entropy"),
+}
 
-def xavier(rng: np.random.Generator, inputs: int, outputs: int, dtype: Any = np.float32) -> Array:
-    """Random weights for a linear or tanh layer, of shape (inputs, outputs).
-
-        W ~ Uniform(-a, a),    a = √(6 / (inputs + outputs))
-
-    Source: Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward
-    neural networks", equation 16.
-
-    >>> xavier(np.random.default_rng(0), 2, 2).tolist()
-    [[0.3354862630367279, -0.5639050602912903], [-1.1243805885314941, -1.184260606765747]]
-    """
-    limit = np.sqrt(6.0 / (inputs + outputs))
-    weights: Array = rng.uniform(-limit, limit, (inputs, outputs)).astype(dtype)
-    return weights
-
-
-def he(rng: np.random.Generator, inputs: int, outputs: int, dtype: Any = np.float32) -> Array:
-    """Random weights for a layer that a ReLU follows, of shape (inputs, outputs).
-
-        W ~ Normal(0, 2 / inputs)
-
-    Source: He et al. 2015, arXiv:1502.01852, equation 10.
-
-    >>> he(np.random.default_rng(0), 2, 2).tolist()
-    [[0.1257302165031433, -0.13210485875606537], [0.6404226422309875, 0.10490011423826218]]
-    """
-    weights: Array = rng.standard_normal((inputs, outputs)) * np.sqrt(2.0 / inputs)
-    return weights.astype(dtype)
+# Each activation, and its derivative as a function of its value.
+ACTIVATIONS: dict[Activation, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
+    "relu": (lambda z: np.maximum(z, 0), lambda h: h > 0),
+    "tanh": (np.tanh, lambda h: 1 - h * h),
+}
 
 
 @dataclass(frozen=True)
 class MLP:
-    """A multilayer perceptron with ReLU between its layers.
+    """A multilayer perceptron with ReLU or tanh between its layers.
 
-        h ← max(h W + b, 0)    for each hidden layer
+        h ← max(h W + b, 0)    for each hidden layer; or tanh(h W + b)
         z = h W + b            at the end
 
-    sizes: number of inputs, of each hidden layer's units, and of outputs: one per class, or 1 for
-    regression. The loss is the mean over the batch of the cross-entropy -log softmax(z)[y], with
-    y the number of the class, or of the squared error (z - y)².
+    sizes: number of inputs, of each hidden layer's units, and of outputs: 1 for regression, one
+        per class for classification, or 1 for two classes told apart by a logistic loss.
+    task: "regression" or "classification".
+    objective: the loss, by name (see ``steepest.losses``): "squared" (default), "absolute" or
+        "huber" for regression; "cross_entropy" (default) for one output per class, "logistic"
+        (default) for a single output.
+    delta: of the Huber loss.
+    activation: "relu" or "tanh".
+    weights: initial weights, by name (see ``steepest.initializers``), or a function
+        ``f(rng, shape, dtype)``; default: He's before a ReLU, Xavier's elsewhere.
+
+    Targets have shape (samples,); classes are numbered from 0. Raises ValueError for what does not
+    go together.
 
     >>> net = MLP((2, 3, 1), "regression")
     >>> params = net.initial(seed=0)
@@ -71,6 +82,37 @@ class MLP:
 
     sizes: tuple[int, ...]
     task: Task
+    objective: Objective | None = None
+    delta: float = 1.0
+    activation: Activation = "relu"
+    weights: str | Initializer | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("task", self.task, OBJECTIVES)
+        _one_of("activation", self.activation, ACTIVATIONS)
+        object.__setattr__(self, "sizes", tuple(self.sizes))
+        if len(self.sizes) < 2 or min(self.sizes) < 1:
+            raise ValueError(
+                f"sizes = {self.sizes}: expected the numbers of inputs, of each hidden layer's "
+                "units if any, and of outputs, all at least 1"
+            )
+        single = self.sizes[-1] == 1
+        if self.objective is None:
+            default = "logistic" if single else "cross_entropy"
+            default = "squared" if self.task == "regression" else default
+            object.__setattr__(self, "objective", default)
+        _one_of(f"objective of a {self.task}", self.objective, OBJECTIVES[self.task])
+        if single == (self.objective == "cross_entropy"):
+            raise ValueError(
+                f"sizes = {self.sizes} with objective {self.objective!r}: expected one output per "
+                "class, two or more, for 'cross_entropy', and 1 output for the others"
+            )
+        if self.objective != "huber" and self.delta != 1.0:
+            raise ValueError(f"delta = {self.delta}: only objective 'huber' has one")
+        if isinstance(self.weights, str):
+            _one_of("weights", self.weights, INITIALIZERS)
+        if self.weights == "zeros" and len(self.sizes) > 2:
+            raise ValueError("weights 'zeros': a network with hidden layers would not leave them")
 
     @property
     def size(self) -> int:
@@ -78,69 +120,139 @@ class MLP:
         return sum((a + 1) * b for a, b in pairwise(self.sizes))
 
     def initial(self, seed: int, dtype: Any = np.float32) -> Params:
-        """Fresh parameters: He for hidden layers, Xavier for the last, biases zero."""
+        """Fresh parameters: weights as asked for, biases zero."""
         rng = np.random.default_rng(seed)
         last = len(self.sizes) - 1
         params: Params = {}
         for i, (inputs, outputs) in enumerate(pairwise(self.sizes), 1):
-            weights = xavier if i == last else he
+            make = self._initializer(hidden=i < last)
             params[f"layer{i}"] = {
-                "weight": weights(rng, inputs, outputs, dtype),
+                "weight": make(rng, (inputs, outputs), dtype),
                 "bias": np.zeros(outputs, dtype),
             }
         return params
 
+    def _initializer(self, hidden: bool) -> Initializer:
+        if self.weights is None:
+            return he_normal if hidden and self.activation == "relu" else xavier_uniform
+        return INITIALIZERS[self.weights] if isinstance(self.weights, str) else self.weights
+
     def activations(self, params: Params, x: Array) -> list[Array]:
         """The input and the values after each layer, the output last."""
+        activate, _ = ACTIVATIONS[self.activation]
         layers = list(params.values())
         values = [x]
         for layer in layers[:-1]:
-            values.append(np.maximum(values[-1] @ layer["weight"] + layer["bias"], 0))
+            values.append(activate(values[-1] @ layer["weight"] + layer["bias"]))
         values.append(values[-1] @ layers[-1]["weight"] + layers[-1]["bias"])
         return values
 
     def predict(self, params: Params, x: Array) -> Array:
         """The number of the likeliest class, or the estimated value, of each sample."""
         z = self.activations(params, x)[-1]
+        if self.objective == "logistic":
+            return (z[:, 0] > 0).astype(np.int64)
         return z.argmax(axis=1) if self.task == "classification" else z[:, 0]
 
+    def predict_proba(self, params: Params, x: Array) -> Array:
+        """The probability of each class, of shape (samples, classes).
+
+        Raises ValueError for a regression.
+        """
+        if self.task == "regression":
+            raise ValueError("a regression has no classes; use predict")
+        z = self.activations(params, x)[-1]
+        if self.objective == "logistic":
+            return losses.sigmoid(np.concatenate([-z, z], axis=1))
+        return losses.softmax(z)
+
     def loss(self, params: Params, x: Array, y: Array) -> float:
-        """The mean loss over a batch."""
-        return self._output_loss(self.activations(params, x)[-1], y)[0]
+        """The mean loss over a batch. Raises ValueError or TypeError for unfit targets."""
+        return float(self._judged(losses.LOSSES, self.activations(params, x)[-1], y))
 
     def value_and_grad(self, params: Params, x: Array, y: Array) -> tuple[float, Params]:
-        """The mean loss over a batch and its gradients, by back-propagation."""
+        """The mean loss over a batch and its gradients, by back-propagation; raises as ``loss``."""
+        _, derivative = ACTIVATIONS[self.activation]
         values = self.activations(params, x)
-        loss, delta = self._output_loss(values.pop(), y)
+        z = values.pop()
+        value = float(self._judged(losses.LOSSES, z, y))
+        delta = self._judged(losses.GRADIENTS, z, y).reshape(z.shape)
         grads: Params = {}
         for name, layer in reversed(params.items()):
             h = values.pop()
             grads[name] = {"weight": h.T @ delta, "bias": delta.sum(axis=0)}
-            delta = (delta @ layer["weight"].T) * (h > 0)
-        return loss, {name: grads[name] for name in params}
+            if values:
+                delta = (delta @ layer["weight"].T) * derivative(h)
+        return value, {name: grads[name] for name in params}
 
-    def _output_loss(self, z: Array, y: Array) -> tuple[float, Array]:
-        """The mean loss, and its gradient with respect to the output z."""
-        n = len(z)
+    def _judged(self, judges: Mapping[str, Callable[..., Any]], z: Array, y: Array) -> Any:
+        """The loss of outputs z, or its gradient."""
+        if self.objective != "cross_entropy":
+            z = z[:, 0]
         if self.task == "regression":
-            error = z[:, 0] - y.astype(z.dtype)
-            return float(np.mean(error**2)), (2 / n * error)[:, None]
-        shifted = z - z.max(axis=1, keepdims=True)
-        likelihood = np.exp(shifted)
-        total = likelihood.sum(axis=1, keepdims=True)
-        loss = np.mean(np.log(total[:, 0]) - shifted[np.arange(n), y])
-        delta = likelihood / total
-        delta[np.arange(n), y] -= 1
-        return float(loss), delta / n
+            y = y.astype(z.dtype)
+        options = {"delta": self.delta} if self.objective == "huber" else {}
+        return judges[str(self.objective)](z, y, **options)
+
+
+def linear_regression(
+    inputs: int, *, objective: Objective = "squared", delta: float = 1.0, weights: str = "zeros"
+) -> MLP:
+    """A linear model of one number, ŷ = x · w + b: an ``MLP`` without a hidden layer.
+
+    >>> model = linear_regression(1, objective="absolute")
+    >>> x, y = np.array([[0.0], [1.0]]), np.array([0.0, -2.0])
+    >>> params = model.initial(0, np.float64)
+    >>> model.loss(params, x, y), model.value_and_grad(params, x, y)[1]["layer1"]["weight"]
+    (1.0, array([[0.5]]))
+    """
+    return MLP((inputs, 1), "regression", objective, delta, weights=weights)
+
+
+def logistic_regression(inputs: int, *, weights: str = "zeros") -> MLP:
+    """Two classes, 0 and 1, by the log-odds of class 1, x · w + b.
+
+    >>> model = logistic_regression(1)
+    >>> params = {"layer1": {"weight": np.array([[2.0]]), "bias": np.array([-1.0])}}
+    >>> x = np.array([[0.0], [0.5], [2.0]])
+    >>> model.predict(params, x), model.predict_proba(params, x)[:, 1].round(3)
+    (array([0, 0, 1]), array([0.269, 0.5  , 0.953]))
+    """
+    return MLP((inputs, 1), "classification", weights=weights)
+
+
+def softmax_regression(inputs: int, classes: int, *, weights: str = "zeros") -> MLP:
+    """Multinomial logistic regression: class probabilities softmax(x W + b).
+
+    >>> model = softmax_regression(2, classes=3)
+    >>> model.predict_proba(model.initial(0, np.float64), np.ones((1, 2))).round(3)
+    array([[0.333, 0.333, 0.333]])
+    """
+    return MLP((inputs, classes), "classification", "cross_entropy", weights=weights)
 
 
 def accuracy(predicted: Array, y: Array) -> float:
     """The share of samples whose class is right, from 0 to 1.
 
+    This and the other measures raise ValueError for arrays of different shapes, or without samples.
+
     >>> accuracy(np.array([1, 2, 0, 0]), np.array([1, 2, 2, 0]))
     0.75
     """
+    losses.same_shape(predicted, y)
     return float(np.mean(predicted == y))
+
+
+def log_loss(probabilities: Array, y: Array) -> float:
+    """The mean of -log p[y], of probabilities of shape (samples, classes); ∞ where one is 0.
+
+    Each row is taken relative to its sum. Raises as ``losses.cross_entropy``.
+
+    >>> round(log_loss(np.array([[0.5, 0.5], [0.2, 0.8]]), np.array([0, 1])), 6)
+    0.458145
+    """
+    with np.errstate(divide="ignore"):
+        return float(losses.cross_entropy(np.log(probabilities), y))
 
 
 def r_squared(predicted: Array, y: Array) -> float:
@@ -153,5 +265,29 @@ def r_squared(predicted: Array, y: Array) -> float:
     >>> r_squared(np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 3.0]))
     0.5
     """
+    losses.same_shape(predicted, y)
     spread = float(np.sum((y - np.mean(y)) ** 2))
     return 1 - float(np.sum((y - predicted) ** 2)) / spread if spread else math.nan
+
+
+def rmse(predicted: Array, y: Array) -> float:
+    """The root of the mean squared error, in the unit of y.
+
+    >>> rmse(np.array([1.0, 2.0]), np.array([4.0, 6.0])) == math.sqrt(12.5)
+    True
+    """
+    return math.sqrt(losses.squared(predicted, y))
+
+
+def mean_absolute_error(predicted: Array, y: Array) -> float:
+    """The mean absolute error, in the unit of y.
+
+    >>> mean_absolute_error(np.array([1.0, 2.0]), np.array([4.0, 6.0]))
+    3.5
+    """
+    return float(losses.absolute(predicted, y))
+
+
+def _one_of(name: str, value: Any, known: Any) -> None:
+    if value not in known:
+        raise ValueError(f"{name} = {value!r}: expected one of {', '.join(map(repr, known))}")
