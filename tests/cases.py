@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 import steepest as st
-from steepest import regularize
 from steepest.kernels import dispatch, threads
 from steepest.optimizers import RULES
 
@@ -76,10 +75,8 @@ def same_bits(actual: np.ndarray, expected: np.ndarray, what: str = "") -> None:
 
 def reference_hyper(opt: st.Optimizer, group: int = 0) -> dict[str, Any]:
     """A group's hyper-parameters as ``reference.step`` takes them."""
-    skipped = ("params", "param_names", "clip", "regularize")
-    hyper = {k: v for k, v in opt.param_groups[group].items() if k not in skipped}
-    penalties = regularize.terms(opt.param_groups[group]["regularize"], opt.updates)
-    return hyper | ({"penalties": penalties} if penalties else {})
+    skipped = ("params", "param_names")
+    return {k: v for k, v in opt.param_groups[group].items() if k not in skipped}
 
 
 def misaligned(values: np.ndarray, shift: int) -> np.ndarray:

@@ -141,7 +141,7 @@ def test_clipped_steps_equal_the_reference(dtype, kind):
             around = {
                 "norm": {"factor": min(1.0, 0.7 / (norms[i] + 1e-6))},
                 "global_norm": {"factor": min(1.0, 0.7 / (total + 1e-6))},
-                "value": {"clip_value": 0.7},
+                "value": {"clip": st.clip.value(0.7)},
             }[kind]
             reference.step("adamw", p, grads[i], states[i], t, **hyper, **around)
     for p, twin in zip(params, twins, strict=True):
@@ -231,7 +231,7 @@ def test_adaptive_clipping_equals_the_reference(dtype, axis, kind):
         clip = (st.clip.adaptive(0.2, eps=1e-2, axis=axis), st.clip.value(0.5))
         opt = st.Adam(params, lr=0.1, clip=clip, maximize=True)
         states = [{k: x.copy() for k, x in s.items()} for s in opt.state.values()]
-        hyper = reference_hyper(opt) | {"adaptive": (0.2, 1e-2, axis), "clip_value": 0.5}
+        hyper = reference_hyper(opt)
         for t, gs in enumerate(grads, 1):
             opt.step([laid_out(g, kind) if t > 1 else g for g in gs])
             for p, g, state in zip(twins, gs, states, strict=True):

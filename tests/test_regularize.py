@@ -45,8 +45,8 @@ def run(rule, arguments, penalties, dtype, kind="C", shapes=SHAPES, steps=3, **o
     twins = [x.copy() for x in start]
     opt = RULES[rule](params, **arguments, regularize=penalties, **options)
     states = [{k: x.copy() for k, x in s.items()} for s in opt.state.values()]
+    hyper = reference_hyper(opt)
     for t in range(1, steps + 1):
-        hyper = reference_hyper(opt)
         grads = [np.asarray(rng.standard_normal(s), dtype) for s in shapes]
         opt.step([laid_out(g, kind) for g in grads])
         for p, g, state in zip(twins, grads, states, strict=True):

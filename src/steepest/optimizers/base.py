@@ -572,7 +572,8 @@ class Optimizer(ABC):
             for key, norms in state_dict.get("clip_history", {}).items()
         }
         for group, loaded in zip(self.param_groups, groups, strict=True):
-            hyper = self._settled({name: loaded[name] for name in self._hyper_names})
+            known = _GROUP_OPTIONS | dict(loaded)  # an older state may lack a newer option
+            hyper = self._settled({name: known[name] for name in self._hyper_names})
             extra = {key: copy.deepcopy(loaded[key]) for key in loaded if key != "params"}
             fresh.append(extra | hyper)
             asked = _Group(self, hyper, int(updates))

@@ -9,7 +9,7 @@ the operations and the roundings matter: scalars are computed in double and roun
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from steepest.reference import adam, adaptive, sgd, sign, stages
@@ -41,30 +41,35 @@ def step(
     l1: float = 0.0,
     maximize: bool = False,
     ema: float | None = None,
-    penalties: Mapping[str, Any] | None = None,
-    clip_value: float | None = None,
-    adaptive: tuple[float, float, int | None] | None = None,
+    regularize: Sequence[Any] = (),
+    clip: Any = None,
     factor: float = 1.0,
+    count: int | None = None,
     **hyper: Any,
 ) -> None:
     """The t-th step (from 1) of one parameter, with everything around the rule.
 
-    `factor` scales the gradient; it is what clipping by norm computed. `adaptive` is (limit, eps,
-    axis). `penalties` are weights by kind: "l1", "l2", "decoupled", "proximal_l1", "proximal_l2",
-    "toward", "toward_decoupled" (toward state "initial"), and lists of (number, axis) as
-    "group_lasso" and "max_norm". The gradient is not changed.
+    Hyper-parameters are as in an optimizer's group. `factor` scales the gradient; it is what
+    clipping by norms computed, from all gradients, while `clip` does here what it does to single
+    elements and units. `regularize` is a sequence of penalties, evaluated after `count` updates
+    (t - 1 unless given). The gradient is not changed.
     """
-    extra = penalties or {}
+    count = t - 1 if count is None else count
+    extra: dict[str, Any] = {}
+    for penalty in regularize:
+        for kind, weight in penalty.terms(count).items():
+            extra[kind] = extra[kind] + weight if kind in extra else weight
     factor = -factor if maximize else factor
     l2 = (weight_decay if decay_mode == "l2" else 0.0) + extra.get("l2", 0.0)
     l1 += extra.get("l1", 0.0)
     decay = (0.0 if decay_mode == "l2" else weight_decay) + extra.get("decoupled", 0.0)
     if factor != 1.0:
         g = stages.scale(g, factor)
-    if adaptive is not None:
-        g = stages.adaptive(g, p, *adaptive)
-    if clip_value is not None:
-        g = stages.clip_value(g, clip_value)
+    for c in clip if isinstance(clip, tuple) else (clip,):
+        if type(c).__name__ == "adaptive":
+            g = stages.adaptive(g, p, c.at("limit", count), c.at("eps", count), c.axis)
+        elif type(c).__name__ == "value":
+            g = stages.clip_value(g, c.at("limit", count))
     if l2:
         g = stages.l2(g, p, l2)
     if "toward" in extra:

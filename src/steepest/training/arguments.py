@@ -30,7 +30,22 @@ def autograd(loss: Function) -> Function:
         return value
 
     package = require("autograd", "train", "a loss without value_and_grad")
-    return package.value_and_grad(checked)  # type: ignore[no-any-return]
+    value_and_grad = package.value_and_grad(checked)
+
+    def typed(params: Any, *batch: Array) -> Any:
+        value, grads = value_and_grad(params, *batch)
+        return value, _typed_as(params, grads)
+
+    return typed
+
+
+def _typed_as(params: Any, grads: Any) -> Any:
+    """The gradients in the types of the parameters: a mean in a loss makes float64 of float32."""
+    if isinstance(params, Mapping):
+        return {key: _typed_as(p, grads[key]) for key, p in params.items()}
+    if isinstance(params, (list, tuple)):
+        return [_typed_as(p, g) for p, g in zip(params, grads, strict=True)]
+    return np.asarray(grads, dtype=np.asarray(params).dtype)
 
 
 def scalar(value: Any, what: str) -> float:
@@ -51,18 +66,21 @@ def finite(value: Any, what: str, epoch: int) -> float:
 
 
 def leaves_of(params: Any, optimizer: Optimizer) -> list[Array]:
-    """The arrays of params. Raises TypeError or ValueError if they are not the optimizer's."""
+    """The arrays of params, in the optimizer's order.
+
+    Raises TypeError or ValueError if they are not the optimizer's.
+    """
     _, names, leaves = flatten(params)
     for name, leaf in zip(names, leaves, strict=True):
         if not isinstance(leaf, np.ndarray):
             raise TypeError(f"parameter {name!r} is a {type(leaf).__name__}; expected an array")
     stepped = [p for group in optimizer.param_groups for p in group["params"]]
-    if [id(p) for p in stepped] != [id(p) for p in leaves]:
+    if sorted(map(id, stepped)) != sorted(map(id, leaves)):
         raise ValueError(
             "the optimizer was made over other arrays than params; "
             "make it over these very arrays, or give its class"
         )
-    return leaves
+    return stepped
 
 
 def samples(data: Any, what: str) -> tuple[Array, ...]:
