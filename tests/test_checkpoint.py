@@ -1,5 +1,6 @@
 """What a checkpoint holds, and that a run goes on from it as if it had never stopped."""
 
+import json
 import math
 from pathlib import Path
 
@@ -7,11 +8,13 @@ import numpy as np
 import pytest
 from cases import CONFIGURATIONS, DTYPES, label, same_bits
 from faults import interrupted_at
+from hypothesis import given, settings
+from hypothesis import strategies as hs
 from safetensors.numpy import load_file
 
 import steepest as st
 from steepest import schedules
-from steepest.checkpoint import CheckpointError, container, load, read, save
+from steepest.checkpoint import CheckpointError, atomic, container, load, read, save
 from steepest.optimizers import RULES
 
 GOLDEN = Path(__file__).parent / "data" / "checkpoint_version_1.safetensors"
@@ -127,6 +130,22 @@ def test_what_is_read_is_nobodys(tmp_path):
     np.testing.assert_array_equal(found.state_dict["state"]["w"]["momentum_buffer"], 0.0)
     found.params["w"][...] = 7.0
     assert w[0] == 0.5
+
+
+def test_what_another_thread_changes_while_saving_is_saved_as_it_was(tmp_path, monkeypatch):
+    w, order = np.ones(3), np.arange(3)
+    opt = st.SGD({"w": w}, lr=0.5)
+    write = atomic.write
+
+    def late(path, chunks):
+        w[...] = 9.0
+        order[...] = 9
+        write(path, chunks)
+
+    monkeypatch.setattr(atomic, "write", late)
+    save(tmp_path / "run", opt, arrays={"order": order})
+    found = read(tmp_path / "run")
+    assert found.params["w"].tolist() == [1.0] * 3 and found.arrays["order"].tolist() == [0, 1, 2]
 
 
 def test_other_readers_of_safetensors_find_the_parameters_by_name(tmp_path):
@@ -391,6 +410,42 @@ def test_state_that_does_not_fit_is_refused(file, name, x):
     """A state of another size than its parameter would be written beyond its end."""
     file.rewrite(arrays={name: x})
     file.refused(f"{file.path}: ")
+
+
+def put(tree, choose, value):
+    """Puts the value in the place of a node of a JSON tree, chosen by the fractions `choose`."""
+    while isinstance(tree, (dict, list)) and tree:
+        keys = list(tree) if isinstance(tree, dict) else range(len(tree))
+        key = keys[int(choose.pop() * len(keys))] if choose else keys[0]
+        if not choose or not isinstance(tree[key], (dict, list)) or not tree[key]:
+            tree[key] = value
+            return
+        tree = tree[key]
+
+
+fractions = hs.lists(hs.floats(0, 1, exclude_max=True), min_size=1, max_size=5)
+odd = hs.recursive(
+    hs.none() | hs.booleans() | hs.integers() | hs.floats() | hs.text(max_size=3)
+    | hs.sampled_from([{"$float": "nan"}, {"$object": ["schedules.constant", {"lr": 0.5}]}, "a"]),
+    lambda inner: hs.lists(inner, max_size=2) | hs.dictionaries(hs.text(max_size=3), inner),
+    max_leaves=4,
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(hs.sampled_from(["groups", "optimizer", "extra"]), fractions, odd)
+def test_whatever_the_metadata_says_nothing_or_all_is_loaded(tmp_path_factory, key, where, value):
+    file = Given(tmp_path_factory.getbasetemp())
+    _, texts = container.read(file.path)
+    put(tree := json.loads(texts[key]), where, value)
+    file.rewrite({key: json.dumps(tree)})
+    try:
+        load(file.path, file.opt)
+    except CheckpointError:
+        assert file.seen() == file.before
+    else:
+        assert file.params["a"].tobytes() == read(file.path).params["a"].tobytes()
+        file.opt.step({"a": np.ones(3), "b": np.ones((2, 2), np.float32)})
 
 
 def test_ctrl_c_while_loading_leaves_all_old_or_all_new(file):
