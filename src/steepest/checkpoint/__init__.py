@@ -83,6 +83,9 @@ def save(
     one's own; TypeError for what is no array; OSError. After any exception, Ctrl-C or a kill there
     is the file that was there before, or the new one.
     """
+    for name, given in (("extra", extra), ("arrays", arrays)):
+        if given is not None and not isinstance(given, Mapping):
+            raise TypeError(f"{name} is a {type(given).__name__}; expected a dict")
     state = optimizer.state_dict()
     stored = _stored(targets.by_name(optimizer, params), state.pop("state"), arrays or {})
     metadata = {
@@ -94,27 +97,31 @@ def save(
         "optimizer": values.dumps(state, "optimizer"),
         "extra": values.dumps(dict(extra or {}), "extra"),
     }
-    # Copies: what is written is what the digests are of, whatever another thread does meanwhile.
-    container.write(path, {k: np.array(x, order="C") for k, x in stored.items()}, metadata)
+    container.write(path, stored, metadata)
 
 
 def _stored(
     params: Mapping[str, Array], state: Mapping[str, Any], arrays: Mapping[str, Any]
 ) -> dict[str, Array]:
-    """All arrays by their names in the file."""
-    stored = dict(params)
-    for name in params:
+    """All arrays by their names in the file.
+
+    Copies of them (the state is one): what is written is what the digests are of, whatever another
+    thread does meanwhile.
+    """
+    stored: dict[str, Array] = {}
+    for name, x in params.items():
         if name.startswith(("optimizer/", "arrays/")):
             raise CheckpointError(f"a parameter cannot have the name {name!r}; rename it")
+        stored[name] = np.array(x, order="C")
     for name, own in state.items():
         for key, x in own.items():
             if "/" in key:
                 raise CheckpointError(f"a state cannot have the name {key!r}; rename it")
-            stored[f"optimizer/{name}/{key}"] = x
+            stored[f"optimizer/{name}/{key}"] = np.asarray(x, order="C")
     for name, x in arrays.items():
         if not isinstance(name, str):
             raise TypeError(f"arrays has the key {name!r}; expected names, which are strings")
-        stored[f"arrays/{name}"] = as_array(x, f"arrays[{name!r}]")
+        stored[f"arrays/{name}"] = np.array(as_array(x, f"arrays[{name!r}]"), order="C")
     return stored
 
 

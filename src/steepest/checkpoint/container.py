@@ -11,9 +11,10 @@ these files. Two entries of the metadata make them notice damage: ``sha256``, th
 array as JSON, and ``sha256_metadata``, that of all other entries.
 
 The bytes are written and read here and not by the ``safetensors`` package, which is what the tests
-compare with. It syncs nothing to the disk, leaves files with other permissions and, when killed,
-temporary files; it maps the file into memory, so that a file that is cut short by another process
-while it is read ends this process, too; and it takes the last of two entries with one name.
+compare with. That one (0.8) syncs nothing to the disk, leaves files with other permissions and,
+when killed, temporary files; it maps the file into memory, so that a file that is cut short by
+another process while it is read ends this process, too; and of two entries with one name it takes
+the last.
 
 A reader must not trust a file: every number is checked against the file's own length before
 anything is allocated, and nothing in a file can name code.
