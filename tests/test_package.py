@@ -103,10 +103,10 @@ FLOORS = [
     "regularize",
     "arrays",
     "kernels",
-    "extras",
     "schedules",
+    "extras",
 ]
-LEAVES = {"reference", "schedules", "kernels", "extras"}
+LEAVES = {"reference", "kernels", "extras"}
 
 
 def modules() -> dict[str, Path]:
