@@ -18,10 +18,11 @@ def horizon(schedule: Any) -> int:
     last = [getattr(schedule, name, ())[-1:] for name in ("milestones", "boundaries")]
     periods = [getattr(schedule, x, 0) for x in ("period", "step_size", "step_size_up", "every")]
     lengths = [0, *(t[0] * 5 // 4 + 2 for t in last if t), *(6 * n for n in periods if n > 1)]
-    inside = [*getattr(schedule, "parts", ()), getattr(schedule, "schedule", None)]
-    if hasattr(schedule, "observe"):
-        inside.append(schedule.lr)
+    parts = getattr(schedule, "parts", ())
+    inside = [*parts, getattr(schedule, "schedule", None), getattr(schedule, "lr", None)]
     lengths += [horizon(part) for part in inside if hasattr(part, "warmup")]
+    if parts and hasattr(schedule, "milestones") and hasattr(parts[-1], "warmup"):
+        lengths.append(schedule.milestones[-1] + horizon(parts[-1]))
     return (max(lengths) or 1000) + int(schedule.warmup)
 
 
