@@ -111,10 +111,10 @@ FLOORS = [
     "values",
     "arrays",
     "kernels",
-    "extras",
     "schedules",
+    "extras",
 ]
-LEAVES = {"reference", "schedules", "kernels", "extras"}
+LEAVES = {"reference", "kernels", "extras"}
 
 
 def modules() -> dict[str, Path]:
