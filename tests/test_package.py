@@ -93,6 +93,7 @@ print(json.dumps(sorted(after - before - set(sys.stdlib_module_names))))
 FLOORS = [
     "reference",  # at the top: no other part imports it
     "cli",
+    "tuning",
     "training",
     "data",
     "models",

@@ -11,6 +11,7 @@ array([-0.1,  0.1,  0. ])
 from steepest import clip as clip
 from steepest import optimizers as optimizers
 from steepest import schedules as schedules
+from steepest import tuning as tuning
 from steepest.history import History as History
 from steepest.information import info as info
 from steepest.kernels.threads import get_num_threads as get_num_threads
@@ -21,5 +22,6 @@ from steepest.optimizers.adaptive import *
 from steepest.optimizers.sgd import *
 from steepest.optimizers.sign import *
 from steepest.training import fit as fit
+from steepest.tuning import tune as tune
 
 __version__ = "0.1.0"
