@@ -94,6 +94,7 @@ FLOORS = [
     "reference",  # at the top: no other part imports it
     "cli",
     "tuning",
+    "lr_finder",
     "training",
     "data",
     "models",
