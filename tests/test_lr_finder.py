@@ -200,10 +200,10 @@ def test_nothing_found_is_said(options, message) -> None:
 
 
 def test_noise_is_not_taken_for_a_fall() -> None:
-    """At such rates nothing is learned; single samples differ by more than that."""
+    """At such rates nothing is learned; small batches differ by more than that."""
     x, y = points()
     result = find_lr(
-        line, start(), (x, y), st.SGD, high=1e-4, batch_size=1, value_and_grad=line_and_grad
+        line, start(), (x, y), st.SGD, high=1e-4, batch_size=5, value_and_grad=line_and_grad
     )
     assert result.steepest is None
     assert result.message.startswith("the loss did not fall below its noise; give more steps")

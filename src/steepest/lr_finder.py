@@ -198,7 +198,7 @@ class _Seen:
         self.rates.append(rate)
         self.losses.append(loss)
         self.smoothed.append(smoothed)
-        lowest = min((x for x in self.smoothed if math.isfinite(x)), default=math.inf)
+        lowest = min(self.smoothed[_settled(beta) :], default=math.inf)
         limit = lowest + (self._stop_factor - 1) * abs(lowest)
         if not (math.isfinite(loss) and smoothed <= limit):
             self.diverged = rate
