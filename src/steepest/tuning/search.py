@@ -272,9 +272,14 @@ class _Search:
             distributions = {
                 name: x.optuna(optuna.distributions) for name, x in self.space.distributions.items()
             }
-            study.study.sampler = self._sampler(optuna, claim.candidate)
-            study.study.pruner = self._pruner(optuna)
-            judge = optuna.trial.Trial(study.study, claim.id)
+            # Loaded anew, as Optuna's study remembers trials that it has seen.
+            loaded = optuna.load_study(
+                study_name=study.name,
+                storage=study.storage,
+                sampler=self._sampler(optuna, claim.candidate),
+                pruner=self._pruner(optuna),
+            )
+            judge = optuna.trial.Trial(loaded, claim.id)
             if self.method == "tpe":
                 stored = {name: judge._suggest(name, x) for name, x in distributions.items()}
             else:
