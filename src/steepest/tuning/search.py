@@ -15,7 +15,7 @@ from steepest.extras import require
 from steepest.history import History
 from steepest.tuning.results import Record, State, Stopped, Tuned
 from steepest.tuning.space import Distribution, Space
-from steepest.tuning.study import ERROR, Claim, Study, without_log, without_warnings
+from steepest.tuning.study import ERROR, Claim, Study, without_log
 
 __all__ = ["METHODS", "Method", "Objective", "Pruned", "Trial", "tune"]
 
@@ -38,12 +38,13 @@ class Trial:
     ``number``: that of the candidate, from 0. ``values``: what the objective got.
     """
 
-    def __init__(self, number: int, values: dict[str, Any], judge: Any, prune: bool) -> None:
+    def __init__(
+        self, number: int, values: dict[str, Any], hopeless: Callable[[dict[int, float]], bool]
+    ) -> None:
         self.number = number
         self.values = values
         self.reports: dict[int, float] = {}
-        self._judge = judge
-        self._prune = prune
+        self._hopeless = hopeless
 
     def report(self, loss: float, epoch: int) -> None:
         """Tells the search the held-out loss after an epoch, from 1.
@@ -63,8 +64,7 @@ class Trial:
         if not math.isfinite(number):
             raise FloatingPointError(f"loss = {number} in epoch {epoch}")
         self.reports[epoch] = number
-        self._judge.report(number, epoch)
-        if self._prune and self._judge.should_prune():
+        if self._hopeless(self.reports):
             raise Pruned(f"pruned after epoch {epoch}")
 
     def callback(self, epoch: Any) -> None:
@@ -266,45 +266,40 @@ class _Search:
             return "failed", math.nan, f"{type(error).__name__}: {error}"
 
     def _begin(self, study: Study, claim: Claim) -> Trial:
-        """The values of a candidate, and the trial to report to."""
-        optuna = study.optuna
-        with without_warnings():
-            distributions = {
-                name: x.optuna(optuna.distributions) for name, x in self.space.distributions.items()
-            }
-            # Loaded anew, as Optuna's study remembers trials that it has seen.
-            loaded = optuna.load_study(
-                study_name=study.name,
-                storage=study.storage,
-                sampler=self._sampler(optuna, claim.candidate),
-                pruner=self._pruner(optuna),
+        """The values of a candidate, and where to report its losses."""
+        distributions = {
+            name: x.optuna(study.optuna.distributions)
+            for name, x in self.space.distributions.items()
+        }
+        if self.method == "tpe":
+            seed = int(np.random.SeedSequence((self.seed, claim.candidate)).generate_state(1)[0])
+            stored = study.suggest(claim, distributions, seed)
+        else:
+            stored = (
+                self.points[claim.candidate]
+                if self.points
+                else self.space.draw(self.seed, claim.candidate)
             )
-            judge = optuna.trial.Trial(loaded, claim.id)
-            if self.method == "tpe":
-                stored = {name: judge._suggest(name, x) for name, x in distributions.items()}
-            else:
-                stored = self._candidate(claim.candidate)
-                for name, x in distributions.items():
-                    if name not in judge.params:
-                        internal = x.to_internal_repr(stored[name])
-                        study.storage.set_trial_param(claim.id, name, internal, x)
-        return Trial(claim.candidate, self.space.decode(stored), judge, self.prune)
+            study.record(claim, distributions, stored)
+        done = study.done_reports() if self.prune and self.method != "halving" else []
 
-    def _candidate(self, number: int) -> dict[str, Any]:
-        return self.points[number] if self.points else self.space.draw(self.seed, number)
+        def hopeless(reports: dict[int, float]) -> bool:
+            epoch = max(reports)
+            study.report(claim, epoch, reports[epoch])
+            if not self.prune:
+                return False
+            if self.method == "halving":
+                return self._rung(epoch) and beaten(reports[epoch], study.reports_at(epoch, claim))
+            return epoch >= self.min_epochs and below_median(reports, done)
 
-    def _sampler(self, optuna: Any, number: int) -> Any:
-        if self.method != "tpe":
-            return optuna.samplers.RandomSampler()  # which is not asked
-        seed = int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0])
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+        return Trial(claim.candidate, self.space.decode(stored), hopeless)
 
-    def _pruner(self, optuna: Any) -> Any:
-        if self.method == "halving":
-            return optuna.pruners.SuccessiveHalvingPruner(
-                min_resource=self.min_epochs, reduction_factor=FACTOR
-            )
-        return optuna.pruners.MedianPruner(n_startup_trials=FULL, n_warmup_steps=self.min_epochs)
+    def _rung(self, epoch: int) -> bool:
+        """Whether epoch is min_epochs times a power of FACTOR."""
+        rung = self.min_epochs
+        while rung < epoch:
+            rung *= FACTOR
+        return rung == epoch
 
     # Results
 
@@ -351,6 +346,25 @@ class _Search:
             return f"{text}; lowest loss {best.loss:.6g} in trial {best.number}"
         errors = [r.message for r in records if r.message]
         return f"{text}; none is done" + (f", the last error: {errors[-1]}" if errors else "")
+
+
+def beaten(loss: float, others: Sequence[float]) -> bool:
+    """Whether a loss is not among the best 1/FACTOR of all that came to this rung.
+
+    Of fewer than FACTOR, the best one goes on. (Arxiv:1810.05934, algorithm 2, with trials that
+    are not resumed: one that is stopped here stays stopped.)
+    """
+    better = sum(x < loss for x in others)
+    return better >= max(1, (len(others) + 1) // FACTOR)
+
+
+def below_median(reports: Mapping[int, float], done: Sequence[Mapping[int, float]]) -> bool:
+    """Whether a trial's best loss is worse than the median of those done, at its last epoch."""
+    if len(done) < FULL:
+        return False
+    epoch = max(reports)
+    others = [x[epoch] for x in done if epoch in x]
+    return bool(others) and min(reports.values()) > float(np.median(others))
 
 
 def _loss(result: Any) -> float:

@@ -66,8 +66,8 @@ def standing(trials: list[Any]) -> dict[int, Any]:
         if retried is None:
             candidate, fresh = fresh, fresh + 1
         else:
-            candidate = candidates[retried]
-            if stand[candidate].number != retried:
+            candidate = candidates.get(retried, -1)
+            if candidate < 0 or stand[candidate].number != retried:
                 continue  # another process was first
         candidates[trial.number] = candidate
         stand[candidate] = trial
@@ -169,6 +169,46 @@ class Study:
         trials = [t for c, t in self.standing().items() if c < total]
         return any(t.state == self._states.RUNNING for t in trials)
 
+    # What a trial tries
+
+    def record(
+        self, claim: Claim, distributions: Mapping[str, Any], stored: Mapping[str, Any]
+    ) -> None:
+        """Records the values of a candidate, as stored, where they are not yet."""
+        known = self.storage.get_trial(claim.id).params
+        for name, distribution in distributions.items():
+            if name not in known:
+                value = distribution.to_internal_repr(stored[name])
+                self.storage.set_trial_param(claim.id, name, value, distribution)
+
+    def suggest(self, claim: Claim, distributions: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """Values near those of the better trials, as stored, and records them."""
+        with without_warnings():
+            sampler = self.optuna.samplers.TPESampler(
+                seed=seed, multivariate=True, constant_liar=True
+            )
+            # Loaded anew, as Optuna's study remembers the trials that it has seen.
+            study = self.optuna.load_study(
+                study_name=self.name, storage=self.storage, sampler=sampler
+            )
+            trial = self.optuna.trial.Trial(study, claim.id)
+            return {name: trial._suggest(name, x) for name, x in distributions.items()}
+
+    def report(self, claim: Claim, epoch: int, loss: float) -> None:
+        """Records the loss after an epoch."""
+        with self._unless_finished():
+            self.storage.set_trial_intermediate_value(claim.id, epoch, loss)
+
+    def done_reports(self) -> list[dict[int, float]]:
+        """The losses by epoch of every trial that is done."""
+        done = [t for t in self.standing().values() if t.state == self._states.COMPLETE]
+        return [t.intermediate_values for t in done]
+
+    def reports_at(self, epoch: int, claim: Claim) -> list[float]:
+        """The losses that the other candidates had at an epoch."""
+        others = [t for c, t in self.standing().items() if c != claim.candidate]
+        return [t.intermediate_values[epoch] for t in others if epoch in t.intermediate_values]
+
     # What a trial comes to
 
     def done(self, claim: Claim, loss: float) -> None:
@@ -252,8 +292,9 @@ class Study:
 
     def _agree(self, settings: Mapping[str, Any]) -> None:
         """Raises StudyError if the study was begun with other settings."""
+        begun = bool(self.study.get_trials(deepcopy=False))  # first: settings come before trials
         if SETTINGS not in self.study.user_attrs:
-            if self.study.get_trials(deepcopy=False):
+            if begun:
                 raise StudyError(
                     f"study {self.name!r} in {self.where} was not made by steepest; "
                     "give another name with study="
