@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -212,7 +213,8 @@ class _Search:
         end = time.monotonic() + self.timeout
         study = Study(storage, name, self.settings)
         try:
-            with without_log(study.optuna), _bar(self.total, progress) as show:
+            found = partial(self._records, study)
+            with without_log(study.optuna), _bar(self.total, found, progress) as show:
                 try:
                     stopped = self._loop(study, end, show)
                 except KeyboardInterrupt:
@@ -222,8 +224,8 @@ class _Search:
             study.close()
         return Tuned(records, self.space.distributions, stopped, self._message(records, stopped))
 
-    def _loop(self, study: Study, end: float, show: Callable[[Sequence[Record]], None]) -> Stopped:
-        show(self._records(study))
+    def _loop(self, study: Study, end: float, show: Callable[[], None]) -> Stopped:
+        show()
         while time.monotonic() < end:
             claim = study.claim(self.total)
             if claim is not None:
@@ -232,7 +234,7 @@ class _Search:
                 time.sleep(POLL)
             else:
                 return "trials"
-            show(self._records(study))
+            show()
         return "timeout"
 
     def _trial(self, study: Study, claim: Claim) -> None:
@@ -400,19 +402,22 @@ def _integer(name: str, value: Any, low: int) -> int:
 
 
 @contextmanager
-def _bar(total: float, show: bool) -> Iterator[Callable[[Sequence[Record]], None]]:
-    """A function that shows the records so far."""
+def _bar(
+    total: float, records: Callable[[], Sequence[Record]], show: bool
+) -> Iterator[Callable[[], None]]:
+    """A function that shows how far the search is."""
     if not show:
-        yield lambda records: None
+        yield lambda: None
         return
     tqdm = require("tqdm.auto", "train", "progress=True").tqdm
     with tqdm(total=None if total == math.inf else int(total), unit="trial") as bar:
 
-        def update(records: Sequence[Record]) -> None:
-            losses = [r.loss for r in records if r.state == "done" and r.loss is not None]
+        def update() -> None:
+            found = records()
+            losses = [r.loss for r in found if r.state == "done" and r.loss is not None]
             if losses:
                 bar.set_postfix(best=f"{min(losses):.4g}", refresh=False)
-            bar.n = sum(r.state != "running" for r in records)
+            bar.n = sum(r.state != "running" for r in found)
             bar.refresh()
 
         yield update

@@ -51,6 +51,8 @@ class Claim:
 
     candidate: int
     id: int
+    known: Mapping[str, Any] = field(default_factory=dict)
+    """Values, as stored, that an earlier attempt has recorded."""
 
 
 def standing(trials: list[Any]) -> dict[int, Any]:
@@ -82,6 +84,7 @@ class Study:
         self.where = _url(storage)
         self.name = name
         self._watch = _Watch()
+        self._seen: dict[int, Any] = {}
         self._owner = _process(os.getpid())
         with without_log(self.optuna), without_warnings():
             self._backend = self._opened()
@@ -117,9 +120,10 @@ class Study:
             wanted = [c for c, t in stand.items() if c < total and self.lost(t)]
             if not wanted and len(stand) >= total:
                 return None
-            id, attempt = self._create(stand[min(wanted)] if wanted else None)
+            lost = stand[min(wanted)] if wanted else None
+            id, attempt = self._create(lost)
             mine = [c for c, t in self.standing().items() if t._trial_id == id]
-            claim = Claim(mine[0] if mine else -1, id)
+            claim = Claim(mine[0] if mine else -1, id, lost.params if lost is not None else {})
             if not 0 <= claim.candidate < total:
                 self.interrupt(claim)  # another process was first
             elif attempt > ATTEMPTS:
@@ -151,7 +155,8 @@ class Study:
 
     def standing(self) -> dict[int, Any]:
         """See the function of this name; as the database has it now."""
-        return standing(self.storage.get_all_trials(self.id, deepcopy=False))
+        self._seen = standing(self.storage.get_all_trials(self.id, deepcopy=False))
+        return self._seen
 
     def lost(self, trial: Any) -> bool:
         """Whether a trial ended, or will end, without an answer."""
@@ -175,9 +180,8 @@ class Study:
         self, claim: Claim, distributions: Mapping[str, Any], stored: Mapping[str, Any]
     ) -> None:
         """Records the values of a candidate, as stored, where they are not yet."""
-        known = self.storage.get_trial(claim.id).params
         for name, distribution in distributions.items():
-            if name not in known:
+            if name not in claim.known:
                 value = distribution.to_internal_repr(stored[name])
                 self.storage.set_trial_param(claim.id, name, value, distribution)
 
@@ -200,8 +204,8 @@ class Study:
             self.storage.set_trial_intermediate_value(claim.id, epoch, loss)
 
     def done_reports(self) -> list[dict[int, float]]:
-        """The losses by epoch of every trial that is done."""
-        done = [t for t in self.standing().values() if t.state == self._states.COMPLETE]
+        """The losses by epoch of every trial that was done when the last claim was made."""
+        done = [t for t in self._seen.values() if t.state == self._states.COMPLETE]
         return [t.intermediate_values for t in done]
 
     def reports_at(self, epoch: int, claim: Claim) -> list[float]:
