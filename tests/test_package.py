@@ -94,6 +94,8 @@ FLOORS = [
     "reference",  # at the top: no other part imports it
     "cli",
     "logs",
+    "tuning",
+    "lr_finder",
     "training",
     "accumulate",
     "noise",

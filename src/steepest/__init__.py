@@ -17,6 +17,7 @@ from steepest import models as models
 from steepest import optimizers as optimizers
 from steepest import regularize as regularize
 from steepest import schedules as schedules
+from steepest import tuning as tuning
 from steepest.accumulate import Accumulator as Accumulator
 from steepest.checkpoint import load as load
 from steepest.checkpoint import save as save
@@ -24,6 +25,8 @@ from steepest.history import History as History
 from steepest.information import info as info
 from steepest.kernels.threads import get_num_threads as get_num_threads
 from steepest.kernels.threads import set_num_threads as set_num_threads
+from steepest.lr_finder import LRFound as LRFound
+from steepest.lr_finder import find_lr as find_lr
 from steepest.minimize import scipy_method as scipy_method
 from steepest.noise import NoiseScale as NoiseScale
 from steepest.optimizers import Optimizer as Optimizer
@@ -33,5 +36,6 @@ from steepest.optimizers.sgd import *
 from steepest.optimizers.sign import *
 from steepest.training import find_batch_size as find_batch_size
 from steepest.training import fit as fit
+from steepest.tuning import tune as tune
 
 __version__ = "0.1.0"
