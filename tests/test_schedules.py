@@ -13,6 +13,7 @@ from inspect import isabstract
 import numpy as np
 import pytest
 
+import steepest as st
 from steepest import schedules
 from steepest.schedules import (
     SCHEDULES,
@@ -241,6 +242,17 @@ def test_name_and_fields_say_all(schedule) -> None:
     text = json.dumps(written(schedule), allow_nan=False)
     assert "null" not in text
     assert read(json.loads(text)) == schedule
+
+
+@pytest.mark.parametrize("schedule", ALL, ids=name)
+def test_in_an_optimizer(schedule) -> None:
+    by_schedule, by_hand = np.ones(3), np.ones(3)
+    first, second = st.SGD(by_schedule, lr=schedule), st.SGD(by_hand, lr=0.0)
+    for t in range(4):
+        second.param_groups[0]["lr"] = float(schedule(t))
+        first.step(np.arange(3.0))
+        second.step(np.arange(3.0))
+    np.testing.assert_array_equal(by_schedule, by_hand)
 
 
 def test_lists_and_arrays_become_tuples() -> None:

@@ -189,6 +189,13 @@ def test_a_branch_at_either_end_of_the_plateau() -> None:
     assert early(6) < 0.3
 
 
+@pytest.mark.parametrize("beta3", [0.95, 0.99, 0.999, 0.9995, 0.9999, 0.99999])
+def test_beta3_is_exact_at_its_end(beta3) -> None:
+    schedule = ademamix_beta3(beta3, 300, start=0.7)
+    assert {schedule(t) for t in (299, 300, 10**9)} == {beta3}
+    assert schedule(298) < beta3
+
+
 def test_one_cycle_is_exact_at_its_ends() -> None:
     lr, momentum = one_cycle(0.7, 1000, pct_start=0.25), one_cycle_momentum(1000, pct_start=0.25)
     assert [lr(t) for t in (0, 249, 999, 10**9)] == [0.7 / 25, 0.7, 0.7 / 25 / 1e4, 0.7 / 25 / 1e4]

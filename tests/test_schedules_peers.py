@@ -31,6 +31,7 @@ from steepest.schedules import (
     one_cycle,
     one_cycle_momentum,
     piecewise,
+    plateau,
     polynomial,
     sequence,
     shift,
@@ -484,7 +485,17 @@ OPTAX = """
 import jax
 jax.config.update("jax_enable_x64", True)
 import optax
+from optax.contrib import reduce_on_plateau
+def scales(metrics, **arguments):
+    transform = reduce_on_plateau(**arguments)
+    update = jax.jit(lambda state, metric: transform.update(1.0, state, value=metric)[1])
+    found = [transform.init(jax.numpy.ones(()))]
+    for metric in metrics:
+        found.append(update(found[-1], metric))
+    return [float(state.scale) for state in found[1:]]
 def values(f, t):
+    if isinstance(f, list):
+        return f
     return jax.jit(jax.vmap(f))(jax.numpy.asarray(t)) * jax.numpy.ones(len(t))
 """
 # XLA's cos and pow differ from the C library's by an ulp or two, and it may group operations anew.
@@ -591,13 +602,25 @@ OPTAX_QUIRKS = {
     ],
     # decay_steps count the warm-up, which begins at the first value and ends after it
     "optax.warmup_cosine_decay_schedule(0.0, 1.0, 2, 4)": [0.0, 0.5, 1.0, 0.5, 0.0, 0.0],
+    # no patience: a cut at each improvement
+    "scales([3.0, 2.0, 1.0, 1.0, 0.5], factor=0.5, patience=0)": [0.5, 0.25, 0.125, 0.125, 0.0625],
+}  # fmt: skip
+
+
+METRICS = np.exp(np.random.default_rng(7).choice([-0.05, 0.0, 1e-5, 0.02], 200).cumsum()).tolist()
+OPTAX_PLATEAUS = {
+    f"scales({METRICS}, factor=0.5, patience=2)": {"patience": 1},
+    f"scales({METRICS}, factor=0.5, patience=1, cooldown=3, min_scale=0.1)": {
+        "patience": 0, "cooldown": 3, "min_lr": 0.1,
+    },
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def from_optax():
     pytest.importorskip("optax")
-    expressions = [expression for _, expression, _ in OPTAX_CASES] + list(OPTAX_QUIRKS)
+    expressions = [expression for _, expression, _ in OPTAX_CASES]
+    expressions += [*OPTAX_QUIRKS, *OPTAX_PLATEAUS]
     return dict(zip(expressions, evaluated(OPTAX, expressions), strict=True))
 
 
@@ -609,6 +632,16 @@ def test_against_optax(from_optax, schedule, expression, allowed) -> None:
 @pytest.mark.parametrize(("expression", "expected"), OPTAX_QUIRKS.items())
 def test_optax_differences(from_optax, expression, expected) -> None:
     assert from_optax[expression][: len(expected)].round(12).tolist() == expected
+
+
+@pytest.mark.parametrize(("expression", "arguments"), OPTAX_PLATEAUS.items(), ids=["", "cooldown"])
+def test_optax_counts_patience_from_1(from_optax, expression, arguments) -> None:
+    ours, found = plateau(1.0, factor=0.5, eps=0, **arguments), []
+    for metric in METRICS:
+        ours.observe(metric)
+        found.append(ours(0))
+    assert found == from_optax[expression].tolist()
+    assert len(set(found)) > 3
 
 
 def test_optax_as_it_is_by_default() -> None:
@@ -638,8 +671,8 @@ S = keras.optimizers.schedules
 def values(f, t):
     return jax.vmap(f)(jax.numpy.asarray(t, float)) * jax.numpy.ones(len(t))
 """
-# Its cosines are computed with π in float32, whatever floatx is.
-FLOAT32_PI = 2**30
+# keras.ops.cos gives float32, also for float64: one part in 10⁸.
+FLOAT32_COSINE = 2**30
 KERAS_CASES = [
     (exponential(0.3, 0.7, period=500), "S.ExponentialDecay(0.3, 500, 0.7)", 4),
     (
@@ -659,17 +692,17 @@ KERAS_CASES = [
         "S.PolynomialDecay(0.3, 700, 0.01, 1.7, cycle=True)",
         8,
     ),
-    (cosine(0.3, 9000, 0.03), "S.CosineDecay(0.3, 9000, 0.1)", FLOAT32_PI),
+    (cosine(0.3, 9000, 0.03), "S.CosineDecay(0.3, 9000, 0.1)", FLOAT32_COSINE),
     (  # decay_steps do not count the warm-up
         cosine(0.3, 9500, 0.03, warmup=500, warmup_from=0),
         "S.CosineDecay(0.0, 9000, 0.1, warmup_target=0.3, warmup_steps=500)",
-        FLOAT32_PI,
+        FLOAT32_COSINE,
     ),
-    (cosine_restarts(0.3, 70, 2), "S.CosineDecayRestarts(0.3, 70, 2.0)", FLOAT32_PI),
+    (cosine_restarts(0.3, 70, 2), "S.CosineDecayRestarts(0.3, 70, 2.0)", FLOAT32_COSINE),
     (
         cosine_restarts(0.3, 70, 2, gamma=0.9),
         "S.CosineDecayRestarts(0.3, 70, 2.0, m_mul=0.9)",
-        FLOAT32_PI,
+        FLOAT32_COSINE,
     ),
     (  # one update later
         piecewise((0.3, 0.1, 0.01), (101, 501)),

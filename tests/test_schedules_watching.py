@@ -65,6 +65,8 @@ def test_the_lowest_rate_and_the_smallest_cut() -> None:
     assert seen(low, [1, 1, 1, 1]) == [1, 0.5, 0.3, 0.3]
     small = plateau(1.0, factor=0.5, patience=0, eps=0.3)
     assert seen(small, [1, 1, 1, 1]) == [1, 0.5, 0.5, 0.5]
+    just = plateau(1.0, factor=0.5, patience=0, eps=0.5)
+    assert seen(just, [1, 1]) == [1, 1]
     below = plateau(0.1, factor=0.5, patience=0, min_lr=0.3)
     assert seen(below, [1, 1]) == [0.1, 0.1]
 

@@ -109,7 +109,6 @@ Anneal = Annotated[str, Choice(("cos", "linear"))]
 
 def _value(stations: list[float], t: int, n: int, pct_start: float, anneal_strategy: str) -> float:
     """The value at update t of n, on the way from one of two or three phases' ends to the next."""
-    t = min(t, n - 1)
     ends = [0.0, pct_start * n - 1.0, n - 1.0]
     if len(stations) == 4:
         ends.insert(2, 2.0 * pct_start * n - 2.0)
