@@ -16,7 +16,6 @@ from steepest.history import History as History
 from steepest.information import info as info
 from steepest.kernels.threads import get_num_threads as get_num_threads
 from steepest.kernels.threads import set_num_threads as set_num_threads
-from steepest.lr_finder import LRFound as LRFound
 from steepest.lr_finder import find_lr as find_lr
 from steepest.optimizers import Optimizer as Optimizer
 from steepest.optimizers.adam import *
