@@ -477,6 +477,21 @@ def test_the_picture_has_a_panel_for_the_trials_and_each_hyper_parameter(tmp_pat
     assert lowest.get_ydata().tolist() == [2.5, 2.5, 0.1 + 0.2]
 
 
+def test_a_trial_that_almost_diverged_does_not_hide_the_others() -> None:
+    values = [1.0, 2.0, 3.0, 4.0, 1e30]
+    tuned = tune(lambda values, trial: values["x"], {"x": values}, "grid")
+    axes = tuned.plot().axes[0]
+    assert axes.get_ylim()[1] < 1e3
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["done", "done, above", "lowest so far"]
+
+
+def test_losses_below_zero_are_drawn_on_a_linear_axis() -> None:
+    tuned = tune(lambda values, trial: values["x"], {"x": [-3.0, 1.0, 900.0]}, "grid")
+    axes = tuned.plot().axes[0]
+    assert axes.get_yscale() == "linear" and axes.get_ylim()[1] < 100
+
+
 def test_the_picture_shows_five_hyper_parameters_at_most() -> None:
     names = [f"x{i}" for i in range(8)]
     tuned = tune(lambda values, trial: 1.0, {n: integer(1, 9) for n in names}, "random", 2)
@@ -489,6 +504,8 @@ def test_without_a_loss_there_is_no_picture() -> None:
         Tuned([Record(0, {"x": 1}, None, "failed")], {"x": space.choice([1])}).plot()
 
 
-@pytest.mark.parametrize("module", [results, search, space, tuning.study], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", [results, search, space, tuning.study, tuning.trial], ids=lambda m: m.__name__
+)
 def test_docstring_examples(module) -> None:
     assert doctest.testmod(module).failed == 0

@@ -392,6 +392,7 @@ def test_a_database_gives_what_memory_gives(method, tmp_path) -> None:
         ("some/folder", "some/folder/tuning.db"),
         ("sqlite:///here.db", "here.db"),
         ("a.b", "a.b/tuning.db"),
+        ("it's 100%20 {fun}? ü#&@:", "it's 100%20 {fun}? ü#&@:/tuning.db"),
     ],
 )
 def test_where_a_search_is_stored(given, file, tmp_path, monkeypatch) -> None:
@@ -454,7 +455,7 @@ def test_a_study_of_somebody_elses_is_refused(tmp_path) -> None:
 def test_a_file_that_is_no_database_is_refused(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(study.time, "sleep", lambda seconds: None)
     (tmp_path / "notes.db").write_text("Dear diary, " * 100, encoding="utf-8")
-    with pytest.raises(StudyError, match=r"storage sqlite:.*notes.db cannot be opened: "):
+    with pytest.raises(StudyError, match=r"storage .*notes.db cannot be opened: .*not a database"):
         resumed(tmp_path / "notes.db")
 
 

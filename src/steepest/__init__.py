@@ -25,7 +25,6 @@ from steepest.history import History as History
 from steepest.information import info as info
 from steepest.kernels.threads import get_num_threads as get_num_threads
 from steepest.kernels.threads import set_num_threads as set_num_threads
-from steepest.lr_finder import LRFound as LRFound
 from steepest.lr_finder import find_lr as find_lr
 from steepest.minimize import scipy_method as scipy_method
 from steepest.noise import NoiseScale as NoiseScale

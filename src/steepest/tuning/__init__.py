@@ -7,8 +7,6 @@ a database, so that a search can be stopped and go on, and be shared by processe
 from steepest.tuning.results import Record as Record
 from steepest.tuning.results import Tuned as Tuned
 from steepest.tuning.search import METHODS as METHODS
-from steepest.tuning.search import Pruned as Pruned
-from steepest.tuning.search import Trial as Trial
 from steepest.tuning.search import tune as tune
 from steepest.tuning.space import Distribution as Distribution
 from steepest.tuning.space import choice as choice
@@ -16,3 +14,5 @@ from steepest.tuning.space import integer as integer
 from steepest.tuning.space import log_uniform as log_uniform
 from steepest.tuning.space import uniform as uniform
 from steepest.tuning.study import StudyError as StudyError
+from steepest.tuning.trial import Pruned as Pruned
+from steepest.tuning.trial import Trial as Trial

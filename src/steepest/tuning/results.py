@@ -2,6 +2,7 @@
 
 import csv
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,11 +126,12 @@ def _figure(tuned: Tuned, title: str) -> Any:
     figure = matplotlib.Figure(figsize=(4.4 * wide, 3.4 * tall + 0.4), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     axes = figure.subplots(tall, wide, squeeze=False).ravel()
-    losses = [_loss(t) for t in shown]
+    top = _top([_loss(t) for t in shown])
+    losses = [min(_loss(t), top) for t in shown]
     log = min(losses) > 0 and max(losses) > 10 * min(losses)
-    _draw_trials(axes[0], shown, [t.number for t in tuned.trials if t.state == "failed"])
+    _draw_trials(axes[0], shown, top, [t.number for t in tuned.trials if t.state == "failed"])
     for ax, name in zip(axes[1:], names, strict=False):
-        _draw_values(ax, name, tuned.space[name], shown, tuned.best_trial)
+        _draw_values(ax, name, tuned.space[name], shown, top, tuned.best_trial)
     for ax in axes[: len(names) + 1]:
         if log:
             ax.set_yscale("log")
@@ -143,24 +145,40 @@ def _figure(tuned: Tuned, title: str) -> Any:
     return figure
 
 
-def _scatter(ax: Any, xs: Sequence[Any], trials: Sequence[Record]) -> None:
+def _top(losses: Sequence[float]) -> float:
+    """The highest loss with a place of its own: one that almost diverged would hide the others."""
+    middle, low = statistics.median(losses), min(losses)
+    return 100 * middle if low > 0 else middle + 10 * (middle - low)
+
+
+def _scatter(ax: Any, xs: Sequence[Any], trials: Sequence[Record], top: float) -> None:
     for state, color in COLORS.items():
         points = [(x, _loss(t)) for x, t in zip(xs, trials, strict=True) if t.state == state]
-        if points:
-            marker = "o" if state == "done" else "x"
-            ax.scatter(*zip(*points, strict=True), s=22, color=color, marker=marker, label=state)
+        inside = [(x, y) for x, y in points if y <= top]
+        above = [(x, top) for x, y in points if y > top]
+        marker = "o" if state == "done" else "x"
+        for chosen, shape, label in ((inside, marker, state), (above, "^", f"{state}, above")):
+            if chosen:
+                ax.scatter(*zip(*chosen, strict=True), s=22, color=color, marker=shape, label=label)
 
 
-def _draw_trials(ax: Any, shown: Sequence[Record], failed: Sequence[int]) -> None:
+def _draw_trials(ax: Any, shown: Sequence[Record], top: float, failed: Sequence[int]) -> None:
     """Losses by trial, and the lowest so far."""
     ticker = require("matplotlib.ticker", "train", "Tuned.plot")
-    _scatter(ax, [t.number for t in shown], shown)
+    _scatter(ax, [t.number for t in shown], shown, top)
     numbers: list[int] = []
     lowest: list[float] = []
     for t in shown:
         numbers.append(t.number)
         lowest.append(min(_loss(t) if t.state == "done" else math.inf, *lowest[-1:], math.inf))
-    ax.plot(numbers, lowest, color="0.3", lw=1.4, drawstyle="steps-post", label="lowest so far")
+    ax.plot(
+        numbers,
+        [min(x, top) for x in lowest],
+        color="0.3",
+        lw=1.4,
+        drawstyle="steps-post",
+        label="lowest so far",
+    )
     for i, number in enumerate(failed):
         ax.axvline(number, color="0.6", lw=1, ls=":", label=None if i else "failed")
     ax.set_xlabel("trial")
@@ -173,6 +191,7 @@ def _draw_values(
     name: str,
     distribution: Distribution | None,
     shown: Sequence[Record],
+    top: float,
     best: Record | None,
 ) -> None:
     """The loss against one hyper-parameter."""
@@ -185,7 +204,7 @@ def _draw_values(
         ax.set_xlim(-0.5, len(labels) - 0.5)
     elif distribution is not None and distribution.log:
         ax.set_xscale("log")
-    _scatter(ax, values, shown)
+    _scatter(ax, values, shown, top)
     if best is not None and best in shown:
         x = values[shown.index(best)]
         ax.scatter([x], [_loss(best)], s=90, facecolors="none", edgecolors="0.2", linewidths=1.4)

@@ -1,4 +1,4 @@
-"""The search itself: candidates, trials, pruning, and what becomes of errors."""
+"""The search itself: candidates, trials, and what becomes of errors."""
 
 import math
 import operator
@@ -17,61 +17,15 @@ from steepest.history import History
 from steepest.tuning.results import Record, State, Stopped, Tuned
 from steepest.tuning.space import Distribution, Space
 from steepest.tuning.study import ERROR, Claim, Study, without_log
+from steepest.tuning.trial import Pruned, Trial, beaten, below_median, is_rung
 
-__all__ = ["METHODS", "Method", "Objective", "Pruned", "Trial", "tune"]
+__all__ = ["METHODS", "Method", "Objective", "tune"]
 
 Method = Literal["grid", "random", "tpe", "halving"]
 METHODS: tuple[Method, ...] = ("grid", "random", "tpe", "halving")
-Objective = Callable[[dict[str, Any], "Trial"], Any]
+Objective = Callable[[dict[str, Any], Trial], Any]
 
-FACTOR = 3  # of the candidates at a rung of "halving", one in so many goes on
-FULL = 5  # trials that are done before "tpe", "random" and "grid" stop any early
 POLL = 0.5  # seconds between looks at what other processes do
-
-
-class Pruned(Exception):
-    """Raised by ``Trial.report`` to end a trial that is worse than others were at that point."""
-
-
-class Trial:
-    """A running trial, as the objective sees it: a place to report losses to.
-
-    ``number``: that of the candidate, from 0. ``values``: what the objective got.
-    """
-
-    def __init__(
-        self, number: int, values: dict[str, Any], hopeless: Callable[[dict[int, float]], bool]
-    ) -> None:
-        self.number = number
-        self.values = values
-        self.reports: dict[int, float] = {}
-        self._hopeless = hopeless
-
-    def report(self, loss: float, epoch: int) -> None:
-        """Tells the search the held-out loss after an epoch, from 1.
-
-        Raises Pruned where the trial is worse than others were, FloatingPointError for a loss that
-        is infinite or NaN, ValueError for an epoch that is not above the last one reported; the
-        objective lets all of them pass.
-        """
-        epoch = operator.index(epoch)
-        last = max(self.reports, default=0)
-        if epoch <= last:
-            raise ValueError(
-                f"epoch = {epoch}: expected more than {last}, the last one reported; count on, "
-                "where a trial trains several times"
-            )
-        number = float(loss)
-        if not math.isfinite(number):
-            raise FloatingPointError(f"loss = {number} in epoch {epoch}")
-        self.reports[epoch] = number
-        if self._hopeless(self.reports):
-            raise Pruned(f"pruned after epoch {epoch}")
-
-    def callback(self, epoch: Any) -> None:
-        """A callback for ``st.fit``: reports val_loss, or loss where there is no validation."""
-        loss = epoch.loss if epoch.val_loss is None else epoch.val_loss
-        self.report(loss, epoch.epoch)
 
 
 def tune(
@@ -291,17 +245,11 @@ class _Search:
             if not self.prune:
                 return False
             if self.method == "halving":
-                return self._rung(epoch) and beaten(reports[epoch], study.reports_at(epoch, claim))
+                at_rung = is_rung(epoch, self.min_epochs)
+                return at_rung and beaten(reports[epoch], study.reports_at(epoch, claim))
             return epoch >= self.min_epochs and below_median(reports, done)
 
         return Trial(claim.candidate, self.space.decode(stored), hopeless)
-
-    def _rung(self, epoch: int) -> bool:
-        """Whether epoch is min_epochs times a power of FACTOR."""
-        rung = self.min_epochs
-        while rung < epoch:
-            rung *= FACTOR
-        return rung == epoch
 
     # Results
 
@@ -348,25 +296,6 @@ class _Search:
             return f"{text}; lowest loss {best.loss:.6g} in trial {best.number}"
         errors = [r.message for r in records if r.message]
         return f"{text}; none is done" + (f", the last error: {errors[-1]}" if errors else "")
-
-
-def beaten(loss: float, others: Sequence[float]) -> bool:
-    """Whether a loss is not among the best 1/FACTOR of all that came to this rung.
-
-    Of fewer than FACTOR, the best one goes on. (Arxiv:1810.05934, algorithm 2, with trials that
-    are not resumed: one that is stopped here stays stopped.)
-    """
-    better = sum(x < loss for x in others)
-    return better >= max(1, (len(others) + 1) // FACTOR)
-
-
-def below_median(reports: Mapping[int, float], done: Sequence[Mapping[int, float]]) -> bool:
-    """Whether a trial's best loss is worse than the median of those done, at its last epoch."""
-    if len(done) < FULL:
-        return False
-    epoch = max(reports)
-    others = [x[epoch] for x in done if epoch in x]
-    return bool(others) and min(reports.values()) > float(np.median(others))
 
 
 def _loss(result: Any) -> float:

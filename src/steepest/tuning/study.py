@@ -81,7 +81,8 @@ class Study:
 
     def __init__(self, storage: str | Path | None, name: str, settings: Mapping[str, Any]) -> None:
         self.optuna = require("optuna", "tune", "st.tune")
-        self.where = _url(storage)
+        self.given = storage
+        self.url = _url(storage)
         self.name = name
         self._watch = _Watch()
         self._seen: dict[int, Any] = {}
@@ -102,14 +103,14 @@ class Study:
 
     def close(self) -> None:
         """Gives the connections back."""
-        if self.where is not None:
+        if self.url is not None:
             self.storage.remove_session()
             self._backend.engine.dispose()
 
     @property
     def shared(self) -> bool:
         """Whether other processes may take part."""
-        return self.where is not None
+        return self.url is not None
 
     # Claims
 
@@ -278,19 +279,19 @@ class Study:
 
     def _opened(self) -> Any:
         """The storage; several processes may be making the same database."""
-        if self.where is None:
+        if self.url is None:
             return self.optuna.storages.InMemoryStorage()
         options: dict[str, Any] = {"pool_pre_ping": True}
-        if self.where.startswith("sqlite"):
+        if self.url.startswith("sqlite"):
             options = {"connect_args": {"timeout": 60}}
         sqlalchemy = require("sqlalchemy", "tune", "a database")
         for attempt in range(1, OPENING + 1):
             try:
-                return self.optuna.storages.RDBStorage(self.where, engine_kwargs=options)
+                return self.optuna.storages.RDBStorage(self.url, engine_kwargs=options)
             except (sqlalchemy.exc.SQLAlchemyError, self.optuna.exceptions.OptunaError) as error:
                 if attempt == OPENING:
                     reason = str(error).splitlines()[0]
-                    raise StudyError(f"storage {self.where} cannot be opened: {reason}") from error
+                    raise StudyError(f"storage {self.given} cannot be opened: {reason}") from error
                 time.sleep(0.1 * attempt)
         raise AssertionError("unreachable")
 
@@ -300,7 +301,7 @@ class Study:
         if SETTINGS not in self.study.user_attrs:
             if begun:
                 raise StudyError(
-                    f"study {self.name!r} in {self.where} was not made by steepest; "
+                    f"study {self.name!r} in {self.given} was not made by steepest; "
                     "give another name with study="
                 )
             self.study.set_user_attr(SETTINGS, settings)
@@ -312,7 +313,7 @@ class Study:
             )
             if not same:
                 raise StudyError(
-                    f"study {self.name!r} in {self.where} was begun with {name} = {before!r}, "
+                    f"study {self.name!r} in {self.given} was begun with {name} = {before!r}, "
                     f"not {value!r}; give the same, or another name with study="
                 )
 
@@ -344,7 +345,10 @@ def _url(storage: str | Path | None) -> str | None:
     if path.suffix not in SUFFIXES:
         path /= "tuning.db"
     path.parent.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{path.absolute().as_posix()}"
+    sqlalchemy = require("sqlalchemy", "tune", "a database")
+    url = sqlalchemy.engine.URL.create("sqlite", database=path.absolute().as_posix())
+    text: str = url.render_as_string()
+    return text.replace("{", "{{").replace("}", "}}")  # Optuna takes it for a template
 
 
 @dataclass
