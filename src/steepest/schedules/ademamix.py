@@ -22,7 +22,7 @@ class ademamix_alpha(Schedule):
     >>> [alpha(t) for t in (0, 1, 3, 99)]
     [1.25, 2.5, 5.0, 5.0]
 
-    Source: Pagliardini, Ablin and Grangier 2024, arXiv:2409.03137, section 3, with the paper's
+    Source: Pagliardini, Ablin and Grangier 2024, arXiv:2409.03137, with the paper's
     count of updates from 1. The same as constant(alpha, warmup=steps).
     """
 
@@ -47,7 +47,7 @@ class ademamix_beta3(Schedule):
     >>> [round(beta3(t), 6) for t in (0, 99, 499, 999, 10_000)]
     [0.949964, 0.999009, 0.9998, 0.9999, 0.9999]
 
-    Source: Pagliardini, Ablin and Grangier 2024, arXiv:2409.03137, section 3 and appendix A, with
+    Source: Pagliardini, Ablin and Grangier 2024, arXiv:2409.03137, appendix A, with
     the paper's count of updates from 1. Their code adds 1e-8 to both before the logarithm.
     """
 

@@ -175,7 +175,7 @@ class rex(_Falling):
     >>> [round(lr(t), 4) for t in (0, 4, 6, 7, 8)]
     [0.5, 0.3333, 0.2, 0.1111, 0.0]
 
-    Source: Chen, Wolfe and Kyrillidis 2021, arXiv:2107.04197, section 4, where the formula reads
+    Source: Chen, Wolfe and Kyrillidis 2021, arXiv:2107.04197, where the formula reads
     (1 - u) / (1/2 + (1 - u)/2).
     """
 

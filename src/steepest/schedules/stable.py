@@ -95,7 +95,7 @@ class warmup_stable_decay(_Stable):
     >>> lr.cooldown(500, 100)
     warmup_stable_decay(lr=0.5, steps=600, decay=100, end=0.0, warmup=50)
 
-    Source: Hu et al. 2024, arXiv:2404.06395, section 4; the shapes: Hägele et al. 2024,
+    Source: Hu et al. 2024, arXiv:2404.06395; the shapes: Hägele et al. 2024,
     arXiv:2405.18392, which finds 1-sqrt the best.
     """
 
