@@ -37,7 +37,7 @@ def interrupted_at(n, call):
     count = itertools.count(1)
 
     def watch(frame, event, arg):
-        if not frame.f_globals["__name__"].startswith("steepest."):
+        if not frame.f_globals.get("__name__", "").startswith("steepest."):
             return None
         if event == "line" and next(count) == n:
             signal.raise_signal(signal.SIGINT)

@@ -215,6 +215,13 @@ def test_parameters_under_other_names_than_the_optimizers_are_stored_once(tmp_pa
     load(tmp_path / "run", opt, {"w": w, "frozen": frozen, "tied": frozen})
 
 
+def test_empty_arrays_are_never_the_same(tmp_path):
+    w, base = np.ones(2), np.ones(3)
+    opt = st.SGD({"w": w}, lr=0.1)
+    save(tmp_path / "run", opt, {"w": w, "a": base[:0], "b": base[:0]})
+    load(tmp_path / "run", opt, {"w": w, "a": np.zeros(0), "b": np.zeros(0)})
+
+
 def test_another_array_under_the_name_of_a_parameter_is_refused(tmp_path):
     opt = st.SGD({"w": np.ones(2)}, lr=0.1)
     with pytest.raises(CheckpointError, match="params 'w' is another array than the one"):
@@ -226,6 +233,13 @@ def test_another_array_under_the_name_of_a_parameter_is_refused(tmp_path):
 def test_names_that_mean_something_else_in_the_file_are_refused(tmp_path, name):
     with pytest.raises(CheckpointError, match=f"cannot have the name '{name}'"):
         save(tmp_path / "run", st.SGD({name: np.ones(2)}, lr=0.1))
+
+
+def test_names_of_states_that_mean_something_else_in_the_file_are_refused(tmp_path):
+    opt = st.SGD({"w": np.ones(2)}, lr=0.1)
+    opt.state["w"]["a/b"] = np.ones(2)
+    with pytest.raises(CheckpointError, match="a state cannot have the name 'a/b'"):
+        save(tmp_path / "run", opt)
 
 
 @pytest.mark.parametrize("name", ["", "/", "optimizer", "a/b", "Optimizer/a", "é\n\x1f\x7f🙂", "."])
@@ -334,6 +348,8 @@ def test_arrays_that_cannot_be_written_are_refused(file):
     file.params["a"].flags.writeable = True
     file.rewrite(arrays={"c": np.ones(3)})
     file.refused("'a' and parameter 'c' share memory", params={"c": file.params["a"][::-1]})
+    repeated = np.lib.stride_tricks.as_strided(np.zeros(1), (3,), (0,))
+    file.refused("'c' is read-only or has elements that share memory", params={"c": repeated})
 
 
 @pytest.mark.parametrize(

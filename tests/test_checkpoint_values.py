@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as hs
 
 import steepest as st
-from steepest import schedules
+from steepest import regularize, schedules
 from steepest.checkpoint import CheckpointError, read, save, values
 
 json_able = hs.recursive(
@@ -82,6 +82,18 @@ def test_clips_can_be_stored():
     for clip in (st.clip.value(0.5), st.clip.norm(1.5), st.clip.global_norm(0.1)):
         back = values.loads(values.dumps(clip, "x"), "x")
         assert back == clip and type(back) is type(clip)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_of_other_objects_only_frozen_dataclasses_can_be_stored(monkeypatch, frozen):
+    kind = dataclasses.make_dataclass("kind", ["x"], frozen=frozen)
+    kind.__module__ = "steepest.regularize"
+    monkeypatch.setattr(regularize, "kind", kind, raising=False)
+    if frozen:
+        assert values.loads(values.dumps(kind((1, 2)), "x"), "x") == kind((1, 2))
+    else:
+        with pytest.raises(CheckpointError, match="cannot be stored"):
+            values.dumps(kind((1, 2)), "x")
 
 
 def test_schedules_in_schedules_can_be_stored(monkeypatch):

@@ -43,22 +43,27 @@ def _write(target: str, chunks: Iterable[memoryview]) -> None:
     _sweep(folder, mark)
     temporary = os.path.join(folder, f".{mark}-{secrets.token_hex(8)}.tmp")
     try:
-        descriptor = os.open(temporary, _FLAGS, 0o666)
-        try:
-            _lock(descriptor)
-            if mode is not None:
-                os.chmod(temporary, mode)
-            for chunk in chunks:
-                _write_all(descriptor, chunk)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _fill(temporary, mode, chunks)
         os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
     _sync_folder(folder)
+
+
+def _fill(temporary: str, mode: int | None, chunks: Iterable[memoryview]) -> None:
+    """Makes a new file with these bytes, and waits until the disk has them."""
+    descriptor = os.open(temporary, _FLAGS, 0o666)
+    try:
+        _lock(descriptor)
+        if mode is not None:
+            os.chmod(temporary, mode)
+        for chunk in chunks:
+            _write_all(descriptor, chunk)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _mode(target: str) -> int | None:
