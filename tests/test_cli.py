@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import steepest as st
 from steepest import cli, data
+from steepest.cli import runs
 from steepest.models import MLP, accuracy, r_squared
 from steepest.optimizers import RULES
 from steepest.training import batches
@@ -133,6 +135,44 @@ def test_all_options(tmp_path, capsys) -> None:
             np.testing.assert_array_equal(params[layer][name], array)
 
 
+def test_accumulation_averages_loss_and_initial_weights(table, tmp_path) -> None:
+    out = tmp_path / "run"
+    options = [
+        "--target", "y", "--ignore", "sign", "--accumulate", "3", "--batch-size", "10", "--ema",
+        "0.8", "--loss", "huber:delta=0.5", "--init", "orthogonal", "--hidden", "7",
+        "--epochs", "4", "--seed", "2",
+    ]  # fmt: skip
+    assert cli.main(["train", str(table), *options, "--quiet", "--out", str(out)]) == 0
+    config, _, params, _ = network(out)
+    assert config["schedule"] == "cosine(lr=0.003, steps=12, end=0.0)"  # 84 rows, 3 updates each
+    expected = {"accumulate": 3, "ema": 0.8, "loss": "huber", "init": "orthogonal"}
+    assert {name: config[name] for name in expected} == expected
+
+    # The same run by hand.
+    dataset = data.table(table, "y", ignore=["sign"], seed=2)
+    mine = MLP((2, 7, 1), "regression", "huber", 0.5, weights="orthogonal")
+    p = mine.initial(2)
+    optimizer = st.AdamW(p, lr=st.schedules.cosine(0.003, 12), ema=0.8)
+    st.fit(
+        mine.loss, p, dataset.train, optimizer, value_and_grad=mine.value_and_grad, epochs=4,
+        batch_size=10, accumulate=3, use_ema=True, validation=dataset.validation, patience=4,
+        seed=2,
+    )  # fmt: skip
+    for layer, group in p.items():
+        for name, array in group.items():
+            np.testing.assert_array_equal(params[layer][name], array)
+
+
+def test_logistic_loss(table, tmp_path, capsys) -> None:
+    out = tmp_path / "run"
+    options = ["--target", "sign", "--ignore", "y", "--loss", "logistic", "--hidden", "none"]
+    options += ["--init", "zeros", "--lr", "0.1", "--quiet", "--out", str(out)]
+    assert cli.main(["train", str(table), *options]) == 0
+    config = json.loads((out / "config.json").read_text())
+    assert (config["network"], config["loss"]) == ([2, 1], "logistic")
+    assert config["results"]["test"]["accuracy"] > 0.8
+
+
 def test_default_folder_and_full_batch(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = ["--epochs", "2", "--batch-size", "full", "--hidden", "none", "--quiet"]
@@ -149,7 +189,7 @@ def test_default_folder_and_full_batch(tmp_path, monkeypatch, capsys) -> None:
     not any(x["user_api"] == "blas" for x in threadpool_info()),
     reason="the threads of this BLAS cannot be set",
 )
-@pytest.mark.parametrize(("limit", "threads"), [(cli.SMALL_PRODUCT, {1}), (0, {2})])
+@pytest.mark.parametrize(("limit", "threads"), [(runs.SMALL_PRODUCT, {1}), (0, {2})])
 def test_small_products_are_not_shared_among_threads(monkeypatch, tmp_path, limit, threads) -> None:
     found = set()
     step = st.AdamW.step
@@ -158,7 +198,7 @@ def test_small_products_are_not_shared_among_threads(monkeypatch, tmp_path, limi
         found.update(x["num_threads"] for x in threadpool_info() if x["user_api"] == "blas")
         step(self, grads)
 
-    monkeypatch.setattr(cli, "SMALL_PRODUCT", limit)
+    monkeypatch.setattr(runs, "SMALL_PRODUCT", limit)
     monkeypatch.setattr(st.AdamW, "step", watched)
     arguments = ["--epochs", "1", "--batch-size", "full", "--quiet", "--out", str(tmp_path / "run")]
     with threadpool_limits(2, user_api="blas"):
@@ -225,10 +265,21 @@ def test_separator(table, tmp_path) -> None:
         (["digits", "--clip", "norm:1)(2"], "expected norm, or norm:arguments written as in"),
         (["digits", "--optimizer", "sgd:lr=1"], "give lr as --lr"),
         (["digits", "--optimizer", "sgd:weight_decay=1"], "give weight_decay as --weight-decay"),
+        (["digits", "--schedule", "sequence:(1,), (2,)"], "expected one of constant, "),
+        (["digits", "--init", "orthogon"], "expected one of zeros, .*; did you mean orthogonal?"),
+        (["digits", "--init", "orthogonal:2"], "orthogonal takes no arguments"),
+        (["digits", "--hidden", "9" * 18], r"--hidden 9{18}: |not enough memory"),
+        (["digits", "--init", "zeros"], "a network with hidden layers would not leave them"),
+        (["digits", "--loss", "hubert"], "expected one of squared, .*; did you mean huber?"),
+        (["digits", "--loss", "squared"], "--loss squared: objective of a classification = 'squ"),
+        (["digits", "--loss", "logistic"], "it tells two classes apart, and there are 10"),
+        (["digits", "--loss", "cross_entropy:1"], "give arguments by name"),
+        (["digits", "--loss", "cross_entropy:delta=2"], "only objective 'huber' has one"),
+        (["digits", "--accumulate", "2", "--batch-size", "full"], "--accumulate 2 needs a --batch"),
         (["digits", "--schedule", "cosin"], "expected one of constant, .*; did you mean cosine?"),
         (["digits", "--schedule", "exponential"], "exponential missing 1 required .* 'gamma'"),
         (["digits", "--schedule", "cosine:warmup=99999"], "warmup = 99999: expected less than"),
-        (["digits", "--clip", "norms"], "expected one of value, norm, global_norm; did you mean"),
+        (["digits", "--clip", "norms"], "expected one of value, norm, .*; did you mean norm?"),
         (["digits", "--clip", "norm:-1"], "max_norm = -1: expected"),
         (["none.csv", "--target", "y"], "none.csv: there is no such file; give a CSV file, or"),
         (["TABLE"], "--target COLUMN is missing"),
@@ -262,6 +313,11 @@ def test_errors_are_one_line_and_code_2(table, tmp_path, capsys, arguments, mess
         (["train", "digits", "--epochs", "1.5"], "'1.5': expected an integer"),
         (["train", "digits", "--batch-size", "half"], "'half': expected an integer"),
         (["train", "digits", "--hidden", "30,x"], "'x': expected an integer"),
+        (["train", "digits", "--ema", "1"], "'1': expected a number from 0 to below 1"),
+        (["train", "digits", "--accumulate", "0"], "'0': expected an integer, 1 or more"),
+        (["train", "digits", "--epochs", "9" * 9999], "expected an integer below 10 to the 18"),
+        (["train", "digits", "--log", "xml"], "invalid choice: 'xml'"),
+        (["train", "digits", "--seed", "²"], "'²': expected an integer, 0 or more"),
         (["train", "digits", "--seed", "-1"], "'-1': expected an integer, 0 or more"),
     ],
 )
@@ -314,7 +370,7 @@ def test_interrupt_saves_what_there_is(monkeypatch, tmp_path, capsys) -> None:
     monkeypatch.setattr(st.AdamW, "step", interrupted)
     out = tmp_path / "run"
     assert cli.main(["train", "digits", "--quiet", "--out", str(out)]) == 130
-    assert {path.name for path in out.iterdir()} == FILES
+    assert {path.name for path in out.iterdir()} == FILES | {"checkpoint.safetensors"}
     config, net, params, _ = network(out)
     assert (config["stopped"], config["message"]) == ("interrupted", "interrupted after 2 epochs")
     test = data.digits().test
@@ -331,7 +387,9 @@ def test_interrupt_in_the_first_epoch(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(st.AdamW, "step", interrupted)
     out = tmp_path / "run"
     assert cli.main(["train", "digits", "--quiet", "--out", str(out)]) == 130
-    assert {path.name for path in out.iterdir()} == FILES - {"curves.png"}
+    assert {path.name for path in out.iterdir()} == FILES - {"curves.png"} | {
+        "checkpoint.safetensors"
+    }
 
 
 def test_interrupt_before_training(monkeypatch, tmp_path, capsys) -> None:
@@ -341,6 +399,41 @@ def test_interrupt_before_training(monkeypatch, tmp_path, capsys) -> None:
     monkeypatch.setattr(data, "digits", interrupted)
     assert cli.main(["train", "digits", "--out", str(tmp_path / "run")]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (MemoryError("Unable to allocate 5 TiB"), "not enough memory: Unable to allocate 5 TiB"),
+        (MemoryError(), "not enough memory"),
+        (PermissionError(13, "Permission denied", "/x/y"), "/x/y: Permission denied"),
+        (OSError("strange"), "the output: strange"),
+    ],
+)
+def test_failures_of_the_machine_are_one_line(monkeypatch, tmp_path, capsys, failure, message):
+    def failing(**arguments):
+        raise failure
+
+    monkeypatch.setattr(data, "digits", failing)
+    assert cli.main(["train", "digits", "--out", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == f"steepest: error: {message}\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes break with another error on Windows")
+def test_a_run_whose_reader_has_gone_is_kept(tmp_path) -> None:
+    """As with ``| head -5``: what was trained is in the folder."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "steepest.cli", "train", "digits", "--epochs", "3", "--quiet"]
+    run = subprocess.Popen(
+        [*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with run:
+        shown = [run.stdout.readline() for _ in range(5)]
+        run.stdout.close()
+        assert run.stderr.read() == b""
+    assert shown[-1].startswith(b"training ")
+    assert run.returncode == 0
+    assert {path.name for path in out.iterdir()} == FILES
 
 
 def test_divergence_is_told(tmp_path, capsys) -> None:
@@ -383,8 +476,17 @@ def test_help_names_the_commands(capsys) -> None:
         cli.main(["--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    for command in ("train", "list", "info"):
+    for command in ("train", "compare", "tune", "list", "info"):
         assert command in shown
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "tune", "list", "info"])
+def test_the_page_has_every_option(capsys, command) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*\w", capsys.readouterr().out))
+    page = (Path(__file__).parents[1] / "docs" / "command-line.md").read_text(encoding="utf-8")
+    assert options - {"--help"} <= set(re.findall(r"--[a-z][a-z-]*\w", page))
 
 
 def process(*arguments, **options):

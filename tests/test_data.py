@@ -1,9 +1,13 @@
 import doctest
 import re
 import sys
+import tempfile
+from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies
 
 from steepest import data
 from steepest.data import DataError, digits, split, table
@@ -198,7 +202,7 @@ HEADER = ["a", "b", "y"]
         (HEADER, [*GOOD, [1, 2, "nan"]], {}, "missing values in column 'y' (1 of 21 rows)"),
         (HEADER, [*GOOD, [1, 2]], {}, "missing values in column 'y'"),
         (HEADER, [["x1", *r[1:]] for r in GOOD], {}, "has text in column 'a' (such as 'x1')"),
-        (HEADER, [*GOOD, [1, "n/k", 2]], {}, "has text in column 'b' (such as '0.0')"),
+        (HEADER, [*GOOD, [1, "n/k", 2]], {}, "has text in column 'b' (such as 'n/k')"),
         (HEADER, [*GOOD, ["inf", 1, 2]], {}, "has infinite values in column 'a'"),
         (HEADER, [*GOOD, [1, 1, "-inf"]], {}, "the target 'y' has infinite values"),
         (HEADER, [[*r[:2], 7] for r in GOOD], {}, "the target 'y' is 7 in every row"),
@@ -233,14 +237,96 @@ def test_many_bad_columns_are_not_all_listed(tmp_path) -> None:
         table(path, "y")
 
 
+LATIN = "größe,y\n1,2\n".encode("latin-1")
+
+
 def test_unreadable_files(tmp_path) -> None:
     with pytest.raises(DataError, match=r"none.csv: there is no such file"):
         table(tmp_path / "none.csv", "y")
     with pytest.raises(DataError, match=r"cannot be read: "):
         table(tmp_path, "y")
-    (tmp_path / "binary.csv").write_bytes(b"a,y\n\xff\xfe\x00,1\n")
-    with pytest.raises(DataError, match=r"binary.csv is not text in UTF-8"):
-        table(tmp_path / "binary.csv", "y")
+    for content in (b"a,y\n\xff\xfe\x00,1\n", b"\0" * 100, "a,y\n1,2\n".encode("utf-16"), LATIN):
+        (tmp_path / "binary.csv").write_bytes(content)
+        with pytest.raises(DataError, match=r"binary.csv is not text in UTF-8"):
+            table(tmp_path / "binary.csv", "y")
+
+
+def lines(rows, header="a,b,y"):
+    return header + "\n" + "".join(",".join(map(str, row)) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (" \n \n", "is empty; expected a header line"),
+        ("\n\n", "is empty; expected a header line"),
+        (lines([*GOOD, ['"1', 2, 3]]), "is not a regular table: .* EOF inside string"),
+        (lines([*GOOD, ["1+2j", 2, 3]]), r"has text in column 'a' \(such as '1\+2j'\)"),
+        (lines([*GOOD, ["x" * 99_999, 2, 3]]), r"column 'a' \(such as 'x{39}…'\)"),
+        (lines([*GOOD, ["1e400", 2, 3]]), "has infinite values in column 'a'"),
+        (lines([*GOOD, [1, 2, "9" * 999]]), "the target 'y' has infinite values"),
+        (lines([*GOOD, *[["1e308", 2, 3], ["-1e308", 2, 3]] * 9]), "far too large .* column 'a'"),
+        (lines([*GOOD, *[[1, 2, "1e308"], [1, 2, "-1e308"]] * 9]), "target 'y' has values far"),
+        (lines([*GOOD * 9, *[[1, "1e60", 3]]]), ""),
+    ],
+)  # fmt: skip
+def test_malformed_files(tmp_path, content, message) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(content, encoding="utf-8")
+    if message:
+        with pytest.raises(DataError, match=message) as caught:
+            table(path, "y")
+        assert "\n" not in str(caught.value)
+    else:
+        assert np.isfinite(table(path, "y").test.x).all()
+
+
+@pytest.mark.parametrize(
+    ("column", "message"), [(0, "beside the others in column 'a'"), (2, "the target 'y' has val")]
+)
+def test_an_outlier_beyond_float32(tmp_path, column, message) -> None:
+    """Refused where it is not in the part that decides the scale."""
+    messages = []
+    for i in range(60):
+        rows = [[i % 7, i % 5 * 0.5, i * 0.25] for i in range(60)]
+        rows[i][column] = 1e60
+        found, refusal = loaded(write(tmp_path, HEADER, rows))
+        messages.append(refusal)
+        assert refusal or max(abs(part[column // 2]).max() for part in found.parts.values()) < 60
+    assert sum(message in refusal for refusal in messages) == 18  # nine rows in each other part
+
+
+def loaded(path):
+    """The data, or the message of the refusal."""
+    try:
+        return table(path, "y"), ""
+    except DataError as error:
+        return None, str(error)
+
+
+def test_integers_beyond_64_bits_are_numbers(tmp_path) -> None:
+    found = table(write(tmp_path, HEADER, [*GOOD, [10**30, 1, 2]]), "y")
+    assert found.features == ["a", "b"]
+
+
+CELLS = strategies.sampled_from(["1", "2.5", "-3e9", "1e300", "x", "", '"', "nan", " 7 "])
+ROWS = strategies.lists(CELLS, min_size=1, max_size=4).map(",".join)
+
+
+@hypothesis.settings(max_examples=150, deadline=None, derandomize=True)
+@hypothesis.given(
+    strategies.binary(max_size=200)
+    | strategies.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass"))
+    | strategies.lists(ROWS, min_size=9, max_size=30).map(lambda x: "\n".join(["a,y", *x]).encode())
+)
+def test_any_file_is_data_or_is_refused_in_one_line(content) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "any.csv"
+        path.write_bytes(content)
+        found, refusal = loaded(path)
+    assert len(refusal.splitlines()) == (found is None)
+    if found is not None:
+        assert all(np.isfinite(part.x).all() for part in found.parts.values())
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ of the training part alone.
 
 import csv
 import difflib
+import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ __all__ = ["DataError", "Dataset", "Part", "digits", "split", "table"]
 MAX_INTEGER_CLASSES = 20
 MIN_ROWS = 10
 MIN_ROWS_PER_CLASS = 3
+
+# Scaled inputs are float32, and so are the squares of scaled targets.
+MAX_INPUT = float(np.finfo(np.float32).max)
+MAX_TARGET = MAX_INPUT**0.5
 
 
 class DataError(ValueError):
@@ -61,6 +66,19 @@ class Dataset:
     def parts(self) -> dict[str, Part]:
         """The three parts by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    @property
+    def digest(self) -> str:
+        """Tells these data, split and scaled as they are, from others.
+
+        >>> digits(seed=0).digest == digits(seed=1).digest
+        False
+        """
+        found = hashlib.sha256(repr((self.task, self.features, self.classes)).encode())
+        for part in self.parts.values():
+            for x in part:
+                found.update(f"{x.dtype} {x.shape}".encode() + np.ascontiguousarray(x).tobytes())
+        return found.hexdigest()
 
 
 def split(
@@ -133,9 +151,10 @@ def table(
     20 different values; otherwise regression. ``task`` overrides this. All other columns, but
     those in ``ignore``, are inputs and must hold numbers or true/false.
 
-    Raises DataError for a file that cannot be read or used: empty, without the target column,
-    with missing or infinite values, text in inputs, doubled or nameless columns, too few rows or
-    too few of a class, a constant target. Raises MissingExtra without pandas.
+    Raises DataError for a file that cannot be read or used: no text in UTF-8, no regular table,
+    empty, without the target column, with missing, infinite or far too large values, text in
+    inputs, doubled or nameless columns, too few rows or too few of a class, a constant target.
+    Raises MissingExtra without pandas.
     """
     path = Path(path)
     frame = _read(path, separator)
@@ -156,11 +175,16 @@ def table(
         classes = [str(value) for value in values]
         _check_classes(path, target, classes, np.bincount(y), forced=task is not None)
     parts = split(len(y), y if classes else None, seed=seed)
-    scaling = {"x_mean": x[parts[0]].mean(axis=0), "x_scale": _scale(x[parts[0]])}
+    scaling = _scaling(path, inputs.columns, x, parts[0])
     if chosen == "regression":
         y = y.astype(np.float64)
-        scaling |= {"y_mean": np.asarray(y[parts[0]].mean()), "y_scale": _scale(y[parts[0]])}
-        y = (y - scaling["y_mean"]) / scaling["y_scale"]
+        mean, scale = _moments(y[parts[0]])
+        scaling |= {"y_mean": mean, "y_scale": scale}
+        y = _scaled(y, mean, scale)
+        if not ((abs(y) < MAX_TARGET).all() and np.isfinite(scale)):
+            raise DataError(
+                f"the target {target!r} has values far too large beside the others; remove them"
+            )
     return _dataset(
         name=path.stem,
         task=chosen,
@@ -177,24 +201,45 @@ def table(
 def _dataset(x: Array, y: Array, parts: Sequence[Array], **rest: Any) -> Dataset:
     """Scales the inputs and cuts the data into its parts."""
     scaling = rest["scaling"]
-    x = ((x - scaling["x_mean"]) / scaling["x_scale"]).astype(np.float32)
+    x = _scaled(x, scaling["x_mean"], scaling["x_scale"]).astype(np.float32)
     train, validation, test = (Part(x[part], y[part]) for part in parts)
     return Dataset(train=train, validation=validation, test=test, **rest)
 
 
-def _scale(x: Array) -> Array:
-    """The standard deviation along the first axis; 1 where a column is constant."""
+def _scaling(path: Path, columns: Any, x: Array, train: Array) -> dict[str, Array]:
+    """Mean and scale of the inputs. Raises DataError where scaled inputs are beyond float32."""
+    mean, scale = _moments(x[train])
+    beyond = ~((abs(_scaled(x, mean, scale)) < MAX_INPUT).all(axis=0) & np.isfinite(scale))
+    if beyond.any():
+        raise DataError(
+            f"{path} has values far too large beside the others in column "
+            f"{_listed(columns[beyond])}; remove them"
+        )
+    return {"x_mean": mean, "x_scale": scale}
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _moments(x: Array) -> tuple[Array, Array]:
+    """Mean and standard deviation along the first axis, this 1 where a column is constant."""
     deviation = np.asarray(x.std(axis=0))
-    return np.where(deviation > 0, deviation, 1.0)
+    return np.asarray(x.mean(axis=0)), np.where(deviation > 0, deviation, 1.0)
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _scaled(x: Array, mean: Array, scale: Array) -> Array:
+    scaled: Array = (x - mean) / scale
+    return scaled
 
 
 def _read(path: Path, separator: str) -> Any:
     """The file as a pandas DataFrame. Raises DataError."""
     pandas = require("pandas", "train", "reading tables")
     try:
+        if _binary(path):
+            raise DataError(f"{path} is not text in UTF-8; save it as CSV in UTF-8")
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file, delimiter=separator)
-            header = next((row for row in rows if row), [])
+            header = next((row for row in rows if len(row) > 1 or "".join(row).strip()), [])
         if not header:
             raise DataError(f"{path} is empty; expected a header line and rows of numbers")
         doubled = sorted({name for name in header if name and header.count(name) > 1})
@@ -217,6 +262,12 @@ def _read(path: Path, separator: str) -> Any:
     if len(frame) == 0:
         raise DataError(f"{path} has a header but no rows; at least {MIN_ROWS} are needed")
     return frame
+
+
+def _binary(path: Path) -> bool:
+    """Whether there are NUL bytes, at which a parser of text may stop without a word."""
+    with open(path, "rb") as file:
+        return any(b"\0" in piece for piece in iter(lambda: file.read(1 << 20), b""))
 
 
 def _no_column(path: Path, name: str, columns: list[str], separator: str) -> str:
@@ -249,11 +300,15 @@ def _inputs(path: Path, inputs: Any, target: str) -> Array:
     """The inputs as float64. Raises DataError where they are not finite numbers."""
     if not len(inputs.columns):
         raise DataError(f"{path} has no column besides the target {target!r} to predict it from")
-    text = [
-        f"{name!r} (such as {str(column.iloc[0])!r})"
-        for name, column in inputs.items()
-        if column.dtype.kind not in "fiub"
-    ]
+    pandas = require("pandas", "train", "reading tables")
+    text = []
+    for name, column in inputs.items():
+        if column.dtype.kind not in "fiub":
+            # Integers too long for 64 bits are no text.
+            numbers = pandas.to_numeric(column, errors="coerce").astype(np.float64)
+            inputs = inputs.assign(**{name: numbers})
+            if numbers.isna().any():
+                text.append(f"{name!r} (such as {_cut(column[numbers.isna()].iloc[0])!r})")
     if text:
         raise DataError(
             f"{path} has text in column {_shortened(text)}; turn it into numbers, "
@@ -277,7 +332,8 @@ def _task(column: Any, target: str, forced: Task | None) -> tuple[Task, str]:
     different = column.nunique()
     if different == 1:
         raise DataError(
-            f"the target {target!r} is {column.iloc[0]!s} in every row; there is nothing to learn"
+            f"the target {target!r} is {_cut(column.iloc[0])} in every row; "
+            "there is nothing to learn"
         )
     numeric = column.dtype.kind in "fiu"
     if numeric and not np.isfinite(column).all():
@@ -310,8 +366,13 @@ def _check_classes(
         )
 
 
+def _cut(value: Any, most: int = 40) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def _listed(names: Sequence[Any]) -> str:
-    return _shortened([repr(str(name)) for name in names])
+    return _shortened([repr(_cut(name)) for name in names])
 
 
 def _shortened(items: Sequence[str], most: int = 8) -> str:

@@ -1,0 +1,196 @@
+"""The options that several commands share, and the types of arguments.
+
+An option that is not given is absent from the parsed arguments: its default stands in Settings.
+"""
+
+import argparse
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from steepest import data
+from steepest.cli.settings import Settings
+from steepest.cli.syntax import LEARNING_RATES, RATES
+from steepest.clip import CLIPS
+from steepest.initializers import INITIALIZERS
+from steepest.losses import LOSSES
+
+SYNTAX = (
+    "OPTIMIZER, SCHEDULE, CLIP and LOSS take further arguments after a colon, as in Python: "
+    "--optimizer 'sgd:momentum=0.9, nesterov=True', --schedule step:step_size=200, "
+    "--schedule 'cosine:warmup=50', --clip global_norm:1.0, --loss huber:delta=0.5. Lengths of "
+    "schedules are in updates; one called steps is by default the length of the run."
+)
+
+
+def command(commands: Any, name: str, **texts: str) -> argparse.ArgumentParser:
+    """A new parser whose options leave no trace where they are not given."""
+    found: argparse.ArgumentParser = commands.add_parser(
+        name, argument_default=argparse.SUPPRESS, **texts
+    )
+    return found
+
+
+def add_data(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    """Which data, and which of its columns."""
+    parser.add_argument(
+        "data", metavar="DATA", nargs=nargs, help="digits, or a CSV file with a header line"
+    )
+    parser.add_argument("--target", metavar="COLUMN", help="the column to predict (CSV)")
+    parser.add_argument(
+        "--task",
+        choices=["classification", "regression"],
+        help="default: classification for a target of text, true/false, or at most "
+        f"{data.MAX_INTEGER_CLASSES} different whole numbers; else regression",
+    )
+    parser.add_argument(
+        "--ignore",
+        metavar="COLUMN",
+        action="append",
+        help="a column to leave out; can be given again (CSV)",
+    )
+    parser.add_argument(
+        "--separator", help="between the columns, such as ';' or tab (CSV; default ,)"
+    )
+
+
+def require_data(given: Mapping[str, Any]) -> None:
+    """Ends as argparse does where there is no DATA, which only a resumed run can do without."""
+    if "data" not in given:
+        given["parser"].error("the following arguments are required: DATA")
+
+
+def add_optimizer(parser: argparse.ArgumentParser) -> None:
+    """Which optimizer, at which rate."""
+    parser.add_argument("--optimizer", help=f"one of steepest list (default: {Settings.optimizer})")
+    parser.add_argument(
+        "--lr", type=number, help=f"learning rate (default: {rates()}, else the rule's own)"
+    )
+
+
+def rates() -> str:
+    """The learning rates that are not the rules' own, in words."""
+    return ", ".join(f"{lr} for {rule}" for rule, lr in LEARNING_RATES.items())
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """How a network is trained."""
+    parser.add_argument(
+        "--schedule",
+        help=f"of the learning rate: {', '.join(RATES)} (default: {Settings.schedule})",
+    )
+    parser.add_argument("--epochs", type=positive, help=f"(default: {Settings.epochs})")
+    parser.add_argument(
+        "--batch-size",
+        type=batch_size,
+        help=f"samples, or full (default: {Settings.batch_size})",
+    )
+    parser.add_argument("--clip", help=f"of the gradients: {', '.join(CLIPS)}, such as norm:1.0")
+    parser.add_argument("--weight-decay", type=number, help="(default: the rule's own)")
+    parser.add_argument(
+        "--hidden",
+        type=hidden,
+        metavar="UNITS",
+        help="units of each hidden layer, such as 128,64, or none (default: 256)",
+    )
+    parser.add_argument(
+        "--init",
+        help=f"initial weights: {', '.join(INITIALIZERS)} (default: he_normal before a ReLU, "
+        "xavier_uniform at the end)",
+    )
+    parser.add_argument(
+        "--loss",
+        help=f"{', '.join(LOSSES)} (default: squared for a regression, cross_entropy for classes)",
+    )
+    parser.add_argument(
+        "--accumulate",
+        type=positive,
+        metavar="K",
+        help="make each update with the mean gradient of K batches (default: 1)",
+    )
+    parser.add_argument(
+        "--ema",
+        type=share,
+        metavar="RATE",
+        help="keep averaged parameters with this decay rate, such as 0.999, and evaluate and "
+        "write those",
+    )
+    parser.add_argument(
+        "--patience",
+        type=positive,
+        metavar="EPOCHS",
+        help="stop after so many epochs without a lower validation loss (default: never)",
+    )
+
+
+def add_output(parser: argparse.ArgumentParser, name: str) -> None:
+    """Where to write, and how much to say."""
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help=f"(default: runs/{name}-<date>-<time>)"
+    )
+    parser.add_argument("--quiet", action="store_true", default=False, help="no progress bar")
+
+
+def number(text: str) -> float:
+    """A number, 0 or more."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number, 0 or more")
+    return found
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1, this excluded."""
+    found = number(text)
+    if found >= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 to below 1")
+    return found
+
+
+def above_zero(text: str) -> float:
+    """A number, more than 0."""
+    found = number(text)
+    if found == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number, more than 0")
+    return found
+
+
+def count(text: str) -> int:
+    """An integer, 0 or more."""
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected an integer, 0 or more")
+    if len(text) > 18:
+        raise argparse.ArgumentTypeError(f"{text[:18]}…: expected an integer below 10 to the 18")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """An integer, 1 or more."""
+    found = count(text)
+    if found == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected an integer, 1 or more")
+    return found
+
+
+def batch_size(text: str) -> int | None:
+    """A number of samples, or None for all."""
+    return None if text == "full" else positive(text)
+
+
+def hidden(text: str) -> tuple[int, ...]:
+    """The units of each hidden layer."""
+    return () if text == "none" else tuple(positive(part) for part in text.split(","))
+
+
+def numbers(text: str) -> list[float]:
+    """Numbers with commas between them, each once."""
+    return list(dict.fromkeys(number(part.strip()) for part in text.split(",")))
+
+
+def counts(text: str) -> list[int]:
+    """Integers with commas between them, each once."""
+    return list(dict.fromkeys(count(part.strip()) for part in text.split(",")))

@@ -1,0 +1,288 @@
+"""``steepest compare``: optimizers and learning rates side by side, on the same task."""
+
+import argparse
+import csv
+import itertools
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from steepest.cli import arguments as options
+from steepest.cli import folders, pictures, runs, syntax
+from steepest.cli.folders import CONFIG
+from steepest.cli.runs import Run
+from steepest.cli.settings import Settings, load
+from steepest.data import Dataset
+from steepest.extras import require
+from steepest.information import info
+from steepest.training import Epoch
+
+
+def add(commands: Any) -> None:
+    """Adds the command's parser."""
+    parser = options.command(
+        commands,
+        "compare",
+        help="optimizers and learning rates side by side",
+        description=(
+            "Trains the same network with every optimizer at every learning rate, from the same "
+            "initial parameters and with the same batches: each run is the one that steepest "
+            "train makes with these options. Prints a table, best first, and writes compare.png, "
+            "compare.csv, curves.csv and config.json to a folder. A run that diverges is shown "
+            "as such, and the others go on."
+        ),
+        epilog=(
+            f"{options.SYNTAX} In --optimizers a comma before a name begins the next optimizer, "
+            "any other comma belongs to the arguments: 'sgd:momentum=0.9, nesterov=True, lion' "
+            "are two. A semicolon always separates."
+        ),
+    )
+    options.add_data(parser)
+    parser.add_argument(
+        "--optimizers",
+        required=True,
+        metavar="LIST",
+        help="some of steepest list, such as 'sgd, adam, sgd:momentum=0.9'",
+    )
+    parser.add_argument(
+        "--lrs",
+        type=options.numbers,
+        default=[None],
+        metavar="LIST",
+        help="learning rates, such as 1e-3,1e-2; each optimizer runs with each "
+        f"(default: {options.rates()}, else the rule's own)",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=options.counts,
+        default=[Settings.seed],
+        metavar="LIST",
+        help="of split, weights and order, such as 0,1,2; each combination runs with each, and "
+        "table and picture show the means (default: 0)",
+    )
+    options.add_training(parser)
+    options.add_output(parser, "DATA-compare")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compares and returns the exit code."""
+    require("matplotlib", "train", "steepest compare")
+    base = Settings(**Settings.given(vars(arguments)))
+    optimizers = list(dict.fromkeys(syntax.several(arguments.optimizers)))
+    datasets = {seed: load(replace(base, seed=seed)) for seed in arguments.seeds}
+    plan = [
+        replace(base, optimizer=text, lr=syntax.rate(text, lr, "--optimizers"), seed=seed)
+        for text, lr, seed in itertools.product(optimizers, arguments.lrs, arguments.seeds)
+    ]
+    for settings in reversed(plan):  # what cannot be made is told before anything is written
+        first = runs.prepare(settings, datasets[settings.seed], "--optimizers")
+    folder = folders.new(vars(arguments).get("out"), f"{first.dataset.name}-compare")
+    record = {
+        "command": "compare",
+        "settings": base.to_json(),
+        "optimizers": optimizers,
+        "lrs": None if arguments.lrs == [None] else arguments.lrs,
+        "seeds": arguments.seeds,
+        "steepest": info(),
+    }
+    folders.write_json(folder / CONFIG, record)
+    _describe(first, plan)
+    outcomes: list[Outcome] = []
+    try:
+        with _bar(len(plan) * base.epochs, not arguments.quiet) as bar:
+            for settings in plan:
+                outcomes.append(_outcome(settings, datasets[settings.seed], bar))
+                _write_table(folder / "compare.csv", outcomes)
+                if outcomes[-1].stopped == "interrupted":
+                    break
+    except KeyboardInterrupt:  # between two runs
+        pass
+    return _finish(folder, first.dataset.name, outcomes, len(plan))
+
+
+def _describe(first: Run, plan: Sequence[Settings]) -> None:
+    runs.describe(first.dataset)
+    runs.describe_network(first.net)
+    n = len({(settings.optimizer, settings.lr) for settings in plan})
+    seeds = f", {len(plan) // n} seeds" if len(plan) > n else ""
+    print(f"runs       {n} combination{'s' * (n > 1)} of optimizer and learning rate{seeds}")
+    batch = first.batch_size or "full"
+    print(f"training   {plan[0].epochs} epochs at most, batch size {batch}\n", flush=True)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one run: the row of the table, and the curve."""
+
+    settings: Settings
+    stopped: str
+    rows: list[dict[str, float]]
+    best_epoch: int | None
+    untrained: float
+    test: Mapping[str, float]
+
+    @property
+    def lowest(self) -> float:
+        """The lowest validation loss; infinite where no epoch has ended."""
+        return math.inf if self.best_epoch is None else self.rows[self.best_epoch - 1]["val_loss"]
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The row of compare.csv; empty where no epoch has ended."""
+        settings = self.settings
+        shown = {"best_epoch": self.best_epoch, "val_loss": self.lowest}
+        shown |= {f"test_{name}": value for name, value in self.test.items()}
+        return {
+            "optimizer": settings.optimizer,
+            "lr": settings.lr,
+            "seed": settings.seed,
+            "stopped": "diverged" if self.stopped == "nonfinite" else self.stopped,
+            "epochs": len(self.rows),
+            **(shown if self.rows else dict.fromkeys(shown, "")),
+            "seconds": self.spent("seconds"),
+            "optimizer_seconds": self.spent("optimizer_seconds"),
+        }
+
+    def spent(self, column: str) -> float:
+        """The seconds of all epochs that have ended."""
+        return sum(row[column] for row in self.rows)
+
+
+def _outcome(settings: Settings, dataset: Dataset, bar: Any) -> Outcome:
+    """Runs one of the plan."""
+    prepared: Run = runs.prepare(settings, dataset)
+    untrained = prepared.net.loss(prepared.params, *dataset.validation)
+    if bar is not None:
+        bar.set_description(f"{settings.optimizer} {settings.lr:g}", refresh=False)
+
+    def advance(epoch: Epoch) -> None:
+        if bar is not None:
+            bar.update()
+
+    prepared.train(callbacks=[advance])
+    if bar is not None:
+        bar.update(settings.epochs - len(prepared.history))
+    return Outcome(
+        settings=settings,
+        stopped=prepared.stopped,
+        rows=prepared.history.rows,
+        best_epoch=prepared.history.best_epoch,
+        untrained=untrained,
+        test=prepared.results()["test"],
+    )
+
+
+@contextmanager
+def _bar(total: int, show: bool) -> Iterator[Any]:
+    if not show:
+        yield None
+        return
+    tqdm = require("tqdm.auto", "train", "a progress bar").tqdm
+    with tqdm(total=total, unit="epoch") as bar:
+        yield bar
+
+
+def _finish(folder: Path, name: str, outcomes: Sequence[Outcome], planned: int) -> int:
+    """Writes and prints what there is; returns the exit code."""
+    combinations = [
+        list(group)
+        for _, group in itertools.groupby(
+            outcomes, key=lambda one: (one.settings.optimizer, one.settings.lr)
+        )
+    ]
+    written = [CONFIG]
+    if outcomes:
+        _write_table(folder / "compare.csv", outcomes)
+        _write_curves(folder / "curves.csv", outcomes)
+        written = ["compare.csv", "curves.csv", *written]
+    if any(one.rows for one in outcomes):
+        with folders.replacing(folder / "compare.png") as part:
+            pictures.compare(_curves(combinations), name).savefig(part, dpi=150)
+        written.insert(0, "compare.png")
+    if outcomes:
+        _print_table(combinations)
+    print(f"\nwritten to {folder}: {', '.join(written)}")
+    done = sum(one.stopped != "interrupted" for one in outcomes)
+    if done < planned:
+        print(f"interrupted: {done} of {planned} runs are done and kept", file=sys.stderr)
+        return 130
+    return 1 if all(one.stopped == "nonfinite" for one in outcomes) else 0
+
+
+def _write_table(path: Path, outcomes: Sequence[Outcome]) -> None:
+    """compare.csv: a row per run."""
+    _write_csv(path, [one.row for one in outcomes])
+
+
+def _write_curves(path: Path, outcomes: Sequence[Outcome]) -> None:
+    """curves.csv: a row per run and epoch; ``rate`` is the learning rate at its end."""
+    rows = [
+        {
+            "optimizer": one.settings.optimizer,
+            "lr": one.settings.lr,
+            "seed": one.settings.seed,
+            **{"rate" if name == "lr" else name: value for name, value in row.items()},
+        }
+        for one in outcomes
+        for row in one.rows
+    ]
+    _write_csv(path, rows)
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    columns = dict.fromkeys(name for row in rows for name in row)
+    with folders.replacing(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _curves(combinations: Sequence[Sequence[Outcome]]) -> list[pictures.Curve]:
+    return [
+        pictures.Curve(
+            optimizer=group[0].settings.optimizer,
+            lr=float(group[0].settings.lr or 0.0),
+            runs=[[row["val_loss"] for row in one.rows] for one in group],
+            untrained=max(one.untrained for one in group),
+            diverged=any(one.stopped == "nonfinite" for one in group),
+        )
+        for group in combinations
+    ]
+
+
+def _print_table(combinations: Sequence[Sequence[Outcome]]) -> None:
+    """One line per combination, the lowest validation loss first, diverged ones last."""
+    score = next(name for name in combinations[0][0].test if name != "loss")
+    width = max(len("optimizer"), *(len(group[0].settings.optimizer) for group in combinations))
+    header = ("lr", "val loss", "epoch", f"test {score}", "in optimizer")
+    print(f"{'optimizer':<{width}}" + "".join(f"{text:>15}" for text in header))
+    for group in sorted(combinations, key=_order):
+        cells = [f"{group[0].settings.lr:g}", "-", "-", "-", ""]
+        if all(one.rows for one in group):
+            cells[1] = runs.digits(fmean(one.lowest for one in group))
+            cells[2] = f"{fmean(one.best_epoch or 0 for one in group):.0f}"
+            cells[3] = runs.percent(score, fmean(one.test[score] for one in group))
+        cells[4] = f"{fmean(one.spent('optimizer_seconds') for one in group):.4f} s"
+        line = f"{group[0].settings.optimizer:<{width}}" + "".join(f"{c:>15}" for c in cells)
+        print(f"{line}  {_state(group)}".rstrip())
+
+
+def _order(group: Sequence[Outcome]) -> tuple[bool, float]:
+    whole = all(one.stopped not in ("nonfinite", "interrupted") for one in group)
+    return not whole, fmean(one.lowest for one in group)
+
+
+def _state(group: Sequence[Outcome]) -> str:
+    """What is not as usual."""
+    if any(one.stopped == "interrupted" for one in group):
+        return "interrupted"
+    diverged = [one for one in group if one.stopped == "nonfinite"]
+    if len(group) == 1 and diverged:
+        return f"diverged in epoch {len(group[0].rows) + 1}"
+    return f"{len(diverged)} of {len(group)} diverged" if diverged else ""

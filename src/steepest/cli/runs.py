@@ -1,0 +1,273 @@
+"""A training run: data, network and optimizer made of its settings, and what came of it."""
+
+import math
+import warnings
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steepest.checkpoint import CheckpointError
+from steepest.cli import folders, syntax
+from steepest.cli.errors import UsageError
+from steepest.cli.folders import CONFIG
+from steepest.cli.settings import Settings
+from steepest.data import Dataset
+from steepest.extras import require
+from steepest.history import History
+from steepest.information import info
+from steepest.models import MLP, Params, accuracy, r_squared
+from steepest.optimizers import Optimizer
+from steepest.schedules import Schedule
+from steepest.training import Epoch, fit
+
+# Multiplications of a forward pass up to which one thread does them.
+SMALL_PRODUCT = 10**8
+
+Results = Mapping[str, Mapping[str, float]]
+
+
+@dataclass
+class Run:
+    """A run, finished or not."""
+
+    settings: Settings
+    dataset: Dataset
+    net: MLP
+    params: Params
+    optimizer: Optimizer
+    lr: float
+    schedule: Schedule
+    batch_size: int | None
+    history: History = field(default_factory=History)
+    interrupted: bool = False
+
+    @property
+    def rule(self) -> str:
+        """The name of the optimizer's class."""
+        return type(self.optimizer).__name__
+
+    @property
+    def score(self) -> str:
+        """The name of the metric."""
+        return "accuracy" if self.net.task == "classification" else "r2"
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss became infinite or NaN."""
+        return self.history.stopped == "nonfinite"
+
+    @property
+    def stopped(self) -> str:
+        """What ended the run, in a word; empty before it has ended."""
+        return "interrupted" if self.interrupted else self.history.stopped
+
+    def scored(self, params: Params, x: Any, y: Any) -> float:
+        """The metric."""
+        measure = accuracy if self.net.task == "classification" else r_squared
+        return measure(self.net.predict(params, x), y)
+
+    def train(self, **options: Any) -> None:
+        """Trains, with further options of fit; Ctrl-C ends the training, not the program."""
+        settings = self.settings
+        callbacks = options.pop("callbacks", ())
+
+        def remember(epoch: Epoch) -> None:
+            self.history = epoch.history
+
+        try:
+            with self._blas_threads(), warnings.catch_warnings():
+                # Overflow: told as the reason of the stop.
+                warnings.simplefilter("ignore", RuntimeWarning)
+                self.history = fit(
+                    self.net.loss,
+                    self.params,
+                    self.dataset.train,
+                    self.optimizer,
+                    value_and_grad=self.net.value_and_grad,
+                    validation=self.dataset.validation,
+                    metrics={self.score: self.scored},
+                    callbacks=[remember, *callbacks],
+                    epochs=settings.epochs,
+                    batch_size=self.batch_size,
+                    accumulate=settings.accumulate,
+                    use_ema=settings.ema is not None,
+                    patience=settings.patience or settings.epochs,
+                    seed=settings.seed,
+                    **options,
+                )
+        except CheckpointError as error:
+            raise UsageError(str(error)) from None
+        except KeyboardInterrupt:
+            self.interrupted = True
+            self.history.message = f"interrupted after {len(self.history)} epochs"
+
+    def _blas_threads(self) -> AbstractContextManager[Any]:
+        """One thread for matrix products too small to gain from two: on a busy machine, threads
+        that wait for each other make them ten times slower."""
+        batch = self.batch_size or len(self.dataset.train.y)
+        if batch * self.net.size > SMALL_PRODUCT:
+            return nullcontext()
+        control = require("threadpoolctl", "train", "steepest train")
+        limits: AbstractContextManager[Any] = control.threadpool_limits(1, user_api="blas")
+        return limits
+
+    def results(self) -> Results:
+        """Loss and metric on each part of the data, with the parameters as they are."""
+        found = {}
+        for name, (x, y) in self.dataset.parts.items():
+            found[name] = {
+                "loss": self.net.loss(self.params, x, y),
+                self.score: self.scored(self.params, x, y),
+            }
+            if self.net.task == "regression":
+                error = self.net.predict(self.params, x) - y
+                scale = float(self.dataset.scaling["y_scale"])
+                found[name]["rmse"] = float(np.sqrt(np.mean(error**2))) * scale
+        return found
+
+    def arrays(self) -> dict[str, Any]:
+        """The parameters by name, and what turns raw data into theirs."""
+        named = {
+            f"{layer}.{name}": array
+            for layer, group in self.params.items()
+            for name, array in group.items()
+        }
+        return named | self.dataset.scaling
+
+    def record(self) -> dict[str, Any]:
+        """What config.json says of a run, begun or done."""
+        settings, dataset = self.settings, self.dataset
+        return {
+            "command": "train",
+            "data": settings.data,
+            "target": settings.target,
+            "network": list(self.net.sizes),
+            "optimizer": settings.optimizer,
+            "lr": self.lr,
+            "schedule": repr(self.schedule),
+            "epochs": settings.epochs,
+            "batch_size": self.batch_size,
+            "clip": settings.clip,
+            "weight_decay": self.optimizer.param_groups[0]["weight_decay"],
+            "loss": self.net.objective,
+            "init": settings.init,
+            "accumulate": settings.accumulate,
+            "ema": settings.ema,
+            "patience": settings.patience,
+            "seed": settings.seed,
+            "task": dataset.task,
+            "features": dataset.features,
+            "classes": dataset.classes,
+            "samples": {name: len(part.y) for name, part in dataset.parts.items()},
+            "stopped": self.stopped,
+            "message": self.history.message,
+            "best_epoch": self.history.best_epoch,
+            "settings": settings.to_json(),
+            "digest": dataset.digest,
+            "steepest": info(),
+        }
+
+
+def prepare(settings: Settings, dataset: Dataset, option: str = "--optimizer") -> Run:
+    """Network, fresh parameters and optimizer; ``option`` is what its errors are told of.
+
+    Raises UsageError.
+    """
+    samples, inputs = dataset.train.x.shape
+    net = syntax.network(
+        inputs, settings.hidden, len(dataset.classes), settings.loss, settings.init
+    )
+    try:
+        params = net.initial(settings.seed)
+    except ValueError as error:  # more than an array can have
+        raise UsageError(f"--hidden {','.join(map(str, settings.hidden))}: {error}") from None
+    batch_size = settings.batch_size and min(settings.batch_size, samples)
+    if batch_size is None and settings.accumulate > 1:
+        raise UsageError(f"--accumulate {settings.accumulate} needs a --batch-size other than full")
+    each = batch_size * settings.accumulate if batch_size else samples
+    updates = settings.epochs * math.ceil(samples / each)
+    lr = syntax.rate(settings.optimizer, settings.lr, option)
+    schedule = syntax.schedule(settings.schedule, lr, updates)
+    options: dict[str, Any] = {"lr": schedule}
+    if settings.weight_decay is not None:
+        options["weight_decay"] = settings.weight_decay
+    if settings.ema is not None:
+        options["ema"] = settings.ema
+    if settings.clip is not None:
+        options["clip"] = syntax.clipping(settings.clip)
+    return Run(
+        settings=settings,
+        dataset=dataset,
+        net=net,
+        params=params,
+        optimizer=syntax.optimizer(settings.optimizer, params, options, option),
+        lr=lr,
+        schedule=schedule,
+        batch_size=batch_size,
+    )
+
+
+def report(trained: Run, results: Results) -> None:
+    """Prints why a run ended, and what it came to."""
+    history = trained.history
+    print(f"stopped    {history.message}")
+    columns = list(results["train"])
+    print(f"\n{'':10}" + "".join(f"{name:>12}" for name in columns))
+    for part, row in results.items():
+        shown = (
+            digits(value) if name == "loss" else percent(name, value) for name, value in row.items()
+        )
+        print(f"{part:10}" + "".join(f"{text:>12}" for text in shown))
+    if len(history):
+        total, inside = np.mean(history["seconds"]), np.mean(history["optimizer_seconds"])
+        print(f"\nseconds per epoch: {total:.4f}, of these in the optimizer: {inside:.4f}")
+
+
+def write(folder: Path, trained: Run, results: Results) -> list[str]:
+    """Writes the files of a run, config.json last, and returns their names."""
+    history = trained.history
+    written = ["params.npz", "history.csv", CONFIG]
+    with folders.replacing(folder / "params.npz") as part:
+        np.savez(part, **trained.arrays())
+    with folders.replacing(folder / "history.csv") as part:
+        history.to_csv(part)
+    if len(history):
+        score = percent(trained.score, results["test"][trained.score])
+        name = trained.dataset.name
+        with folders.replacing(folder / "curves.png") as part:
+            history.plot(part, title=f"{name} with {trained.rule}: test {trained.score} {score}")
+        written.insert(0, "curves.png")
+    folders.write_json(folder / CONFIG, trained.record() | {"results": results})
+    return written
+
+
+def describe(dataset: Dataset) -> None:
+    """Prints what is trained on."""
+    sizes = ", ".join(f"{name} {len(part.y)}" for name, part in dataset.parts.items())
+    print(f"data       {dataset.name}: {len(dataset.features)} inputs; samples: {sizes}")
+    kinds = f", {len(dataset.classes)} classes" if dataset.classes else ""
+    print(f"task       {dataset.task} ({dataset.reason}){kinds}")
+
+
+def describe_network(net: MLP) -> None:
+    """Prints what is trained."""
+    layers = " - ".join(map(str, net.sizes))
+    print(f"network    {layers}, {net.size} parameters in float32")
+
+
+def digits(loss: float) -> str:
+    """A loss as it is shown.
+
+    >>> digits(0.5), digits(1e17)
+    ('0.50000', '1.0000e+17')
+    """
+    return f"{loss:.5f}" if loss < 1e5 else f"{loss:.4e}"
+
+
+def percent(score: str, value: float) -> str:
+    """A metric as it is shown."""
+    return f"{100 * value:.2f} %" if score == "accuracy" else f"{value:.4f}"

@@ -1,0 +1,179 @@
+"""The ``name:arguments`` syntax of optimizers, schedules and clipping.
+
+Arguments are written as in Python, and are literals only: ``sgd:momentum=0.9, nesterov=True``.
+"""
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from steepest import clip
+from steepest.cli.errors import UsageError
+from steepest.initializers import INITIALIZERS
+from steepest.losses import LOSSES
+from steepest.models import MLP
+from steepest.optimizers import RULES, Optimizer
+from steepest.schedules import SCHEDULES, Schedule
+
+# Schedules of a learning rate; the others are made of schedules, or for other things.
+RATES = {
+    name: cls
+    for name, cls in SCHEDULES.items()
+    if next(iter(inspect.signature(cls).parameters)) == "lr"
+}
+
+# Learning rates at which `steepest train digits` works well; other rules use their own default.
+LEARNING_RATES = {"sgd": 0.1, "adamw": 0.003, "lion": 0.001}
+
+# Words that look like the name of a rule and are values.
+_VALUES = {"True", "False", "None"}
+
+
+def call(option: str, text: str, known: Mapping[str, Any]) -> tuple[str, list[Any], dict[str, Any]]:
+    """Takes ``name:arguments`` apart. Raises UsageError.
+
+    >>> call("--optimizer", "sgd:0.1, momentum=0.9", RULES)
+    ('sgd', [0.1], {'momentum': 0.9})
+    """
+    name, _, inside = text.partition(":")
+    name = name.strip().replace("-", "_")
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"{option} {text}: expected one of {', '.join(known)}{hint}")
+    try:
+        found: Any = ast.parse(f"f({inside})", mode="eval").body
+        if ast.dump(getattr(found, "func", found)) != "Name(id='f', ctx=Load())":
+            raise SyntaxError(inside)  # such as f(1) + (2)
+        positional = [ast.literal_eval(x) for x in found.args]
+        named = {str(x.arg): ast.literal_eval(x.value) for x in found.keywords if x.arg}
+        if len(named) < len(found.keywords):
+            raise SyntaxError(inside)  # the same name twice, or **
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        raise UsageError(
+            f"{option} {text}: expected {name}, or {name}:arguments written as in Python"
+        ) from None
+    return name, positional, named
+
+
+def made(option: str, text: str, make: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    """The object of that name. Raises UsageError for arguments that it does not take."""
+    try:
+        return make(*args, **named)
+    except (TypeError, ValueError) as error:
+        reason = str(error).replace(f"{make.__name__}.__init__()", make.__name__)
+        raise UsageError(f"{option} {text}: {reason}") from None
+
+
+def pieces(text: str, marks: str = ",") -> list[str]:
+    """Takes a list apart at the marks outside of brackets; each piece keeps the mark before it.
+
+    >>> pieces("(0.9, 0.99), 1; 2", ",;")
+    ['(0.9, 0.99)', ', 1', '; 2']
+    """
+    found = [""]
+    depth = 0
+    for letter in text:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter in marks and depth == 0:
+            found.append("")
+        found[-1] += letter
+    return found
+
+
+def several(text: str) -> list[str]:
+    """Takes a list of ``name:arguments`` apart, at commas or semicolons.
+
+    A comma inside brackets, or before what is no name, belongs to the arguments.
+
+    >>> several("sgd:momentum=0.9, nesterov=True, adam:betas=(0.8, 0.99), lion")
+    ['sgd:momentum=0.9, nesterov=True', 'adam:betas=(0.8, 0.99)', 'lion']
+    """
+    first, *others = pieces(text, ",;")
+    found = [first.strip()]
+    for piece in others:
+        name = re.match(r"\s*([A-Za-z_][\w-]*)\s*(:|$)", piece[1:])
+        argument = not name or name[1] in _VALUES
+        if piece[0] == "," and argument and ":" in found[-1]:
+            found[-1] += piece
+        else:
+            found.append(piece[1:].strip())
+    return found
+
+
+def rate(text: str, lr: float | None, option: str = "--optimizer") -> float:
+    """The learning rate asked for, or that of the rule. Raises UsageError."""
+    rule = call(option, text, RULES)[0]
+    given = lr if lr is not None else LEARNING_RATES.get(rule)
+    return float(
+        inspect.signature(RULES[rule]).parameters["lr"].default if given is None else given
+    )
+
+
+def schedule(text: str, lr: float, updates: int) -> Schedule:
+    """The schedule of the learning rate; one called steps is as long as the run."""
+    name, positional, named = call("--schedule", text, RATES)
+    fields = [field.name for field in dataclasses.fields(RATES[name])]
+    if "steps" in fields and not positional:
+        named.setdefault("steps", updates)
+    found: Schedule = made("--schedule", text, RATES[name], lr, *positional, **named)
+    return found
+
+
+def optimizer(
+    text: str, params: Any, options: Mapping[str, Any], option: str = "--optimizer"
+) -> Optimizer:
+    """The optimizer over params, with the options that have options of their own."""
+    rule, positional, named = call(option, text, RULES)
+    plural = "s" if option.endswith("s") else ""
+    for name in ("lr", "weight_decay", "clip"):
+        if name in named:
+            own = "--" + name.replace("_", "-") + (plural if name == "lr" else "")
+            raise UsageError(f"{option} {text}: give {name} as {own}")
+    found: Optimizer = made(option, text, RULES[rule], params, *positional, **named, **options)
+    return found
+
+
+def clipping(text: str) -> clip.Clip:
+    """The clipping of the gradients."""
+    kind, positional, named = call("--clip", text, clip.CLIPS)
+    found: clip.Clip = made("--clip", text, clip.CLIPS[kind], *positional, **named)
+    return found
+
+
+def network(
+    inputs: int, hidden: Sequence[int], classes: int, loss: str | None, init: str | None
+) -> MLP:
+    """The network for a regression, with no classes, or for classes."""
+    objective = None
+    options: dict[str, Any] = {}
+    if loss is not None:
+        objective, positional, options = call("--loss", loss, LOSSES)
+        if positional:
+            raise UsageError(f"--loss {loss}: give arguments by name, such as huber:delta=0.5")
+    if init is not None:
+        weights, *arguments = call("--init", init, INITIALIZERS)
+        if any(arguments):
+            raise UsageError(f"--init {init}: {weights} takes no arguments")
+        if weights == "zeros" and hidden:
+            raise UsageError("--init zeros: a network with hidden layers would not leave them")
+        init = weights
+    if objective == "logistic" and classes != 2:
+        raise UsageError(f"--loss {loss}: it tells two classes apart, and there are {classes}")
+    outputs = max(1, classes if objective != "logistic" else 1)
+    task = "classification" if classes else "regression"
+    found: MLP = made(
+        "--loss",
+        str(loss),
+        MLP,
+        (inputs, *hidden, outputs),
+        task,
+        objective,
+        weights=init,
+        **options,
+    )
+    return found

@@ -1,0 +1,178 @@
+"""``steepest train``: one run, its curves, parameters and numbers in a folder."""
+
+import argparse
+import dataclasses
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from steepest import logs
+from steepest.cli import arguments as options
+from steepest.cli import folders, runs
+from steepest.cli.errors import UsageError, reason
+from steepest.cli.folders import CONFIG
+from steepest.cli.runs import Run
+from steepest.cli.settings import Settings, load
+from steepest.extras import require
+from steepest.training import Callback, Epoch
+
+HISTORY = "history.csv"
+CHECKPOINT = "checkpoint.safetensors"
+SAVES = 20  # of a run, unless asked for more
+
+
+def add(commands: Any) -> None:
+    """Adds the command's parser."""
+    parser = options.command(
+        commands,
+        "train",
+        help="train a small network on the digits or on your own table",
+        description=(
+            "Trains a small network and writes curves.png, params.npz, history.csv and "
+            "config.json to a folder. The parameters are those of the epoch with the lowest "
+            f"validation loss. While the run is unfinished there is also {CHECKPOINT}, from which "
+            "--resume goes on to the same result, to the last bit."
+        ),
+        epilog=options.SYNTAX,
+    )
+    options.add_data(parser, nargs="?")
+    options.add_optimizer(parser)
+    options.add_training(parser)
+    parser.add_argument("--seed", type=options.count, help="of split, weights and order")
+    parser.add_argument(
+        "--checkpoint-every",
+        type=options.count,
+        metavar="EPOCHS",
+        help=f"save the run so often, 0 for never (default: {SAVES} times in a run)",
+    )
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        nargs="?",
+        const=None,
+        metavar="FOLDER",
+        help="go on with the run in this folder, or in that of --out if there is one",
+    )
+    parser.add_argument(
+        "--log", choices=["jsonl"], help="write history.jsonl, too, a line after each epoch"
+    )
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="write the folder tensorboard, too"
+    )
+    options.add_output(parser, "DATA")
+    parser.set_defaults(run=run, parser=parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trains and returns the exit code."""
+    require("matplotlib", "train", "steepest train")
+    given = vars(arguments)
+    place, record = _place(given)
+    if record is not None and record.get("stopped", "") not in ("", "interrupted"):
+        print(f"finished   {record.get('message')}")
+        return 1 if record["stopped"] == "nonfinite" else 0
+    settings = _settings(given, place, record)
+    dataset = load(settings)
+    if record is not None and record.get("digest") != dataset.digest:
+        raise UsageError(f"{settings.data} is not what the run in {place} began with")
+    trained = runs.prepare(settings, dataset)
+    folder = place if record is not None and place is not None else folders.new(place, dataset.name)
+    folders.write_json(folder / CONFIG, trained.record())
+    _describe(trained)
+    every = given.get("checkpoint_every", max(1, settings.epochs // SAVES))
+    saving: dict[str, Any] = {}
+    if every:
+        saving = {"checkpoint": folder / CHECKPOINT, "checkpoint_every": every}
+        saving["resume"] = record is not None
+    callbacks = _callbacks(given, folder)
+    trained.train(progress=not arguments.quiet, callbacks=callbacks, **saving)
+    return _finish(folder, trained, resumed=record is not None)
+
+
+def _place(given: Mapping[str, Any]) -> tuple[Path | None, dict[str, Any] | None]:
+    """The folder that is asked for, and what config.json says of the run to go on with, if any."""
+    out = given.get("out")
+    if "resume" not in given:
+        options.require_data(given)
+        return out, None
+    folder = given["resume"] or out
+    if folder is None:
+        raise UsageError("--resume: which run? give its folder")
+    if out not in (None, folder):
+        raise UsageError(f"--resume {folder} --out {out}: a run goes on in its own folder")
+    record = folders.begun(folder, "train")
+    if record is None and given["resume"] is not None:
+        raise UsageError(f"--resume {folder}: there is no run in this folder")
+    if record is None:
+        options.require_data(given)
+    return folder, record
+
+
+def _settings(
+    given: Mapping[str, Any], folder: Path | None, record: Mapping[str, Any] | None
+) -> Settings:
+    """The settings of a new run, or those of the one that goes on. Raises UsageError."""
+    asked = Settings.given(given)
+    if record is None or folder is None:
+        return Settings(**asked)
+    try:
+        saved = Settings.from_json(record.get("settings"))
+    except ValueError:
+        raise UsageError(f"{folder / CONFIG} does not say what the run is made of") from None
+    data = asked.pop("data", saved.data)  # may have been moved; the digest tells if it is the same
+    folders.agree(folder, asked, dataclasses.asdict(saved))
+    return dataclasses.replace(saved, data=data)
+
+
+def _callbacks(given: Mapping[str, Any], folder: Path) -> list[Callback]:
+    """What writes a row after each epoch."""
+    found = [_log(logs.csv, folder / HISTORY)]
+    if given.get("log") == "jsonl":
+        found.append(_log(logs.jsonl, folder / "history.jsonl"))
+    if given.get("tensorboard"):
+        found.append(_log(logs.tensorboard, folder / "tensorboard"))
+    return found
+
+
+def _log(make: Callable[[Path], Callback], path: Path) -> Callback:
+    """A log that says which file cannot be written."""
+    log = make(path)
+
+    def write(epoch: Epoch) -> None:
+        try:
+            log(epoch)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {reason(error)}") from None
+
+    return write
+
+
+def _describe(trained: Run) -> None:
+    runs.describe(trained.dataset)
+    runs.describe_network(trained.net)
+    print(f"optimizer  {trained.rule}, lr {trained.schedule!r}")
+    batch = trained.batch_size or "full"
+    print(f"training   {trained.settings.epochs} epochs at most, batch size {batch}", flush=True)
+
+
+def _finish(folder: Path, trained: Run, resumed: bool) -> int:
+    """Writes and prints what came of the run; returns the exit code."""
+    if trained.history.rows or not resumed:  # else what was written before says more
+        results = trained.results()
+        written = runs.write(folder, trained, results)
+        if not (trained.interrupted or trained.diverged):
+            with suppress(OSError):
+                (folder / CHECKPOINT).unlink(missing_ok=True)
+        runs.report(trained, results)
+        print(f"written to {folder}: {', '.join(written)}")
+    if trained.interrupted:
+        command = f"steepest train --resume {shlex.quote(str(folder))}"
+        print(
+            f"interrupted: what has been trained so far is kept; go on with  {command}",
+            file=sys.stderr,
+        )
+        return 130
+    return 1 if trained.diverged else 0

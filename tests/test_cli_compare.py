@@ -1,0 +1,260 @@
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+import steepest as st
+from steepest import cli
+from steepest.cli import pictures, runs
+
+FILES = {"compare.png", "compare.csv", "curves.csv", "config.json"}
+QUICK = ["--epochs", "3", "--hidden", "20", "--quiet"]
+
+
+def compared(tmp_path, *arguments, code=0, data="digits"):
+    """The rows of compare.csv, those of curves.csv, and the folder."""
+    out = tmp_path / "compared"
+    assert cli.main(["compare", data, *QUICK, *arguments, "--out", str(out)]) == code
+    return rows(out / "compare.csv"), rows(out / "curves.csv"), out
+
+
+def rows(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_run_is_that_of_train(monkeypatch, tmp_path) -> None:
+    """To the last bit; so all begin with the same parameters and see the same batches."""
+    monkeypatch.setattr(st.History, "plot", lambda self, path, title: path.touch())  # slow
+    options = ["--batch-size", "100", "--schedule", "linear", "--clip", "norm:1.0"]
+    found, curves, out = compared(
+        tmp_path, "--optimizers", "sgd,adam", "--lrs", "1e-3,1e-2", "--seeds", "3,4", *options
+    )
+    assert {path.name for path in out.iterdir()} == FILES
+    assert [(row["optimizer"], float(row["lr"]), int(row["seed"])) for row in found] == [
+        (rule, lr, seed) for rule in ("sgd", "adam") for lr in (1e-3, 1e-2) for seed in (3, 4)
+    ]
+    for row in found:
+        folder = tmp_path / "-".join([row["optimizer"], row["lr"], row["seed"]])
+        one = ["--optimizer", row["optimizer"], "--lr", row["lr"], "--seed", row["seed"]]
+        assert cli.main(["train", "digits", *QUICK, *options, *one, "--out", str(folder)]) == 0
+        config = json.loads((folder / "config.json").read_text())
+        assert float(row["val_loss"]) == config["results"]["validation"]["loss"]
+        assert float(row["test_accuracy"]) == config["results"]["test"]["accuracy"]
+        assert float(row["test_loss"]) == config["results"]["test"]["loss"]
+        assert (int(row["best_epoch"]), row["stopped"]) == (config["best_epoch"], "epochs")
+        mine = [x for x in curves if all(x[k] == row[k] for k in ("optimizer", "lr", "seed"))]
+        history = rows(folder / "history.csv")
+        for column in ("epoch", "loss", "val_loss", "accuracy", "val_accuracy"):
+            assert [x[column] for x in mine] == [x[column] for x in history]
+        assert [x["rate"] for x in mine] == [x["lr"] for x in history]
+
+
+def test_the_table_has_the_best_first(tmp_path, capsys) -> None:
+    found, _, _ = compared(tmp_path, "--optimizers", "sgd,adam,lion", "--lrs", "1e-4,1e-2")
+    shown = capsys.readouterr().out
+    lines = shown[shown.index("\noptimizer ") :].splitlines()[2:]
+    best = sorted(found, key=lambda row: float(row["val_loss"]))
+    for line, row in zip(lines, best, strict=False):
+        optimizer, lr, loss, epoch, test, percent, seconds, s = line.split()
+        assert (optimizer, float(lr)) == (row["optimizer"], float(row["lr"]))
+        assert (loss, epoch) == (f"{float(row['val_loss']):.5f}", row["best_epoch"])
+        assert (test, percent) == (f"{100 * float(row['test_accuracy']):.2f}", "%")
+        assert (seconds, s) == (f"{float(row['optimizer_seconds']):.4f}", "s")
+    assert lines[len(best)] == ""
+
+
+def test_means_over_seeds(tmp_path, capsys) -> None:
+    found, _, _ = compared(tmp_path, "--optimizers", "adam", "--seeds", "0,1,2")
+    mean = np.mean([float(row["val_loss"]) for row in found])
+    shown = capsys.readouterr().out
+    assert f" {mean:.5f} " in shown
+    assert "runs       1 combination of optimizer and learning rate, 3 seeds\n" in shown
+
+
+def test_default_rates_and_a_table_of_numbers(tmp_path, capsys) -> None:
+    path = tmp_path / "line.csv"
+    a, b = np.random.default_rng(1).normal(size=(2, 80))
+    path.write_text("a,b,y\n" + "".join(f"{x},{y},{x - y}\n" for x, y in zip(a, b, strict=True)))
+    optimizers = ["--optimizers", "sgd:momentum=0.5, nesterov=True; adagrad, adamw"]
+    found, _, out = compared(tmp_path, "--target", "y", *optimizers, data=str(path))
+    assert [row["optimizer"] for row in found] == [
+        "sgd:momentum=0.5, nesterov=True", "adagrad", "adamw"
+    ]  # fmt: skip
+    assert [float(row["lr"]) for row in found] == [0.1, 0.01, 0.003]
+    assert {"test_loss", "test_r2", "test_rmse"} <= found[0].keys()
+    assert "test r2" in capsys.readouterr().out
+    config = json.loads((out / "config.json").read_text())
+    assert (config["lrs"], config["settings"]["target"]) == (None, "y")
+
+
+def test_a_run_that_diverges_does_not_stop_the_others(tmp_path, capsys) -> None:
+    found, curves, out = compared(tmp_path, "--optimizers", "sgd,adamw", "--lrs", "1e30,0.01")
+    assert [row["stopped"] for row in found] == ["diverged", "epochs", "diverged", "epochs"]
+    assert [row["val_loss"] == "" for row in found] == [True, False, True, False]
+    assert {row["lr"] for row in curves} == {"0.01"}
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.endswith("diverged in epoch 1") for line in lines[-6:-2]] == [False] * 2 + [
+        True
+    ] * 2
+    assert (out / "compare.png").exists()
+
+
+def test_all_runs_diverge(tmp_path, capsys) -> None:
+    out = tmp_path / "compared"
+    arguments = ["--optimizers", "sgd", "--lrs", "1e30", "--seeds", "0,1", "--out", str(out)]
+    assert cli.main(["compare", "digits", *QUICK, *arguments]) == 1
+    assert {path.name for path in out.iterdir()} == FILES - {"compare.png"}
+    assert "2 of 2 diverged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("run", [1, 3])
+def test_interrupt_keeps_what_is_done(monkeypatch, tmp_path, capsys, run) -> None:
+    steps = 0
+    step = st.Adam.step
+
+    def interrupted(self, grads):
+        nonlocal steps
+        steps += 1
+        if steps == 60 * (run - 1) + 25:  # 60 updates a run: in its second epoch
+            raise KeyboardInterrupt
+        step(self, grads)
+
+    monkeypatch.setattr(st.Adam, "step", interrupted)
+    found, curves, out = compared(
+        tmp_path, "--optimizers", "adam", "--lrs", "0.1,0.2,0.3,0.4", code=130
+    )
+    assert {path.name for path in out.iterdir()} == FILES
+    assert [row["stopped"] for row in found] == ["epochs"] * (run - 1) + ["interrupted"]
+    assert [row["epochs"] for row in found] == ["3"] * (run - 1) + ["1"]
+    assert len(curves) == 3 * (run - 1) + 1
+    shown = capsys.readouterr()
+    assert shown.err == f"interrupted: {run - 1} of 4 runs are done and kept\n"
+    assert shown.out.splitlines()[-3].endswith("interrupted")
+
+
+def test_interrupt_before_the_first_run(monkeypatch, tmp_path, capsys) -> None:
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("steepest.cli.compare._outcome", interrupted)
+    out = tmp_path / "compared"
+    arguments = ["--optimizers", "sgd", *QUICK, "--out", str(out)]
+    assert cli.main(["compare", "digits", *arguments]) == 130
+    assert {path.name for path in out.iterdir()} == {"config.json"}
+    assert capsys.readouterr().err == "interrupted: 0 of 1 runs are done and kept\n"
+
+
+def test_a_table_is_kept_after_each_run(monkeypatch, tmp_path) -> None:
+    """So a killed comparison has lost only the run that was under way."""
+    out = tmp_path / "compared"
+    seen = []
+    prepare = runs.prepare
+
+    def watched(settings, dataset, *option):
+        if not option:  # a run, not a check
+            seen.append(len(rows(out / "compare.csv")) if (out / "compare.csv").exists() else 0)
+        return prepare(settings, dataset, *option)
+
+    monkeypatch.setattr(runs, "prepare", watched)
+    compared(tmp_path, "--optimizers", "sgd,adam,lion")
+    assert seen == [0, 1, 2]
+
+
+def test_the_bar_counts_epochs(tmp_path, capsys) -> None:
+    out = tmp_path / "compared"
+    arguments = ["--optimizers", "sgd", "--lrs", "0.1,1e30", *QUICK[:-1], "--out", str(out)]
+    assert cli.main(["compare", "digits", *arguments]) == 0
+    assert "6/6" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--optimizers", "sgd,adamv"], "--optimizers adamv: expected one of sgd, "),
+        (["--optimizers", "sgd:lr=1,adam"], "--optimizers sgd:lr=1: give lr as --lrs"),
+        (["--optimizers", "sgd:speed=1,adam"], "--optimizers sgd:speed=1: SGD has no argument"),
+        (["--optimizers", "sgd,,adam"], "--optimizers : expected one of"),
+        (["--optimizers", "adam", "--schedule", "cosin"], "--schedule cosin: expected one of"),
+        (["--optimizers", "adam", "--target", "y"], "--target is for CSV files"),
+    ],
+)
+def test_errors_come_before_the_first_run(tmp_path, capsys, arguments, message) -> None:
+    out = tmp_path / "compared"
+    assert cli.main(["compare", "digits", *arguments, "--out", str(out)]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"steepest: error: {message}")
+    assert (shown.err.count("\n"), shown.out) == (1, "")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("option", ["--lrs=fast", "--seeds=0,-1", "--lrs=", "--seeds=1.5"])
+def test_lists_are_checked(capsys, option) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["compare", "digits", "--optimizers", "sgd", option])
+    assert caught.value.code == 2
+    assert "expected a" in capsys.readouterr().err
+
+
+# The picture
+
+
+def curve(optimizer, lr, *seeds, untrained=2.0, diverged=False):
+    return pictures.Curve(optimizer, lr, seeds, untrained, diverged)
+
+
+def labels(figure):
+    return [text.get_text().strip() for text in figure.legends[0].get_texts()]
+
+
+def test_colors_are_optimizers_and_dashes_are_rates() -> None:
+    falling = [2.0, 1.0, 0.1]
+    curves = [curve(rule, lr, falling) for rule in ("sgd", "adam") for lr in (0.1, 0.01, 0.001)]
+    figure = pictures.compare(curves, "digits")
+    lines = figure.axes[0].get_lines()
+    assert len({line.get_color() for line in lines[:3]}) == 1
+    assert len({line.get_color() for line in lines}) == 2
+    styles = [str(line._unscaled_dash_pattern) for line in lines]
+    assert styles[:3] == styles[3:] and len(set(styles)) == 3
+    assert labels(figure) == ["sgd", "adam", "", "lr 0.001", "lr 0.01", "lr 0.1"]
+    assert figure.axes[0].get_yscale() == "log"
+
+
+def test_forty_eight_curves_all_differ() -> None:
+    curves = [curve(f"o{i}", 10.0**-j, [1.0, 0.5]) for i in range(8) for j in range(6)]
+    lines = pictures.compare(curves, "digits").axes[0].get_lines()
+    looks = {(x.get_color(), str(x._unscaled_dash_pattern), x.get_marker()) for x in lines}
+    assert len(looks) == 48
+
+
+def test_one_rate_each_stands_beside_the_name() -> None:
+    figure = pictures.compare([curve("sgd", 0.1, [1.0, 0.5]), curve("adam", 0.01, [1.0])], "digits")
+    assert labels(figure) == ["sgd, lr 0.1", "adam, lr 0.01"]
+    assert figure.axes[0].get_yscale() == "linear"
+
+
+def test_what_flies_off_does_not_flatten_the_others() -> None:
+    curves = [curve("sgd", 9.0, [3.0, 1e9], diverged=True), curve("sgd", 0.1, [2.0, 0.1])]
+    figure = pictures.compare([*curves, curve("sgd", 99.0, [], diverged=True)], "digits")
+    figure.savefig(io.BytesIO())  # warns where there is no room for the axes
+    low, high = figure.axes[0].get_ylim()
+    assert (round(low, 3), high) == (round(0.1 / 1.15, 3), 6.0)
+    assert labels(figure)[-3:] == ["diverged", "sgd, lr 9", "sgd, lr 99"]
+
+
+def test_all_fly_off() -> None:
+    figure = pictures.compare([curve("sgd", 9.0, [1e30, 1e38], diverged=True)], "digits")
+    figure.savefig(io.BytesIO())
+    assert figure.axes[0].get_ylim()[1] == 6.0
+
+
+def test_bands_of_seeds_where_there_are_few() -> None:
+    few = [curve("sgd", lr, [2.0, 1.0], [4.0, 3.0, 1.0]) for lr in (1.0, 2.0)]
+    ax = pictures.compare(few, "digits").axes[0]
+    assert ax.get_lines()[0].get_ydata().tolist() == [3.0, 2.0]
+    assert ax.get_ylabel() == "validation loss, mean of 2 seeds"
+    assert len(ax.collections) == 2
+    many = [curve("sgd", float(lr), [2.0, 1.0], [4.0, 3.0]) for lr in range(1, 9)]
+    assert len(pictures.compare(many, "digits").axes[0].collections) == 0
