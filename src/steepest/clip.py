@@ -180,9 +180,9 @@ class group_norm(_ByNorm):
 
         g ← g · min(1, max_norm / (‖all g of the group‖ₚ + 1e-6))
 
-    A group is one that was given: parts of it that ``overrides`` or ``exclude`` made are measured
-    together, as long as they have the same clip. p is 2, 1, math.inf or any other number above 0. Raises TypeError or ValueError unless
-    max_norm, p > 0.
+    A group is one that was given; parts of it that ``overrides`` or ``exclude`` made are measured
+    together, as long as they have the same clip. p is 2, 1, math.inf or any other number above 0.
+    Raises TypeError or ValueError unless max_norm, p > 0.
 
     >>> import numpy as np, steepest as st
     >>> a, b = np.zeros(2), np.zeros(1)

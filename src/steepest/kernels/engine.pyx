@@ -492,7 +492,7 @@ cdef class Plan:
                 e.inverse = 1.0 / e.largest
             else:
                 frexp(e.measured, &e.exponent)
-                e.exponent = max(e.exponent, -1000)  # 2^1074, the inverse of the least, is no double
+                e.exponent = max(e.exponent, -1000)  # as LEAST
                 e.inverse = ldexp(1.0, -e.exponent)
         self.measured("sum_powers" if powers else
                       "sum_squares" if self.order == 2.0 else "sum_magnitudes", AGAIN, threads)
@@ -587,7 +587,6 @@ cdef class Plan:
 
     cdef int measured(self, str name, int what, int threads) except -1:
         """Measures the gradients, or AGAIN those marked so, and folds what was measured of each."""
-        cdef Py_ssize_t i
         self.take_measure(name)
         if what == MEASURE:
             self.start_measuring()
