@@ -498,6 +498,14 @@ def test_the_norm_of_some_gradients_is_that_of_these_alone(order):
         same_bits(p, 0 - factor * g)
 
 
+def test_the_guard_counts_at_the_limit_too():
+    """PyTorch adds its 1e-6 before it compares."""
+    for clip in (st.clip.norm(5.0), st.clip.global_norm(5.0), st.clip.previous_norm(5.0)):
+        w = np.zeros(2)
+        st.SGD(w, lr=1.0, clip=clip).step(np.array([3.0, 4.0]))
+        same_bits(w, -(5.0 / (5.0 + 1e-6) * np.array([3.0, 4.0])))
+
+
 @pytest.mark.parametrize("size", [1e160, 1.7e308])
 def test_spikes_among_huge_norms(size):
     opt = st.SGD(np.zeros(1), lr=0.0, clip=st.clip.skip_spikes(2, window=4))

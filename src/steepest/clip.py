@@ -332,8 +332,9 @@ class skip_spikes(Clip):
         skip if ‖all g‖₂ > mean + sigma · standard deviation of the last `window` norms
 
     once half a window of them is known. A step that is left out changes nothing but
-    ``opt.skipped``, which counts it, ``opt.last_skip``, which says why, and the known norms
-    (``opt.clip_history``), so that a lasting change of scale is not skipped forever. sigma > 0,
+    ``opt.skipped``, which counts it, ``opt.last_skip``, which says why, and the norms that this
+    clip knows (``opt.clip_history``), so that a lasting change of scale is not skipped forever;
+    other clips do not remember it. sigma > 0,
     window >= 1. Raises TypeError or ValueError for anything else.
 
     >>> import numpy as np, steepest as st

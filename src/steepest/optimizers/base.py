@@ -52,7 +52,8 @@ class Options(TypedDict, total=False):
     exclude: parameters that weight_decay, l1 and regularize leave alone: ``"vectors"`` (what has
     fewer than two dimensions: biases, scales of norms), or patterns of names such as ``"*.bias"``.
     overrides: hyper-parameters of some parameters, by such patterns: ``{"head.*": {"lr": 1e-4}}``.
-    Both split the parameters into ``param_groups``; gradients keep the structure of ``params``.
+    Both split the parameters into ``param_groups``; gradients keep the structure of ``params``, and
+    ``clip.group_norm`` measures the parts of a group together.
     """
 
     clip: Clip | tuple[Clip, ...] | None
