@@ -1,10 +1,12 @@
 """Norms to the last bit, right on extreme values, and clipping that equals PyTorch's."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 from cases import DTYPES, LEVELS, reference_hyper, same_bits, use_threads
+from faults import interrupted_at
 
 import steepest as st
 from steepest import reference
@@ -425,3 +427,202 @@ def test_norms_by_name_are_readable_afterwards():
     opt = st.SGD({"a": np.zeros(2), "b": np.zeros(1)}, clip=st.clip.norm(1.0))
     opt.step({"a": np.array([3.0, 4.0]), "b": np.array([12.0])})
     assert opt.last_norm == 13.0 and opt.last_norms == {"a": 5.0, "b": 12.0}
+
+
+# What was wrong once
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_nonfinite_element_anywhere_makes_the_norm_so(bad, order):
+    """NaN was lost where a later chunk, or a later gradient, was finite."""
+    for place in (0, CHUNK_SIZE + 1, 2 * CHUNK_SIZE + 5):
+        g = np.ones(3 * CHUNK_SIZE)
+        g[place] = bad
+        grads = [np.ones(3), g, np.ones(2)]
+        total, norms = measured(grads, order)
+        np.testing.assert_equal((total, norms), reference.norm(grads, order))
+        assert not math.isfinite(total)
+        opt = st.SGD([np.zeros_like(x) for x in grads], clip=st.clip.norm(1.0, order),
+                     nonfinite="raise")  # fmt: skip
+        with pytest.raises(FloatingPointError, match="parameter '1'"):
+            opt.step(grads)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("order", [0.001, 0.02, 50.0, 800.0, 3000.0, 1e9, 1e-310, 1e308])
+def test_norms_of_orders_far_from_two(order, dtype):
+    """The powers of elements below 1 vanished, and roots overflowed."""
+    rng = np.random.default_rng(0)
+    grads = [rng.standard_normal(n).astype(dtype) for n in (1, 70, 5000)]
+    grads += [np.zeros(3, dtype), np.full(2, 1e-25, dtype), np.full(2, 1e25, dtype)]
+    total, norms = measured(grads, order)
+    assert (total, norms) == reference.norm(grads, order)
+    for g, norm in zip(grads, norms, strict=True):
+        # At least the largest, but for a rounding of the root; at most all n as large as it.
+        most = float(np.abs(g).max())
+        assert most * (1 - 1e-15) <= norm < math.inf
+        if order >= 1:
+            assert norm <= most * g.size ** (1 / order) * (1 + 1e-15)
+    assert max(norms) * (1 - 1e-15) <= total < math.inf
+
+
+def test_parts_of_a_group_are_measured_together():
+    """`overrides` and `exclude` split a group; `group_norm` means the group as it was given."""
+    rng = np.random.default_rng(0)
+    grads = [{k: rng.standard_normal(3) for k in "abc"}, {"d": rng.standard_normal(3)}]
+    params = [{k: np.zeros(3) for k in part} for part in grads]
+    opt = st.SGD(
+        [{"params": part} for part in params], lr=1.0, clip=st.clip.group_norm(0.1),
+        overrides={"b": {"weight_decay": 0.1}, "c": {"clip": None}}, exclude=["a"],
+    )  # fmt: skip
+    assert len(opt.param_groups) == 4
+    opt.step(grads)
+    for names, part in (("ab", 0), ("d", 1)):
+        norm = reference.norm([grads[part][k] for k in names])[0]
+        for k in names:
+            same_bits(params[part][k], -(0.1 / (norm + 1e-6) * grads[part][k]))
+    same_bits(params[0]["c"], -grads[0]["c"])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_norm_of_some_gradients_is_that_of_these_alone(order):
+    rng = np.random.default_rng(0)
+    grads = [rng.standard_normal(n) * s for n, s in ((50, 1e180), (5000, 1.0), (7, 3.0), (9, 0.0))]
+    params = [np.zeros_like(g) for g in grads]
+    clip = st.clip.global_norm(0.1, order)
+    opt = st.SGD([{"params": params[0]}, {"params": params[1:], "clip": clip}], lr=1.0)
+    opt.step([grads[0], grads[1:]])
+    factor = 0.1 / (reference.norm(grads[1:], order)[0] + 1e-6)
+    for p, g in zip(params[1:], grads[1:], strict=True):
+        same_bits(p, 0 - factor * g)
+
+
+def test_the_guard_counts_at_the_limit_too():
+    """PyTorch adds its 1e-6 before it compares."""
+    for clip in (st.clip.norm(5.0), st.clip.global_norm(5.0), st.clip.previous_norm(5.0)):
+        w = np.zeros(2)
+        st.SGD(w, lr=1.0, clip=clip).step(np.array([3.0, 4.0]))
+        same_bits(w, -(5.0 / (5.0 + 1e-6) * np.array([3.0, 4.0])))
+
+
+@pytest.mark.parametrize("size", [1e160, 1.7e308])
+def test_spikes_among_huge_norms(size):
+    opt = st.SGD(np.zeros(1), lr=0.0, clip=st.clip.skip_spikes(2, window=4))
+    for g in (size, size / 2, size, size / 3, 1.0):
+        opt.step(np.array([g]))
+    assert opt.updates + opt.skipped == 5
+
+
+def test_a_skipped_step_is_no_previous_step():
+    """A spike that is left out must not scale the next step down."""
+    for clip in (st.clip.previous_norm(1.0), st.clip.percentile(100)):
+        opt = st.SGD(np.zeros(1), clip=(st.clip.skip_spikes(window=2), clip))
+        for g in (1.0, 1.0, 1e9):
+            opt.step(np.array([g]))
+        assert opt.skipped == 1 and 1e9 not in opt.clip_history[repr(clip)]
+        assert 1e9 in opt.clip_history[repr(st.clip.skip_spikes(window=2))]
+    opt = st.SGD([np.zeros(1), np.zeros(1)], nonfinite="skip",
+                 overrides={"0": {"clip": st.clip.percentile()}})  # fmt: skip
+    opt.step([np.ones(1), np.array([math.nan])])
+    assert opt.skipped == 1 and opt.clip_history == {repr(st.clip.percentile()): []}
+
+
+def test_histories_have_the_same_name_in_every_process():
+    """The repr of a function has an address."""
+    clips = [st.clip.percentile(lambda t: 50.0), st.clip.percentile(lambda t: 60.0)]
+    opt = st.SGD([{"params": np.zeros(1), "clip": c} for c in clips])
+    opt.step([np.ones(1), np.full(1, 2.0)])
+    name = repr(clips[0]).split(" at 0x")[0] + ">, window=100)"
+    assert opt.clip_history == {name: [1.0], f"{name} (2)": [2.0]}
+
+
+@pytest.mark.parametrize(
+    "history", [None, [1.0], {"a": 3}, {"a": ["x"]}, {"a": [-1e-6]}, {"a": [math.nan]}]
+)
+def test_bad_histories_are_refused(history):
+    opt = st.SGD(np.zeros(1), clip=st.clip.previous_norm(1.0))
+    opt.step(np.ones(1))
+    state, before = opt.state_dict(), dict(opt.clip_history)
+    with pytest.raises((TypeError, ValueError), match="clip_history"):
+        opt.load_state_dict(state | {"clip_history": history})
+    assert opt.clip_history == before
+
+
+def test_an_axis_chosen_later_is_refused_by_name():
+    opt = st.SGD({"w": np.zeros((3, 4))})
+    opt.step({"w": np.ones((3, 4))})
+    opt.param_groups[0]["clip"] = st.clip.adaptive(axis=2)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"parameter 'w': axis = 2"):
+            opt.step({"w": np.ones((3, 4))})
+    with pytest.raises(ValueError, match=r"parameter 'w': axis = 2"):
+        opt.load_state_dict(opt.state_dict())
+    opt.param_groups[0]["clip"] = None
+    opt.step({"w": np.ones((3, 4))})
+    assert opt.updates == 2
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_norm_before_adaptive_clipping(p, dtype):
+    """The norms of units are those of the gradient times the factor, not of a rounded product."""
+    rng = np.random.default_rng(0)
+    w, g = (rng.standard_normal((60, 9)).astype(dtype) for _ in range(2))
+    twin = w.copy()
+    opt = st.SGD(w, lr=1.0, clip=(st.clip.global_norm(0.3, p), st.clip.adaptive(0.01)))
+    opt.step(g)
+    factor = 0.3 / (reference.norm([g], p)[0] + 1e-6)
+    reference.step("sgd", twin, g, {}, 1, **reference_hyper(opt), factor=factor)
+    same_bits(w, twin)
+
+
+def test_a_schedule_that_raises_changes_nothing():
+    def limit(t):
+        if t == 1 and trouble:
+            raise RuntimeError("no limit today")
+        return 1.0
+
+    c = st.clip
+    spikes = partial(c.skip_spikes, window=1)
+    for make in (c.norm, c.global_norm, c.previous_norm, c.value, c.adaptive, c.percentile, spikes):
+        trouble = [1]
+        w = np.ones(3)
+        opt = st.Adam(w, clip=make(limit))
+        opt.step(np.full(3, 0.1))
+        before = w.copy(), opt.state_dict(), dict(opt.clip_history)
+        with pytest.raises(RuntimeError, match="no limit"):
+            opt.step(np.full(3, 0.1))
+        after = w.copy(), opt.state_dict(), dict(opt.clip_history)
+        np.testing.assert_equal(after, before)
+        trouble.clear()
+        opt.step(np.full(3, 0.1))
+        assert opt.updates == 2
+
+
+@pytest.mark.parametrize("clip", [st.clip.previous_norm(0.5), st.clip.percentile(50)])
+@pytest.mark.parametrize("change", [{}, {"ema": 0.5}, {"clip": st.clip.adaptive()}])
+def test_ctrl_c_at_any_line_leaves_the_old_or_the_new(clip, change):
+    """Also between the step and what its clip remembers; the next step is right in any case."""
+    finished, n = False, 1
+    while not finished:
+        w = np.ones((3, 2))
+        opt = st.Adam(w, clip=clip)
+        twin = st.Adam(np.ones((3, 2)), clip=clip)
+        for t in (1.0, 2.0):
+            opt.step(np.full((3, 2), t))
+            twin.step(np.full((3, 2), t))
+        opt.param_groups[0].update(change)
+        twin.param_groups[0].update(change)
+        finished = not interrupted_at(n, lambda opt=opt: opt.step(np.full((3, 2), 3.0)))
+        if opt.updates == 3:
+            twin.step(np.full((3, 2), 3.0))
+        for g in (4.0, 5.0):
+            same_bits(w, twin.param_groups[0]["params"][0])
+            kept = {k: x for k, x in opt.clip_history.items() if x}
+            assert kept == {k: x for k, x in twin.clip_history.items() if x}
+            opt.step(np.full((3, 2), g))
+            twin.step(np.full((3, 2), g))
+        np.testing.assert_equal(opt.state_dict(), twin.state_dict())
+        n += 1
+    assert n > 20

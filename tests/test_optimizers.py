@@ -137,6 +137,16 @@ def test_a_gradient_must_not_share_memory_with_what_is_written(what):
     assert snapshot(opt, params.values()) == before
 
 
+def test_the_first_gradient_must_not_be_the_parameter():
+    """A plan begins with the parameter's layout for its gradient, but not with its place."""
+    w = np.ones(3)
+    for opt in (st.SGD(w), st.Adam({"w": w}, clip=st.clip.global_norm(1.0))):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="shares memory with parameter"):
+                opt.step(w if opt.rule == "sgd" else {"w": w})
+    assert (w == 1).all()
+
+
 def test_a_gradient_may_lie_between_the_elements_of_a_parameter():
     room = np.zeros(20)
     w, g = room[::2], room[1::2]
@@ -495,6 +505,31 @@ def test_resuming_gives_the_bits_of_going_on(rule, arguments):
         for key in start:
             same_bits(resumed[key], whole[key], f"{rule} resumed at {stop}")
         assert second.updates == 12
+
+
+def test_a_state_dict_fits_its_groups_as_they_are_now():
+    """Arrays that a changed group no longer asks for are left out; new ones begin."""
+    for before, after in ((0.5, None), (None, 0.5)):
+        opt = st.SGD({"w": np.full(3, 2.0)}, ema=before, momentum=0.9)
+        opt.step({"w": np.ones(3)})
+        opt.param_groups[0]["ema"] = after
+        saved = opt.state_dict()
+        assert ("ema" in saved["state"]["w"]) == (after is not None)
+        twin = copy.deepcopy(opt)
+        twin.load_state_dict(saved)
+        for each in (opt, twin):
+            each.step({"w": np.ones(3)})
+        np.testing.assert_equal(opt.state_dict(), twin.state_dict())
+
+
+def test_a_state_that_was_deleted_begins_anew():
+    """In whatever order: names belong to the parameters, not to the state's order."""
+    opt = st.Adam({"a": np.zeros(1), "b": np.zeros(1)}, clip=st.clip.norm(9.0))
+    opt.step({"a": np.ones(1), "b": np.ones(1)})
+    del opt.state["a"]
+    opt.step({"a": np.array([1.0]), "b": np.array([2.0])})
+    assert opt.state["a"]["step"] == 1 and opt.state["b"]["step"] == 2
+    assert opt.last_norms == {"a": 1.0, "b": 2.0}
 
 
 def test_state_dict_is_a_copy():

@@ -315,6 +315,16 @@ def test_wrong_arguments(make, error, message):
         make()
 
 
+def test_too_many_passes_over_units_are_refused():
+    with pytest.raises(ValueError, match=r"by units 5 times \(adaptive, group_lasso, .*at most 4"):
+        st.SGD(np.ones(3), clip=st.clip.adaptive(), regularize=[R.group_lasso(0.1)] * 4)
+
+
+def test_numbers_beyond_double_are_refused():
+    with pytest.raises(ValueError, match="expected a number of at least 0"):
+        R.l2(10**400)
+
+
 def test_penalties_are_values():
     assert R.l1(1) == R.l1(1.0) and hash(R.l1(1)) == hash(R.l1(1.0)) and R.l1(1) != R.l2(1)
     assert repr(R.group_lasso(0.5)) == "group_lasso(weight=0.5, axis=0)"

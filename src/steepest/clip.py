@@ -21,10 +21,10 @@ the parameters that have the same clip: a group with another clip is measured by
 """
 
 import math
-import sys
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from steepest.regularize import Stage, UnitStage
 from steepest.values import Check, Number, Value, axis, number, whole
@@ -47,22 +47,6 @@ _GUARD = 1e-6
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What is known of the gradients that share a clip."""
-
-    total: float
-    """The norm of all together."""
-    norms: Sequence[float]
-    """The norm of each."""
-    groups: Sequence[int]
-    """The group of each."""
-    history: Sequence[float]
-    """The norms of earlier steps that the clip has remembered, the last one last."""
-    count: int
-    """The number of updates done."""
-
-
-@dataclass(frozen=True)
 class Clip(Value):
     """How gradients are clipped: by a factor for each that comes from norms, or by a stage."""
 
@@ -81,6 +65,8 @@ class Clip(Value):
     """The place in the order in which clips work."""
     sweeps: ClassVar[bool] = True
     """Whether it must know this step's norms before the step."""
+    parts: ClassVar[Literal["each", "group", "all"]] = "all"
+    """Which gradients are measured together."""
 
     @property
     def memory(self) -> int:
@@ -93,18 +79,24 @@ class Clip(Value):
         order: float = getattr(self, "p", 2.0)
         return order
 
-    def factors(self, measured: Measured) -> list[float]:
-        """The factor of each gradient."""
-        return [1.0] * len(measured.norms)
+    @property
+    def key(self) -> str:
+        """What its history is called: the same in every process, so without addresses."""
+        return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(self))
 
-    def spike(self, measured: Measured) -> str:
+    def factors(self, norms: Sequence[float], history: Sequence[float], count: int) -> list[float]:
+        """The factor of each of the `parts`, from its norm, the norms remembered (the last one
+        last) and the number of updates done."""
+        return [1.0] * len(norms)
+
+    def spike(self, norm: float, history: Sequence[float], count: int) -> str:
         """Why the step is to be left out; empty if it is not."""
         return ""
 
-    def remembered(self, measured: Measured) -> list[float]:
+    def remembered(self, norm: float, history: Sequence[float]) -> list[float]:
         """The history with this step's norm, where that is a number."""
-        known = [*measured.history, measured.total]
-        return known[-self.memory :] if math.isfinite(measured.total) else known[:-1]
+        known = [*history, norm] if math.isfinite(norm) else list(history)
+        return known[-self.memory :]
 
     def stages(self, count: int) -> list[Stage]:
         """The stages that clip elements."""
@@ -116,24 +108,23 @@ class Clip(Value):
 
 
 def _factor(limit: float, norm: float) -> float:
-    return min(1.0, limit / (norm + _GUARD))
+    return limit / (norm + _GUARD) if norm + _GUARD > limit else 1.0
 
 
-def combined(norms: Sequence[float], order: float) -> float:
-    """The norm of several gradients together, from that of each."""
-    if order == 2.0:
-        total = math.hypot(*norms)
-    elif order == math.inf:
-        total = math.nan if any(map(math.isnan, norms)) else max(norms, default=0.0)
-    else:
-        most = max(norms, default=0.0)
-        if not 0 < most < math.inf:
-            return sum(norms)
-        total = most * math.fsum((x / most) ** order for x in norms) ** (1.0 / order)
-    return min(total, _LARGEST) if all(map(math.isfinite, norms)) else total
+@dataclass(frozen=True)
+class _ByNorm(Clip):
+    """Scales what is measured together down to a norm of at most max_norm."""
 
+    max_norm: Number
+    p: float = 2.0
 
-_LARGEST = sys.float_info.max
+    def factors(self, norms: Sequence[float], history: Sequence[float], count: int) -> list[float]:
+        limit = self.at("max_norm", count)
+        return [
+            # `_factor` without the call: there may be thousands of norms
+            limit / (norm + _GUARD) if norm + _GUARD > limit else 1.0
+            for norm in norms
+        ]
 
 
 @dataclass(frozen=True)
@@ -164,7 +155,7 @@ class value(Clip):
 
 
 @dataclass(frozen=True)
-class norm(Clip):
+class norm(_ByNorm):
     """Scales each parameter's gradient down to a norm of at most max_norm.
 
         g ← g · min(1, max_norm / (‖g‖ₚ + 1e-6))
@@ -180,22 +171,18 @@ class norm(Clip):
     (array([-0.6, -0.8]), 5.0)
     """
 
-    max_norm: Number
-    p: float = 2.0
-
-    def factors(self, measured: Measured) -> list[float]:
-        limit = self.at("max_norm", measured.count)
-        return [_factor(limit, norm) for norm in measured.norms]
+    parts: ClassVar[Literal["each", "group", "all"]] = "each"
 
 
 @dataclass(frozen=True)
-class group_norm(Clip):
+class group_norm(_ByNorm):
     """Scales the gradients of each group together down to a norm of at most max_norm.
 
         g ← g · min(1, max_norm / (‖all g of the group‖ₚ + 1e-6))
 
-    p is 2, 1, math.inf or any other number above 0. Raises TypeError or ValueError unless
-    max_norm, p > 0.
+    A group is one that was given; parts of it that ``overrides`` or ``exclude`` made are measured
+    together, as long as they have the same clip. p is 2, 1, math.inf or any other number above 0.
+    Raises TypeError or ValueError unless max_norm, p > 0.
 
     >>> import numpy as np, steepest as st
     >>> a, b = np.zeros(2), np.zeros(1)
@@ -206,22 +193,11 @@ class group_norm(Clip):
     (array([-0.6, -0.8]), array([-0.5]))
     """
 
-    max_norm: Number
-    p: float = 2.0
-
-    def factors(self, measured: Measured) -> list[float]:
-        limit = self.at("max_norm", measured.count)
-        of_group: dict[int, list[float]] = {}
-        for group, norm in zip(measured.groups, measured.norms, strict=True):
-            of_group.setdefault(group, []).append(norm)
-        factor = {
-            group: _factor(limit, combined(norms, self.p)) for group, norms in of_group.items()
-        }
-        return [factor[group] for group in measured.groups]
+    parts: ClassVar[Literal["each", "group", "all"]] = "group"
 
 
 @dataclass(frozen=True)
-class global_norm(Clip):
+class global_norm(_ByNorm):
     """Scales all gradients together down to a norm of at most max_norm.
 
         g ← g · min(1, max_norm / (‖all g‖ₚ + 1e-6))
@@ -237,13 +213,6 @@ class global_norm(Clip):
     >>> a.round(5), b.round(5), opt.last_norm
     (array([-0.6]), array([0.8]), 5.0)
     """
-
-    max_norm: Number
-    p: float = 2.0
-
-    def factors(self, measured: Measured) -> list[float]:
-        factor = _factor(self.at("max_norm", measured.count), measured.total)
-        return [factor] * len(measured.norms)
 
 
 @dataclass(frozen=True)
@@ -274,15 +243,15 @@ class percentile(Clip):
     def memory(self) -> int:
         return self.window
 
-    def factors(self, measured: Measured) -> list[float]:
-        known = sorted(self.remembered(measured))
+    def factors(self, norms: Sequence[float], history: Sequence[float], count: int) -> list[float]:
+        known = sorted(self.remembered(norms[0], history))
         if not known:
-            return [1.0] * len(measured.norms)
-        place = (len(known) - 1) * self.at("q", measured.count) / 100.0
+            return [1.0]
+        place = (len(known) - 1) * self.at("q", count) / 100.0
         low = int(place)
         high = min(low + 1, len(known) - 1)
         limit = known[low] + (known[high] - known[low]) * (place - low)
-        return [_factor(limit, measured.total)] * len(measured.norms)
+        return [_factor(limit, norms[0])]
 
 
 @dataclass(frozen=True)
@@ -312,9 +281,9 @@ class previous_norm(Clip):
     def memory(self) -> int:
         return 1
 
-    def factors(self, measured: Measured) -> list[float]:
-        last = measured.history[-1] if measured.history else measured.total
-        return [_factor(self.at("max_norm", measured.count), last)] * len(measured.norms)
+    def factors(self, norms: Sequence[float], history: Sequence[float], count: int) -> list[float]:
+        last = history[-1] if history else norms[0]
+        return [_factor(self.at("max_norm", count), last)]
 
 
 @dataclass(frozen=True)
@@ -363,8 +332,9 @@ class skip_spikes(Clip):
         skip if ‖all g‖₂ > mean + sigma · standard deviation of the last `window` norms
 
     once half a window of them is known. A step that is left out changes nothing but
-    ``opt.skipped``, which counts it, ``opt.last_skip``, which says why, and the known norms
-    (``opt.clip_history``), so that a lasting change of scale is not skipped forever. sigma > 0,
+    ``opt.skipped``, which counts it, ``opt.last_skip``, which says why, and the norms that this
+    clip knows (``opt.clip_history``), so that a lasting change of scale is not skipped forever;
+    other clips do not remember it. sigma > 0,
     window >= 1. Raises TypeError or ValueError for anything else.
 
     >>> import numpy as np, steepest as st
@@ -386,19 +356,19 @@ class skip_spikes(Clip):
     def memory(self) -> int:
         return self.window
 
-    def spike(self, measured: Measured) -> str:
-        known = measured.history
-        if 2 * len(known) < self.window:
+    def spike(self, norm: float, history: Sequence[float], count: int) -> str:
+        n = len(history)
+        if 2 * n < self.window:
             return ""
-        mean = math.fsum(known) / len(known)
-        sigma = self.at("sigma", measured.count)
-        deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in known) / len(known))
+        mean = math.fsum(x / n for x in history)
+        sigma = self.at("sigma", count)
+        deviation = math.hypot(*((x - mean) / math.sqrt(n) for x in history))
         limit = mean + sigma * deviation
-        if not measured.total > limit:
+        if not norm > limit:
             return ""
         return (
-            f"the norm {measured.total:.4g} is above {limit:.4g}, the mean of the last "
-            f"{len(known)} and {sigma:g} standard deviations"
+            f"the norm {norm:.4g} is above {limit:.4g}, the mean of the last "
+            f"{n} and {sigma:g} standard deviations"
         )
 
 

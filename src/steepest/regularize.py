@@ -233,6 +233,13 @@ def terms(penalties: Sequence[Penalty], count: int) -> dict[str, Any]:
     return total
 
 
+def arrays(h: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the arrays that stages need, besides the rule's states."""
+    average = ("ema",) if h["ema"] is not None else ()
+    held = any(isinstance(penalty, toward_initial) for penalty in h["regularize"])
+    return (*average, "initial") if held else average
+
+
 @dataclass(frozen=True)
 class Work:
     """What is done around the rule at a step, for given hyper-parameters."""
@@ -275,12 +282,8 @@ def work(h: Mapping[str, Any]) -> Work:
     units: list[UnitStage] = [("group_lasso", (lr * weight, 0.0)) for weight, _ in groups]
     units += [("max_norm", (limit, 0.0)) for limit, _ in limits]
     late: list[Stage] = []
-    arrays: tuple[str, ...] = ()
     if h["ema"] is not None:
         (late if units else after).append(("ema", (h["ema"], 1.0 - h["ema"]), "ema"))
-        arrays += ("ema",)
-    if "toward" in terms or "toward_decoupled" in terms:
-        arrays += ("initial",)
     decoupled = (0.0 if is_l2 else decay) + terms.get("decoupled", 0.0)
     return Work(
         keep=1.0 - lr * decoupled if decoupled else 1.0,
@@ -289,5 +292,5 @@ def work(h: Mapping[str, Any]) -> Work:
         units=units,
         late=late,
         axes=[axis for _, axis in (*groups, *limits)],
-        arrays=arrays,
+        arrays=arrays(h),
     )

@@ -25,7 +25,10 @@ def number(
     def check(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (numbers.Real, float)):
             raise TypeError(f"expected {expected}")
-        x = float(value)
+        try:
+            x = float(value)
+        except OverflowError:  # an integer beyond double
+            raise ValueError(f"expected {expected}") from None
         if not low <= x <= high or (above and x == low) or (finite and x == math.inf):
             raise ValueError(f"expected {expected}")
         return x
@@ -83,6 +86,8 @@ class Value:
     def at(self, name: str, count: int) -> float:
         """The value of a field after `count` updates."""
         value = getattr(self, name)
+        if type(value) is float:
+            return value
         return float(self._checked(name, value(count))) if callable(value) else float(value)
 
     @property

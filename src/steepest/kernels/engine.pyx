@@ -15,13 +15,15 @@ Every thread works in the default floating-point mode and puts its own mode back
 from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython.parallel cimport parallel
+from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY, frexp, isfinite, ldexp, pow, sqrt
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from steepest.kernels.contract cimport (
-    BLOCK, CHUNK, COEFFICIENTS, STAGES, STATES, Operand, measure_double, measure_float, real,
+    BLOCK, CHUNK, COEFFICIENTS, STAGES, STATES, Operand, larger, measure_double, measure_float,
+    real,
 )
 from steepest.kernels.floatmode cimport floatmode_default, floatmode_get, floatmode_set
 from steepest.kernels.sources cimport Source, address, counter, reach, same, still_at
@@ -53,10 +55,14 @@ cdef enum:                             # what a sweep does
 
 _UNIT_KINDS = {"adaptive": ADAPTIVE_CLIP, "group_lasso": GROUP_LASSO, "max_norm": MAX_NORM}
 
-BLOCK_SIZE, CHUNK_SIZE = BLOCK, CHUNK
+BLOCK_SIZE, CHUNK_SIZE, UNIT_STAGE_LIMIT = BLOCK, CHUNK, UNIT_STAGES
 
 # Below this cost (elements, plus VISIT per parameter) a second thread costs more than it brings.
 cdef Py_ssize_t SERIAL = 1 << 15
+
+
+# The least magnitude whose inverse is a double for certain: 2^-1000.
+cdef double LEAST = ldexp(1.0, -1000)
 
 
 cdef inline Py_ssize_t chunks_of(const Entry *e) noexcept nogil:
@@ -180,6 +186,7 @@ cdef class Plan:
             raise MemoryError
         e.cuts = <int>len(layout.cuts)
         self.bind_all(e, arrays, arrays[0], layout)
+        e.gradient.data = NULL  # no gradient is known to lie outside what is written
         e.count = counter(step)
         self.params.append(arrays[0])
         self.states.append((step,) + arrays[1:])
@@ -194,11 +201,13 @@ cdef class Plan:
         self.bind(e, G, gradient, layout.walks[len(arrays)])
         e.offset = layout.walks[len(arrays)].offset
         self.bind(e, READING, gradient, layout.c_order)
+        e.lent = e.operand[G].decode == NULL or e.reading.decode == NULL
         for k, cut in enumerate(layout.cuts):
             units = &e.units[k]
             units.count, units.length = cut.count, cut.length
             self.bind_walk(e, &units.p, &units.axes_p, arrays[0], cut.p)
             self.bind_walk(e, &units.g, &units.axes_g, gradient, cut.g)
+            e.lent = e.lent or units.g.decode == NULL
             units.factors = NULL if cut.factors is None else address(cut.factors, True)
         return 0
 
@@ -305,7 +314,7 @@ cdef class Plan:
             if p is not self.params[i] or not still_at(p, e.home, e.is_double):
                 return None
             if not same(&e.gradient, grad, &data) or (
-                    e.operand[G].decode == NULL and <size_t>data % (8 if e.is_double else 4)):
+                    e.lent and <size_t>data % (8 if e.is_double else 4)):
                 stale.append(i)
             elif data != e.gradient.data:
                 if e.size and self.touches(data + e.gradient.low, data + e.gradient.high):
@@ -408,11 +417,17 @@ cdef class Plan:
             else:
                 self.projecting = True
 
-    def rescale(self, list scales):
-        """The factor of each entry's gradient in the coming step."""
+    def rescale(self, scales):
+        """The factor of the gradients in the coming step: one for all, or a list of each."""
         cdef Py_ssize_t i
+        cdef double one = 1.0
+        cdef list each = None
+        if isinstance(scales, list):
+            each = scales
+        else:
+            one = scales
         for i in range(self.count):
-            self.entries[i].scale = scales[i]
+            self.entries[i].scale = one if each is None else each[i]
 
     def large(self):
         """Whether a sweep is work enough for more than one thread."""
@@ -436,7 +451,8 @@ cdef class Plan:
 
         NaN or infinite only where a gradient is; a norm beyond double is the largest double.
         """
-        self.order = order
+        # Above 1e18 the norm is the largest magnitude, but the power of its rounding has no bound.
+        self.order = order if order == INFINITY else min(order, 1e18)
         self.reserve_partials()
         self.reserve(threads)
         if order == 2.0:
@@ -450,8 +466,11 @@ cdef class Plan:
         return self.folded()
 
     cdef int measure_again(self, int threads) except -1:
-        """Measures those gradients once more, scaled by a power of two, whose first measure is not
-        exact enough: squares leave the range of double long before the elements do."""
+        """Measures those gradients once more, scaled, whose first measure is not exact enough:
+        squares leave the range of double long before the elements do, other powers sooner. Squares
+        and magnitudes are scaled by a power of two; other powers by the largest magnitude, whose
+        own power, and so the sum, is then 1 or a little more for any order.
+        """
         cdef Py_ssize_t i
         cdef Entry *e
         cdef bint powers = self.order != 1.0 and self.order != 2.0, some = False
@@ -468,47 +487,79 @@ cdef class Plan:
             e = &self.entries[self.active[i]]
             if not (e.again and isfinite(e.measured) and e.measured > 0):
                 e.again = False
-                continue
-            frexp(e.measured, &e.exponent)
-            e.exponent = max(e.exponent, -1000)  # 2^1074, the inverse of the least, is no double
+            elif powers:
+                e.largest = max(e.measured, LEAST)
+                e.inverse = 1.0 / e.largest
+            else:
+                frexp(e.measured, &e.exponent)
+                e.exponent = max(e.exponent, -1000)  # as LEAST
+                e.inverse = ldexp(1.0, -e.exponent)
         self.measured("sum_powers" if powers else
                       "sum_squares" if self.order == 2.0 else "sum_magnitudes", AGAIN, threads)
         return 0
 
-    cdef folded(self):
-        """The norms of all measured entries together, and of each."""
-        cdef Py_ssize_t i
-        cdef double total = 0
+    cdef double joint(self, list members) except? -1:
+        """The norm of the measured entries among `members` (None: all) together."""
+        cdef Py_ssize_t i, k, n = self.actives if members is None else len(members)
+        cdef double total = 0, largest = LEAST
         cdef int exponent = 0
         cdef bint some = False
         cdef Entry *e
-        for i in range(self.actives):
-            e = &self.entries[self.active[i]]
-            if e.measured != 0 and (not some or e.exponent > exponent):
-                exponent, some = e.exponent, True
-        for i in range(self.actives):
-            e = &self.entries[self.active[i]]
+        for k in range(n):
+            i = self.active[k] if members is None else <Py_ssize_t>members[k]
+            e = &self.entries[i]
+            if e.active and e.measured != 0:
+                exponent = e.exponent if not some else max(e.exponent, exponent)
+                largest = max(e.largest, largest)
+                some = True
+        for k in range(n):
+            i = self.active[k] if members is None else <Py_ssize_t>members[k]
+            e = &self.entries[i]
+            if not e.active:
+                continue
             if self.order == INFINITY:
-                total = fold(total, e.measured, True)
+                total = larger(total, e.measured)
             else:
-                total += self.raised(e.measured, e.exponent - exponent)
-        return (representable(self.rooted(total), exponent),
-                [representable(self.rooted(self.entries[i].measured), self.entries[i].exponent)
-                 if self.entries[i].active else 0.0 for i in range(self.count)])
+                total += self.raised(e, exponent, largest)
+        return self.norm(total, exponent, largest)
 
-    cdef double raised(self, double x, int exponent) noexcept:
-        """A sum of powers for elements 2^exponent times as large."""
-        if exponent == 0:
+    def together(self, list members):
+        """The norm of some entries' gradients together; of the order that was measured last."""
+        for i in members:
+            if not 0 <= i < self.count:
+                raise IndexError("no such entry")
+        return self.joint(members)
+
+    cdef folded(self):
+        """The norms of all measured entries together, and of each."""
+        cdef Py_ssize_t i
+        cdef Entry *e
+        cdef list each = []
+        for i in range(self.count):
+            e = &self.entries[i]
+            each.append(self.norm(e.measured, e.exponent, e.largest) if e.active else 0.0)
+        return self.joint(None), each
+
+    cdef double raised(self, const Entry *e, int exponent, double largest) noexcept:
+        """What was measured of an entry, had it been scaled by the given exponent or largest."""
+        if e.measured == 0 or not isfinite(e.measured):
+            return e.measured
+        if self.order == 2.0:
+            return ldexp(e.measured, 2 * (e.exponent - exponent))
+        if self.order == 1.0:
+            return ldexp(e.measured, e.exponent - exponent)
+        return e.measured * pow(e.largest / largest, self.order)
+
+    cdef double norm(self, double x, int exponent, double largest) noexcept:
+        """The norm for a sum of powers; finite where the sum is."""
+        if self.order == INFINITY:
             return x
+        if self.order == 1.0:
+            return representable(x, exponent)
         if self.order == 2.0:
-            return ldexp(x, 2 * exponent)
-        return ldexp(x, exponent) if self.order == 1.0 else x * pow(2.0, self.order * exponent)
-
-    cdef double rooted(self, double x) noexcept:
-        """The norm for a sum of powers."""
-        if self.order == 2.0:
-            return sqrt(x)
-        return x if self.order == 1.0 or self.order == INFINITY else pow(x, 1.0 / self.order)
+            return representable(sqrt(x), exponent)
+        cdef double root = largest * pow(x, 1.0 / self.order)
+        return DBL_MAX if isfinite(x) and not isfinite(root) else root
 
     cdef int reserve_partials(self) except -1:
         cdef double *partial
@@ -526,13 +577,19 @@ cdef class Plan:
         self.measure_double = pointer(functions[1], "steepest.measure")
         return 0
 
+    cdef void start_measuring(self) noexcept:
+        """Takes the gradients as they are, not scaled."""
+        cdef Py_ssize_t i
+        cdef Entry *e
+        for i in range(self.actives):
+            e = &self.entries[self.active[i]]
+            e.exponent, e.largest, e.inverse = 0, LEAST, 1.0
+
     cdef int measured(self, str name, int what, int threads) except -1:
         """Measures the gradients, or AGAIN those marked so, and folds what was measured of each."""
-        cdef Py_ssize_t i
         self.take_measure(name)
         if what == MEASURE:
-            for i in range(self.actives):
-                self.entries[self.active[i]].exponent = 0
+            self.start_measuring()
         with nogil:
             self.sweep(what, threads)
         self.fold_partials(name == "largest", what)
@@ -540,6 +597,7 @@ cdef class Plan:
 
     cdef void fold_partials(self, bint most, int what) noexcept:
         cdef Py_ssize_t i, chunk
+        cdef double part
         cdef Entry *e
         for i in range(self.actives):
             e = &self.entries[self.active[i]]
@@ -547,7 +605,8 @@ cdef class Plan:
                 continue
             e.measured = 0
             for chunk in range(chunks_of(e)):
-                e.measured = fold(e.measured, self.partial[self.first[i] + chunk], most)
+                part = self.partial[self.first[i] + chunk]
+                e.measured = larger(e.measured, part) if most else e.measured + part
 
     def factors(self, int threads):
         """Makes the factors of the units of the gradients, where programs ask for them."""
@@ -556,20 +615,24 @@ cdef class Plan:
             with nogil:
                 self.sweep(FACTORS, threads)
 
-    def commit(self, int threads, bint measuring=False):
-        """The step itself. Once there is memory nothing can fail; the counters advance with it.
+    def commit(self, int threads, dict history=None, dict fresh=None, list following=None):
+        """The step itself. Once there is memory nothing can fail; the counters advance with it, and
+        `fresh` goes into `history`, whose keys it has.
 
-        `measuring` measures the gradients' Euclidean norms on the way and returns them as `norms`
-        does.
+        With `following`, the gradients' Euclidean norms are measured on the way and returned as
+        `norms` does: a list of (key, entries or None for all), whose norms, if finite, become the
+        histories of these keys. Nothing is returned if there is no memory left for that; the step
+        has been done then.
         """
         cdef Py_ssize_t i
+        cdef bint measuring = bool(following)
+        cdef double norm
         self.reserve(threads)
         if measuring:
             self.order = 2.0
             self.reserve_partials()
             self.take_measure("sum_squares")
-            for i in range(self.actives):
-                self.entries[self.active[i]].exponent = 0
+            self.start_measuring()
         with nogil:
             self.sweep(MEASURE_AND_UPDATE if measuring else UPDATE, threads)
             if self.projecting:
@@ -578,10 +641,21 @@ cdef class Plan:
             for i in range(self.actives):
                 self.entries[self.active[i]].count[0] += 1
             self.updates[0] += 1
-        if measuring:
-            self.fold_partials(False, MEASURE)
+        # From here on no Python function runs, so that no Ctrl-C comes between step and history.
+        if fresh:
+            history.update(fresh)
+        if not measuring:
+            return None
+        self.fold_partials(False, MEASURE)
+        try:
             self.measure_again(threads)
+            for key, members in following:
+                norm = self.joint(members)
+                if isfinite(norm):
+                    history[key] = [norm]
             return self.folded()
+        except MemoryError:
+            return None
 
     cdef void sweep(self, int what, int threads) noexcept nogil:
         if threads == 1:
@@ -657,21 +731,14 @@ cdef class Plan:
     cdef void measure_range(self, Entry *e, double *partial, Py_ssize_t start, Py_ssize_t stop,
                             real *scratch) noexcept nogil:
         cdef Py_ssize_t n
-        cdef double scale = ldexp(1.0, -e.exponent)
         cdef const real *row
         while start < stop:
             n = min(stop - start, <Py_ssize_t>CHUNK)
             row = decoded(&e.reading, start, n, scratch)
             if real is float:
                 partial[start // CHUNK] = (<measure_float>self.measure_float)(
-                    row, n, scale, self.order)
+                    row, n, e.inverse, self.order)
             else:
                 partial[start // CHUNK] = (<measure_double>self.measure_double)(
-                    row, n, scale, self.order)
+                    row, n, e.inverse, self.order)
             start += n
-
-
-cdef inline double fold(double sofar, double value, bint most) noexcept nogil:
-    if most:
-        return value if not value <= sofar else sofar
-    return sofar + value

@@ -65,3 +65,17 @@ def float_mode():
 def set_float_mode(unsigned long long mode):
     """Sets the calling thread's floating-point control word. For tests."""
     floatmode_set(mode)
+
+
+def alone(lock, function, argument, str what):
+    """Calls the function unless another thread, or this one further up, is inside it.
+
+    Compiled code is not interrupted: Ctrl-C cannot come between taking the lock and what gives it
+    back.
+    """
+    if not lock.acquire(False):
+        raise RuntimeError(f"another thread is inside {what}")
+    try:
+        return function(argument)
+    finally:
+        lock.release()

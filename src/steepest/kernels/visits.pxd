@@ -56,9 +56,12 @@ cdef struct Entry:
     double scale                       # of the gradient
     Operand operand[OPERANDS]
     Operand reading                    # the gradient in C order, for the measures
-    double measured                    # of the gradient times 2^-exponent
+    double measured                    # of the gradient times `inverse`, mostly 2^-exponent
     int exponent
+    double largest                     # for the orders whose measure is of the gradient over this
+    double inverse                     # what the gradient is multiplied with to be measured
     bint again                         # whether the present sweep is to measure this entry
+    bint lent                          # whether the gradient is read in place, so must be aligned
     int cuts
     Units *units                       # owned: one for each unit stage
     Py_ssize_t *axes[SOURCE + 1]       # owned: what the shapes and strides above point into

@@ -9,7 +9,7 @@ from libc.math cimport frexp, isfinite, ldexp, sqrt
 
 from steepest.kernels.contract cimport (
     BLOCK, CHUNK, STATES, Operand, decode_double, decode_float, encode_double, encode_float,
-    measure_double, measure_float, real, rule_double, rule_float, stage_double, stage_float,
+    larger, measure_double, measure_float, real, rule_double, rule_float, stage_double, stage_float,
 )
 from steepest.kernels.visits cimport (
     ADAPTIVE_CLIP, FIRST, G, GROUP_LASSO, LINE, OPERANDS, P, ROW, Entry, Measures, Program, Stage,
@@ -125,7 +125,7 @@ cdef double measured(void *function, Operand *x, Py_ssize_t start, Py_ssize_t n,
         else:
             part = (<measure_double>function)(row, m, scale, 2.0)
         if most:
-            total = part if not part <= total else total
+            total = larger(total, part)
         else:
             total += part
         done += m

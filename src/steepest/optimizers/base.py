@@ -23,11 +23,12 @@ import numpy as np
 from steepest import arrays, regularize
 from steepest.arrays import Array
 from steepest.clip import Clip
-from steepest.kernels import dispatch, threads
+from steepest.kernels import dispatch, machine, threads
 from steepest.kernels.engine import Plan
 from steepest.optimizers import structure
-from steepest.optimizers.clipping import Clipping, Norms, clips
-from steepest.optimizers.hyper import Number, Schedule, settle, variable
+from steepest.optimizers.clipping import Clipping, Norms, checked_history
+from steepest.optimizers.hyper import Number, Schedule, settle
+from steepest.optimizers.live import LiveGroup
 from steepest.optimizers.selection import Selection
 from steepest.optimizers.state import Changes, WatchedDict, counter, counters
 from steepest.regularize import Penalty
@@ -51,7 +52,8 @@ class Options(TypedDict, total=False):
     exclude: parameters that weight_decay, l1 and regularize leave alone: ``"vectors"`` (what has
     fewer than two dimensions: biases, scales of norms), or patterns of names such as ``"*.bias"``.
     overrides: hyper-parameters of some parameters, by such patterns: ``{"head.*": {"lr": 1e-4}}``.
-    Both split the parameters into ``param_groups``; gradients keep the structure of ``params``.
+    Both split the parameters into ``param_groups``; gradients keep the structure of ``params``, and
+    ``clip.group_norm`` measures the parts of a group together.
     """
 
     clip: Clip | tuple[Clip, ...] | None
@@ -75,78 +77,6 @@ _GROUP_OPTIONS: dict[str, Any] = {
     "ema": None,
 }
 _POLICIES = ("propagate", "raise", "skip")
-
-
-_Staged = tuple[str, tuple[float, ...], int]
-"""A stage as the plan takes it: name, coefficients, the number of its own array or 0."""
-
-
-class _Group:
-    """What a live group asks for at a step; remembered while its hyper-parameters stay the same."""
-
-    h: dict[str, Any]
-    keep: float
-    before: list[_Staged]
-    after: list[_Staged]
-    late: list[_Staged]
-    units: list[regularize.UnitStage]
-    sign: float
-
-    def __init__(self, optimizer: "Optimizer", group: Mapping[str, Any], count: int) -> None:
-        self._seen: tuple[Any, ...] = ()
-        self._variable = False
-        self.states: tuple[str, ...] = ()
-        """The state arrays: those of the rule, then those of stages."""
-        self.axes: tuple[int | None, ...] = ()
-        """The axis of the units of each unit stage."""
-        self.makes_factors = False
-        """Whether the first unit stage makes factors of the gradient."""
-        self.clip: Any = None
-        self.update(optimizer, group, count)
-
-    def update(self, optimizer: "Optimizer", group: Mapping[str, Any], count: int) -> bool:
-        """Evaluates and checks the group's hyper-parameters after `count` updates.
-
-        Returns whether the group now needs a new plan: other arrays, units or clips.
-        """
-        seen = optimizer._hyper_values(group)
-        try:
-            if not self._variable and seen == self._seen:
-                return False
-        except ValueError:
-            pass  # an array, which does not say whether it equals a number: `settle` will
-        names = optimizer._hyper_names
-        h = {name: settle(name, x, count) for name, x in zip(names, seen, strict=True)}
-        given = dict(zip(names, seen, strict=True))
-        optimizer.check(given)
-        self._variable = any(variable(x) for x in seen)
-        self._seen = seen
-        self.h = h
-        # A schedule may be 0 now and not later: what it needs is kept all along.
-        h["states"] = optimizer.states(given)
-        h["terms"] = regularize.terms(h["regularize"], count)
-        self.sign = -1.0 if h["maximize"] else 1.0
-        return self._stage(h, count)
-
-    def _stage(self, h: Mapping[str, Any], count: int) -> bool:
-        """Takes over the stages of clips and penalties. Returns whether arrays or units differ."""
-        work = regularize.work(h)
-        before = [stage for clip in clips(h["clip"]) for stage in clip.stages(count)]
-        making = [unit for clip in clips(h["clip"]) for unit in clip.units(count)]
-        states = h["states"] + work.arrays
-        place = {name: 2 + i for i, name in enumerate((*states, "factors"))} | {None: 0}
-        self.keep = work.keep
-        self.before, self.after, self.late = (
-            [(stage, numbers, place[own]) for stage, numbers, own in stages]
-            for stages in (before + work.before, work.after, work.late)
-        )
-        self.units = [stage for stage, _ in making] + work.units
-        was = (self.states, self.axes, self.makes_factors, self.clip)
-        self.states = states
-        self.axes = (*(axis for _, axis in making), *work.axes)
-        self.makes_factors = bool(making)
-        self.clip = h["clip"]
-        return was != (self.states, self.axes, self.makes_factors, self.clip)
 
 
 class Optimizer(ABC):
@@ -209,14 +139,16 @@ class Optimizer(ABC):
         self.last_skip = ""
         self.clip_history: dict[str, list[float]] = {}
         self.last_norm: float | None = None
-        self.last_norms: dict[str, float] = {}
+        self._last_norms: list[float] = []
         self._hyper_names = tuple(self.defaults)
         self._hyper_values = operator.itemgetter(*self._hyper_names)
         self._updates = np.zeros((), np.int64)
         self._shapes: list[structure.Shape] = []
         self._shape: structure.Shape = None
         self._grouped = structure.is_groups(params)
-        self._groups: list[_Group] = []
+        self._groups: list[LiveGroup] = []
+        self._given: list[int] = []
+        self._names: list[str] = []
         self._order: list[int] = []
         self._in_order = True
         self._selection = Selection(options.get("exclude", ()), options.get("overrides", {}))
@@ -227,7 +159,7 @@ class Optimizer(ABC):
             params = [{"params": params}]
         for group in params:
             self.add_param_group(group)
-        self._selection.check(list(self._state), self._hyper_names)
+        self._selection.check(self._names, self._hyper_names)
 
     def _settled(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         settled = {name: settle(name, value, None) for name, value in hyper.items()}
@@ -240,23 +172,25 @@ class Optimizer(ABC):
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Adds parameters, with hyper-parameters of their own where the group has them.
 
-        Keys that are no hyper-parameters are kept as they are. Raises what the constructor raises.
+        Keys that are no hyper-parameters are kept as they are. Gradients are then a list with the
+        gradients of each group, as if all groups had been given to the constructor; ``exclude`` and
+        ``overrides`` hold for the new parameters too. Raises what the constructor raises.
         """
         if not isinstance(group, Mapping) or "params" not in group:
             raise TypeError(f'parameter group {group!r}: expected a dict with a key "params"')
-        shape, names, leaves = structure.flatten(group["params"], len(self.state))
+        shape, names, leaves = structure.flatten(group["params"], len(self._names))
         if not names:
             raise ValueError("params is empty; give at least one parameter")
         added = [arrays.parameter(x, name) for name, x in zip(names, leaves, strict=True)]
-        taken = set(self.state)
+        taken = set(self._names)
         for name in names:
             if name in taken:
                 raise ValueError(f"parameter name {name!r} is given twice; names must differ")
             taken.add(name)
-        first = len(self.state)
+        first = len(self._names)
         split = self._selection.split(names, added)
         groups = [self._filled(group, changes, part, names, added) for changes, part in split]
-        lives = [_Group(self, filled, self.updates) for filled in groups]
+        lives = [LiveGroup(self, filled, self.updates) for filled in groups]
         state = {}
         for filled, live in zip(groups, lives, strict=True):
             steps = counters(len(filled["params"]))
@@ -268,8 +202,11 @@ class Optimizer(ABC):
             for name, p in zip(g["param_names"], g["params"], strict=True)
         ]
         arrays.disjoint_bounds(named)
+        self._plan = None
         self.param_groups += groups
-        self.state.update(state)
+        self._state.update(state)
+        self._names += state
+        self._given += [len(self._shapes)] * len(groups)
         self._order += [first + i for _, part in split for i in part]
         self._in_order = self._order == sorted(self._order)
         self._shapes.append(shape)
@@ -279,7 +216,6 @@ class Optimizer(ABC):
             else shape
         )
         self._groups += lives
-        self._plan = None
 
     def _filled(
         self,
@@ -294,16 +230,13 @@ class Optimizer(ABC):
         filled = self.defaults | dict(group) | dict(changes) | chosen
         return filled | self._settled({name: filled[name] for name in self._hyper_names})
 
-    def _new_state(self, p: Array, name: str, step: Array, live: _Group) -> WatchedDict:
-        for axis in live.axes:
-            try:
-                arrays.units(p, axis)
-            except ValueError as error:
-                raise ValueError(f"parameter {name!r}: {error}") from None
+    def _new_state(self, p: Array, name: str, step: Array, live: LiveGroup) -> WatchedDict:
+        live.check_axes(p, name)
         fresh = {key: self._new_array(key, p, live.h) for key in live.states}
         return WatchedDict({"step": step} | fresh, self._changes)
 
     def _new_array(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+        """A state array as it begins: the rule's own, or for a stage a copy of the parameter."""
         if key in h["states"]:
             return self.initial(key, p, h)
         shadow = arrays.zeros_like(p)
@@ -319,6 +252,11 @@ class Optimizer(ABC):
         An array may be changed in place, or another of the same type and shape put in its place.
         """
         return self._state
+
+    @property
+    def last_norms(self) -> dict[str, float]:
+        """The norm of each gradient of the last step that measured them, by parameter."""
+        return dict(zip(self._names, self._last_norms, strict=False))
 
     @property
     def clip(self) -> Clip | tuple[Clip, ...] | None:
@@ -343,12 +281,7 @@ class Optimizer(ABC):
         TypeError or ValueError for gradients that do not fit, FloatingPointError for non-finite
         ones if so asked, RuntimeError when called while another thread steps this optimizer.
         """
-        if not self._lock.acquire(False):
-            raise RuntimeError("another thread is inside step() of this optimizer")
-        try:
-            self._step(grads)
-        finally:
-            self._lock.release()
+        machine.alone(self._lock, self._step, grads, "step() of this optimizer")
 
     def _step(self, grads: Any) -> None:
         flat = structure.take(self._shape, grads)
@@ -358,7 +291,8 @@ class Optimizer(ABC):
         groups = self._groups
         climbing = False
         for number, live in enumerate(groups):
-            if live.update(self, self.param_groups[number], count):
+            live.update(self, self.param_groups[number], count)
+            if live.stale:
                 self._plan = None
             if live.sign < 0:
                 climbing = True
@@ -368,27 +302,44 @@ class Optimizer(ABC):
             rule, h = self.coefficients(live.h, t)
             plan.program(row, rule, h, live.keep, live.before, live.after, live.units, live.late)
         workers = threads.get_num_threads() if plan.large() else 1
-        clipping = self._clipping
-        factors: list[float] | None = None
-        norms: dict[float, Norms] | None = None
-        if clipping.domains or self._nonfinite != "propagate":
-            if self._must_measure():
-                norms = self._measured(plan, workers)
-            factors, reason = self._clipped(norms, count)
-            if reason:
-                self._skip(reason, norms)
-                return
+        if self._clipping.domains or self._nonfinite != "propagate":
+            self._clipped_step(plan, workers, count, climbing)
+            return
         if climbing:
-            factors = self._climbing(factors)
+            plan.rescale(self._climbing(1.0))
+        plan.factors(workers)
+        plan.commit(workers)
+
+    def _clipped_step(self, plan: Plan, workers: int, count: int, climbing: bool) -> None:
+        """The rest of a step that goes by norms."""
+        clipping, history = self._clipping, self.clip_history
+        norms: Norms | None = None
+        fresh: dict[str, list[float]] = {}
+        if clipping.sweeps or self._nonfinite != "propagate" or clipping.first_step(history):
+            norms = clipping.measure(plan, workers)
+            self.last_norm, self._last_norms = norms.total, norms.each
+            reason = self._nonfinite_gradient(norms) if self._nonfinite != "propagate" else ""
+            if clipping.watching and not reason:
+                reason = clipping.spike(norms, history, count)
+            if clipping.memories:
+                fresh = clipping.remembered(norms, history, skipped=reason != "")
+            if reason:
+                history.update(fresh)
+                self.skipped += 1
+                self.last_skip = reason
+                return
+        factors = clipping.factors(norms, history, count)
+        if climbing:
+            factors = self._climbing(1.0 if factors is None else factors)
         if factors is not None:
             plan.rescale(factors)
         plan.factors(workers)
-        if norms is None and clipping.follows:
-            norms = self._remembered(2.0, plan.commit(workers, True))
-        else:
-            plan.commit(workers)
-        if norms is not None:
-            clipping.remember(norms, self.clip_history)
+        if norms is not None or not clipping.following:
+            plan.commit(workers, history, fresh)
+            return
+        measured = plan.commit(workers, history, fresh, clipping.following)
+        if measured is not None:
+            self.last_norm, self._last_norms = measured
 
     def _resolved(self, flat: list[Any]) -> Plan:
         """The plan, with this step's gradients bound."""
@@ -413,48 +364,57 @@ class Optimizer(ABC):
 
     def _built(self) -> Plan:
         """A new plan over the parameters and the state as they are now, all checked."""
-        plan = Plan(dispatch.current, len(self.state), self._updates)
+        self._plan = None  # whatever ends this early, no old plan goes with new arrays
+        plan = Plan(dispatch.current, len(self._names), self._updates)
         written: list[tuple[str, Array]] = []
         replaced: dict[str, dict[str, Array]] = {}
         cuts: list[list[tuple[int | None, Array | None]]] = []
-        for number, (group, asked) in enumerate(zip(self.param_groups, self._groups, strict=True)):
-            keys = asked.states
+        for number, (group, live) in enumerate(zip(self.param_groups, self._groups, strict=True)):
+            keys = live.states
             for name, x in zip(group["param_names"], group["params"], strict=True):
                 p = arrays.parameter(x, name)
-                state = dict(self.state[name])
+                live.check_axes(p, name)
+                state = dict(self._state.get(name, {}))
                 state["step"] = counter(state.get("step", 0), name)
                 for key in keys:
                     if key not in state:
-                        state[key] = self._new_array(key, p, asked.h)
+                        state[key] = self._new_array(key, p, live.h)
                     state[key] = arrays.state(state[key], p, name, key)
                 replaced[name] = state
                 own = tuple(state[key] for key in keys)
                 written.append((f"parameter {name!r}", p))
                 written += [(f"state {key!r} of parameter {name!r}", state[key]) for key in keys]
-                cut: list[tuple[int | None, Array | None]] = [(axis, None) for axis in asked.axes]
-                if asked.makes_factors:
-                    factors, spread = arrays.unit_factors(p, asked.axes[0])
-                    cut[0] = (asked.axes[0], factors)
+                cut: list[tuple[int | None, Array | None]] = [(axis, None) for axis in live.axes]
+                if live.makes_factors:
+                    factors, spread = arrays.unit_factors(p, live.axes[0])
+                    cut[0] = (live.axes[0], factors)
                     own += (spread,)
                 cuts.append(cut)
                 walks = arrays.layout((p, *own), p, cut)
-                plan.add(number, (p, *own), state["step"], len(asked.h["states"]), walks)
+                plan.add(number, (p, *own), state["step"], len(live.h["states"]), walks)
         plan.guard(arrays.disjoint_bounds(written))
         for name, state in replaced.items():
-            if isinstance(self._state[name], WatchedDict):
+            if isinstance(self._state.get(name), WatchedDict):
                 self._state[name].update(state)
             else:
                 self._state[name] = WatchedDict(state, self._changes)
-        self._changes.any = False
-        each = zip(self.param_groups, self._groups, strict=True)
-        self._clipping = Clipping([(asked.clip, len(group["params"])) for group, asked in each])
+        each = zip(self._groups, self.param_groups, self._given, strict=True)
+        self._clipping = Clipping(
+            [(live.clip, len(group["params"]), given) for live, group, given in each]
+        )
+        for domain in self._clipping.memories:  # so that a commit only replaces
+            self.clip_history.setdefault(domain.key, [])
         self._cuts = cuts
+        self._changes.any = False
+        for live in self._groups:
+            live.stale = False
         self._plan, self._plan_kernels = plan, dispatch.current
         return plan
 
     def _rebind(self, plan: Plan, flat: list[Any], stale: list[int]) -> None:
         """Checks the gradients that are new in type, layout or place, and binds them."""
-        names = list(self.state)
+        names = self._names
+        self._plan = None  # until all are bound: a plan that is bound in part reads old memory
         for i in stale:
             own = plan.arrays(i)
             g = flat[i] = arrays.gradient(flat[i], own[0], names[i])
@@ -468,67 +428,33 @@ class Optimizer(ABC):
                                 f"{name!r} or its state; give a copy"
                             )
             plan.bind_gradient(i, g, arrays.layout(own, g, self._cuts[i]))
+        self._plan = plan
 
     # Clipping
 
-    def _must_measure(self) -> bool:
-        """Whether the norms must be known before the step."""
-        clipping = self._clipping
-        return (
-            self._nonfinite != "propagate"
-            or clipping.sweeps
-            or (clipping.follows and clipping.first_step(self.clip_history))
+    def _nonfinite_gradient(self, norms: Norms) -> str:
+        """Why the step is to be skipped; FloatingPointError if so asked; empty for finite norms."""
+        if math.isfinite(norms.total):
+            return ""
+        each = zip(self._names, norms.each, strict=True)
+        bad = next(name for name, x in each if not math.isfinite(x))
+        reason = f"gradient of parameter {bad!r} has an infinite or NaN element"
+        if self._nonfinite == "skip":
+            return reason
+        raise FloatingPointError(
+            f'{reason}; nothing was changed (nonfinite="skip" skips such steps)'
         )
 
-    def _measured(self, plan: Plan, workers: int) -> dict[float, Norms]:
-        """The norms of this step's gradients, by their order; the first are the last norms."""
-        norms = self._clipping.measure(plan, workers)
-        first = next(iter(norms.values()))
-        self.last_norm, self.last_norms = (
-            first.total,
-            dict(zip(self.state, first.each, strict=True)),
-        )
-        return norms
-
-    def _remembered(self, order: float, measured: Any) -> dict[float, Norms]:
-        """The norms that were measured during the step, as `_measured` has them."""
-        self.last_norm, each = measured
-        self.last_norms = dict(zip(self.state, each, strict=True))
-        return {order: Norms(*measured)}
-
-    def _clipped(self, norms: dict[float, Norms] | None, count: int) -> tuple[list[float], str]:
-        """The gradients' factors, and why the step is to be skipped, if it is.
-
-        Raises FloatingPointError for non-finite gradients, if so asked.
-        """
-        if self._nonfinite != "propagate" and norms is not None:
-            first = next(iter(norms.values()))
-            if not math.isfinite(first.total):
-                names = zip(self.state, first.each, strict=True)
-                bad = next(name for name, x in names if not math.isfinite(x))
-                reason = f"gradient of parameter {bad!r} has an infinite or NaN element"
-                if self._nonfinite == "skip":
-                    return [], reason
-                raise FloatingPointError(
-                    f'{reason}; nothing was changed (nonfinite="skip" skips such steps)'
-                )
-        return self._clipping.apply(norms, self.clip_history, count)
-
-    def _skip(self, reason: str, norms: dict[float, Norms] | None) -> None:
-        """Leaves the step out, and says so."""
-        self.skipped += 1
-        self.last_skip = reason
-        if norms is not None:
-            self._clipping.remember(norms, self.clip_history)
-
-    def _climbing(self, factors: list[float] | None) -> list[float]:
+    def _climbing(self, factors: float | list[float]) -> list[float]:
         """The factors with the signs of the groups that maximize."""
+        if isinstance(factors, float):
+            factors = [factors] * len(self._names)
         signs = [
             live.sign
             for live, group in zip(self._groups, self.param_groups, strict=True)
             for _ in group["params"]
         ]
-        return [sign * x for sign, x in zip(signs, factors or [1.0] * len(signs), strict=True)]
+        return [sign * x for sign, x in zip(signs, factors, strict=True)]
 
     # State in and out
 
@@ -543,15 +469,29 @@ class Optimizer(ABC):
             "updates": self.updates,
             "skipped": self.skipped,
             "clip_history": {key: list(norms) for key, norms in self.clip_history.items()},
-            "state": {
-                name: {key: np.array(x) for key, x in state.items()}
-                for name, state in self.state.items()
-            },
+            "state": self._needed_state(),
             "param_groups": [
                 {key: copy.deepcopy(x) for key, x in group.items() if key != "params"}
                 for group in self.param_groups
             ],
         }
+
+    def _needed_state(self) -> dict[str, dict[str, Array]]:
+        """A copy of the state that the groups, as they are now, ask for: a group that was changed
+        since the last step may want other arrays than there are."""
+        needed: dict[str, dict[str, Array]] = {}
+        for group in self.param_groups:
+            h = {name: settle(name, group[name], None) for name in self._hyper_names}
+            for name, p in zip(group["param_names"], group["params"], strict=True):
+                state = self._state.get(name, {})
+                needed[name] = {"step": np.array(state.get("step", 0))}
+                for key in self.states(h) + regularize.arrays(h):
+                    if key in state:
+                        needed[name][key] = np.array(state[key])
+                    else:
+                        live = LiveGroup(self, group, self.updates)
+                        needed[name][key] = np.array(self._new_array(key, p, live.h))
+        return needed
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Takes over a copy of what ``state_dict`` gave; parameters are matched by name.
@@ -565,21 +505,21 @@ class Optimizer(ABC):
         if [g["param_names"] for g in groups] != [g["param_names"] for g in self.param_groups]:
             raise ValueError("the state's groups have other parameter names than this optimizer's")
         fresh: list[dict[str, Any]] = []
+        lives: list[LiveGroup] = []
         state: dict[str, WatchedDict] = {}
         updates = counter(np.array(state_dict["updates"]), "all")
-        history = {
-            str(key): [float(norm) for norm in norms]
-            for key, norms in state_dict.get("clip_history", {}).items()
-        }
+        history = checked_history(state_dict.get("clip_history", {}))
         for group, loaded in zip(self.param_groups, groups, strict=True):
             known = _GROUP_OPTIONS | dict(loaded)  # an older state may lack a newer option
             hyper = self._settled({name: known[name] for name in self._hyper_names})
             extra = {key: copy.deepcopy(loaded[key]) for key in loaded if key != "params"}
             fresh.append(extra | hyper)
-            asked = _Group(self, hyper, int(updates))
+            live = LiveGroup(self, hyper, int(updates))
+            lives.append(live)
             for name, p in zip(group["param_names"], group["params"], strict=True):
                 given = state_dict["state"][name]
-                keys = ("step", *asked.states)
+                live.check_axes(p, name)
+                keys = ("step", *live.states)
                 if set(given) != set(keys):
                     raise ValueError(
                         f"state of parameter {name!r} has keys {sorted(given)}; "
@@ -591,18 +531,18 @@ class Optimizer(ABC):
                     x = arrays.state(np.array(given[key]), p, name, key)
                     state[name][key] = arrays.zeros_like(p)
                     state[name][key][...] = x
+        self._plan = None
         for group, loaded in zip(self.param_groups, fresh, strict=True):
             group.update(loaded)
-        self._plan = None
         self._state = WatchedDict(state, self._changes)
-        self._groups = [_Group(self, group, int(updates)) for group in self.param_groups]
+        self._groups = lives
         self._updates, self.skipped = updates, int(state_dict.get("skipped", 0))
         self.clip_history = history
 
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()
-        for name in ("_plan", "_plan_kernels", "_lock"):
-            del kept[name]
+        for name in ("_plan", "_plan_kernels", "_lock", "_cuts", "_clipping"):
+            kept.pop(name, None)  # what belongs to a plan, which a copy builds anew
         return kept
 
     def __setstate__(self, kept: dict[str, Any]) -> None:

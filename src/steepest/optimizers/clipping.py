@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from steepest.clip import Clip, Measured, combined
+from steepest.clip import Clip
 from steepest.kernels.engine import Plan
 
-__all__ = ["Clipping", "Norms", "clips"]
+__all__ = ["Clipping", "Norms", "checked_history", "clips"]
 
 History = dict[str, list[float]]
 
@@ -18,89 +17,149 @@ def clips(clip: Clip | tuple[Clip, ...] | None) -> tuple[Clip, ...]:
     return clip if isinstance(clip, tuple) else () if clip is None else (clip,)
 
 
-@dataclass
-class Norms:
+def checked_history(given: Any) -> History:
+    """A copy of a history that was saved. Raises TypeError or ValueError for anything else."""
+    try:
+        history = {str(key): [float(norm) for norm in norms] for key, norms in given.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise TypeError(f"clip_history = {given!r}: expected lists of norms by clip") from None
+    for key, norms in history.items():
+        if not all(0.0 <= norm < math.inf for norm in norms):
+            raise ValueError(f"clip_history of {key!r}: expected finite norms of at least 0")
+    return history
+
+
+class Norms(NamedTuple):
     """What was measured of a step's gradients."""
 
     total: float
+    """Of all together; with clips of several orders, of the first's."""
     each: list[float]
+    parts: list[list[float]]
+    """For each domain, of each of its parts."""
 
 
-@dataclass
 class _Domain:
-    """A clip and the parameters that have it, by number."""
+    """A clip and the parameters that have it, by number, in parts that are measured together."""
 
-    clip: Clip
-    members: list[int] = field(default_factory=list)
-    groups: list[int] = field(default_factory=list)
+    def __init__(self, clip: Clip, key: str, parts: list[list[int]], count: int) -> None:
+        self.clip = clip
+        self.key = key
+        self.parts = parts
+        self.members = [i for part in parts for i in part]
+        self.one = clip.parts == "all" and len(self.members) == count
+        """Whether all parameters are measured together."""
 
-    @property
-    def key(self) -> str:
-        """What its history is called."""
-        return repr(self.clip)
+    def measured(self, plan: Plan, total: float, each: list[float]) -> list[float]:
+        """The norms of the parts, once the plan has measured with the clip's order."""
+        if self.one:
+            return [total]
+        if self.clip.parts == "each":
+            return each if len(each) == len(self.members) else [each[i] for i in self.members]
+        return [plan.together(part) for part in self.parts]
+
+
+def _parts(clip: Clip, groups: Sequence[tuple[Any, int, int]]) -> list[list[int]]:
+    """The parameters that have the clip, in the parts that are measured together."""
+    parts: dict[int, list[int]] = {}
+    first = 0
+    for value, count, given in groups:
+        if clip in clips(value):
+            for i in range(first, first + count):
+                part = i if clip.parts == "each" else given if clip.parts == "group" else 0
+                parts.setdefault(part, []).append(i)
+        first += count
+    return list(parts.values())
 
 
 class Clipping:
     """The clips of all groups, by the parameters that share one."""
 
-    def __init__(self, of_groups: Sequence[tuple[Any, int]]) -> None:
-        """`of_groups` are the value of clip= and the number of parameters, group by group."""
-        domains: dict[Clip, _Domain] = {}
-        first = 0
-        for number, (value, count) in enumerate(of_groups):
-            for clip in clips(value):
-                if clip.order is not None:
-                    domain = domains.setdefault(clip, _Domain(clip))
-                    domain.members += range(first, first + count)
-                    domain.groups += [number] * count
-            first += count
-        self.count = first
-        self.domains = sorted(domains.values(), key=lambda domain: domain.clip.rank)
+    def __init__(self, groups: Sequence[tuple[Any, int, int]]) -> None:
+        """`groups` are the value of clip=, the number of parameters, and the number of the group
+        that was given, of which this one may be a part."""
+        different: list[Clip] = []
+        for value, _, _ in groups:
+            different += [c for c in clips(value) if c.order is not None and c not in different]
+        self.count = sum(count for _, count, _ in groups)
+        self.domains: list[_Domain] = []
+        keys: dict[str, int] = {}
+        for clip in sorted(different, key=lambda clip: clip.rank):
+            again = keys[clip.key] = keys.get(clip.key, 0) + 1
+            key = clip.key if again == 1 else f"{clip.key} ({again})"
+            self.domains.append(_Domain(clip, key, _parts(clip, groups), self.count))
         self.orders = list(dict.fromkeys(d.clip.order for d in self.domains if d.clip.order))
+        self.orders = self.orders or [2.0]
+        self.only = len(self.domains) == 1 and self.domains[0].one
+        """Whether there is one clip, and it is for all parameters together."""
+        self.watching = [domain for domain in self.domains if not domain.clip.rank]
+        """The domains that look for spikes; they stand first."""
         self.sweeps = any(domain.clip.sweeps for domain in self.domains)
-        self.follows = any(not domain.clip.sweeps for domain in self.domains)
-        """Whether a clip needs the norms of this step only at the next."""
+        self.memories = [domain for domain in self.domains if domain.clip.memory]
+        """The domains whose clips remember norms."""
+        self.following = [
+            (d.key, None if d.one else d.members) for d in self.domains if not d.clip.sweeps
+        ]
+        """Domains whose clips need the norms of this step only at the next."""
 
     def first_step(self, history: History) -> bool:
         """Whether a clip that goes by an earlier norm has none yet."""
-        return any(not d.clip.sweeps and not history.get(d.key) for d in self.domains)
+        return any(not history.get(key) for key, _ in self.following)
 
-    def measure(self, plan: Plan, workers: int) -> dict[float, Norms]:
-        """The norms of this step by their order."""
-        return {order: Norms(*plan.norms(workers, order)) for order in self.orders or [2.0]}
+    def measure(self, plan: Plan, workers: int) -> Norms:
+        """The norms of this step."""
+        total, each = plan.norms(workers, self.orders[0])
+        if self.only:
+            return Norms(total, each, [[total]])
+        parts: list[list[float]] = [[]] * len(self.domains)
+        now = total, each
+        for order in self.orders:
+            if order != self.orders[0]:
+                now = plan.norms(workers, order)
+            for k, domain in enumerate(self.domains):
+                if domain.clip.order == order:
+                    parts[k] = domain.measured(plan, *now)
+        return Norms(total, each, parts)
 
-    def measured(self, domain: _Domain, norms: Norms, history: History, count: int) -> Measured:
-        """What a domain's clip goes by."""
-        each, total = norms.each, norms.total
-        if len(domain.members) < self.count:
-            each = [each[i] for i in domain.members]
-            total = combined(each, domain.clip.order or 2.0)
-        return Measured(total, each, domain.groups, history.get(domain.key, ()), count)
+    def spike(self, norms: Norms, history: History, count: int) -> str:
+        """Why the step is to be skipped; empty if it is not."""
+        for domain, parts in zip(self.watching, norms.parts, strict=False):
+            reason = domain.clip.spike(parts[0], history.get(domain.key, ()), count)
+            if reason:
+                return reason
+        return ""
 
-    def apply(
-        self, norms: dict[float, Norms] | None, history: History, count: int
-    ) -> tuple[list[float], str]:
-        """The factor of each gradient, and why the step is to be skipped, if it is.
+    def factors(
+        self, norms: Norms | None, history: History, count: int
+    ) -> float | list[float] | None:
+        """The factor of all gradients, or of each; None where nothing is scaled.
 
         Without norms, by those of earlier steps.
         """
-        factors = [1.0] * self.count
-        unknown = Norms(math.nan, [math.nan] * self.count)
-        for domain in self.domains:
-            known = norms[domain.clip.order or 2.0] if norms else unknown
-            measured = self.measured(domain, known, history, count)
-            spike = domain.clip.spike(measured)
-            if spike:
-                return factors, spike
-            own = domain.clip.factors(measured)
-            for i, factor in zip(domain.members, own, strict=True):
-                factors[i] *= factor
-        return factors, ""
+        if self.only and norms:
+            domain = self.domains[0]
+            return domain.clip.factors(norms.parts[0], history.get(domain.key, ()), count)[0]
+        factors: list[float] | None = None
+        for k, domain in enumerate(self.domains):
+            if not domain.clip.rank:
+                continue
+            known = norms.parts[k] if norms else [math.nan]
+            own = domain.clip.factors(known, history.get(domain.key, ()), count)
+            if domain.one:
+                return own[0]  # a parameter has one clip that scales, so this is the only one
+            if len(own) == self.count:
+                return own
+            factors = factors or [1.0] * self.count
+            for part, factor in zip(domain.parts, own, strict=True):
+                for i in part:
+                    factors[i] = factor
+        return factors
 
-    def remember(self, norms: dict[float, Norms], history: History) -> None:
-        """Adds this step's norms to the histories of the clips that keep one."""
-        for domain in self.domains:
-            if domain.clip.memory:
-                known = norms[domain.clip.order or 2.0]
-                measured = self.measured(domain, known, history, 0)
-                history[domain.key] = domain.clip.remembered(measured)
+    def remembered(self, norms: Norms, history: History, skipped: bool = False) -> History:
+        """The histories of the clips that keep one, with this step's norms; of a step that is
+        `skipped`, only those that decide what is."""
+        return {
+            domain.key: domain.clip.remembered(parts[0], history.get(domain.key, ()))
+            for domain, parts in zip(self.domains, norms.parts, strict=True)
+            if domain.clip.memory and not (skipped and domain.clip.rank)
+        }

@@ -63,11 +63,13 @@ def step(
     l2 = (weight_decay if decay_mode == "l2" else 0.0) + extra.get("l2", 0.0)
     l1 += extra.get("l1", 0.0)
     decay = (0.0 if decay_mode == "l2" else weight_decay) + extra.get("decoupled", 0.0)
+    raw = g
     if factor != 1.0:
         g = stages.scale(g, factor)
     for c in clip if isinstance(clip, tuple) else (clip,):
         if type(c).__name__ == "adaptive":
-            g = stages.adaptive(g, p, c.at("limit", count), c.at("eps", count), c.axis)
+            limit, eps = c.at("limit", count), c.at("eps", count)
+            g = stages.adaptive(g, p, limit, eps, c.axis, raw, factor)
         elif type(c).__name__ == "value":
             g = stages.clip_value(g, c.at("limit", count))
     if l2:

@@ -13,6 +13,8 @@ LANES = 32
 
 
 LARGEST = sys.float_info.max
+LEAST = 2.0**-1000
+"""The least magnitude whose inverse is a double for certain."""
 
 
 def sum_powers(g: Array, order: float, scale: float = 1.0) -> float:
@@ -47,24 +49,19 @@ def sum_powers(g: Array, order: float, scale: float = 1.0) -> float:
 def norm(gradients: Sequence[Array], order: float = 2.0) -> tuple[float, list[float]]:
     """The norm of all gradients together, and of each.
 
-    Where squares would leave the range of double, a gradient is first scaled by a power of two; so
-    it is always for orders other than 1, 2 and infinity.
+    Where squares would leave the range of double, a gradient is first scaled by a power of two; for
+    orders other than 1, 2 and infinity always, by its largest magnitude.
     """
     if order == math.inf:
         each = [largest(g) for g in gradients]
         return largest(np.array(each)), each
-    sums, exponents = [], []
-    for g in gradients:
-        total, exponent = scaled_sum(g, order)
-        sums.append(total)
-        exponents.append(exponent)
-    most = max((e for s, e in zip(sums, exponents, strict=True) if s != 0), default=0)
+    order = min(order, 1e18)  # from there on the norm is the largest, but for rounding
+    sums = [scaled_sum(g, order) for g in gradients]
+    most = max((unit for s, unit in sums if s != 0), default=0 if order in (1.0, 2.0) else LEAST)
     together = 0.0
-    for total, exponent in zip(sums, exponents, strict=True):
-        together += raised(total, exponent - most, order)
-    return representable(rooted(together, order), most), [
-        representable(rooted(s, order), e) for s, e in zip(sums, exponents, strict=True)
-    ]
+    for s, unit in sums:
+        together += raised(s, unit, most, order)
+    return rooted(together, most, order), [rooted(s, unit, order) for s, unit in sums]
 
 
 def unit_norm(x: Array) -> float:
@@ -72,16 +69,21 @@ def unit_norm(x: Array) -> float:
     return norm([x])[0]
 
 
-def scaled_sum(g: Array, order: float) -> tuple[float, int]:
-    """A sum of powers and the exponent e for which it is that of g / 2^e."""
-    if order in (1.0, 2.0):
+def scaled_sum(g: Array, order: float) -> tuple[float, float]:
+    """A sum of powers, and the unit in which it is one: the exponent of a power of two for orders
+    1 and 2, a magnitude for others."""
+    exact = order in (1.0, 2.0)
+    if exact:
         total = sum_powers(g, order)
         low = 1e-280 if order == 2.0 else -1.0
         if g.dtype == np.float32 or low < total < 1e300:
             return total, 0
     most = largest(g)
     if not (math.isfinite(most) and most > 0):
-        return most, 0
+        return most, 0 if exact else LEAST
+    if not exact:
+        most = max(most, LEAST)
+        return sum_powers(g, order, 1.0 / most), most
     exponent = max(math.frexp(most)[1], -1000)
     return sum_powers(g, order, math.ldexp(1.0, -exponent)), exponent
 
@@ -91,25 +93,23 @@ def largest(g: Array) -> float:
     return float(np.max(np.abs(g), initial=0))
 
 
-def raised(total: float, exponent: int, order: float) -> float:
-    """The sum of powers for elements 2^exponent times as large."""
-    if exponent == 0:
+def raised(total: float, unit: float, most: float, order: float) -> float:
+    """A sum of powers in the unit `most`."""
+    if total == 0 or not math.isfinite(total):
         return total
     if order in (1.0, 2.0):
-        return math.ldexp(total, int(order) * exponent)
-    return total * math.pow(2.0, order * exponent)
+        return math.ldexp(total, int(order) * int(unit - most))
+    return total * math.pow(unit / most, order)
 
 
-def rooted(total: float, order: float) -> float:
-    """The norm for a sum of powers."""
-    if order == 2.0:
-        return math.sqrt(total)
-    return total if order == 1.0 else math.pow(total, 1.0 / order)
-
-
-def representable(x: float, exponent: int) -> float:
-    """x 2^exponent; the largest double where that is finite but larger."""
+def rooted(total: float, unit: float, order: float) -> float:
+    """The norm for a sum of powers; the largest double where it is finite but larger."""
     try:
-        return math.ldexp(x, exponent)
+        if order == 2.0:
+            return math.ldexp(math.sqrt(total), int(unit))
+        if order == 1.0:
+            return math.ldexp(total, int(unit))
+        norm = unit * math.pow(total, 1.0 / order)
     except OverflowError:
         return LARGEST
+    return LARGEST if math.isinf(norm) and math.isfinite(total) else norm

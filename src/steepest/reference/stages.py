@@ -78,13 +78,16 @@ def max_norm(p: Array, limit: float, axis: int | None) -> None:
             u[...] = p.dtype.type(limit / norm) * u
 
 
-def adaptive(g: Array, p: Array, limit: float, eps: float, axis: int | None) -> Array:
-    """Units of g scaled down to limit · max(‖p_u‖, eps)."""
+def adaptive(
+    g: Array, p: Array, limit: float, eps: float, axis: int | None, raw: Array, factor: float
+) -> Array:
+    """Units of g scaled down to limit · max(‖p_u‖, eps); g is factor · raw, and its norms are
+    those of raw times |factor|."""
     clipped = np.array(g)
-    for u, of_p in zip(units(clipped, axis), units(p, axis), strict=True):
+    for u, of_raw, of_p in zip(units(clipped, axis), units(raw, axis), units(p, axis), strict=True):
         norm = unit_norm(of_p)
         most = limit * (eps if norm < eps else norm)
-        norm = unit_norm(u)
+        norm = abs(factor) * unit_norm(of_raw)
         u[...] = u.dtype.type(most / max(norm, 1e-6) if norm > most else 1.0) * u
     return clipped
 
