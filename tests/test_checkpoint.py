@@ -235,9 +235,9 @@ def test_names_that_mean_something_else_in_the_file_are_refused(tmp_path, name):
         save(tmp_path / "run", st.SGD({name: np.ones(2)}, lr=0.1))
 
 
-def test_names_of_states_that_mean_something_else_in_the_file_are_refused(tmp_path):
+def test_names_of_states_that_mean_something_else_in_the_file_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(st.SGD, "states", lambda self, h: ("a/b",))
     opt = st.SGD({"w": np.ones(2)}, lr=0.1)
-    opt.state["w"]["a/b"] = np.ones(2)
     with pytest.raises(CheckpointError, match="a state cannot have the name 'a/b'"):
         save(tmp_path / "run", opt)
 

@@ -507,6 +507,7 @@ class Optimizer(ABC):
         fresh: list[dict[str, Any]] = []
         lives: list[LiveGroup] = []
         state: dict[str, WatchedDict] = {}
+        skipped = int(state_dict.get("skipped", 0))
         updates = counter(np.array(state_dict["updates"]), "all")
         history = checked_history(state_dict.get("clip_history", {}))
         for group, loaded in zip(self.param_groups, groups, strict=True):
@@ -536,7 +537,7 @@ class Optimizer(ABC):
             group.update(loaded)
         self._state = WatchedDict(state, self._changes)
         self._groups = lives
-        self._updates, self.skipped = updates, int(state_dict.get("skipped", 0))
+        self._updates, self.skipped = updates, skipped
         self.clip_history = history
 
     def __getstate__(self) -> dict[str, Any]:
