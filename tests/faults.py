@@ -43,7 +43,9 @@ def interrupted_at(n, call):
             signal.raise_signal(signal.SIGINT)
         return watch
 
-    handler = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(signal.SIGINT)  # ignored in a process that a shell put behind
+    handler = signal.default_int_handler
+    signal.signal(signal.SIGINT, handler)
     sys.settrace(watch)
     try:
         call()
@@ -52,4 +54,5 @@ def interrupted_at(n, call):
     finally:
         sys.settrace(None)
         assert signal.getsignal(signal.SIGINT) is handler
+        signal.signal(signal.SIGINT, before)
     return False

@@ -424,6 +424,8 @@ cdef class Plan:
         cdef list each = None
         if isinstance(scales, list):
             each = scales
+            if len(each) != self.count:
+                raise ValueError(f"{len(each)} factors for {self.count} parameters")
         else:
             one = scales
         for i in range(self.count):
