@@ -110,9 +110,9 @@ def test_schedules_in_schedules_can_be_stored(monkeypatch):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (lambda t: 0.1, r"\['lr'\] = <function .* cannot be stored in a file; of all callables"),
-        ((0.9, math.cos), r"\['lr'\]\[1\] = <built-in function cos> cannot"),
-        ({"deep": [object()]}, r"\['lr'\]\['deep'\]\[0\] = <object .*expected numbers, strings"),
+        (lambda t: 0.1, r"\['tag'\] = <function .* cannot be stored in a file; of all callables"),
+        ((0.9, math.cos), r"\['tag'\]\[1\] = <built-in function cos> cannot"),
+        ({"deep": [object()]}, r"\['tag'\]\['deep'\]\[0\] = <object .*expected numbers, strings"),
         (np.ones(2), "give arrays as arrays="),
         (np.longdouble(1), "expected numbers"),
         (1j, "expected numbers"),
@@ -123,7 +123,7 @@ def test_what_cannot_be_stored_is_refused_by_group_and_name(tmp_path, value, mes
     opt = st.SGD([{"params": {"v": np.ones(1)}}, {"params": {"w": np.ones(2)}}], lr=0.1)
     save(tmp_path / "run", opt)
     before = (tmp_path / "run").read_bytes()
-    opt.param_groups[1]["lr"] = value
+    opt.param_groups[1]["tag"] = value
     with pytest.raises(CheckpointError, match=message) as caught:
         save(tmp_path / "run", opt)
     assert str(caught.value).startswith("param_groups")
