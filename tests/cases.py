@@ -35,6 +35,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"alpha": 0.91, "momentum": 0.77, "centered": True},
     ],
     "adadelta": [{"lr": 0.83, "rho": 0.87, "eps": 1e-4}],
+    "signum": [{"momentum": 0.87}],
     "adam": [{}, {"amsgrad": True}, {"bias_correction": False}, {"decoupled_weight_decay": True}],
     "adamw": [{}, {"amsgrad": True}, {"bias_correction": False}],
     "nadam": [{"momentum_decay": 0.0113}, {"decoupled_weight_decay": True}],

@@ -335,7 +335,13 @@ def arguments_of(rule):
 
 
 @pytest.mark.parametrize(
-    ("rule", "name"), [(rule, name) for rule in RULES for name in arguments_of(rule)]
+    ("rule", "name"),
+    [
+        (rule, name)
+        for rule in RULES
+        for name in arguments_of(rule)
+        if name != "clip" or rule not in ("signsgd", "rprop")  # no clip changes a gradient's sign
+    ],
 )
 def test_every_argument_changes_the_result(rule, name):
     """An argument that is accepted and then ignored is the commonest bug of optimizers."""
@@ -354,7 +360,8 @@ def test_every_argument_changes_the_result(rule, name):
         opt = RULES[rule](p, **a)
         for g in grads:
             opt.step(g)
-        results.append((p.tobytes(), sorted(opt.state["0"])))
+        averaged = opt.averaged()["0"].tobytes() if hasattr(opt, "averaged") else b""
+        results.append((p.tobytes(), averaged, sorted(opt.state["0"])))
     assert results[0] != results[1], name
 
 
