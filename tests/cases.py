@@ -35,6 +35,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"alpha": 0.91, "momentum": 0.77, "centered": True},
     ],
     "adadelta": [{"lr": 0.83, "rho": 0.87, "eps": 1e-4}],
+    "rprop": [{"etas": (0.43, 1.31), "step_sizes": (1e-3, 0.9)}],
     "signum": [{"momentum": 0.87}],
     "adam": [{}, {"amsgrad": True}, {"bias_correction": False}, {"decoupled_weight_decay": True}],
     "adamw": [{}, {"amsgrad": True}, {"bias_correction": False}],

@@ -56,6 +56,7 @@ def slope(p):
 
 
 DESCENTS = {
+    "rprop": ({}, 1000, 1e-2),
     "signsgd": ({"lr": 1e-3}, 3000, 0.1),
     "signum": ({"lr": 1e-3}, 3000, 1e-3),
 }
@@ -121,3 +122,22 @@ def test_a_momentum_of_one_is_refused(rule):
     with pytest.raises(ValueError, match=r"momentum = 1\.0"):
         opt.step(np.ones(1))
     assert opt.updates == 2
+
+
+# Rprop
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("lr", [0.0137, 0.0])
+def test_rprop_equals_torch(lr, maximize):
+    """lr = 0 too: the first step is then the least that step_sizes allows."""
+    torch = pytest.importorskip("torch")
+    grads, start = gradients()
+    grads[5:8, :20] *= 1e-200  # products that underflow to 0
+    arguments = {"lr": lr, "etas": (0.43, 1.31), "step_sizes": (1e-3, 0.9)}
+    path = trajectory("rprop", arguments, {"maximize": maximize}, grads, start)
+    other, _ = torch_path(
+        lambda p: torch.optim.Rprop(p, **arguments, maximize=maximize, foreach=False), grads, start
+    )
+    np.testing.assert_array_equal(path, other)  # the same operations in the same order

@@ -1,5 +1,5 @@
 """Rules that divide each element by a size of its own; see ``rules.pxd`` for what all rules share."""
-from steepest.kernels.contract cimport larger, real, root
+from steepest.kernels.contract cimport larger, real, root, sign
 from steepest.kernels.rules cimport rule
 
 RULES = {}
@@ -122,3 +122,26 @@ cdef void adadelta(real *restrict p, const real *restrict g, real *restrict v, r
         p[i] = k * p[i] - lr * di
 
 RULES["adadelta"] = rule(adadelta, adadelta)
+
+
+cdef void rprop(real *restrict p, const real *restrict g, real *restrict prev,
+                real *restrict size, real *restrict c, real *restrict d, Py_ssize_t n,
+                double factor, double keep, const double *h) noexcept nogil:
+    cdef real minus = <real>h[0], plus = <real>h[1], least = <real>h[2], most = <real>h[3]
+    cdef real same, ratio, si
+    cdef real f = <real>factor, k = <real>keep, gi
+    cdef Py_ssize_t i
+    for i in range(n):
+        gi = f * g[i]
+        same = gi * prev[i]
+        # A product that is NaN makes the step size NaN.
+        ratio = plus if same > <real>0 else (<real>1 if same == <real>0 else same)
+        ratio = minus if same < <real>0 else ratio
+        gi = <real>0 if same < <real>0 else gi
+        si = size[i] * ratio
+        si = least if si < least else (most if si > most else si)
+        size[i] = si
+        prev[i] = gi
+        p[i] = k * p[i] - sign(gi) * si
+
+RULES["rprop"] = rule(rprop, rprop)

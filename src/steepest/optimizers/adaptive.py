@@ -1,4 +1,4 @@
-"""Rules that divide by a running size of the gradient: Adagrad, RMSprop, Adadelta."""
+"""Rules that divide by a running size of the gradient: Adagrad, RMSprop, Adadelta; and Rprop."""
 
 from collections.abc import Mapping
 from typing import Any, Unpack
@@ -7,7 +7,7 @@ from steepest import arrays
 from steepest.arrays import Array
 from steepest.optimizers.base import Number, Optimizer, Options
 
-__all__ = ["Adagrad", "RMSprop", "Adadelta"]
+__all__ = ["Adagrad", "RMSprop", "Adadelta", "Rprop"]
 
 
 class Adagrad(Optimizer):
@@ -162,3 +162,60 @@ class Adadelta(Optimizer):
 
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         return "adadelta", (h["lr"], h["rho"], 1.0 - h["rho"], h["eps"])
+
+
+class Rprop(Optimizer):
+    """Rprop: each element has a step size, which grows while the gradient keeps its sign.
+
+        s ← clamp(η₊ · s where g · g₋ > 0, η₋ · s where g · g₋ < 0, else s)
+        g ← 0 where g · g₋ < 0
+        p ← p - sign(g) · s,  g₋ ← g
+
+    η₋ and η₊ are ``etas``, the bounds of s are ``step_sizes``. s starts at ``lr``, which has no
+    effect later. For gradients of all data, not of batches, whose signs are noise. Raises
+    ValueError for hyper-parameters out of range: 0 < η₋ < 1 < η₊, the bounds in order.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = st.Rprop(w, lr=0.5)
+    >>> for _ in range(2):
+    ...     opt.step(np.array([0.1, -8.0]))
+    >>> w
+    array([-0.1, -0.9])
+
+    Riedmiller and Braun 1993; as in Igel and Hüsken 2000, iRprop-, there is no step where the sign
+    changes. Formula and defaults as torch.optim.Rprop.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-2,
+        etas: tuple[Number, Number] = (0.5, 1.2),
+        step_sizes: tuple[Number, Number] = (1e-6, 50.0),
+        weight_decay: Number = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {"lr": lr, "etas": etas, "step_sizes": step_sizes, "weight_decay": weight_decay}
+        super().__init__(params, hyper, options)
+
+    def check(self, h: Mapping[str, Any]) -> None:
+        minus, plus = h["etas"]
+        if not (callable(minus) or 0.0 < minus < 1.0) or not (callable(plus) or plus > 1.0):
+            raise ValueError(f"etas = {h['etas']!r}: expected 0 < η₋ < 1 < η₊")
+        low, high = h["step_sizes"]
+        if not (callable(low) or callable(high)) and low > high:
+            raise ValueError(f"step_sizes = {h['step_sizes']!r}: expected the smaller one first")
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("prev", "step_size")
+
+    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+        fresh = arrays.zeros_like(p)
+        if key == "step_size":
+            fresh[...] = h["lr"]
+        return fresh
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        self.check(h)
+        return "rprop", (*h["etas"], *h["step_sizes"])

@@ -51,3 +51,20 @@ def adadelta(
     d = np.sqrt((u + real(eps)) / (v + real(eps))) * g
     u[...] = real(rho) * u + real(1.0 - rho) * (d * d)
     p[...] = p - real(lr) * d
+
+
+def rprop(
+    p: Array, g: Array, state: State, t: int, *,
+    lr: float, etas: tuple[float, float], step_sizes: tuple[float, float],
+) -> None:  # fmt: skip
+    """Rprop. The first step sizes, lr, are in the state already."""
+    real = p.dtype.type
+    minus, plus = map(real, etas)
+    prev, size = state["prev"], state["step_size"]
+    same = g * prev
+    ratio = np.select([same > 0, same < 0, same == 0], [plus, minus, real(1)], same)
+    scaled = size * ratio
+    low, high = map(real, step_sizes)
+    size[...] = np.where(scaled < low, low, np.where(scaled > high, high, scaled))
+    prev[...] = np.where(same < 0, real(0), g)
+    p[...] = p - np.sign(prev) * size
