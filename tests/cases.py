@@ -36,6 +36,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "adadelta": [{"lr": 0.83, "rho": 0.87, "eps": 1e-4}],
     "rprop": [{"etas": (0.43, 1.31), "step_sizes": (1e-3, 0.9)}],
+    "asgd": [{"lambd": 0.31, "alpha": 0.6, "t0": 7.0}],
     "signum": [{"momentum": 0.87}],
     "adam": [{}, {"amsgrad": True}, {"bias_correction": False}, {"decoupled_weight_decay": True}],
     "adamw": [{}, {"amsgrad": True}, {"bias_correction": False}],

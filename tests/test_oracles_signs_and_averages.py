@@ -59,6 +59,7 @@ DESCENTS = {
     "rprop": ({}, 1000, 1e-2),
     "signsgd": ({"lr": 1e-3}, 3000, 0.1),
     "signum": ({"lr": 1e-3}, 3000, 1e-3),
+    "asgd": ({"lr": 1e-3, "t0": 4000.0}, 5000, 0.05),
 }
 
 
@@ -141,3 +142,41 @@ def test_rprop_equals_torch(lr, maximize):
         lambda p: torch.optim.Rprop(p, **arguments, maximize=maximize, foreach=False), grads, start
     )
     np.testing.assert_array_equal(path, other)  # the same operations in the same order
+
+
+# ASGD
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("t0", [7.0, 0.0, 1e6])
+def test_asgd_equals_torch(t0, maximize):
+    """The point and the mean. (pytorch_optimizer's ASGD is another algorithm, arXiv:1910.09529.)"""
+    torch = pytest.importorskip("torch")
+    grads, start = gradients()
+    arguments = {"lr": 0.0137, "lambd": 0.31, "alpha": 0.6, "t0": t0, "weight_decay": 0.0731}
+    p = start.copy()
+    opt = st.ASGD(p, **arguments, maximize=maximize)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # it keeps eta and mu in this type
+    try:
+        other, twin = torch_path(
+            lambda p: torch.optim.ASGD(p, **arguments, maximize=maximize, foreach=False),
+            grads, start,
+        )  # fmt: skip
+    finally:
+        torch.set_default_dtype(default)
+    assert_close(trajectory("asgd", arguments, {"maximize": maximize}, grads, start), other)
+    for g in grads:
+        opt.step(g)
+    (state,) = twin.state.values()
+    np.testing.assert_allclose(opt.averaged()["0"], state["ax"].numpy(), rtol=1e-12, atol=1e-14)
+
+
+def test_the_mean_of_asgd_starts_at_the_parameter():
+    w = {"a": np.array([1.0, 2.0]), "b": np.float32([3.0])}
+    opt = st.ASGD(w)
+    mean = opt.averaged()
+    assert mean["a"].tolist() == [1.0, 2.0] and mean["b"].dtype == np.float32
+    mean["a"][...] = 0.0
+    assert opt.averaged()["a"].tolist() == [1.0, 2.0]
