@@ -284,6 +284,11 @@ BAD_HYPER = [
     ("rprop", {"etas": (0.0, 1.2)}, ValueError, "expected 0 < η₋"),
     ("rprop", {"etas": 1.2}, TypeError, "expected 2 numbers"),
     ("rprop", {"step_sizes": (2.0, 1.0)}, ValueError, "expected the smaller one first"),
+    ("schedulefreesgd", {"momentum": 1.0}, ValueError, r"expected a number in \(0, 1\)"),
+    ("schedulefreesgd", {"momentum": 0.0}, ValueError, "momentum = 0.0"),
+    ("schedulefreesgd", {"momentum": abs}, TypeError, "expected a number; the average"),
+    ("schedulefreeadamw", {"betas": (0.0, 0.9)}, ValueError, r"betas\[0\] = 0.0"),
+    ("schedulefreeadamw", {"betas": (abs, 0.9)}, TypeError, "expected a number; the average"),
     ("signum", {"momentum": 1.0}, ValueError, "momentum = 1.0"),
     ("nadam", {"momentum_decay": -1.0}, ValueError, "momentum_decay"),
 ]
@@ -355,6 +360,8 @@ def test_every_argument_changes_the_result(rule, name):
     arguments = base | {name: changed(rule, base, name)}
     if name == "nesterov":
         arguments = base | {"nesterov": True}
+    if name == "weight_lr_power":  # a constant lr weighs alike at any power
+        base, arguments = (a | {"lr": lambda t: 0.01 * (1 + t)} for a in (base, arguments))
     rng = np.random.default_rng(0)
     start = rng.standard_normal(9)
     grads = rng.standard_normal((40, 9))

@@ -6,9 +6,11 @@ those.
 
 import numpy as np
 import pytest
+from cases import reference_hyper
 from test_oracles import gradients, trajectory
 
 import steepest as st
+from steepest import reference
 from steepest.optimizers import RULES
 
 
@@ -59,6 +61,8 @@ DESCENTS = {
     "rprop": ({}, 1000, 1e-2),
     "signsgd": ({"lr": 1e-3}, 3000, 0.1),
     "signum": ({"lr": 1e-3}, 3000, 1e-3),
+    "schedulefreesgd": ({"lr": 1e-3}, 5000, 0.05),
+    "schedulefreeadamw": ({"lr": 0.05}, 1000, 0.05),
     "asgd": ({"lr": 1e-3, "t0": 4000.0}, 5000, 0.05),
 }
 
@@ -180,3 +184,158 @@ def test_the_mean_of_asgd_starts_at_the_parameter():
     assert mean["a"].tolist() == [1.0, 2.0] and mean["b"].dtype == np.float32
     mean["a"][...] = 0.0
     assert opt.averaged()["a"].tolist() == [1.0, 2.0]
+
+
+# Schedule-free rules
+
+FREE = {
+    "schedulefreesgd": {"momentum": 0.83, "r": 0.7, "weight_lr_power": 1.3, "weight_decay": 0.0731},
+    "schedulefreeadamw": {
+        "betas": (0.83, 0.9871), "eps": 3.1e-5, "r": 0.7, "weight_lr_power": 1.3,
+        "weight_decay": 0.0731,
+    },
+}  # fmt: skip
+
+
+def warm_up(t):
+    """What the package makes of lr=0.0137, warmup_steps=10."""
+    return 0.0137 * ((t + 1) / 10 if t < 10 else 1.0)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("rule", FREE)
+def test_schedule_free_rules_equal_their_authors(rule, maximize):
+    """y, z and x of schedulefree, which has no maximize: it is given the negative gradients."""
+    package = pytest.importorskip("schedulefree")
+    twin = {"schedulefreesgd": package.SGDScheduleFree}.get(rule, package.AdamWScheduleFree)
+    grads, start = gradients()
+    p = start.copy()
+    opt = RULES[rule](p, lr=warm_up, **FREE[rule], maximize=maximize)
+    state = {key: x.copy() for key, x in opt.state["0"].items()}
+    h, q, path = reference_hyper(opt), start.copy(), []
+
+    def make(params):
+        made = twin(params, lr=0.0137, warmup_steps=10, **FREE[rule], foreach=False)
+        made.train()
+        return made
+
+    other, peer = torch_path(make, -grads if maximize else grads, start)
+    for t, g in enumerate(grads, 1):
+        reference.step(rule, q, g, state, t, **h | {"lr": warm_up(t - 1)})
+        path.append(q.copy())
+        opt.step(g)
+    assert_close(np.array(path), other)
+    np.testing.assert_array_equal(p, q)  # also with a schedule the kernel has the reference's bits
+    (parameter,) = peer.state
+    np.testing.assert_allclose(state["z"], peer.state[parameter]["z"].numpy(), 1e-12, 1e-14)
+    peer.eval()  # this puts x in place of y
+    np.testing.assert_allclose(opt.averaged()["0"], parameter.detach().numpy(), 1e-12, 1e-14)
+    np.testing.assert_array_equal(p, q)
+
+
+def test_the_averaged_point_is_the_weighted_mean_of_z():
+    """Written from the paper's equations 1 to 3: x is averaged, y interpolated."""
+    rng = np.random.default_rng(1)
+    w = rng.standard_normal(9)
+    x, z, total = w.copy(), w.copy(), 0.0
+    opt = st.ScheduleFreeSGD(w, lr=st.schedules.inverse_time(0.1, 0.3), momentum=0.8)
+    for t in range(40):
+        g = rng.standard_normal(9)
+        lr = 0.1 / (1.0 + 0.3 * t)
+        np.testing.assert_allclose(w, 0.2 * z + 0.8 * x, rtol=1e-11)
+        opt.step(g)
+        total += 0.01
+        z = z - lr * g
+        x = x + 0.01 / total * (z - x)
+        np.testing.assert_allclose(opt.averaged()["0"], x, rtol=1e-11)
+    assert opt.param_groups[0]["lr_max"] == 0.1
+
+
+def test_decay_of_schedule_free_sgd_is_the_same_in_both_modes():
+    grads, start = gradients()
+    paths = [
+        trajectory("schedulefreesgd", FREE["schedulefreesgd"], {"decay_mode": mode}, grads, start)
+        for mode in ("l2", "decoupled")
+    ]
+    np.testing.assert_allclose(*paths, rtol=1e-11)  # lr times weight_decay is taken from 1
+
+
+@pytest.mark.parametrize("rule", FREE)
+def test_the_running_sum_is_atomic_and_resumes(rule, tmp_path):
+    """With rates that nobody can compute again: changed by hand at every step."""
+    rng = np.random.default_rng(2)
+    grads = rng.standard_normal((20, 6))
+    w = {"w": np.ones(6)}
+    opt = RULES[rule](w, **FREE[rule], nonfinite="skip")
+    spoiled = np.full(6, np.nan)
+
+    def go_on(opt, start, stop):
+        for t in range(start, stop):
+            opt.param_groups[0]["lr"] = 0.01 * (1 + t * 7 % 5)
+            opt.step({"w": grads[t]})
+
+    go_on(opt, 0, 9)
+    kept = {name: opt.param_groups[0][name] for name in ("lr_max", "weight_sum")}
+    with pytest.raises(ValueError, match="shape"):
+        opt.step({"w": np.ones(5)})
+    opt.step({"w": spoiled})
+    opt.param_groups[0]["lr"] = -1.0
+    with pytest.raises(ValueError, match="lr = -1"):
+        opt.step({"w": grads[0]})
+    opt.param_groups[0]["lr"] = 0.01
+    assert {name: opt.param_groups[0][name] for name in kept} == kept and opt.updates == 9
+    st.save(tmp_path / "point", opt, w)
+    v = {"w": np.zeros(6)}
+    other = RULES[rule](v)
+    st.load(tmp_path / "point", other, v)
+    go_on(opt, 9, 20)
+    go_on(other, 9, 20)
+    np.testing.assert_array_equal(w["w"], v["w"])
+    assert other.param_groups[0]["weight_sum"] == opt.param_groups[0]["weight_sum"] > 0.0
+
+
+def test_an_interrupt_right_after_the_update_loses_nothing(monkeypatch):
+    """The sum is taken over by the next call, as the counter says that the step is done."""
+    w, v = np.ones(3), np.ones(3)
+    opt, twin = st.ScheduleFreeSGD(w, lr=0.1), st.ScheduleFreeSGD(v, lr=0.1)
+    stepping = st.Optimizer._step
+
+    def interrupted(self, grads):
+        stepping(self, grads)
+        raise KeyboardInterrupt
+
+    opt.step(np.ones(3))
+    with monkeypatch.context() as patch:
+        patch.setattr(st.Optimizer, "_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            opt.step(np.ones(3))
+    opt.step(np.ones(3))
+    for _ in range(3):
+        twin.step(np.ones(3))
+    np.testing.assert_array_equal(w, v)
+    assert opt.state_dict()["param_groups"] == twin.state_dict()["param_groups"]
+
+
+@pytest.mark.parametrize("bad", [None, -1.0, float("nan"), "1"])
+def test_a_bad_sum_is_refused(bad):
+    opt = st.ScheduleFreeSGD(np.ones(3))
+    saved = opt.state_dict()
+    saved["param_groups"][0]["weight_sum"] = bad
+    with pytest.raises(ValueError, match="weight_sum of group 0"):
+        opt.load_state_dict(saved)
+
+
+def test_weights_count_updates_and_a_rate_of_zero_weighs_nothing():
+    """A parameter without a gradient stays where it is, and so does its average."""
+    a, b = np.ones(2), np.ones(2)
+    opt = st.ScheduleFreeSGD({"a": a, "b": b}, lr=lambda t: 0.5 * (t > 0))
+    opt.step({"a": np.ones(2), "b": np.ones(2)})
+    assert opt.param_groups[0]["weight_sum"] == 0.0 and opt.averaged()["a"].tolist() == [1.0, 1.0]
+    opt.step({"a": np.ones(2), "b": None})
+    opt.step({"a": np.ones(2), "b": np.ones(2)})
+    assert opt.param_groups[0]["weight_sum"] == 0.5
+    np.testing.assert_allclose(opt.averaged()["a"], [0.25, 0.25])  # the mean of 0.5 and 0
+    np.testing.assert_allclose(opt.averaged()["b"], [0.75, 0.75])  # the mean of 1 and 0.5
+    opt.add_param_group({"params": {"c": np.ones(2)}, "lr": 0.1})
+    assert opt.param_groups[1]["weight_sum"] == 0.0

@@ -78,9 +78,12 @@ def step(
         g = stages.l1(g, p, l1)
     if "toward_decoupled" in extra:
         stages.pull(p, state["initial"], lr, extra["toward_decoupled"])
-    if decay:
+    function = RULES[rule]
+    if "keep" in inspect.signature(function).parameters:  # a rule with a decay of its own
+        hyper["keep"] = 1.0 - lr * decay if decay else 1.0
+    elif decay:
         stages.decay(p, lr, decay)
-    RULES[rule](p, g, state, t, lr=lr, **hyper)
+    function(p, g, state, t, lr=lr, **hyper)
     if "proximal_l1" in extra:
         stages.soft_threshold(p, lr, extra["proximal_l1"], extra.get("proximal_l2", 0.0))
     for weight, axis in extra.get("group_lasso", []):
