@@ -39,6 +39,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "asgd": [{"lambd": 0.31, "alpha": 0.6, "t0": 7.0}],
     "schedulefreesgd": [{"momentum": 0.83, "r": 0.7, "weight_lr_power": 1.3}],
     "schedulefreeadamw": [{"r": 0.7, "weight_lr_power": 1.3}],
+    "madgrad": [{"momentum": 0.87}, {"momentum": 0.0}],
     "signum": [{"momentum": 0.87}],
     "adam": [{}, {"amsgrad": True}, {"bias_correction": False}, {"decoupled_weight_decay": True}],
     "adamw": [{}, {"amsgrad": True}, {"bias_correction": False}],

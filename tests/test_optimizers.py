@@ -289,6 +289,7 @@ BAD_HYPER = [
     ("schedulefreesgd", {"momentum": abs}, TypeError, "expected a number; the average"),
     ("schedulefreeadamw", {"betas": (0.0, 0.9)}, ValueError, r"betas\[0\] = 0.0"),
     ("schedulefreeadamw", {"betas": (abs, 0.9)}, TypeError, "expected a number; the average"),
+    ("madgrad", {"momentum": 1.5}, ValueError, "momentum = 1.5"),
     ("signum", {"momentum": 1.0}, ValueError, "momentum = 1.0"),
     ("nadam", {"momentum_decay": -1.0}, ValueError, "momentum_decay"),
 ]

@@ -12,6 +12,7 @@ from test_oracles import gradients, trajectory
 import steepest as st
 from steepest import reference
 from steepest.optimizers import RULES
+from steepest.reference.adaptive import cube_root
 
 
 def torch_path(make, grads, start):
@@ -59,6 +60,7 @@ def slope(p):
 
 DESCENTS = {
     "rprop": ({}, 1000, 1e-2),
+    "madgrad": ({"lr": 0.05}, 1000, 0.05),
     "signsgd": ({"lr": 1e-3}, 3000, 0.1),
     "signum": ({"lr": 1e-3}, 3000, 1e-3),
     "schedulefreesgd": ({"lr": 1e-3}, 5000, 0.05),
@@ -339,3 +341,59 @@ def test_weights_count_updates_and_a_rate_of_zero_weighs_nothing():
     np.testing.assert_allclose(opt.averaged()["b"], [0.75, 0.75])  # the mean of 1 and 0.5
     opt.add_param_group({"params": {"c": np.ones(2)}, "lr": 0.1})
     assert opt.param_groups[1]["weight_sum"] == 0.0
+
+
+# MADGRAD
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_cube_roots(dtype):
+    """Within one unit in the last place, but near the subnormals; specials are their own roots."""
+    numbers = np.finfo(dtype)
+    low, high = np.log2([1024 * numbers.smallest_normal, numbers.max])
+    exponents = np.random.default_rng(0).uniform(low, high, 100_000)
+    x = np.append(np.exp2(exponents), [1.0, 8.0, 27.0, numbers.max]).astype(dtype)
+    root = cube_root(x)
+    exact = np.cbrt(x.astype(np.longdouble))
+    assert (np.abs(root - exact) < np.spacing(root)).all()
+    special = np.array([0.0, np.inf, np.nan], dtype)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(cube_root(special), special)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("mode", ["l2", "decoupled"])
+@pytest.mark.parametrize("momentum", [0.87, 0.0])
+def test_madgrad_equals_pytorch_optimizer(momentum, mode, maximize):
+    """Like the authors' code it adds eps to lr, which the paper does not: it is given lr - eps.
+    Without momentum it has no x0, and finds it from p, s and v: no decay then, which it would take
+    for a part of x0, and a wider tolerance."""
+    peer = pytest.importorskip("pytorch_optimizer").MADGRAD
+    grads, start = gradients()
+    decay = 0.0731 if momentum else 0.0
+    arguments = {"momentum": momentum, "eps": 3.1e-3, "weight_decay": decay}
+    options = {"maximize": maximize, "decay_mode": mode}
+    lr = 0.0137
+    path = trajectory("madgrad", arguments | {"lr": lr}, options, grads, start)
+    other, _ = torch_path(
+        lambda p: peer(
+            p, **arguments, lr=lr - arguments["eps"], weight_decouple=mode == "decoupled",
+            maximize=maximize, foreach=False,
+        ),
+        grads, start,
+    )  # fmt: skip
+    assert_close(path, other, 1e-11)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("momentum", [0.87, 0.0])
+def test_madgrad_equals_optax(momentum):
+    """It adds eps to lr too, and takes the root of t in single precision: hence the tolerance."""
+    contrib = pytest.importorskip("optax.contrib")
+    grads, start = gradients()
+    path = trajectory(
+        "madgrad", {"lr": 0.0137, "momentum": momentum, "eps": 1e-3}, {}, grads, start
+    )
+    other = optax_path(contrib.madgrad(0.0137 - 1e-3, momentum=momentum, eps=1e-3), grads, start)
+    np.testing.assert_allclose(path, other, rtol=1e-5, atol=1e-6)

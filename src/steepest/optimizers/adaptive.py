@@ -1,13 +1,15 @@
-"""Rules that divide by a running size of the gradient: Adagrad, RMSprop, Adadelta; and Rprop."""
+"""Rules with a size of step for each element: Adagrad, RMSprop, Adadelta, Rprop, MADGRAD."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, Unpack
 
 from steepest import arrays
 from steepest.arrays import Array
 from steepest.optimizers.base import Number, Optimizer, Options
+from steepest.optimizers.hyper import below_one
 
-__all__ = ["Adagrad", "RMSprop", "Adadelta", "Rprop"]
+__all__ = ["Adagrad", "RMSprop", "Adadelta", "Rprop", "MADGRAD"]
 
 
 class Adagrad(Optimizer):
@@ -219,3 +221,54 @@ class Rprop(Optimizer):
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         self.check(h)
         return "rprop", (*h["etas"], *h["step_sizes"])
+
+
+class MADGRAD(Optimizer):
+    """MADGRAD: dual averaging from the starting point, divided by the cube root of squares.
+
+        v ← v + lr √t · g²
+        s ← s + lr √t · g
+        z = x₀ - s / (∛v + eps)
+        p ← p + (1 - momentum) · (z - p)
+
+    x₀ is the parameter when its state was made. Decoupled weight_decay takes
+    lr · weight_decay · p from the new parameter; the default adds it to the gradient. Raises
+    ValueError for hyper-parameters out of range; momentum is below 1.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> st.MADGRAD(w, lr=0.125, momentum=0.0, eps=0.0).step(np.array([1.0, -8.0]))
+    >>> w.round(6)
+    array([ 0.75, -1.5 ])
+
+    Defazio and Jelassi 2021, arXiv:2101.11075, algorithm 1. The authors' code adds eps to lr, which
+    the paper does not.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-2,
+        momentum: Number = 0.9,
+        weight_decay: Number = 0.0,
+        eps: Number = 1e-6,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "eps": eps}
+        super().__init__(params, hyper, options)
+
+    def check(self, h: Mapping[str, Any]) -> None:
+        below_one(h, "momentum")
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("grad_sum_sq", "s", "x0")
+
+    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+        fresh = arrays.zeros_like(p)
+        if key == "x0":
+            fresh[...] = p
+        return fresh
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        below_one(h, "momentum")
+        return "madgrad", (h["lr"] * math.sqrt(t), 1.0 - h["momentum"], h["eps"])

@@ -1,5 +1,7 @@
 """Rules that divide by a running size of the gradient."""
 
+import math
+
 import numpy as np
 
 from steepest.reference.types import Array, State
@@ -68,3 +70,32 @@ def rprop(
     size[...] = np.where(scaled < low, low, np.where(scaled > high, high, scaled))
     prev[...] = np.where(same < 0, real(0), g)
     p[...] = p - np.sign(prev) * size
+
+
+def cube_root(x: Array) -> Array:
+    """The cube root of x >= 0: a third of the bits of x, then Halley's steps to it."""
+    real, single = x.dtype.type, x.dtype == np.float32
+    bits = np.atleast_1d(x).view(np.uint32 if single else np.uint64)
+    third = (bits >> 2) + (bits >> 4)
+    for shift in (4, 8) if single else (4, 8, 16, 32):
+        third = third + (third >> shift)
+    third = third + third.dtype.type(0x2A5137A0 if single else 0x2A9F7893782DA1CE)
+    y: Array = third.view(x.dtype).reshape(x.shape)
+    for _ in range(2 if single else 3):
+        half = y * real(0.5)
+        cube, eighth = half * half * half, x * real(0.125)
+        y = y - y * ((cube - eighth) / (cube + cube + eighth))
+    return np.where(x > x * real(0.5), y, x)  # 0, infinity and NaN are their own roots
+
+
+def madgrad(
+    p: Array, g: Array, state: State, t: int, *, lr: float, momentum: float, eps: float, keep: float
+) -> None:
+    """MADGRAD."""
+    real = p.dtype.type
+    v, s = state["grad_sum_sq"], state["s"]
+    rate = real(lr * math.sqrt(t))
+    v[...] = v + rate * (g * g)
+    s[...] = s + rate * g
+    z = state["x0"] - s / (cube_root(v) + real(eps))
+    p[...] = (p + real(1.0 - momentum) * (z - p)) - real(1.0 - keep) * p
