@@ -40,6 +40,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "schedulefreesgd": [{"momentum": 0.83, "r": 0.7, "weight_lr_power": 1.3}],
     "schedulefreeadamw": [{"r": 0.7, "weight_lr_power": 1.3}],
     "madgrad": [{"momentum": 0.87}, {"momentum": 0.0}],
+    "ftrl": [
+        {"lambda1": 0.31, "lambda2": 0.17, "beta": 0.7, "initial_accumulator_value": 0.07},
+        {"initial_accumulator_value": 0.0},
+        {"lr": 0.0},
+    ],
     "signum": [{"momentum": 0.87}],
     "adam": [{}, {"amsgrad": True}, {"bias_correction": False}, {"decoupled_weight_decay": True}],
     "adamw": [{}, {"amsgrad": True}, {"bias_correction": False}],

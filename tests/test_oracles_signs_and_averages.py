@@ -61,6 +61,7 @@ def slope(p):
 DESCENTS = {
     "rprop": ({}, 1000, 1e-2),
     "madgrad": ({"lr": 0.05}, 1000, 0.05),
+    "ftrl": ({"lr": 0.5}, 3000, 0.05),
     "signsgd": ({"lr": 1e-3}, 3000, 0.1),
     "signum": ({"lr": 1e-3}, 3000, 1e-3),
     "schedulefreesgd": ({"lr": 1e-3}, 5000, 0.05),
@@ -397,3 +398,57 @@ def test_madgrad_equals_optax(momentum):
     )
     other = optax_path(contrib.madgrad(0.0137 - 1e-3, momentum=momentum, eps=1e-3), grads, start)
     np.testing.assert_allclose(path, other, rtol=1e-5, atol=1e-6)
+
+
+# FTRL
+
+FTRL = {"lr": 0.137, "lambda1": 0.31, "lambda2": 0.17, "beta": 0.7}
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+def test_ftrl_equals_the_formula_of_keras(maximize):
+    """From the text of its documentation, with learning_rate_power = -0.5: its
+    l2_regularization_strength is half of lambda2, and beta a part of it."""
+    grads, start = gradients()
+    arguments = FTRL | {"initial_accumulator_value": 0.07}
+    path = trajectory("ftrl", arguments, {"maximize": maximize}, grads, start)
+    lr, l1, l2 = 0.137, 0.31, 0.17 / 2 + 0.7 / (2 * 0.137)
+    p, n, z, zeros = start.copy(), np.full(start.shape, 0.07), np.zeros(start.shape), 0
+    for t, g in enumerate(-grads if maximize else grads):
+        previous, n = n, n + g**2
+        sigma = (n**0.5 - previous**0.5) / lr
+        z = z + g - sigma * p
+        quadratic = n**0.5 / lr + 2 * l2
+        p = (np.clip(z, -l1, l1) - z) / quadratic
+        zeros += int((p == 0.0).sum())
+        np.testing.assert_allclose(path[t], p, rtol=1e-11, atol=1e-13)
+    assert zeros > 100
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("maximize", [False, True])
+def test_ftrl_equals_pytorch_optimizer(maximize):
+    """Its names are lambda_1 and lambda_2, its accumulator starts at 0."""
+    peer = pytest.importorskip("pytorch_optimizer").FTRL
+    grads, start = gradients()
+    arguments = FTRL | {"initial_accumulator_value": 0.0}
+    path = trajectory("ftrl", arguments, {"maximize": maximize}, grads, start)
+    other, _ = torch_path(
+        lambda p: peer(
+            p, lr=0.137, beta=0.7, lambda_1=0.31, lambda_2=0.17, maximize=maximize, foreach=False
+        ),
+        grads, start,
+    )  # fmt: skip
+    np.testing.assert_allclose(path, other, rtol=1e-11, atol=1e-13)
+
+
+def test_ftrl_without_any_gradient_is_zero_and_with_a_rate_of_zero_still():
+    w = np.array([1.0, -2.0])
+    opt = st.FTRL(w, lr=lambda t: 0.5 * (t != 1), initial_accumulator_value=0.0)
+    opt.step(np.array([0.0, 4.0]))
+    assert w.tolist() == [0.0, -2.5]
+    kept = {key: x.copy() for key, x in opt.state["0"].items()}
+    opt.step(np.ones(2))
+    assert w.tolist() == [0.0, -2.5] and opt.updates == 2
+    for key in ("accumulator", "linear"):
+        np.testing.assert_array_equal(opt.state["0"][key], kept[key])

@@ -2,7 +2,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from steepest.kernels.contract cimport larger, real, root, sign
+from steepest.kernels.contract cimport larger, magnitude, real, root, sign
 from steepest.kernels.rules cimport rule
 
 RULES = {}
@@ -205,3 +205,36 @@ cdef void madgrad(real *restrict p, const real *restrict g, real *restrict v, re
         p[i] = (pi + fresh * (zi - pi)) - gone * pi
 
 RULES["madgrad"] = rule(madgrad, madgrad)
+
+
+cdef void ftrl(real *restrict p, const real *restrict g, real *restrict v, real *restrict z,
+               real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
+               const double *h) noexcept nogil:
+    cdef real inverse = <real>h[0], beta = <real>h[1], l1 = <real>h[2], l2 = <real>h[3]
+    cdef real vi, zi, size, rest
+    cdef real f = <real>factor, k = <real>keep, gi
+    cdef Py_ssize_t i
+    for i in range(n):
+        gi = f * g[i]
+        vi = v[i] + gi * gi
+        size = root(vi)
+        zi = (z[i] + gi) - (size - root(v[i])) * inverse * (k * p[i])
+        v[i] = vi
+        z[i] = zi
+        rest = larger(magnitude(zi) - l1, <real>0)
+        # Without any gradient so far the divisor may be 0 like the rest: 0 it is.
+        rest = rest if rest == <real>0 else rest / ((beta + size) * inverse + l2)
+        p[i] = -(sign(zi) * rest)
+
+RULES["ftrl"] = rule(ftrl, ftrl)
+
+
+cdef void ftrl_still(real *restrict p, const real *restrict g, real *restrict v, real *restrict z,
+                     real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
+                     const double *h) noexcept nogil:
+    cdef real k = <real>keep
+    cdef Py_ssize_t i
+    for i in range(n):
+        p[i] = k * p[i]
+
+RULES["ftrl_still"] = rule(ftrl_still, ftrl_still)

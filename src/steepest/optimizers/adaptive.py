@@ -1,4 +1,4 @@
-"""Rules with a size of step for each element: Adagrad, RMSprop, Adadelta, Rprop, MADGRAD."""
+"""Rules with a size of step for each element: Adagrad, RMSprop, Adadelta, Rprop, MADGRAD, FTRL."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from steepest.arrays import Array
 from steepest.optimizers.base import Number, Optimizer, Options
 from steepest.optimizers.hyper import below_one
 
-__all__ = ["Adagrad", "RMSprop", "Adadelta", "Rprop", "MADGRAD"]
+__all__ = ["Adagrad", "RMSprop", "Adadelta", "Rprop", "MADGRAD", "FTRL"]
 
 
 class Adagrad(Optimizer):
@@ -272,3 +272,63 @@ class MADGRAD(Optimizer):
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         below_one(h, "momentum")
         return "madgrad", (h["lr"] * math.sqrt(t), 1.0 - h["momentum"], h["eps"])
+
+
+class FTRL(Optimizer):
+    """FTRL-proximal: for sparse linear models; a parameter is 0 unless gradients insist.
+
+        n ← n + g²
+        z ← z + g - (√n - √n₋) / lr · p
+        p ← 0                                                          where |z| ≤ lambda1
+        p ← -(z - sign(z) · lambda1) / ((beta + √n) / lr + lambda2)    elsewhere
+
+    n starts at ``initial_accumulator_value`` and z at 0, so the regularizers pull to 0, and the
+    starting p, best 0, counts only as far as gradients carry it over. lambda1 is exact, unlike the
+    option l1, which adds a subgradient. A step with lr = 0 changes nothing. Raises ValueError for
+    hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.zeros(3)
+    >>> opt = st.FTRL(w, lr=0.5, lambda1=1.0, initial_accumulator_value=0.0)
+    >>> opt.step(np.array([4.0, -2.0, 0.5]))
+    >>> w
+    array([-0.375,  0.25 , -0.   ])
+
+    McMahan et al. 2013, "Ad click prediction", algorithm 1; names of states, lr and initial value
+    as in Keras, whose l2_regularization_strength is half of lambda2.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-3,
+        lambda1: Number = 0.0,
+        lambda2: Number = 0.0,
+        beta: Number = 0.0,
+        initial_accumulator_value: float = 0.1,
+        weight_decay: Number = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "lambda1": lambda1,
+            "lambda2": lambda2,
+            "beta": beta,
+            "initial_accumulator_value": initial_accumulator_value,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("accumulator", "linear")
+
+    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+        fresh = arrays.zeros_like(p)
+        if key == "accumulator":
+            fresh[...] = h["initial_accumulator_value"]
+        return fresh
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        if h["lr"] == 0.0:
+            return "ftrl_still", ()
+        return "ftrl", (1.0 / h["lr"], h["beta"], h["lambda1"], h["lambda2"])

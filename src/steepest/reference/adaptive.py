@@ -99,3 +99,22 @@ def madgrad(
     s[...] = s + rate * g
     z = state["x0"] - s / (cube_root(v) + real(eps))
     p[...] = (p + real(1.0 - momentum) * (z - p)) - real(1.0 - keep) * p
+
+
+def ftrl(
+    p: Array, g: Array, state: State, t: int, *,
+    lr: float, lambda1: float, lambda2: float, beta: float, initial_accumulator_value: float,
+) -> None:  # fmt: skip
+    """FTRL-proximal. The initial value is in the state already; a rate of 0 leaves all as it is."""
+    if lr == 0.0:
+        return
+    real = p.dtype.type
+    v, z = state["accumulator"], state["linear"]
+    before = np.sqrt(v)
+    v[...] = v + g * g
+    size = np.sqrt(v)
+    z[...] = (z + g) - (size - before) * real(1.0 / lr) * p
+    rest = np.abs(z) - real(lambda1)
+    rest = np.where(rest < 0, real(0), rest)
+    divisor = (real(beta) + size) * real(1.0 / lr) + real(lambda2)
+    p[...] = -(np.sign(z) * np.where(rest == 0, rest, rest / np.where(rest == 0, real(1), divisor)))
