@@ -35,6 +35,17 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"alpha": 0.91, "momentum": 0.77, "centered": True},
     ],
     "adadelta": [{"lr": 0.83, "rho": 0.87, "eps": 1e-4}],
+    "rprop": [{"etas": (0.43, 1.31), "step_sizes": (1e-3, 0.9)}],
+    "asgd": [{"lambd": 0.31, "alpha": 0.6, "t0": 7.0}],
+    "schedulefreesgd": [{"momentum": 0.83, "r": 0.7, "weight_lr_power": 1.3}],
+    "schedulefreeadamw": [{"r": 0.7, "weight_lr_power": 1.3}],
+    "madgrad": [{"momentum": 0.87}, {"momentum": 0.0}],
+    "ftrl": [
+        {"lambda1": 0.31, "lambda2": 0.17, "beta": 0.7, "initial_accumulator_value": 0.07},
+        {"initial_accumulator_value": 0.0},
+        {"lr": 0.0},
+    ],
+    "signum": [{"momentum": 0.87}],
     "adam": [{}, {"amsgrad": True}, {"bias_correction": False}, {"decoupled_weight_decay": True}],
     "adamw": [{}, {"amsgrad": True}, {"bias_correction": False}],
     "nadam": [{"momentum_decay": 0.0113}, {"decoupled_weight_decay": True}],
@@ -75,8 +86,7 @@ def same_bits(actual: np.ndarray, expected: np.ndarray, what: str = "") -> None:
 
 def reference_hyper(opt: st.Optimizer, group: int = 0) -> dict[str, Any]:
     """A group's hyper-parameters as ``reference.step`` takes them."""
-    skipped = ("params", "param_names")
-    return {k: v for k, v in opt.param_groups[group].items() if k not in skipped}
+    return {k: opt.param_groups[group][k] for k in opt.defaults}
 
 
 def misaligned(values: np.ndarray, shift: int) -> np.ndarray:

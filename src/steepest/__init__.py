@@ -31,6 +31,7 @@ from steepest.noise import NoiseScale as NoiseScale
 from steepest.optimizers import Optimizer as Optimizer
 from steepest.optimizers.adam import *
 from steepest.optimizers.adaptive import *
+from steepest.optimizers.averaged import *
 from steepest.optimizers.sgd import *
 from steepest.optimizers.sign import *
 from steepest.training import find_batch_size as find_batch_size

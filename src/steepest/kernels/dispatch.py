@@ -14,6 +14,7 @@ from typing import Any
 from steepest.kernels import machine
 
 LEVELS = ("base", "v3", "v4")
+FAMILIES = ("sgd", "adaptive", "adam", "sign", "averaged")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,7 @@ def available() -> tuple[str, ...]:
     return tuple(
         level
         for level in LEVELS
-        if machine.runs(level) and find_spec(f"steepest.kernels.rules_{level}") is not None
+        if machine.runs(level) and find_spec(f"steepest.kernels.stages_{level}") is not None
     )
 
 
@@ -45,11 +46,12 @@ def load(level: str) -> Kernels:
             f"instruction-set level {level!r} cannot be used: this CPU and this build have "
             f"{', '.join(available())}; unset STEEPEST_ISA to take the best"
         )
-    rules, stages, codecs = (
+    *families, stages, codecs = (
         importlib.import_module(f"steepest.kernels.{source}_{level}")
-        for source in ("rules", "stages", "codecs")
+        for source in (*FAMILIES, "stages", "codecs")
     )
-    return Kernels(level, rules.RULES, stages.STAGES, stages.MEASURES, codecs.CODECS)
+    rules = {name: entry for family in families for name, entry in family.RULES.items()}
+    return Kernels(level, rules, stages.STAGES, stages.MEASURES, codecs.CODECS)
 
 
 def use(level: str) -> None:

@@ -1,5 +1,5 @@
 """What may be done to a block while it is in L1, before the rule or after it, and what may be
-measured of it. Compiled once per instruction-set level; the same limits as in ``rules.pyx``.
+measured of it. Compiled once per instruction-set level; the same limits as in ``rules.pxd``.
 
 A stage says in STAGES whether it makes a new gradient (``out``). A measure adds up in LANES
 doubles, element i in lane i modulo LANES, and folds the lanes in halves: the same tree on every

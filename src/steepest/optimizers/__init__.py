@@ -7,3 +7,4 @@ from steepest.optimizers.sgd import *  # isort: skip
 from steepest.optimizers.adaptive import *  # isort: skip
 from steepest.optimizers.adam import *  # isort: skip
 from steepest.optimizers.sign import *  # isort: skip
+from steepest.optimizers.averaged import *  # isort: skip

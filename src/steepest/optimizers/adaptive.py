@@ -1,13 +1,15 @@
-"""Rules that divide by a running size of the gradient: Adagrad, RMSprop, Adadelta."""
+"""Rules with a size of step for each element: Adagrad, RMSprop, Adadelta, Rprop, MADGRAD, FTRL."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, Unpack
 
 from steepest import arrays
 from steepest.arrays import Array
 from steepest.optimizers.base import Number, Optimizer, Options
+from steepest.optimizers.hyper import below_one
 
-__all__ = ["Adagrad", "RMSprop", "Adadelta"]
+__all__ = ["Adagrad", "RMSprop", "Adadelta", "Rprop", "MADGRAD", "FTRL"]
 
 
 class Adagrad(Optimizer):
@@ -162,3 +164,171 @@ class Adadelta(Optimizer):
 
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         return "adadelta", (h["lr"], h["rho"], 1.0 - h["rho"], h["eps"])
+
+
+class Rprop(Optimizer):
+    """Rprop: each element has a step size, which grows while the gradient keeps its sign.
+
+        s ← clamp(η₊ · s where g · g₋ > 0, η₋ · s where g · g₋ < 0, else s)
+        g ← 0 where g · g₋ < 0
+        p ← p - sign(g) · s,  g₋ ← g
+
+    η₋ and η₊ are ``etas``, the bounds of s are ``step_sizes``. s starts at ``lr``, which has no
+    effect later. For gradients of all data, not of batches, whose signs are noise. Raises
+    ValueError for hyper-parameters out of range: 0 < η₋ < 1 < η₊, the bounds in order.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = st.Rprop(w, lr=0.5)
+    >>> for _ in range(2):
+    ...     opt.step(np.array([0.1, -8.0]))
+    >>> w
+    array([-0.1, -0.9])
+
+    Riedmiller and Braun 1993; as in Igel and Hüsken 2000, iRprop-, there is no step where the sign
+    changes. Formula and defaults as torch.optim.Rprop.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-2,
+        etas: tuple[Number, Number] = (0.5, 1.2),
+        step_sizes: tuple[Number, Number] = (1e-6, 50.0),
+        weight_decay: Number = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {"lr": lr, "etas": etas, "step_sizes": step_sizes, "weight_decay": weight_decay}
+        super().__init__(params, hyper, options)
+
+    def check(self, h: Mapping[str, Any]) -> None:
+        minus, plus = h["etas"]
+        if not (callable(minus) or 0.0 < minus < 1.0) or not (callable(plus) or plus > 1.0):
+            raise ValueError(f"etas = {h['etas']!r}: expected 0 < η₋ < 1 < η₊")
+        low, high = h["step_sizes"]
+        if not (callable(low) or callable(high)) and low > high:
+            raise ValueError(f"step_sizes = {h['step_sizes']!r}: expected the smaller one first")
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("prev", "step_size")
+
+    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+        fresh = arrays.zeros_like(p)
+        if key == "step_size":
+            fresh[...] = h["lr"]
+        return fresh
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        self.check(h)
+        return "rprop", (*h["etas"], *h["step_sizes"])
+
+
+class MADGRAD(Optimizer):
+    """MADGRAD: dual averaging from the starting point, divided by the cube root of squares.
+
+        v ← v + lr √t · g²
+        s ← s + lr √t · g
+        z = x₀ - s / (∛v + eps)
+        p ← p + (1 - momentum) · (z - p)
+
+    x₀ is the parameter when its state was made. Decoupled weight_decay takes
+    lr · weight_decay · p from the new parameter; the default adds it to the gradient. Raises
+    ValueError for hyper-parameters out of range; momentum is below 1.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> st.MADGRAD(w, lr=0.125, momentum=0.0, eps=0.0).step(np.array([1.0, -8.0]))
+    >>> w.round(6)
+    array([ 0.75, -1.5 ])
+
+    Defazio and Jelassi 2021, arXiv:2101.11075, algorithm 1. The authors' code adds eps to lr, which
+    the paper does not.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-2,
+        momentum: Number = 0.9,
+        weight_decay: Number = 0.0,
+        eps: Number = 1e-6,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "eps": eps}
+        super().__init__(params, hyper, options)
+
+    def check(self, h: Mapping[str, Any]) -> None:
+        below_one(h, "momentum")
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("grad_sum_sq", "s", "x0")
+
+    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+        fresh = arrays.zeros_like(p)
+        if key == "x0":
+            fresh[...] = p
+        return fresh
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        below_one(h, "momentum")
+        return "madgrad", (h["lr"] * math.sqrt(t), 1.0 - h["momentum"], h["eps"])
+
+
+class FTRL(Optimizer):
+    """FTRL-proximal: for sparse linear models; a parameter is 0 unless gradients insist.
+
+        n ← n + g²
+        z ← z + g - (√n - √n₋) / lr · p
+        p ← 0                                                          where |z| ≤ lambda1
+        p ← -(z - sign(z) · lambda1) / ((beta + √n) / lr + lambda2)    elsewhere
+
+    n starts at ``initial_accumulator_value`` and z at 0, so the regularizers pull to 0, and the
+    starting p, best 0, counts only as far as gradients carry it over. lambda1 is exact, unlike the
+    option l1, which adds a subgradient. A step with lr = 0 changes nothing. Raises ValueError for
+    hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.zeros(3)
+    >>> opt = st.FTRL(w, lr=0.5, lambda1=1.0, initial_accumulator_value=0.0)
+    >>> opt.step(np.array([4.0, -2.0, 0.5]))
+    >>> w
+    array([-0.375,  0.25 , -0.   ])
+
+    McMahan et al. 2013, "Ad click prediction", algorithm 1; names of states, lr and initial value
+    as in Keras, whose l2_regularization_strength is half of lambda2.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-3,
+        lambda1: Number = 0.0,
+        lambda2: Number = 0.0,
+        beta: Number = 0.0,
+        initial_accumulator_value: float = 0.1,
+        weight_decay: Number = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "lambda1": lambda1,
+            "lambda2": lambda2,
+            "beta": beta,
+            "initial_accumulator_value": initial_accumulator_value,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("accumulator", "linear")
+
+    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+        fresh = arrays.zeros_like(p)
+        if key == "accumulator":
+            fresh[...] = h["initial_accumulator_value"]
+        return fresh
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        if h["lr"] == 0.0:
+            return "ftrl_still", ()
+        return "ftrl", (1.0 / h["lr"], h["beta"], h["lambda1"], h["lambda2"])

@@ -5,7 +5,7 @@ function of the number of updates done so far. Clips and penalties are values of
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,19 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "initial_accumulator_value": (0.0, math.inf, False),
     "momentum_decay": (0.0, math.inf, False),
     "ema": (0.0, 1.0, False),
+    "etas": (0.0, math.inf, False),
+    "step_sizes": (0.0, math.inf, False),
+    "lambd": (0.0, math.inf, False),
+    "t0": (0.0, math.inf, False),
+    "r": (0.0, math.inf, False),
+    "weight_lr_power": (0.0, math.inf, False),
+    "beta": (0.0, math.inf, False),
+    "lambda1": (0.0, math.inf, False),
+    "lambda2": (0.0, math.inf, False),
 }
+
+PAIRS = ("betas", "etas", "step_sizes")
+"""Hyper-parameters of two numbers each."""
 
 CHOICES: dict[str, tuple[str, ...]] = {"decay_mode": ("l2", "decoupled")}
 
@@ -75,12 +87,12 @@ def settle(name: str, value: Any, count: int | None) -> Any:
             raise TypeError(f"{name} = {value!r}: expected True or False")
         return bool(value)
     if isinstance(value, (tuple, list)):
-        if name != "betas":
+        if name not in PAIRS:
             raise TypeError(f"{name} = {value!r}: expected one number or schedule")
         if len(value) != 2:
             raise ValueError(f"{name} = {value!r}: expected 2 numbers or schedules")
         return tuple(_one(name, x, count) for x in value)
-    if name == "betas":
+    if name in PAIRS:
         raise TypeError(f"{name} = {value!r}: expected 2 numbers or schedules")
     if value is None and name == "ema":
         return None
@@ -91,6 +103,12 @@ def _one(name: str, value: Any, count: int | None) -> Any:
     if callable(value):
         return value if count is None else _number(name, value(count))
     return _number(name, value)
+
+
+def below_one(h: Mapping[str, Any], name: str) -> None:
+    """Raises ValueError for a number that reaches 1, where other rules allow that."""
+    if not callable(h[name]) and h[name] >= 1.0:
+        raise ValueError(f"{name} = {h[name]!r}: expected a number in [0, 1)")
 
 
 def variable(value: Any) -> bool:

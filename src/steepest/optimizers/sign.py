@@ -1,11 +1,91 @@
-"""Rules that step by the sign of a momentum: Lion."""
+"""Rules that step by signs: SignSGD, Signum, Lion."""
 
 from collections.abc import Mapping
 from typing import Any, Unpack
 
 from steepest.optimizers.base import Number, Optimizer, Options
+from steepest.optimizers.hyper import below_one
 
-__all__ = ["Lion"]
+__all__ = ["SignSGD", "Signum", "Lion"]
+
+
+class SignSGD(Optimizer):
+    """SignSGD: steps of one size, in the direction of the gradient's sign.
+
+        p ← (1 - lr · weight_decay) · p
+        p ← p - lr · sign(g)
+
+    sign(0) is 0. Raises ValueError for hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0, 3.0])
+    >>> st.SignSGD(w, lr=0.5).step(np.array([0.01, -8.0, 0.0]))
+    >>> w
+    array([ 0.5, -1.5,  3. ])
+
+    Bernstein et al. 2018, arXiv:1802.04434, algorithm 1.
+    """
+
+    decay_mode = "decoupled"
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-4,
+        weight_decay: Number = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay}, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ()
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        return "signsgd", (h["lr"],)
+
+
+class Signum(Optimizer):
+    """Signum: steps of one size, in the direction of the sign of the momentum.
+
+        p ← (1 - lr · weight_decay) · p
+        m ← momentum · m + (1 - momentum) · g
+        p ← p - lr · sign(m)
+
+    sign(0) is 0. Raises ValueError for hyper-parameters out of range; momentum is below 1.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0, 3.0])
+    >>> opt = st.Signum(w, lr=0.5, momentum=0.75)
+    >>> opt.step(np.array([0.01, -8.0, 0.0]))
+    >>> opt.step(np.array([-0.01, 1.0, 1.0]))
+    >>> w
+    array([ 1. , -1. ,  2.5])
+
+    Bernstein et al. 2018, arXiv:1802.04434, algorithm 2, with its defaults.
+    """
+
+    decay_mode = "decoupled"
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-4,
+        momentum: Number = 0.9,
+        weight_decay: Number = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(params, hyper, options)
+
+    def check(self, h: Mapping[str, Any]) -> None:
+        below_one(h, "momentum")
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("momentum_buffer",)
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        below_one(h, "momentum")
+        return "signum", (h["lr"], h["momentum"], 1.0 - h["momentum"])
 
 
 class Lion(Optimizer):

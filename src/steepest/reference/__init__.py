@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from steepest.reference import adam, adaptive, sgd, sign, stages
+from steepest.reference import adam, adaptive, averaged, sgd, sign, stages
 from steepest.reference.measures import norm as norm
 from steepest.reference.types import Array, State
 
@@ -21,7 +21,7 @@ __all__ = ["RULES", "norm", "step"]
 # Every function of a family that takes (p, g, state, t, ...) is a rule.
 RULES: dict[str, Callable[..., None]] = {
     name: function
-    for family in (sgd, adaptive, adam, sign)
+    for family in (sgd, adaptive, adam, sign, averaged)
     for name, function in vars(family).items()
     if inspect.isfunction(function)
     and list(inspect.signature(function).parameters)[:4] == ["p", "g", "state", "t"]
@@ -80,9 +80,12 @@ def step(
         g = stages.l1(g, p, l1)
     if "toward_decoupled" in extra:
         stages.pull(p, state["initial"], lr, extra["toward_decoupled"])
-    if decay:
+    function = RULES[rule]
+    if "keep" in inspect.signature(function).parameters:  # a rule with a decay of its own
+        hyper["keep"] = 1.0 - lr * decay if decay else 1.0
+    elif decay:
         stages.decay(p, lr, decay)
-    RULES[rule](p, g, state, t, lr=lr, **hyper)
+    function(p, g, state, t, lr=lr, **hyper)
     if "proximal_l1" in extra:
         stages.soft_threshold(p, lr, extra["proximal_l1"], extra.get("proximal_l2", 0.0))
     for weight, axis in extra.get("group_lasso", []):

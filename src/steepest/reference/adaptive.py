@@ -1,5 +1,7 @@
 """Rules that divide by a running size of the gradient."""
 
+import math
+
 import numpy as np
 
 from steepest.reference.types import Array, State
@@ -51,3 +53,68 @@ def adadelta(
     d = np.sqrt((u + real(eps)) / (v + real(eps))) * g
     u[...] = real(rho) * u + real(1.0 - rho) * (d * d)
     p[...] = p - real(lr) * d
+
+
+def rprop(
+    p: Array, g: Array, state: State, t: int, *,
+    lr: float, etas: tuple[float, float], step_sizes: tuple[float, float],
+) -> None:  # fmt: skip
+    """Rprop. The first step sizes, lr, are in the state already."""
+    real = p.dtype.type
+    minus, plus = map(real, etas)
+    prev, size = state["prev"], state["step_size"]
+    same = g * prev
+    ratio = np.select([same > 0, same < 0, same == 0], [plus, minus, real(1)], same)
+    scaled = size * ratio
+    low, high = map(real, step_sizes)
+    size[...] = np.where(scaled < low, low, np.where(scaled > high, high, scaled))
+    prev[...] = np.where(same < 0, real(0), g)
+    p[...] = p - np.sign(prev) * size
+
+
+def cube_root(x: Array) -> Array:
+    """The cube root of x >= 0: a third of the bits of x, then Halley's steps to it."""
+    real, single = x.dtype.type, x.dtype == np.float32
+    bits = np.atleast_1d(x).view(np.uint32 if single else np.uint64)
+    third = (bits >> 2) + (bits >> 4)
+    for shift in (4, 8) if single else (4, 8, 16, 32):
+        third = third + (third >> shift)
+    third = third + third.dtype.type(0x2A5137A0 if single else 0x2A9F7893782DA1CE)
+    y: Array = third.view(x.dtype).reshape(x.shape)
+    for _ in range(2 if single else 3):
+        half = y * real(0.5)
+        cube, eighth = half * half * half, x * real(0.125)
+        y = y - y * ((cube - eighth) / (cube + cube + eighth))
+    return np.where(x > x * real(0.5), y, x)  # 0, infinity and NaN are their own roots
+
+
+def madgrad(
+    p: Array, g: Array, state: State, t: int, *, lr: float, momentum: float, eps: float, keep: float
+) -> None:
+    """MADGRAD."""
+    real = p.dtype.type
+    v, s = state["grad_sum_sq"], state["s"]
+    rate = real(lr * math.sqrt(t))
+    v[...] = v + rate * (g * g)
+    s[...] = s + rate * g
+    z = state["x0"] - s / (cube_root(v) + real(eps))
+    p[...] = (p + real(1.0 - momentum) * (z - p)) - real(1.0 - keep) * p
+
+
+def ftrl(
+    p: Array, g: Array, state: State, t: int, *,
+    lr: float, lambda1: float, lambda2: float, beta: float, initial_accumulator_value: float,
+) -> None:  # fmt: skip
+    """FTRL-proximal. The initial value is in the state already; a rate of 0 leaves all as it is."""
+    if lr == 0.0:
+        return
+    real = p.dtype.type
+    v, z = state["accumulator"], state["linear"]
+    before = np.sqrt(v)
+    v[...] = v + g * g
+    size = np.sqrt(v)
+    z[...] = (z + g) - (size - before) * real(1.0 / lr) * p
+    rest = np.abs(z) - real(lambda1)
+    rest = np.where(rest < 0, real(0), rest)
+    divisor = (real(beta) + size) * real(1.0 / lr) + real(lambda2)
+    p[...] = -(np.sign(z) * np.where(rest == 0, rest, rest / np.where(rest == 0, real(1), divisor)))

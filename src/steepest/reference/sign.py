@@ -1,8 +1,21 @@
-"""Rules that step by the sign of a momentum."""
+"""Rules that step by the sign of the gradient or of a momentum."""
 
 import numpy as np
 
 from steepest.reference.types import Array, State
+
+
+def signsgd(p: Array, g: Array, state: State, t: int, *, lr: float) -> None:
+    """SignSGD."""
+    p[...] = p - p.dtype.type(lr) * np.sign(g)
+
+
+def signum(p: Array, g: Array, state: State, t: int, *, lr: float, momentum: float) -> None:
+    """Signum."""
+    real = p.dtype.type
+    m = state["momentum_buffer"]
+    m[...] = real(momentum) * m + real(1.0 - momentum) * g
+    p[...] = p - real(lr) * np.sign(m)
 
 
 def lion(

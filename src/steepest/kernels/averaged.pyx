@@ -1,0 +1,61 @@
+"""Rules that average the points they pass; see ``rules.pxd`` for what all rules share."""
+from steepest.kernels.contract cimport real, root
+from steepest.kernels.rules cimport rule
+
+RULES = {}
+
+
+cdef void asgd(real *restrict p, const real *restrict g, real *restrict ax, real *restrict b,
+               real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
+               const double *h) noexcept nogil:
+    cdef real eta = <real>h[0], shrink = <real>h[1], mu = <real>h[2], pi
+    cdef real f = <real>factor, k = <real>keep, gi
+    cdef bint restart = h[2] == 1.0
+    cdef Py_ssize_t i
+    for i in range(n):
+        gi = f * g[i]
+        pi = shrink * (k * p[i]) - eta * gi
+        ax[i] = pi if restart else ax[i] + mu * (pi - ax[i])
+        p[i] = pi
+
+RULES["asgd"] = rule(asgd, asgd)
+
+
+# The parameter is y, the point of the gradients. What is kept of it says how much decays: decay
+# belongs to the step, which moves y and z alike.
+
+cdef void schedulefreesgd(real *restrict p, const real *restrict g, real *restrict z,
+                          real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
+                          double factor, double keep, const double *h) noexcept nogil:
+    cdef real lr = <real>h[0], share = <real>h[1], back = <real>h[2], yi, zi, si
+    cdef real f = <real>factor, gone = <real>(1.0 - keep), gi
+    cdef Py_ssize_t i
+    for i in range(n):
+        gi = f * g[i]
+        yi = p[i]
+        zi = z[i]
+        si = lr * gi + gone * yi
+        p[i] = (yi + share * (zi - yi)) - back * si
+        z[i] = zi - si
+
+RULES["schedulefreesgd"] = rule(schedulefreesgd, schedulefreesgd)
+
+
+cdef void schedulefreeadamw(real *restrict p, const real *restrict g, real *restrict z,
+                            real *restrict v, real *restrict c, real *restrict d, Py_ssize_t n,
+                            double factor, double keep, const double *h) noexcept nogil:
+    cdef real lr = <real>h[0], share = <real>h[1], back = <real>h[2], b2 = <real>h[3]
+    cdef real fresh = <real>h[4], unbias = <real>h[5], eps = <real>h[6], yi, zi, vi, si
+    cdef real f = <real>factor, gone = <real>(1.0 - keep), gi
+    cdef Py_ssize_t i
+    for i in range(n):
+        gi = f * g[i]
+        yi = p[i]
+        zi = z[i]
+        vi = b2 * v[i] + fresh * (gi * gi)
+        v[i] = vi
+        si = lr * (gi / (root(vi) * unbias + eps)) + gone * yi
+        p[i] = (yi + share * (zi - yi)) - back * si
+        z[i] = zi - si
+
+RULES["schedulefreeadamw"] = rule(schedulefreeadamw, schedulefreeadamw)

@@ -1,0 +1,48 @@
+"""Gradient descent, with momentum or without; see ``rules.pxd`` for what all rules share."""
+from steepest.kernels.contract cimport real
+from steepest.kernels.rules cimport rule
+
+RULES = {}
+
+
+cdef void sgd(real *restrict p, const real *restrict g, real *restrict a, real *restrict b,
+              real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
+              const double *h) noexcept nogil:
+    cdef real lr = <real>h[0]
+    cdef real f = <real>factor, k = <real>keep, gi
+    cdef Py_ssize_t i
+    for i in range(n):
+        gi = f * g[i]
+        p[i] = k * p[i] - lr * gi
+
+RULES["sgd"] = rule(sgd, sgd)
+
+
+cdef void momentum(real *restrict p, const real *restrict g, real *restrict v, real *restrict b,
+                   real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
+                   const double *h) noexcept nogil:
+    cdef real lr = <real>h[0], mu = <real>h[1], fresh = <real>h[2], vi
+    cdef real f = <real>factor, k = <real>keep, gi
+    cdef Py_ssize_t i
+    for i in range(n):
+        gi = f * g[i]
+        vi = mu * v[i] + fresh * gi
+        v[i] = vi
+        p[i] = k * p[i] - lr * vi
+
+RULES["momentum"] = rule(momentum, momentum)
+
+
+cdef void nesterov(real *restrict p, const real *restrict g, real *restrict v, real *restrict b,
+                   real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
+                   const double *h) noexcept nogil:
+    cdef real lr = <real>h[0], mu = <real>h[1], fresh = <real>h[2], vi
+    cdef real f = <real>factor, k = <real>keep, gi
+    cdef Py_ssize_t i
+    for i in range(n):
+        gi = f * g[i]
+        vi = mu * v[i] + fresh * gi
+        v[i] = vi
+        p[i] = k * p[i] - lr * (gi + mu * vi)
+
+RULES["nesterov"] = rule(nesterov, nesterov)

@@ -1,0 +1,266 @@
+"""Rules that average the points they pass: ASGD and the schedule-free rules."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Unpack
+
+from steepest import arrays
+from steepest.arrays import Array
+from steepest.kernels.scalars import one_minus_power
+from steepest.optimizers.base import Number, Optimizer, Options
+from steepest.optimizers.hyper import settle
+
+__all__ = ["ASGD", "ScheduleFreeSGD", "ScheduleFreeAdamW"]
+
+
+def _copy(p: Array) -> Array:
+    copy = arrays.zeros_like(p)
+    copy[...] = p
+    return copy
+
+
+class ASGD(Optimizer):
+    """Averaged SGD: gradient descent, and the mean of the points it passes after step t0.
+
+        η = lr / (1 + lambd · lr · (t - 1))^alpha
+        p ← (1 - lambd · η) · p - η · g
+        ax ← ax + (p - ax) / max(1, t - 1 - t0)
+
+    The mean ax is state ``"ax"`` and is what ``averaged`` gives; up to step t0 + 2 it is p. η is a
+    function of t and of the present lr. Raises ValueError for hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([8.0])
+    >>> opt = st.ASGD(w, lr=1.0, lambd=0.0, t0=0.0)
+    >>> for _ in range(4):
+    ...     opt.step(np.array([1.0]))
+    >>> w, opt.averaged()["0"]
+    (array([4.]), array([5.]))
+
+    Polyak and Juditsky 1992; Xu 2011, arXiv:1107.2490; formula and defaults as torch.optim.ASGD.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-2,
+        lambd: Number = 1e-4,
+        alpha: Number = 0.75,
+        t0: Number = 1e6,
+        weight_decay: Number = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "lambd": lambd,
+            "alpha": alpha,
+            "t0": t0,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(params, hyper, options)
+
+    def averaged(self) -> dict[str, Array]:
+        """The mean points by the names of their parameters: copies, no parameter is changed."""
+        return {name: _copy(state["ax"]) for name, state in self.state.items()}
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("ax",)
+
+    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+        return _copy(p)
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        eta = h["lr"] / (1.0 + h["lambd"] * h["lr"] * (t - 1)) ** h["alpha"]
+        return "asgd", (eta, 1.0 - h["lambd"] * eta, 1.0 / max(1.0, t - 1 - h["t0"]))
+
+
+class ScheduleFreeSGD(Optimizer):
+    """SGD without a falling rate: it averages the points it passes, weighted by their rates.
+
+        d ← lr · g + lr · weight_decay · y
+        c ← w / ∑w,  w = t^r · (largest lr so far)^weight_lr_power
+        y ← y + c · (z - y) - (1 - momentum · (1 - c)) · d
+        z ← z - d
+
+    The parameter p is y, where gradients are taken. The mean of the z, which is the result, is
+    x = y + (1 - 1 / momentum) (z - y): ``averaged`` computes it at any time and changes nothing.
+    t counts all updates of the optimizer; the largest lr and the sum of w are in each of
+    ``param_groups`` as ``"lr_max"`` and ``"weight_sum"``. For a warm-up give lr as a schedule. With
+    ``decay_mode="l2"``, the default, weight_decay · y is added to g, which is the same here.
+
+    Raises ValueError for hyper-parameters out of range, 0 < momentum < 1, and TypeError for a
+    schedule in place of momentum: x could not be computed.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([8.0])
+    >>> opt = st.ScheduleFreeSGD(w, lr=1.0, momentum=0.5)
+    >>> for _ in range(3):
+    ...     opt.step(np.array([1.0]))
+    >>> w, opt.state["0"]["z"], opt.averaged()["0"]
+    (array([5.5]), array([5.]), array([6.]))
+
+    Defazio et al. 2024, arXiv:2405.15682; formula and defaults as the authors' package
+    schedulefree.
+    """
+
+    # What the step under way makes of each group: the count of updates after it, and for each
+    # group the largest lr, the sum of weights and the share of this step.
+    _ahead: tuple[int, list[tuple[float, float, float]]] | None = None
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1.0,
+        momentum: float = 0.9,
+        weight_decay: Number = 0.0,
+        r: Number = 0.0,
+        weight_lr_power: Number = 2.0,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "r": r,
+            "weight_lr_power": weight_lr_power,
+        }
+        super().__init__(params, hyper, options)
+
+    def averaged(self) -> dict[str, Array]:
+        """The averaged points x by the names of their parameters: copies, nothing is changed."""
+        points = {}
+        for group in self.param_groups:
+            weight = 1.0 - 1.0 / self._momentum(group)[1]
+            for name, y in zip(group["param_names"], group["params"], strict=True):
+                points[name] = _copy(y)
+                points[name] += y.dtype.type(weight) * (self.state[name]["z"] - y)
+        return points
+
+    def _momentum(self, h: Mapping[str, Any]) -> tuple[str, Any]:
+        return "momentum", h["momentum"]
+
+    def check(self, h: Mapping[str, Any]) -> None:
+        name, beta = self._momentum(h)
+        if callable(beta):
+            raise TypeError(f"{name} = {beta!r}: expected a number; the average hangs on its value")
+        if not 0.0 < beta < 1.0:
+            raise ValueError(f"{name} = {beta!r}: expected a number in (0, 1)")
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("z",)
+
+    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+        return _copy(p) if key == "z" else arrays.zeros_like(p)
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        return "schedulefreesgd", self._averaging(h)
+
+    def _averaging(self, h: Mapping[str, Any]) -> tuple[float, float, float]:
+        """The coefficients of the step of y and z."""
+        assert self._ahead is not None
+        number = next(i for i, live in enumerate(self._groups) if live.h is h)
+        share = self._ahead[1][number][2]
+        return h["lr"], share, 1.0 - self._momentum(h)[1] * (1.0 - share)
+
+    # The running sums. A step that fails leaves them as they are: what it would make of them is
+    # kept apart until the counter of updates, which advances with the parameters, says it is done.
+
+    def _step(self, grads: Any) -> None:
+        self._take_over()
+        count = self.updates
+        self._ahead = count + 1, [self._weighed(group, count) for group in self.param_groups]
+        super()._step(grads)
+        self._take_over()
+
+    def _weighed(self, group: Mapping[str, Any], count: int) -> tuple[float, float, float]:
+        lr, r, power = (settle(k, group[k], count) for k in ("lr", "r", "weight_lr_power"))
+        largest = max(lr, group["lr_max"])
+        weight = float(count + 1) ** r * largest**power
+        total = group["weight_sum"] + weight
+        return largest, total, weight / total if total else 0.0
+
+    def _take_over(self) -> None:
+        if self._ahead is not None and self._ahead[0] == self.updates:
+            for group, (largest, total, _) in zip(self.param_groups, self._ahead[1], strict=True):
+                group["lr_max"], group["weight_sum"] = largest, total
+        self._ahead = None
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        self._take_over()
+        known = len(self.param_groups)
+        super().add_param_group(group)
+        for added in self.param_groups[known:]:
+            added["lr_max"] = added["weight_sum"] = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        self._take_over()
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        for number, group in enumerate(state_dict["param_groups"]):
+            for key in ("lr_max", "weight_sum"):
+                x = group.get(key)
+                if not isinstance(x, float) or not 0.0 <= x < math.inf:
+                    raise ValueError(f"{key} of group {number} = {x!r}: expected a float from 0")
+        super().load_state_dict(state_dict)
+        self._ahead = None
+
+
+class ScheduleFreeAdamW(ScheduleFreeSGD):
+    """AdamW without a falling rate: it averages the points it passes, weighted by their rates.
+
+        v ← β₂ v + (1 - β₂) g²
+        d ← lr · g / (√v / √(1 - β₂ᵗ) + eps) + lr · weight_decay · y
+        c ← w / ∑w,  w = t^r · (largest lr so far)^weight_lr_power
+        y ← y + c · (z - y) - (1 - β₁ (1 - c)) · d
+        z ← z - d
+
+    The parameter p is y, the averaged x = y + (1 - 1 / β₁) (z - y) is what ``averaged`` gives;
+    all as in ScheduleFreeSGD. Raises ValueError for hyper-parameters out of range, 0 < β₁ < 1, and
+    TypeError for a schedule in place of β₁.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([8.0, 8.0])
+    >>> opt = st.ScheduleFreeAdamW(w, lr=1.0, betas=(0.5, 0.999), eps=0.0)
+    >>> for _ in range(3):
+    ...     opt.step(np.array([1.0, -4.0]))
+    >>> opt.averaged()["0"].round(6)
+    array([ 6., 10.])
+
+    Defazio et al. 2024, arXiv:2405.15682; formula and defaults as the authors' package
+    schedulefree, where w is without the factor 1 - β₂ᵗ that algorithm 1 has in its rate.
+    """
+
+    decay_mode = "decoupled"
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 2.5e-3,
+        betas: tuple[float, Number] = (0.9, 0.999),
+        eps: Number = 1e-8,
+        weight_decay: Number = 0.0,
+        r: Number = 0.0,
+        weight_lr_power: Number = 2.0,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "r": r,
+            "weight_lr_power": weight_lr_power,
+        }
+        Optimizer.__init__(self, params, hyper, options)
+
+    def _momentum(self, h: Mapping[str, Any]) -> tuple[str, Any]:
+        return "betas[0]", h["betas"][0]
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("z", "exp_avg_sq")
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        b2 = h["betas"][1]
+        unbias = 1.0 / math.sqrt(one_minus_power(b2, t))
+        return "schedulefreeadamw", (*self._averaging(h), b2, 1.0 - b2, unbias, h["eps"])
