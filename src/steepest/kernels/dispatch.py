@@ -14,7 +14,7 @@ from typing import Any
 from steepest.kernels import machine
 
 LEVELS = ("base", "v3", "v4")
-FAMILIES = ("sgd", "adaptive", "adam", "sign")
+FAMILIES = ("sgd", "adaptive", "adam", "adam_variants", "sign")
 
 
 @dataclass(frozen=True, eq=False)

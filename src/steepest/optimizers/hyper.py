@@ -34,6 +34,24 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "ema": (0.0, 1.0, False),
 }
 
+
+class Own(str):
+    """The name of a hyper-parameter that a rule uses in its own way: with another range than the
+    name's usual one, or with another number of values. It equals the plain name."""
+
+    range: tuple[float, float, bool] | None
+    values: int
+
+    def __new__(
+        cls, name: str, range: tuple[float, float, bool] | None = None, values: int = 2
+    ) -> "Own":
+        own = super().__new__(cls, name)
+        own.range, own.values = range, values
+        return own
+
+
+THREE_BETAS = Own("betas", values=3)
+
 CHOICES: dict[str, tuple[str, ...]] = {"decay_mode": ("l2", "decoupled")}
 
 
@@ -44,7 +62,7 @@ VALUES: dict[str, Callable[[Any], Any]] = {
 
 
 def _number(name: str, value: Any) -> float:
-    low, high, inclusive = RANGES[name]
+    low, high, inclusive = getattr(name, "range", None) or RANGES[name]
     try:
         if isinstance(value, (bool, str)):
             raise TypeError
@@ -74,14 +92,15 @@ def settle(name: str, value: Any, count: int | None) -> Any:
         if not isinstance(value, (bool, int)) or value not in (False, True):
             raise TypeError(f"{name} = {value!r}: expected True or False")
         return bool(value)
+    length = getattr(name, "values", 2)
     if isinstance(value, (tuple, list)):
         if name != "betas":
             raise TypeError(f"{name} = {value!r}: expected one number or schedule")
-        if len(value) != 2:
-            raise ValueError(f"{name} = {value!r}: expected 2 numbers or schedules")
+        if len(value) != length:
+            raise ValueError(f"{name} = {value!r}: expected {length} numbers or schedules")
         return tuple(_one(name, x, count) for x in value)
     if name == "betas":
-        raise TypeError(f"{name} = {value!r}: expected 2 numbers or schedules")
+        raise TypeError(f"{name} = {value!r}: expected {length} numbers or schedules")
     if value is None and name == "ema":
         return None
     return _one(name, value, count)
