@@ -13,7 +13,7 @@ from steepest.optimizers import RULES
 STEPS = 100
 
 # The rules of families that have a file of oracles of their own.
-ELSEWHERE = {"adabelief", "yogi", "laprop", "adopt", "ademamix", "adan"}
+ELSEWHERE = {"adabelief", "yogi", "laprop", "adopt", "ademamix", "adan", "adamatan2"}
 
 # The rules and forms that PyTorch does not have; each is tested against its paper below.
 IN_TORCH = [

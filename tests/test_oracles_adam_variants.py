@@ -14,6 +14,7 @@ from test_oracles import ELSEWHERE, gradients
 import steepest as st
 from steepest import reference, schedules
 from steepest.optimizers import RULES
+from steepest.reference.adam_variants import arctan2
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-14}
 FORMS = [(rule, hyper(rule, v)) for rule in sorted(ELSEWHERE) for v in VARIANTS.get(rule, [{}])]
@@ -102,7 +103,15 @@ def adan(p, g, t, s, a):
     return ahead / (np.sqrt(s.v / (1 - b3**t)) + a["eps"])
 
 
-PAPERS = {f.__name__: f for f in (adabelief, yogi, laprop, adopt, ademamix, adan)}
+def adamatan2(p, g, t, s, a):
+    b1, b2 = a["betas"]
+    s.m = b1 * s.m + (1 - b1) * g
+    s.v = b2 * s.v + (1 - b2) * g**2
+    return a["a"] * np.arctan2(s.m / (1 - b1**t), a["b"] * np.sqrt(s.v / (1 - b2**t)))
+
+
+RULE_FORMULAS = (adabelief, yogi, laprop, adopt, ademamix, adan, adamatan2)
+PAPERS = {f.__name__: f for f in RULE_FORMULAS}
 
 
 class Moments:
@@ -136,6 +145,25 @@ def test_reference_equals_the_paper(rule, arguments, options):
     np.testing.assert_allclose(
         path(rule, a, grads, start), paper_path(rule, a, grads, start), **CLOSE
     )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_arctangent_is_within_three_units_of_the_last_place(dtype):
+    rng = np.random.default_rng(0)
+    angle = np.concatenate([np.linspace(-1, 1, 100_001) * np.pi / 2, rng.uniform(-1, 1, 100_000)])
+    size = 10.0 ** rng.uniform(-15, 15, angle.size)
+    y, x = (size * np.sin(angle)).astype(dtype), (size * np.abs(np.cos(angle))).astype(dtype)
+    exact = np.arctan2(y.astype(np.longdouble), x.astype(np.longdouble))
+    error = np.abs(arctan2(y, x) - exact) / np.spacing(np.abs(exact).astype(dtype))
+    assert error.max() < 3.0
+
+
+def test_the_arctangent_at_its_ends():
+    y = np.array([0.0, -0.0, 0.0, 1.0, -1.0, np.nan, 1.0, np.inf, 1.0])
+    x = np.array([0.0, 0.0, 1.0, 0.0, 0.0, 1.0, np.nan, 1.0, np.inf])
+    quarter = np.pi / 2
+    expected = [0.0, 0.0, 0.0, quarter, -quarter, np.nan, np.nan, quarter, 0.0]
+    np.testing.assert_array_equal(arctan2(y, x), expected)
 
 
 # pytorch_optimizer (kozistr)
@@ -321,4 +349,5 @@ def test_the_oracles_name_every_argument():
     """A new argument of one of these rules is to be given above."""
     common = {"self", "params", "options", "lr", "betas", "eps", "weight_decay"}
     own = {n for rule in ELSEWHERE for n in inspect.signature(RULES[rule].__init__).parameters}
-    assert own - common == {"initial_accumulator_value", "bias_correction", "use_clipping", "alpha"}
+    named = {"initial_accumulator_value", "bias_correction", "use_clipping", "alpha", "a", "b"}
+    assert own - common == named

@@ -1,6 +1,6 @@
 """Rules that change what Adam averages or divides by.
 
-AdaBelief, Yogi, LaProp, ADOPT, AdEMAMix, Adan.
+AdaBelief, Yogi, LaProp, ADOPT, AdEMAMix, Adan, AdamAtan2.
 """
 
 import math
@@ -13,7 +13,7 @@ from steepest.kernels.scalars import one_minus_power
 from steepest.optimizers.base import Number, Optimizer, Options
 from steepest.optimizers.hyper import THREE_BETAS, Own
 
-__all__ = ["AdaBelief", "Yogi", "LaProp", "ADOPT", "AdEMAMix", "Adan"]
+__all__ = ["AdaBelief", "Yogi", "LaProp", "ADOPT", "AdEMAMix", "Adan", "AdamAtan2"]
 
 
 def _mixes(h: Mapping[str, Any]) -> tuple[float, ...]:
@@ -334,3 +334,50 @@ class Adan(Optimizer):
         ahead = h["lr"] * b2 / one_minus_power(b2, t)
         unbias = 1.0 / math.sqrt(one_minus_power(b3, t))
         return "adan", (*_mixes(h), step, ahead, unbias, h["eps"], float(t > 1))
+
+
+class AdamAtan2(Optimizer):
+    """Adam-atan2: Adam with an arctangent in place of the division, hence without eps.
+
+        m ← β₁ m + (1 - β₁) g
+        v ← β₂ v + (1 - β₂) g²
+        p ← p - lr · a · arctan(m / (1 - β₁ᵗ) / (b √v / √(1 - β₂ᵗ)))
+
+    No element moves by more than lr · a · π/2, and the scale of the gradients does not matter;
+    0 / 0 is 0. a >= 0, b >= 0. Decoupled weight decay. Raises ValueError for hyper-parameters out
+    of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0, 3.0])
+    >>> st.AdamAtan2(w, lr=0.5, a=1.0).step(np.array([1e-30, -8.0, 0.0]))
+    >>> w.round(4)
+    array([ 0.6073, -1.6073,  3.    ])
+
+    Everett et al. 2024, arXiv:2407.05872; lr as Adam's; betas, a (4/π, rounded) and b as in
+    lucidrains' package. The arctangent is computed by + - * / here: within 3 units of the last
+    place.
+    """
+
+    decay_mode = "decoupled"
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-3,
+        betas: tuple[Number, Number] = (0.9, 0.99),
+        weight_decay: Number = 0.0,
+        a: Number = 1.27,
+        b: Number = 1.0,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "a": a, "b": b}
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq")
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        b1, b2 = h["betas"]
+        unbias1 = 1.0 / one_minus_power(b1, t)
+        unbias2 = h["b"] / math.sqrt(one_minus_power(b2, t))
+        return "adamatan2", (*_mixes(h), h["lr"] * h["a"], unbias1, unbias2)

@@ -31,6 +31,8 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "lr_decay": (0.0, math.inf, False),
     "initial_accumulator_value": (0.0, math.inf, False),
     "momentum_decay": (0.0, math.inf, False),
+    "a": (0.0, math.inf, False),
+    "b": (0.0, math.inf, False),
     "ema": (0.0, 1.0, False),
 }
 

@@ -112,3 +112,50 @@ def adan(
     step_ahead = lr * b2 / one_minus_power(b2, t)
     unbias = 1.0 / math.sqrt(one_minus_power(b3, t))
     p[...] = p - (real(step) * m + real(step_ahead) * d) / (np.sqrt(v) * real(unbias) + real(eps))
+
+
+# (arctan q - q) / q³ as a polynomial in q², the highest power first.
+ARCTAN = (
+    0.021135371536498415,
+    -0.04348052083340628,
+    0.056883491809884175,
+    -0.06640233921673451,
+    0.07689953495298942,
+    -0.0909077307473686,
+    0.11111106180452865,
+    -0.14285714180976392,
+    0.19999999998855109,
+    -0.3333333333332844,
+)
+
+
+def arctan2(y: Array, x: Array) -> Array:
+    """arctan(y / x) for x >= 0, by + - * / and comparisons alone, as the kernel has it."""
+    real = y.dtype.type
+    size = np.abs(y)
+    steep = size > x
+    small, large = np.where(steep, x, size), np.where(steep, size, x)
+    turned = small > real(0.41421356237309503) * large
+    top, bottom = np.where(turned, small - large, small), np.where(turned, small + large, large)
+    q = top / np.where(bottom == 0, real(1), bottom)
+    z = q * q
+    total = np.full_like(q, ARCTAN[0])
+    for coefficient in ARCTAN[1:]:
+        total = total * z + real(coefficient)
+    angle = q + q * (z * total)
+    angle = np.where(turned, angle + real(np.pi / 4), angle)
+    angle = np.where(steep, real(np.pi / 2) - angle, angle)
+    return np.where(y < 0, -angle, angle)
+
+
+def adamatan2(
+    p: Array, g: Array, state: State, t: int, *,
+    lr: float, betas: tuple[float, float], a: float, b: float,
+) -> None:  # fmt: skip
+    """Adam-atan2."""
+    real = p.dtype.type
+    m, v = state["exp_avg"], state["exp_avg_sq"]
+    moments(m, v, g, betas)
+    y = real(1.0 / one_minus_power(betas[0], t)) * m
+    x = real(b / math.sqrt(one_minus_power(betas[1], t))) * np.sqrt(v)
+    p[...] = p - real(lr * a) * arctan2(y, x)
