@@ -16,7 +16,12 @@ from steepest.optimizers import RULES
 LEVELS = dispatch.available()
 DTYPES = (np.float32, np.float64)
 
-_ODD = {"lr": 0.0137, "betas": (0.83, 0.9871), "eps": 3.1e-5, "weight_decay": 0.0731}
+_ODD: dict[str, Any] = {
+    "lr": 0.0137,
+    "betas": (0.83, 0.9871, 0.9713),
+    "eps": 3.1e-5,
+    "weight_decay": 0.0731,
+}
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "sgd": [
@@ -49,6 +54,13 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "adam": [{}, {"amsgrad": True}, {"bias_correction": False}, {"decoupled_weight_decay": True}],
     "adamw": [{}, {"amsgrad": True}, {"bias_correction": False}],
     "nadam": [{"momentum_decay": 0.0113}, {"decoupled_weight_decay": True}],
+    "yogi": [
+        {"initial_accumulator_value": 0.013},
+        {"initial_accumulator_value": 0.013, "bias_correction": False},
+    ],
+    "adopt": [{}, {"use_clipping": False}],
+    "ademamix": [{"alpha": 3.7}],
+    "adamatan2": [{"a": 1.37, "b": 0.83}],
     "radam": [{}, {"decoupled_weight_decay": True}],
 }
 
@@ -56,7 +68,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 def hyper(rule: str, variant: dict[str, Any]) -> dict[str, Any]:
     """Non-default arguments for a rule: the odd values it has a name for, then the variant's."""
     names = inspect.signature(RULES[rule].__init__).parameters
-    return {name: value for name, value in _ODD.items() if name in names} | variant
+    odd = {name: value for name, value in _ODD.items() if name in names}
+    if "betas" in names:
+        odd["betas"] = odd["betas"][: len(names["betas"].default)]
+    return odd | variant
 
 
 CONFIGURATIONS = [

@@ -231,6 +231,11 @@ def test_the_arguments_of_a_candidate() -> None:
     assert (found.hidden, found.batch_size, found.epochs) == ((7,), None, 3)
 
 
+def test_a_candidate_keeps_the_third_beta() -> None:
+    found = space.candidate(Settings("digits", optimizer="adan"), {"beta1": 0.5})
+    assert found.optimizer == "adan:betas=(0.5, 0.92, 0.99)"
+
+
 @pytest.mark.parametrize(
     ("texts", "message"),
     [

@@ -30,6 +30,7 @@ from steepest.minimize import scipy_method as scipy_method
 from steepest.noise import NoiseScale as NoiseScale
 from steepest.optimizers import Optimizer as Optimizer
 from steepest.optimizers.adam import *
+from steepest.optimizers.adam_variants import *
 from steepest.optimizers.adaptive import *
 from steepest.optimizers.averaged import *
 from steepest.optimizers.sgd import *

@@ -84,6 +84,8 @@ def default(rule: str, fixed: Sequence[str] = ()) -> Spaces:
     found = {"lr": f"{lr / AROUND:.2g}..{lr * AROUND:.2g} log", **COMMON}
     names = hyper_names(rule)
     found |= {name: text for name, text in MOMENTA.items() if name in names}
+    if "betas" in names:  # AdEMAMix: its alpha is the weight of an average
+        found.pop("alpha", None)
     if "alpha" in found:  # RMSprop: its mean square matters, momentum is an addition
         found.pop("momentum", None)
     return {name: text for name, text in found.items() if name not in fixed}
@@ -177,7 +179,8 @@ def candidate(base: Settings, values: Mapping[str, Any]) -> Settings:
     if hyper.keys() & {"beta1", "beta2"}:
         rule = syntax.call("--optimizer", base.optimizer, RULES)[0]
         usual = inspect.signature(RULES[rule]).parameters["betas"].default
-        hyper["betas"] = (hyper.pop("beta1", usual[0]), hyper.pop("beta2", usual[1]))
+        two = hyper.pop("beta1", usual[0]), hyper.pop("beta2", usual[1])
+        hyper["betas"] = (*two, *usual[2:])
     if isinstance(own.get("hidden"), int):
         own["hidden"] = (own["hidden"],)
     text = ", ".join(f"{name}={value!r}" for name, value in hyper.items())

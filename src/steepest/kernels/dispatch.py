@@ -14,7 +14,7 @@ from typing import Any
 from steepest.kernels import machine
 
 LEVELS = ("base", "v3", "v4")
-FAMILIES = ("sgd", "adaptive", "adam", "sign", "averaged")
+FAMILIES = ("sgd", "adaptive", "adam", "adam_variants", "sign", "averaged")
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,5 +6,6 @@ from steepest.optimizers.base import Optimizer as Optimizer
 from steepest.optimizers.sgd import *  # isort: skip
 from steepest.optimizers.adaptive import *  # isort: skip
 from steepest.optimizers.adam import *  # isort: skip
+from steepest.optimizers.adam_variants import *  # isort: skip
 from steepest.optimizers.sign import *  # isort: skip
 from steepest.optimizers.averaged import *  # isort: skip

@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 from steepest import arrays
 from steepest.arrays import Array
 from steepest.optimizers.base import Number, Optimizer, Options
-from steepest.optimizers.hyper import below_one
 
 __all__ = ["Adagrad", "RMSprop", "Adadelta", "Rprop", "MADGRAD", "FTRL"]
 
@@ -245,6 +244,8 @@ class MADGRAD(Optimizer):
     the paper does not.
     """
 
+    ranges: ClassVar = {"momentum": (0.0, 1.0, False)}
+
     def __init__(
         self,
         params: Any,
@@ -257,9 +258,6 @@ class MADGRAD(Optimizer):
         hyper = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "eps": eps}
         super().__init__(params, hyper, options)
 
-    def check(self, h: Mapping[str, Any]) -> None:
-        below_one(h, "momentum")
-
     def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("grad_sum_sq", "s", "x0")
 
@@ -270,7 +268,6 @@ class MADGRAD(Optimizer):
         return fresh
 
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
-        below_one(h, "momentum")
         return "madgrad", (h["lr"] * math.sqrt(t), 1.0 - h["momentum"], h["eps"])
 
 

@@ -8,7 +8,6 @@ from steepest import arrays
 from steepest.arrays import Array
 from steepest.kernels.scalars import one_minus_power
 from steepest.optimizers.base import Number, Optimizer, Options
-from steepest.optimizers.hyper import settle
 
 __all__ = ["ASGD", "ScheduleFreeSGD", "ScheduleFreeAdamW"]
 
@@ -173,7 +172,7 @@ class ScheduleFreeSGD(Optimizer):
         self._take_over()
 
     def _weighed(self, group: Mapping[str, Any], count: int) -> tuple[float, float, float]:
-        lr, r, power = (settle(k, group[k], count) for k in ("lr", "r", "weight_lr_power"))
+        lr, r, power = (self._settle(k, group[k], count) for k in ("lr", "r", "weight_lr_power"))
         largest = max(lr, group["lr_max"])
         weight = float(count + 1) ** r * largest**power
         total = group["weight_sum"] + weight

@@ -27,7 +27,7 @@ from steepest.kernels import dispatch, machine, threads
 from steepest.kernels.engine import Plan
 from steepest.optimizers import structure
 from steepest.optimizers.clipping import Clipping, Norms, checked_history
-from steepest.optimizers.hyper import Number, Schedule, settle
+from steepest.optimizers.hyper import COUNTS, RANGES, Number, Range, Schedule, settle
 from steepest.optimizers.live import LiveGroup
 from steepest.optimizers.selection import Selection
 from steepest.optimizers.state import Changes, WatchedDict, counter, counters
@@ -86,12 +86,19 @@ class Optimizer(ABC):
     decay_mode: ClassVar[str] = "l2"
     formula: ClassVar[str]
     source: ClassVar[str]
+    ranges: ClassVar[Mapping[str, Range]] = {}
+    """Hyper-parameters that have another range here than their name's usual one."""
+    counts: ClassVar[Mapping[str, int]] = {}
+    """Hyper-parameters that are another number of numbers here than usual."""
+    _ranges: ClassVar[dict[str, Range]]
+    _counts: ClassVar[dict[str, int]]
 
     def __init_subclass__(cls) -> None:
         cls.rule = cls.__name__.lower()
         paragraphs = inspect.cleandoc(cls.__doc__ or "").split("\n\n")
         cls.formula = inspect.cleandoc("\n" + paragraphs[1]) if len(paragraphs) > 1 else ""
         cls.source = " ".join(paragraphs[-1].split())
+        cls._ranges, cls._counts = {**RANGES, **cls.ranges}, {**COUNTS, **cls.counts}
         RULES[cls.rule] = cls
 
     # What a rule's class defines
@@ -161,8 +168,12 @@ class Optimizer(ABC):
             self.add_param_group(group)
         self._selection.check(self._names, self._hyper_names)
 
+    def _settle(self, name: str, value: Any, count: int | None) -> Any:
+        """The checked value of a hyper-parameter after `count` updates; None keeps schedules."""
+        return settle(name, value, count, self._ranges, self._counts)
+
     def _settled(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
-        settled = {name: settle(name, value, None) for name, value in hyper.items()}
+        settled = {name: self._settle(name, value, None) for name, value in hyper.items()}
         self.check(settled)
         return settled
 
@@ -481,7 +492,7 @@ class Optimizer(ABC):
         since the last step may want other arrays than there are."""
         needed: dict[str, dict[str, Array]] = {}
         for group in self.param_groups:
-            h = {name: settle(name, group[name], None) for name in self._hyper_names}
+            h = {name: self._settle(name, group[name], None) for name in self._hyper_names}
             for name, p in zip(group["param_names"], group["params"], strict=True):
                 state = self._state.get(name, {})
                 needed[name] = {"step": np.array(state.get("step", 0))}

@@ -17,8 +17,10 @@ Schedule = Callable[[int], float]
 Number = float | Schedule
 """A number, or a schedule: a function of the number of updates done so far."""
 
+Range = tuple[float, float, bool]
+
 # The allowed range of every number, by name: (lowest, highest, whether the highest is allowed).
-RANGES: dict[str, tuple[float, float, bool]] = {
+RANGES: dict[str, Range] = {
     "lr": (0.0, math.inf, False),
     "betas": (0.0, 1.0, False),
     "eps": (0.0, math.inf, False),
@@ -31,6 +33,8 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "lr_decay": (0.0, math.inf, False),
     "initial_accumulator_value": (0.0, math.inf, False),
     "momentum_decay": (0.0, math.inf, False),
+    "a": (0.0, math.inf, False),
+    "b": (0.0, math.inf, False),
     "ema": (0.0, 1.0, False),
     "etas": (0.0, math.inf, False),
     "step_sizes": (0.0, math.inf, False),
@@ -43,8 +47,8 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "lambda2": (0.0, math.inf, False),
 }
 
-PAIRS = ("betas", "etas", "step_sizes")
-"""Hyper-parameters of two numbers each."""
+COUNTS = {"betas": 2, "etas": 2, "step_sizes": 2}
+"""How many numbers there are, for hyper-parameters of several."""
 
 CHOICES: dict[str, tuple[str, ...]] = {"decay_mode": ("l2", "decoupled")}
 
@@ -55,8 +59,8 @@ VALUES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _number(name: str, value: Any) -> float:
-    low, high, inclusive = RANGES[name]
+def _number(name: str, value: Any, allowed: Range) -> float:
+    low, high, inclusive = allowed
     try:
         if isinstance(value, (bool, str)):
             raise TypeError
@@ -71,12 +75,18 @@ def _number(name: str, value: Any) -> float:
     return number
 
 
-def settle(name: str, value: Any, count: int | None) -> Any:
+def settle(
+    name: str,
+    value: Any,
+    count: int | None,
+    ranges: Mapping[str, Range] = RANGES,
+    counts: Mapping[str, int] = COUNTS,
+) -> Any:
     """The checked value of a hyper-parameter after `count` updates; None keeps schedules.
 
     Raises TypeError or ValueError naming the hyper-parameter.
     """
-    if name not in RANGES:
+    if name not in ranges:
         if name in VALUES:
             return VALUES[name](value)
         if name in CHOICES:
@@ -86,29 +96,24 @@ def settle(name: str, value: Any, count: int | None) -> Any:
         if not isinstance(value, (bool, int)) or value not in (False, True):
             raise TypeError(f"{name} = {value!r}: expected True or False")
         return bool(value)
+    length = counts.get(name)
     if isinstance(value, (tuple, list)):
-        if name not in PAIRS:
+        if length is None:
             raise TypeError(f"{name} = {value!r}: expected one number or schedule")
-        if len(value) != 2:
-            raise ValueError(f"{name} = {value!r}: expected 2 numbers or schedules")
-        return tuple(_one(name, x, count) for x in value)
-    if name in PAIRS:
-        raise TypeError(f"{name} = {value!r}: expected 2 numbers or schedules")
+        if len(value) != length:
+            raise ValueError(f"{name} = {value!r}: expected {length} numbers or schedules")
+        return tuple(_one(name, x, count, ranges[name]) for x in value)
+    if length is not None:
+        raise TypeError(f"{name} = {value!r}: expected {length} numbers or schedules")
     if value is None and name == "ema":
         return None
-    return _one(name, value, count)
+    return _one(name, value, count, ranges[name])
 
 
-def _one(name: str, value: Any, count: int | None) -> Any:
+def _one(name: str, value: Any, count: int | None, allowed: Range) -> Any:
     if callable(value):
-        return value if count is None else _number(name, value(count))
-    return _number(name, value)
-
-
-def below_one(h: Mapping[str, Any], name: str) -> None:
-    """Raises ValueError for a number that reaches 1, where other rules allow that."""
-    if not callable(h[name]) and h[name] >= 1.0:
-        raise ValueError(f"{name} = {h[name]!r}: expected a number in [0, 1)")
+        return value if count is None else _number(name, value(count), allowed)
+    return _number(name, value, allowed)
 
 
 def variable(value: Any) -> bool:

@@ -7,7 +7,7 @@ from steepest import arrays, regularize
 from steepest.arrays import Array
 from steepest.kernels.engine import UNIT_STAGE_LIMIT
 from steepest.optimizers.clipping import clips
-from steepest.optimizers.hyper import settle, variable
+from steepest.optimizers.hyper import variable
 
 __all__ = ["LiveGroup"]
 
@@ -52,7 +52,7 @@ class LiveGroup:
         except ValueError:
             pass  # an array, which does not say whether it equals a number: `settle` will
         names = optimizer._hyper_names
-        h = {name: settle(name, x, count) for name, x in zip(names, seen, strict=True)}
+        h = {name: optimizer._settle(name, x, count) for name, x in zip(names, seen, strict=True)}
         given = dict(zip(names, seen, strict=True))
         optimizer.check(given)
         # A schedule may be 0 now and not later: what it needs is kept all along.

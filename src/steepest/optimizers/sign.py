@@ -1,10 +1,9 @@
 """Rules that step by signs: SignSGD, Signum, Lion."""
 
 from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 from steepest.optimizers.base import Number, Optimizer, Options
-from steepest.optimizers.hyper import below_one
 
 __all__ = ["SignSGD", "Signum", "Lion"]
 
@@ -66,6 +65,8 @@ class Signum(Optimizer):
 
     decay_mode = "decoupled"
 
+    ranges: ClassVar = {"momentum": (0.0, 1.0, False)}
+
     def __init__(
         self,
         params: Any,
@@ -77,14 +78,10 @@ class Signum(Optimizer):
         hyper = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(params, hyper, options)
 
-    def check(self, h: Mapping[str, Any]) -> None:
-        below_one(h, "momentum")
-
     def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",)
 
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
-        below_one(h, "momentum")
         return "signum", (h["lr"], h["momentum"], 1.0 - h["momentum"])
 
 

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from steepest.reference import adam, adaptive, averaged, sgd, sign, stages
+from steepest.reference import adam, adam_variants, adaptive, averaged, sgd, sign, stages
 from steepest.reference.measures import norm as norm
 from steepest.reference.types import Array, State
 
@@ -21,7 +21,7 @@ __all__ = ["RULES", "norm", "step"]
 # Every function of a family that takes (p, g, state, t, ...) is a rule.
 RULES: dict[str, Callable[..., None]] = {
     name: function
-    for family in (sgd, adaptive, adam, sign, averaged)
+    for family in (sgd, adaptive, adam, adam_variants, sign, averaged)
     for name, function in vars(family).items()
     if inspect.isfunction(function)
     and list(inspect.signature(function).parameters)[:4] == ["p", "g", "state", "t"]

@@ -1,0 +1,375 @@
+"""Rules that change what Adam averages or divides by.
+
+AdaBelief, Yogi, LaProp, ADOPT, AdEMAMix, Adan, AdamAtan2.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Unpack
+
+from steepest import arrays
+from steepest.arrays import Array
+from steepest.kernels.scalars import one_minus_power
+from steepest.optimizers.base import Number, Optimizer, Options
+
+__all__ = ["AdaBelief", "Yogi", "LaProp", "ADOPT", "AdEMAMix", "Adan", "AdamAtan2"]
+
+
+def _mixes(h: Mapping[str, Any]) -> tuple[float, ...]:
+    """β and 1 - β of each running mean."""
+    return tuple(x for beta in h["betas"] for x in (beta, 1.0 - beta))
+
+
+def _steps(h: Mapping[str, Any], t: int) -> tuple[float, float]:
+    """The rate that unbiases m, and the factor that unbiases √v."""
+    b1, b2 = h["betas"][:2]
+    return h["lr"] / one_minus_power(b1, t), 1.0 / math.sqrt(one_minus_power(b2, t))
+
+
+class AdaBelief(Optimizer):
+    """AdaBelief: Adam, divided by how far gradients are from what m predicts.
+
+        m ← β₁ m + (1 - β₁) g
+        s ← β₂ s + (1 - β₂) (g - m)² + eps
+        p ← p - lr / (1 - β₁ᵗ) · m / (√s / √(1 - β₂ᵗ) + eps)
+
+    Decoupled weight decay. Raises ValueError for hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> st.AdaBelief(w, lr=0.5, betas=(0.75, 0.999)).step(np.array([0.25, -8.0]))
+    >>> w.round(4)
+    array([ 0.3333, -1.3333])
+
+    Zhuang et al. 2020, arXiv:2010.07468, algorithm 2; eps is that of the authors' code (1e-8 in
+    the paper), and stays in s as it does there.
+    """
+
+    decay_mode = "decoupled"
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-3,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-16,
+        weight_decay: Number = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_var")
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        return "adabelief", (*_mixes(h), *_steps(h, t), h["eps"])
+
+
+class Yogi(Optimizer):
+    """Yogi: Adam whose v moves toward g² by a step that v's own size does not enlarge.
+
+        m ← β₁ m + (1 - β₁) g
+        v ← v - (1 - β₂) sign(v - g²) g²
+        p ← p - lr / (1 - β₁ᵗ) · m / (√v / √(1 - β₂ᵗ) + eps)
+
+    v starts at ``initial_accumulator_value``. ``bias_correction=False`` leaves both divisors 1 - βᵗ
+    away, as in the paper. Decoupled weight decay. Raises ValueError for hyper-parameters out of
+    range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> st.Yogi(w, lr=0.5).step(np.array([0.25, -8.0]))
+    >>> w.round(4)
+    array([ 0.5059, -1.5001])
+
+    Zaheer et al. 2018, "Adaptive methods for nonconvex optimization", algorithm 2; eps from its
+    section 5; the bias correction, v's start and lr as in all implementations known, of which
+    several start m at 1e-6 as well, where the paper and this one have 0.
+    """
+
+    decay_mode = "decoupled"
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-2,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-3,
+        weight_decay: Number = 0.0,
+        initial_accumulator_value: float = 1e-6,
+        *,
+        bias_correction: bool = True,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "initial_accumulator_value": initial_accumulator_value,
+            "bias_correction": bias_correction,
+        }
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq")
+
+    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+        state = arrays.zeros_like(p)
+        if key == "exp_avg_sq" and h["initial_accumulator_value"]:
+            state[...] = h["initial_accumulator_value"]
+        return state
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        b1, b2 = h["betas"]
+        steps = _steps(h, t) if h["bias_correction"] else (h["lr"], 1.0)
+        return "yogi", (b1, 1.0 - b1, 1.0 - b2, *steps, h["eps"])
+
+
+class LaProp(Optimizer):
+    """LaProp: the momentum of gradients that were divided first, each by its time's √v.
+
+        v ← β₂ v + (1 - β₂) g²
+        m ← β₁ m + (1 - β₁) g / (√v / √(1 - β₂ᵗ) + eps)
+        p ← p - lr / (1 - β₁ᵗ) · m
+
+    Decoupled weight decay. Raises ValueError for hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> st.LaProp(w, lr=0.5, eps=0.0).step(np.array([0.25, -8.0]))
+    >>> w
+    array([ 0.5, -1.5])
+
+    Ziyin, Wang and Ueda 2020, arXiv:2002.04839, algorithm 1; defaults as in the authors' code,
+    which has lr inside m and decays after the step by weight_decay alone.
+    """
+
+    decay_mode = "decoupled"
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 4e-4,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-15,
+        weight_decay: Number = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq")
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        return "laprop", (*_mixes(h), *_steps(h, t), h["eps"])
+
+
+class ADOPT(Optimizer):
+    """ADOPT: momentum of gradients divided by the √v of before, so that no β₂ diverges.
+
+        x = g / max(√v, eps), held within ± (t - 1)^(1/4)
+        m ← β₁ m + (1 - β₁) x
+        p ← p - lr · m
+        v ← β₂ v + (1 - β₂) g²
+
+    The first step only sets v = g². ``use_clipping=False`` does not hold x. Weight decay enters the
+    gradient, or with ``decay_mode="decoupled"`` shrinks p, at the first step too. Raises ValueError
+    for hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = st.ADOPT(w, lr=0.5, betas=(0.5, 0.5))
+    >>> for g in [0.25, -8.0], [0.125, -80.0]:
+    ...     opt.step(np.array(g))
+    >>> w
+    array([ 0.875, -1.75 ])
+
+    Taniguchi et al. 2024, arXiv:2411.02853, algorithm 2, which counts from 0; defaults as in the
+    authors' code.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-3,
+        betas: tuple[Number, Number] = (0.9, 0.9999),
+        eps: Number = 1e-6,
+        weight_decay: Number = 0.0,
+        *,
+        use_clipping: bool = True,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "use_clipping": use_clipping,
+        }
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq")
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        if t == 1:
+            return "adopt_first", ()
+        limit = math.sqrt(math.sqrt(t - 1)) if h["use_clipping"] else math.inf
+        return "adopt", (*_mixes(h), h["lr"], h["eps"], limit)
+
+
+class AdEMAMix(Optimizer):
+    """AdEMAMix: Adam with a second, much slower momentum.
+
+        m ← β₁ m + (1 - β₁) g
+        l ← β₃ l + (1 - β₃) g
+        v ← β₂ v + (1 - β₂) g²
+        p ← p - lr · (m / (1 - β₁ᵗ) + alpha · l) / (√v / √(1 - β₂ᵗ) + eps)
+
+    alpha >= 0. The paper lets alpha and β₃ rise: ``st.schedules.ademamix_alpha`` and
+    ``ademamix_beta3`` in their places do. Decoupled weight decay. Raises ValueError for
+    hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = st.AdEMAMix(w, lr=0.5, betas=(0.9, 0.999, 0.75), alpha=2.0, eps=0.0)
+    >>> opt.step(np.array([2.0, -8.0]))
+    >>> w
+    array([ 0.25, -1.25])
+    >>> slow = st.schedules.ademamix_beta3(0.9999, steps=1000)
+    >>> alpha = st.schedules.ademamix_alpha(5.0, steps=1000)
+    >>> opt = st.AdEMAMix(w, betas=(0.9, 0.999, slow), alpha=alpha)
+
+    Pagliardini, Ablin and Grangier 2024, arXiv:2409.03137, algorithm 1; alpha as in optax and
+    bitsandbytes (2 in the authors' code, 4 to 10 in the paper).
+    """
+
+    decay_mode = "decoupled"
+    ranges: ClassVar = {"alpha": (0.0, math.inf, False)}
+    counts: ClassVar = {"betas": 3}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-3,
+        betas: tuple[Number, Number, Number] = (0.9, 0.999, 0.9999),
+        alpha: Number = 5.0,
+        eps: Number = 1e-8,
+        weight_decay: Number = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "betas": betas,
+            "alpha": alpha,
+            "eps": eps,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg_fast", "exp_avg_slow", "exp_avg_sq")
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        step, unbias = _steps(h, t)
+        return "ademamix", (*_mixes(h), step, h["lr"] * h["alpha"], unbias, h["eps"])
+
+
+class Adan(Optimizer):
+    """Adan: Nesterov momentum, by running means of the gradient and of its change.
+
+        d = g - (the gradient before), 0 at the first step
+        m ← β₁ m + (1 - β₁) g
+        δ ← β₂ δ + (1 - β₂) d
+        n ← β₃ n + (1 - β₃) (g + β₂ d)²
+        p ← p - lr · (m / (1 - β₁ᵗ) + β₂ δ / (1 - β₂ᵗ)) / (√n / √(1 - β₃ᵗ) + eps)
+
+    Keeps the gradient as state ``"previous_grad"``, scaled and clipped as it was. Decoupled weight
+    decay, which is ``no_prox=True`` in the authors' code; the paper's division by
+    1 + lr · λ after the step is ``regularize=st.regularize.elastic_net(λ, 0.0, proximal=True)``.
+    Raises ValueError for hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> st.Adan(w, lr=0.5, eps=0.0).step(np.array([0.25, -8.0]))
+    >>> w
+    array([ 0.5, -1.5])
+
+    Xie et al. 2022, arXiv:2208.06677, algorithm 1, whose β are the 1 - β of here; defaults as in
+    the authors' code.
+    """
+
+    decay_mode = "decoupled"
+    counts: ClassVar = {"betas": 3}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-3,
+        betas: tuple[Number, Number, Number] = (0.98, 0.92, 0.99),
+        eps: Number = 1e-8,
+        weight_decay: Number = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_diff", "exp_avg_sq", "previous_grad")
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        b1, b2, b3 = h["betas"]
+        step = h["lr"] / one_minus_power(b1, t)
+        ahead = h["lr"] * b2 / one_minus_power(b2, t)
+        unbias = 1.0 / math.sqrt(one_minus_power(b3, t))
+        return "adan", (*_mixes(h), step, ahead, unbias, h["eps"], float(t > 1))
+
+
+class AdamAtan2(Optimizer):
+    """Adam-atan2: Adam with an arctangent in place of the division, hence without eps.
+
+        m ← β₁ m + (1 - β₁) g
+        v ← β₂ v + (1 - β₂) g²
+        p ← p - lr · a · arctan(m / (1 - β₁ᵗ) / (b √v / √(1 - β₂ᵗ)))
+
+    No element moves by more than lr · a · π/2, and the scale of the gradients does not matter;
+    0 / 0 is 0. a >= 0, b >= 0. Decoupled weight decay. Raises ValueError for hyper-parameters out
+    of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0, 3.0])
+    >>> st.AdamAtan2(w, lr=0.5, a=1.0).step(np.array([1e-30, -8.0, 0.0]))
+    >>> w.round(4)
+    array([ 0.6073, -1.6073,  3.    ])
+
+    Everett et al. 2024, arXiv:2407.05872; lr as Adam's; betas, a (4/π, rounded) and b as in
+    lucidrains' package. The arctangent is computed by + - * / here: within 3 units of the last
+    place.
+    """
+
+    decay_mode = "decoupled"
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-3,
+        betas: tuple[Number, Number] = (0.9, 0.99),
+        weight_decay: Number = 0.0,
+        a: Number = 1.27,
+        b: Number = 1.0,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "a": a, "b": b}
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq")
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        b1, b2 = h["betas"]
+        unbias1 = 1.0 / one_minus_power(b1, t)
+        unbias2 = h["b"] / math.sqrt(one_minus_power(b2, t))
+        return "adamatan2", (*_mixes(h), h["lr"] * h["a"], unbias1, unbias2)
