@@ -97,7 +97,7 @@ class Reference:
         optimizer = _optimizer(workload, parameters(workload, 1), clipped=False)
         [group] = optimizer.param_groups
         self.rule, self.clip = workload.rule, workload.clip
-        self.hyper = {k: v for k, v in group.items() if k not in ("params", "param_names")}
+        self.hyper = {k: group[k] for k in optimizer.defaults}
         self.params: list[Array] = group["params"]
         self.states = [
             {key: x for key, x in optimizer.state[name].items() if key != "step"}

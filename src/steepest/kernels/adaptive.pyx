@@ -1,4 +1,4 @@
-"""Rules that divide each element by a size of its own; see ``rules.pxd`` for what all rules share."""
+"""Rules with a size of step for each element; see ``rules.pxd`` for what all rules share."""
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 

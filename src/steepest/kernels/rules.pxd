@@ -1,4 +1,4 @@
-"""What the files of rules share: ``sgd``, ``adaptive``, ``adam``, ``sign``, ``averaged``, one for each family.
+"""What the files of rules (``sgd``, ``adaptive``, ``adam``, ``sign``, ``averaged``) share.
 
 A rule is one loop over one block. Only plain loops may live there: no Python, no threads, no
 dtypes, no clipping, no schedules. The reference of the same name in ``steepest.reference`` fixes

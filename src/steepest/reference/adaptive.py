@@ -1,6 +1,7 @@
 """Rules that divide by a running size of the gradient."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def rprop(
 def cube_root(x: Array) -> Array:
     """The cube root of x >= 0: a third of the bits of x, then Halley's steps to it."""
     real, single = x.dtype.type, x.dtype == np.float32
-    bits = np.atleast_1d(x).view(np.uint32 if single else np.uint64)
+    bits: Any = np.atleast_1d(x).view(np.uint32 if single else np.uint64)
     third = (bits >> 2) + (bits >> 4)
     for shift in (4, 8) if single else (4, 8, 16, 32):
         third = third + (third >> shift)
