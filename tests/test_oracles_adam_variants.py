@@ -9,15 +9,16 @@ import inspect
 import numpy as np
 import pytest
 from cases import VARIANTS, hyper, label, reference_hyper
-from test_oracles import ELSEWHERE, gradients
+from test_oracles import gradients
 
 import steepest as st
 from steepest import reference, schedules
-from steepest.optimizers import RULES
+from steepest.optimizers import RULES, adam_variants
 from steepest.reference.adam_variants import arctan2
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-14}
-FORMS = [(rule, hyper(rule, v)) for rule in sorted(ELSEWHERE) for v in VARIANTS.get(rule, [{}])]
+FAMILY = {getattr(adam_variants, name).rule for name in adam_variants.__all__}
+FORMS = [(rule, hyper(rule, v)) for rule in sorted(FAMILY) for v in VARIANTS.get(rule, [{}])]
 
 
 def path(rule, arguments, grads, start, put=None, after=1.0):
@@ -133,7 +134,7 @@ def paper_path(rule, a, grads, start):
 
 
 def test_every_rule_has_a_formula():
-    assert set(PAPERS) == ELSEWHERE
+    assert set(PAPERS) == FAMILY
 
 
 @pytest.mark.parametrize("options", [{}, {"maximize": True}, {"decay_mode": "l2"},
@@ -333,7 +334,7 @@ def slope(w):
     return np.array([-2 * (1 - x) - 400 * x * (y - x * x), 200 * (y - x * x)])
 
 
-@pytest.mark.parametrize("rule", sorted(ELSEWHERE))
+@pytest.mark.parametrize("rule", sorted(FAMILY))
 def test_descends_rosenbrock(rule):
     """From 24.2 at the usual start to a thousandth of that, with a rate that falls to 0."""
     w = np.array([-1.2, 1.0])
@@ -348,6 +349,6 @@ def test_descends_rosenbrock(rule):
 def test_the_oracles_name_every_argument():
     """A new argument of one of these rules is to be given above."""
     common = {"self", "params", "options", "lr", "betas", "eps", "weight_decay"}
-    own = {n for rule in ELSEWHERE for n in inspect.signature(RULES[rule].__init__).parameters}
+    own = {n for rule in FAMILY for n in inspect.signature(RULES[rule].__init__).parameters}
     named = {"initial_accumulator_value", "bias_correction", "use_clipping", "alpha", "a", "b"}
     assert own - common == named
