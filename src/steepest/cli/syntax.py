@@ -27,7 +27,14 @@ RATES = {
 }
 
 # Learning rates at which `steepest train digits` works well; other rules use their own default.
-LEARNING_RATES = {"sgd": 0.1, "adamw": 0.003, "lion": 0.001}
+LEARNING_RATES = {
+    "sgd": 0.1,
+    "ftrl": 0.1,
+    "adamw": 0.003,
+    "signsgd": 0.001,
+    "signum": 0.001,
+    "lion": 0.001,
+}
 
 # Words that look like the name of a rule and are values.
 _VALUES = {"True", "False", "None"}
