@@ -9,6 +9,7 @@ import json
 import os
 import time
 import weakref
+from abc import ABC, abstractmethod
 from csv import writer
 from io import StringIO
 from pathlib import Path
@@ -21,7 +22,7 @@ from steepest.training import Epoch
 __all__ = ["csv", "jsonl", "tensorboard"]
 
 
-class _File:
+class _File(ABC):
     """Rows in a text file: all of them at the first epoch and when a column is new, else one."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -45,8 +46,9 @@ class _File:
     def _head(self) -> str:
         return ""
 
+    @abstractmethod
     def _line(self, row: dict[str, float]) -> str:
-        raise NotImplementedError
+        """A row as a line of the file."""
 
 
 class csv(_File):

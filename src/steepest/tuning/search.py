@@ -1,7 +1,6 @@
 """The search itself: candidates, trials, and what becomes of errors."""
 
 import math
-import operator
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 
 from steepest.extras import require
 from steepest.history import History
+from steepest.training.arguments import count
 from steepest.tuning.results import Record, State, Stopped, Tuned
 from steepest.tuning.space import Distribution, Space
 from steepest.tuning.study import ERROR, Claim, Study, without_log
@@ -102,9 +102,9 @@ def tune(
         Space(space),
         method,
         trials,
-        _integer("seed", seed, 0),
+        count("seed", seed, 0),
         prune,
-        _integer("min_epochs", min_epochs, 1),
+        count("min_epochs", min_epochs, 1),
         timeout,
     )
     return search.run(storage, study, progress)
@@ -147,7 +147,7 @@ class _Search:
                 )
             return len(self.points)
         if trials is not None:
-            return _integer("trials", trials, 1)
+            return count("trials", trials, 1)
         if self.timeout == math.inf:
             raise ValueError(f'trials is missing: method="{self.method}" needs trials or a timeout')
         return math.inf
@@ -318,16 +318,6 @@ def _loss(result: Any) -> float:
     if not math.isfinite(loss):
         raise FloatingPointError(f"loss = {loss}")
     return loss
-
-
-def _integer(name: str, value: Any, low: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} = {value!r}: expected an integer") from None
-    if number < low:
-        raise ValueError(f"{name} = {number}: expected {low} or more")
-    return number
 
 
 @contextmanager
