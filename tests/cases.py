@@ -51,6 +51,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"lr": 0.0},
     ],
     "signum": [{"momentum": 0.87}],
+    "dog": [{"reps_rel": 0.013, "lr": 0.83}],
     "adam": [{}, {"amsgrad": True}, {"bias_correction": False}, {"decoupled_weight_decay": True}],
     "adamw": [{}, {"amsgrad": True}, {"bias_correction": False}],
     "nadam": [{"momentum_decay": 0.0113}, {"decoupled_weight_decay": True}],

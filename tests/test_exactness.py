@@ -39,14 +39,23 @@ def run(
     opt = RULES[rule](params, **arguments, **options)
     states = [{k: x.copy() for k, x in opt.state[str(i)].items()} for i in range(len(sizes))]
     hyper = reference_hyper(opt)
+    shared = {key: opt.param_groups[0][key] for key in opt._groups[0].shared}
     for t in range(1, steps + 1):
         grads = [misaligned(draw(rng, n).astype(dtype), (i + t) % 7) for i, n in enumerate(sizes)]
         kept = [g.copy() for g in grads]
         opt.step(grads)
-        for i, p in enumerate(twins):
-            with np.errstate(all="ignore"):
-                reference.step(rule, p, grads[i], states[i], t, **hyper)
-            same_bits(grads[i], kept[i], "the caller's gradient")
+        with np.errstate(all="ignore"):
+            if RULES[rule].needs == "global":
+                each = [t] * len(twins)
+                reference.step(rule, twins, grads, states, each, shared=shared, **hyper)
+            else:
+                for p, g, state in zip(twins, grads, states, strict=True):
+                    reference.step(rule, p, g, state, t, **hyper)
+        for g, before in zip(grads, kept, strict=True):
+            same_bits(g, before, "the caller's gradient")
+    for key, x in shared.items():
+        if RULES[rule].needs == "global":
+            same_bits(np.array(opt.param_groups[0][key]), np.array(x), f"{rule} number {key}")
     for i, n in enumerate(sizes):
         same_bits(params[i], twins[i], f"{rule} parameter of size {n} after {steps} steps")
         for key, x in opt.state[str(i)].items():

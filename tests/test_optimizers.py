@@ -747,11 +747,13 @@ def test_metamorphic_properties(rule, arguments):
 
     whole = final(start, grads)
     same_bits(final(-start, -grads), -whole, "odd symmetry")
+    same_bits(final(start, -grads, maximize=True), whole, "climbing is descending the negative")
+    if RULES[rule].needs != "element-wise":
+        return  # what is elsewhere matters, and sums hang on the order
     halves = [final(start[:20], grads[:, :20]), final(start[20:], grads[:, 20:])]
     same_bits(np.concatenate(halves), whole, "partition")
     order = rng.permutation(50)
     same_bits(final(start[order], grads[:, order]), whole[order], "permutation")
-    same_bits(final(start, -grads, maximize=True), whole, "climbing is descending the negative")
     if rule != "rprop":  # whose lr is the size of the first step, held within bounds
         same_bits(final(start, grads, lr=0.0, weight_decay=0.0), start, "a rate of 0 moves nothing")
 

@@ -79,14 +79,16 @@ def layout(
     arrays: Sequence[Array],
     gradient: Array,
     cuts: Sequence[tuple[int | None, Array | None]] = (),
+    in_c_order: bool = False,
 ) -> Layout:
-    """The walks of arrays of one shape, in the memory order of the first, the parameter.
+    """The walks of arrays of one shape, in the memory order of the first, the parameter, unless
+    they are to be `in_c_order`.
 
     `cuts` are (axis of the units, factors of the units or None).
     """
     p = arrays[0]
     used = [axis for axis in range(p.ndim) if p.shape[axis] != 1]
-    if p.flags.c_contiguous:  # strides along axes of length 1 mean nothing
+    if in_c_order or p.flags.c_contiguous:  # strides along axes of length 1 mean nothing
         order, flips = used, []
     else:
         order = sorted(used, key=lambda axis: -abs(p.strides[axis]))
@@ -225,6 +227,20 @@ def state(x: Any, p: Array, name: str, key: str) -> Array:
     if not x.flags.writeable or overlaps_itself(x):
         raise ValueError(f"{what} is read-only or has elements that share memory; give a copy")
     return x
+
+
+def like(x: Any, expected: Array, name: str, key: str) -> Array:
+    """x as a state array of a shape of its own, in C order: a copy if it is not. Raises TypeError
+    or ValueError if it cannot be."""
+    what = f"state {key!r} of parameter {name!r}"
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"{what} is a {type(x).__name__}; expected a NumPy array")
+    if x.dtype != expected.dtype or x.shape != expected.shape:
+        raise ValueError(
+            f"{what} is {x.dtype} of shape {x.shape}; "
+            f"expected {expected.dtype} of shape {expected.shape}"
+        )
+    return x if x.flags.carray else x.copy()
 
 
 def byte_bounds(x: Array) -> tuple[int, int]:

@@ -246,6 +246,8 @@ class Work:
 
     keep: float
     """What decoupled decay leaves of the parameter."""
+    decay: float
+    """The weight of decoupled decay."""
     before: list[Stage]
     after: list[Stage]
     units: list[UnitStage]
@@ -287,6 +289,7 @@ def work(h: Mapping[str, Any]) -> Work:
     decoupled = (0.0 if is_l2 else decay) + terms.get("decoupled", 0.0)
     return Work(
         keep=1.0 - lr * decoupled if decoupled else 1.0,
+        decay=decoupled,
         before=before,
         after=after,
         units=units,

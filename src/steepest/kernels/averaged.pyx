@@ -1,6 +1,8 @@
 """Rules that average the points they pass; see ``rules.pxd`` for what all rules share."""
+from libc.math cimport pow
+
 from steepest.kernels.contract cimport real, root
-from steepest.kernels.rules cimport rule
+from steepest.kernels.rules cimport rule, settlement
 
 RULES = {}
 
@@ -21,6 +23,17 @@ cdef void asgd(real *restrict p, const real *restrict g, real *restrict ax, real
 RULES["asgd"] = rule(asgd, asgd)
 
 
+cdef void weighed(const double *sums, double *own, double *h) noexcept nogil:
+    """The share of this step in the sum of weights t^r (largest lr)^power, and how far back."""
+    cdef double weight, share
+    own[0] = h[0] if h[0] > own[0] else own[0]
+    weight = h[1] * pow(own[0], h[2])
+    own[1] += weight
+    share = weight / own[1] if own[1] != 0 else 0
+    h[1] = share
+    h[2] = 1.0 - h[3] * (1.0 - share)
+
+
 # The parameter is y, the point of the gradients. What is kept of it says how much decays: decay
 # belongs to the step, which moves y and z alike.
 
@@ -38,14 +51,14 @@ cdef void schedulefreesgd(real *restrict p, const real *restrict g, real *restri
         p[i] = (yi + share * (zi - yi)) - back * si
         z[i] = zi - si
 
-RULES["schedulefreesgd"] = rule(schedulefreesgd, schedulefreesgd)
+RULES["schedulefreesgd"] = rule(schedulefreesgd, schedulefreesgd, (settlement(weighed),))
 
 
 cdef void schedulefreeadamw(real *restrict p, const real *restrict g, real *restrict z,
                             real *restrict v, real *restrict c, real *restrict d, Py_ssize_t n,
                             double factor, double keep, const double *h) noexcept nogil:
-    cdef real lr = <real>h[0], share = <real>h[1], back = <real>h[2], b2 = <real>h[3]
-    cdef real fresh = <real>h[4], unbias = <real>h[5], eps = <real>h[6], yi, zi, vi, si
+    cdef real lr = <real>h[0], share = <real>h[1], back = <real>h[2], b2 = <real>h[4]
+    cdef real fresh = <real>h[5], unbias = <real>h[6], eps = <real>h[7], yi, zi, vi, si
     cdef real f = <real>factor, gone = <real>(1.0 - keep), gi
     cdef Py_ssize_t i
     for i in range(n):
@@ -58,4 +71,4 @@ cdef void schedulefreeadamw(real *restrict p, const real *restrict g, real *rest
         p[i] = (yi + share * (zi - yi)) - back * si
         z[i] = zi - si
 
-RULES["schedulefreeadamw"] = rule(schedulefreeadamw, schedulefreeadamw)
+RULES["schedulefreeadamw"] = rule(schedulefreeadamw, schedulefreeadamw, (settlement(weighed),))

@@ -23,7 +23,10 @@ cdef enum:
     LANES = 32         # independent accumulators of a reduction, folded in a fixed tree
     STATES = 4         # state arrays of one rule
     STAGES = 8         # stages before or after a rule
-    COEFFICIENTS = 12  # scalars of one rule or stage
+    COEFFICIENTS = 16  # scalars of one rule or stage
+    SURVEYS = 2        # sweeps of one rule before its update
+    SUMS = 4           # numbers that a survey adds up
+    SCALARS = 6        # numbers that a rule keeps of a parameter, or of all
     MAXDIMS = 64       # NumPy's own limit
 
 # A rule: parameter p, gradient g, up to four states, n elements, coefficients. It uses factor * g
@@ -36,6 +39,21 @@ ctypedef void (*rule_double)(double *restrict p, const double *restrict g, doubl
                              double *restrict b, double *restrict c, double *restrict d,
                              Py_ssize_t n, double factor, double keep,
                              const double *h) noexcept nogil
+
+# A survey: the first look of a rule that goes by sums over a parameter or over all of them. It may
+# change states, never p, and adds what it finds in the block to `sums`.
+ctypedef void (*survey_float)(const float *restrict p, const float *restrict g, float *restrict a,
+                              float *restrict b, float *restrict c, float *restrict d,
+                              Py_ssize_t n, double factor, double keep, const double *h,
+                              double *sums) noexcept nogil
+ctypedef void (*survey_double)(const double *restrict p, const double *restrict g,
+                               double *restrict a, double *restrict b, double *restrict c,
+                               double *restrict d, Py_ssize_t n, double factor, double keep,
+                               const double *h, double *sums) noexcept nogil
+
+# After it: the sums of a parameter (or of all) turn into coefficients h of what follows, and into
+# the numbers `own` that the rule keeps from step to step.
+ctypedef void (*settle_function)(const double *sums, double *own, double *h) noexcept nogil
 
 # A stage either writes `out`, the gradient that goes on to the next stage or to the rule, or it
 # changes p, or the stage's own array x. It never writes g, which may be the caller's.

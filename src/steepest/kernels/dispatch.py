@@ -14,7 +14,17 @@ from typing import Any
 from steepest.kernels import machine
 
 LEVELS = ("base", "v3", "v4")
-FAMILIES = ("sgd", "adaptive", "adam", "adam_variants", "sign", "averaged")
+FAMILIES = (
+    "sgd",
+    "adaptive",
+    "adam",
+    "adam_variants",
+    "sign",
+    "averaged",
+    "layerwise",
+    "parameter_free",
+    "prepared",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +32,7 @@ class Kernels:
     """The compiled functions of one level, by name, as capsules."""
 
     level: str
-    rules: dict[str, tuple[Any, Any]]
+    rules: dict[str, tuple[Any, Any, tuple[Any, ...]]]
     stages: dict[str, tuple[Any, Any, bool]]
     measures: dict[str, tuple[Any, Any]]
     codecs: dict[str, tuple[Any, Any, Any, Any]]

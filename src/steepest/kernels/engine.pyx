@@ -7,8 +7,11 @@ pair. None of that writes to a parameter. `norms`, `factors` and `commit` run th
 parallel region each, over the elements of all parameters with a gradient, cut at chunks (or at
 units, such as rows, where those are measured) into one contiguous share per thread. An element is
 owned by one thread, and what is measured of a chunk is folded in order by one thread, so no result
-depends on the number of threads. Once `commit` has its scratch memory it cannot fail: it allocates
-nothing and calls no Python until the counters have advanced with the parameters.
+depends on the number of threads. A rule that goes by sums has its surveys swept first, and its
+coefficients settled between the sweeps; a rule in Python computes its step before the commit, from
+what `stage` makes, and `replace` says what else the commit copies. Once `commit` has its scratch
+memory it cannot fail: it allocates nothing and calls no Python until the counters have advanced
+with the parameters.
 
 Every thread works in the default floating-point mode and puts its own mode back.
 """
@@ -22,15 +25,15 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from steepest.kernels.contract cimport (
-    BLOCK, CHUNK, COEFFICIENTS, STAGES, STATES, Operand, larger, measure_double, measure_float,
-    real,
+    BLOCK, CHUNK, COEFFICIENTS, SCALARS, STAGES, STATES, SUMS, SURVEYS, Operand, larger,
+    measure_double, measure_float, real, settle_function,
 )
 from steepest.kernels.floatmode cimport floatmode_default, floatmode_get, floatmode_set
 from steepest.kernels.sources cimport Source, address, counter, reach, same, still_at
 from steepest.kernels.visits cimport (
     ADAPTIVE_CLIP, G, GROUP_LASSO, LINE, MAX_NORM, OPERANDS, P, READING, SCRATCH, SOURCE,
     STAGE_COEFFICIENTS, UNIT_STAGES, Entry, Measures, Program, Stage, Units, decoded,
-    representable, unit_range, update_range,
+    representable, stage_range, survey_range, unit_range, update_range,
 )
 
 cdef extern from *:
@@ -51,7 +54,7 @@ cdef enum:
     VISIT = 64                         # what a parameter costs besides its elements, in elements
 
 cdef enum:                             # what a sweep does
-    MEASURE, AGAIN, UPDATE, MEASURE_AND_UPDATE, FACTORS, PROJECT, LATE
+    MEASURE, AGAIN, UPDATE, MEASURE_AND_UPDATE, FACTORS, PROJECT, LATE, SURVEY, STAGE
 
 _UNIT_KINDS = {"adaptive": ADAPTIVE_CLIP, "group_lasso": GROUP_LASSO, "max_norm": MAX_NORM}
 
@@ -83,6 +86,21 @@ cdef Py_ssize_t *reserve_axes(Py_ssize_t **memory, int ndim) except NULL:
     return axes
 
 
+cdef struct Domain:
+    # What a rule keeps or sums up of all parameters of a group, or of all its groups.
+    bint taken                         # whether a parameter of it is in this step
+    double sums[SUMS]
+    double before[SCALARS]             # the numbers kept, as a survey finds them
+    double now[SCALARS]
+
+
+cdef struct Copy:
+    # A new value of a state that a rule in Python has computed.
+    char *to
+    const char *source
+    size_t bytes
+
+
 cdef class Plan:
     """The arrays of an optimizer as C sees them. See the head of this file.
 
@@ -94,6 +112,7 @@ cdef class Plan:
     cdef Py_ssize_t count, capacity, program_capacity
     cdef list params                   # per entry
     cdef list states                   # per entry: its counter and state arrays, kept alive
+    cdef list kept_alive               # per entry: its scalar states
     cdef Stage scale
     cdef Measures unit_measures
     cdef void *measure_float
@@ -101,6 +120,11 @@ cdef class Plan:
     cdef double order                  # of the norm that is measured
     cdef bint making_factors           # whether a program of this step needs that sweep
     cdef bint projecting
+    cdef bint staging                  # whether a rule of this step is prepared in Python
+    cdef Copy *copies
+    cdef list copied                   # the arrays of these copies
+    cdef int surveys                   # the most that a program of this step has
+    cdef int survey                    # the one that is being swept
     # Bounds of all written arrays, sorted and merged; gradients must stay outside.
     cdef char **lows
     cdef char **highs
@@ -111,7 +135,9 @@ cdef class Plan:
     cdef Py_ssize_t *first
     cdef Py_ssize_t actives
     cdef double *partial
-    cdef Py_ssize_t partials, partial_capacity
+    cdef double *found                 # what surveys add up, SUMS numbers for each chunk
+    cdef Domain *domains
+    cdef Py_ssize_t partials, partial_capacity, found_capacity
     cdef char *scratch_memory
     cdef char *scratch
     cdef int scratch_threads
@@ -123,15 +149,17 @@ cdef class Plan:
         self.updates_array = updates
         self.updates = counter(updates)
         self.capacity = capacity
-        self.params, self.states = [], []
+        self.params, self.states, self.kept_alive = [], [], []
         self.entries = <Entry *>calloc(max(capacity, 1), sizeof(Entry))
         self.lows = <char **>malloc(max(capacity, 1) * OPERANDS * sizeof(char *))
         self.highs = <char **>malloc(max(capacity, 1) * OPERANDS * sizeof(char *))
         self.active = <Py_ssize_t *>malloc(max(capacity, 1) * sizeof(Py_ssize_t))
         self.cost = <Py_ssize_t *>malloc((capacity + 1) * sizeof(Py_ssize_t))
         self.first = <Py_ssize_t *>malloc(max(capacity, 1) * sizeof(Py_ssize_t))
+        self.domains = <Domain *>calloc(max(capacity, 1), sizeof(Domain))
         if (self.entries == NULL or self.lows == NULL or self.highs == NULL
-                or self.active == NULL or self.cost == NULL or self.first == NULL):
+                or self.active == NULL or self.cost == NULL or self.first == NULL
+                or self.domains == NULL):
             raise MemoryError
         self.set_stage(&self.scale, kernels.stages["scale"], 0, ())
         self.set_stage(&self.unit_measures.multiply, kernels.stages["multiply"], 0, ())
@@ -160,13 +188,17 @@ cdef class Plan:
         free(self.cost)
         free(self.first)
         free(self.partial)
+        free(self.found)
+        free(self.domains)
+        free(self.copies)
         free(self.scratch_memory)
 
     # Building
 
-    def add(self, int group, tuple arrays, step, int states, layout):
+    def add(self, int group, tuple arrays, step, int states, layout, own=None):
         """Adds a parameter: arrays are (parameter, states..., arrays of stages...), with `states`
-        of the rule's. `step` is its counter. `layout` (arrays.Layout) walks them and a gradient
+        of the rule's; `own` are SCALARS doubles at most that the rule keeps beside them. `step` is
+        its counter. `layout` (arrays.Layout) walks them and a gradient
         that lies like the parameter, which is expected until `bind_gradient` says otherwise; its
         cuts are the units that the programs' unit stages go by, in their order.
         """
@@ -188,8 +220,10 @@ cdef class Plan:
         self.bind_all(e, arrays, arrays[0], layout)
         e.gradient.data = NULL  # no gradient is known to lie outside what is written
         e.count = counter(step)
+        e.own = NULL if own is None else <double *>address(own, True)
         self.params.append(arrays[0])
         self.states.append((step,) + arrays[1:])
+        self.kept_alive.append(own)
 
     cdef int bind_all(self, Entry *e, tuple arrays, object gradient, object layout) except -1:
         cdef int k
@@ -361,6 +395,9 @@ cdef class Plan:
             self.cost[self.actives + 1] = self.cost[self.actives] + e.size + VISIT
             self.actives += 1
         self.making_factors = self.projecting = False
+        self.surveys = 0
+        self.staging = False
+        self.copied = []
         self.reserve_programs(len(found))
         return found
 
@@ -387,21 +424,32 @@ cdef class Plan:
         return 0
 
     def program(self, Py_ssize_t row, str rule, tuple h, double keep, list before, list after,
-                list units, list late):
+                list units, list late, int domain=0, bint together=False, tuple kept=(),
+                bint prepared=False):
         """What to do for a row of `rows`: the rule, its coefficients, what is kept of the
         parameter; the stages before the rule, after it, and after the unit stages, each as (name,
         coefficients, operand number of its own array or 0); and the unit stages, each as (kind,
-        coefficients), with one that makes factors of the gradient first."""
+        coefficients), with one that makes factors of the gradient first. `kept` are the numbers
+        that the rule keeps of all parameters of the `domain`, and `together` says that its sums
+        are those of the whole domain. `prepared`: the rule takes what Python makes of what
+        `stage` puts into its first two operands, gradient and parameter."""
         cdef Program *program = &self.programs[row]
         cdef int k
         if (row >= self.program_capacity or len(h) > COEFFICIENTS or len(units) > UNIT_STAGES
-                or len(before) + len(after) + len(late) > STAGES):
+                or len(before) + len(after) + len(late) > STAGES or len(kept) > SCALARS
+                or not 0 <= domain < max(self.capacity, 1)):
             raise ValueError(f"{rule}: more coefficients or stages than a program has room for")
         functions = self.kernels.rules[rule]
         program.rule_float = pointer(functions[0], "steepest.rule")
         program.rule_double = pointer(functions[1], "steepest.rule")
         for k in range(<int>len(h)):
             program.h[k] = h[k]
+        self.set_surveys(program, functions[2])
+        program.prepared = prepared
+        self.staging = self.staging or prepared
+        program.domain, program.together, program.scalars = domain, together, <int>len(kept)
+        for k in range(<int>len(kept)):
+            program.kept[k] = kept[k]
         program.keep = keep
         program.before, program.after = <int>len(before), <int>len(after)
         program.late, program.units = <int>len(late), <int>len(units)
@@ -409,6 +457,9 @@ cdef class Plan:
         for name, coefficients, operand in before + after + late:
             self.set_stage(&program.stage[k], self.kernels.stages[name], operand, coefficients)
             k += 1
+        program.moves = False
+        for k in range(program.before):
+            program.moves = program.moves or not program.stage[k].makes_gradient
         for k, (kind, coefficients) in enumerate(units):
             program.unit[k].kind = _UNIT_KINDS[kind]
             program.unit[k].h[0], program.unit[k].h[1] = coefficients
@@ -416,6 +467,52 @@ cdef class Plan:
                 self.making_factors = True
             else:
                 self.projecting = True
+
+    def stage(self, int threads):
+        """Makes the gradients, and the parameters, that prepared rules start from."""
+        if self.staging:
+            self.reserve(threads)
+            with nogil:
+                self.sweep(STAGE, threads)
+
+    def steps(self):
+        """The entries of this step and their t."""
+        cdef Py_ssize_t i
+        return [(self.active[i], self.entries[self.active[i]].count[0] + 1)
+                for i in range(self.actives)]
+
+    def replace(self, list copies):
+        """What the commit copies: (array, new values), alike in type and shape, both in C order."""
+        cdef Py_ssize_t i
+        cdef Copy *memory
+        for array, values in copies:
+            if (array.dtype != values.dtype or array.shape != values.shape
+                    or not array.flags.carray or not values.flags.c_contiguous):
+                raise ValueError(f"new values {values.dtype} {values.shape} for an array "
+                                 f"{array.dtype} {array.shape}")
+        memory = <Copy *>malloc(max(len(copies), 1) * sizeof(Copy))
+        if memory == NULL:
+            raise MemoryError
+        free(self.copies)
+        self.copies, self.copied = memory, copies
+        for i, (array, values) in enumerate(copies):
+            memory[i].to = address(array, True)
+            memory[i].source = address(values, False)
+            memory[i].bytes = array.nbytes
+
+    cdef int set_surveys(self, Program *program, tuple surveys) except -1:
+        cdef int k
+        if len(surveys) > SURVEYS:
+            raise ValueError("a rule with too many surveys")
+        for k, (of_float, of_double, settle) in enumerate(surveys):
+            program.survey_float[k] = program.survey_double[k] = NULL
+            if of_float is not None:
+                program.survey_float[k] = pointer(of_float, "steepest.survey")
+                program.survey_double[k] = pointer(of_double, "steepest.survey")
+            program.settle[k] = pointer(settle, "steepest.settle")
+        program.surveys = <int>len(surveys)
+        self.surveys = max(self.surveys, program.surveys)
+        return 0
 
     def rescale(self, scales):
         """The factor of the gradients in the coming step: one for all, or a list of each."""
@@ -617,35 +714,44 @@ cdef class Plan:
             with nogil:
                 self.sweep(FACTORS, threads)
 
-    def commit(self, int threads, dict history=None, dict fresh=None, list following=None):
+    def commit(self, int threads, dict history=None, dict fresh=None, list following=None,
+               list keeping=None):
         """The step itself. Once there is memory nothing can fail; the counters advance with it, and
-        `fresh` goes into `history`, whose keys it has.
+        `fresh` goes into `history`, whose keys it has. `keeping` is a list of (dict, keys, domain):
+        the numbers that a domain keeps go into the dict, which has these keys.
 
         With `following`, the gradients' Euclidean norms are measured on the way and returned as
         `norms` does: a list of (key, entries or None for all), whose norms, if finite, become the
         histories of these keys. Nothing is returned if there is no memory left for that; the step
         has been done then.
         """
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, copies = len(self.copied)
         cdef bint measuring = bool(following)
         cdef double norm
         self.reserve(threads)
+        if self.surveys:
+            self.reserve_found()
         if measuring:
             self.order = 2.0
             self.reserve_partials()
             self.take_measure("sum_squares")
             self.start_measuring()
         with nogil:
+            self.surveyed(threads)
             self.sweep(MEASURE_AND_UPDATE if measuring else UPDATE, threads)
             if self.projecting:
                 self.sweep(PROJECT, threads)
                 self.sweep(LATE, threads)
+            for i in range(copies):
+                memcpy(self.copies[i].to, self.copies[i].source, self.copies[i].bytes)
             for i in range(self.actives):
                 self.entries[self.active[i]].count[0] += 1
             self.updates[0] += 1
         # From here on no Python function runs, so that no Ctrl-C comes between step and history.
         if fresh:
             history.update(fresh)
+        if keeping:
+            self.keep(keeping)
         if not measuring:
             return None
         self.fold_partials(False, MEASURE)
@@ -658,6 +764,102 @@ cdef class Plan:
             return self.folded()
         except MemoryError:
             return None
+
+    cdef int keep(self, list keeping) except -1:
+        """Puts the numbers that domains keep where Python finds them."""
+        cdef Domain *domain
+        cdef int k
+        for kept, keys, number in keeping:
+            domain = &self.domains[<Py_ssize_t>number]
+            if domain.taken:
+                for k, key in enumerate(keys):
+                    kept[key] = domain.now[k]
+        return 0
+
+    cdef int reserve_found(self) except -1:
+        cdef double *found
+        if self.partials > self.found_capacity:
+            found = <double *>malloc(self.partials * SUMS * sizeof(double))
+            if found == NULL:
+                raise MemoryError
+            free(self.found)
+            self.found, self.found_capacity = found, self.partials
+        return 0
+
+    cdef void surveyed(self, int threads) noexcept nogil:
+        """Sweeps the surveys of all rules that have some, and settles what follows from them."""
+        cdef Py_ssize_t i
+        cdef Entry *e
+        cdef const Program *program
+        if self.surveys == 0:
+            return
+        for i in range(self.actives):
+            self.domains[self.programs[self.entries[self.active[i]].program].domain].taken = False
+        for i in range(self.actives):
+            e = &self.entries[self.active[i]]
+            program = &self.programs[e.program]
+            memcpy(e.h, program.h, sizeof(e.h))
+            self.domains[program.domain].taken = program.surveys > 0
+            memcpy(self.domains[program.domain].now, program.kept, sizeof(program.kept))
+        for self.survey in range(self.surveys):
+            if self.sweeps_for(self.survey):
+                self.sweep(SURVEY, threads)
+            self.settle(self.survey)
+
+    cdef bint sweeps_for(self, int number) noexcept nogil:
+        """Whether a rule of this step has a loop to run in that survey."""
+        cdef Py_ssize_t i
+        cdef const Program *program
+        for i in range(self.actives):
+            program = &self.programs[self.entries[self.active[i]].program]
+            if number < program.surveys and program.survey_float[number] != NULL:
+                return True
+        return False
+
+    cdef void settle(self, int number) noexcept nogil:
+        """Folds what a survey has found, and settles the coefficients of what follows."""
+        cdef Py_ssize_t i, chunk
+        cdef int k
+        cdef Entry *e
+        cdef Domain *domain
+        cdef const Program *program
+        for i in range(self.actives):
+            domain = &self.domains[self.programs[self.entries[self.active[i]].program].domain]
+            for k in range(SUMS):
+                domain.sums[k] = 0
+            memcpy(domain.before, domain.now, sizeof(domain.now))
+        for i in range(self.actives):
+            e = &self.entries[self.active[i]]
+            program = &self.programs[e.program]
+            if number >= program.surveys:
+                continue
+            for k in range(SUMS):
+                e.sums[k] = 0
+            if program.survey_float[number] != NULL:
+                for chunk in range(self.first[i], self.first[i] + chunks_of(e)):
+                    for k in range(SUMS):
+                        e.sums[k] += self.found[chunk * SUMS + k]
+            for k in range(SUMS):
+                self.domains[program.domain].sums[k] += e.sums[k]
+        for i in range(self.actives):
+            e = &self.entries[self.active[i]]
+            program = &self.programs[e.program]
+            if number < program.surveys:
+                self.settled(e, program, <settle_function>program.settle[number])
+
+    cdef void settled(self, Entry *e, const Program *program,
+                      settle_function settle) noexcept nogil:
+        """The coefficients of one parameter. Numbers that are kept of a domain follow for each of
+        its parameters from the same ones before, and so are the same."""
+        cdef Domain *domain = &self.domains[program.domain]
+        cdef const double *sums = &domain.sums[0] if program.together else &e.sums[0]
+        cdef double own[SCALARS]
+        if e.own != NULL:
+            settle(sums, e.own, e.h)
+            return
+        memcpy(own, domain.before, sizeof(own))
+        settle(sums, own, e.h)
+        memcpy(domain.now, own, sizeof(own))
 
     cdef void sweep(self, int what, int threads) noexcept nogil:
         if threads == 1:
@@ -714,6 +916,13 @@ cdef class Plan:
         elif what == LATE:
             if program.late:
                 update_range(e, program, &self.scale, True, start, stop, scratch)
+        elif what == STAGE:
+            if program.prepared:
+                stage_range(e, program, &self.scale, start, stop, scratch)
+        elif what == SURVEY:
+            if self.survey < program.surveys and program.survey_float[self.survey] != NULL:
+                survey_range(e, program, self.survey, &self.scale,
+                             self.found + self.first[i] * SUMS, start, stop, scratch)
         elif what == MEASURE or what == AGAIN:
             if what == MEASURE or e.again:
                 self.measure_range(e, partial, start, stop, scratch)

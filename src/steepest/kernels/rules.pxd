@@ -1,4 +1,4 @@
-"""What the files of rules (``sgd``, ``adaptive``, ``adam``, ``sign``, ``averaged``) share.
+"""What the files of rules (``sgd``, ``adaptive``, ``adam``, ``sign``, ``layerwise``, ...) share.
 
 A rule is one loop over one block. Only plain loops may live there: no Python, no threads, no
 dtypes, no clipping, no schedules. The reference of the same name in ``steepest.reference`` fixes
@@ -6,13 +6,73 @@ the order of the operations; the optimizer of the same name computes ``h``. Lett
 parameter p, gradient g, moments m and v. Every rule takes the gradient times `factor` and the
 parameter times `keep`, which is how clipping and decoupled decay come without a pass of their own;
 both are 1 otherwise, and 1 * x is x to the last bit. Compiled once per instruction-set level.
+
+A rule that goes by sums over a whole parameter, or over all, has a survey for them: a loop like
+its own that leaves p alone, ends in the sums below and comes with a function that settles the
+coefficients of what follows. ``squares`` and the like take rows of BLOCK elements at most, in the
+order that ``reference.measures.total`` reproduces.
 """
 from cpython.pycapsule cimport PyCapsule_New
 
-from steepest.kernels.contract cimport rule_double, rule_float
+from steepest.kernels.contract cimport (
+    LANES, magnitude, real, rule_double, rule_float, settle_function, survey_double, survey_float,
+)
 
 
-cdef inline object rule(rule_float of_float, rule_double of_double):
-    """An entry of RULES: the rule for each type, as the engine takes it."""
+cdef inline object rule(rule_float of_float, rule_double of_double, tuple surveys=()):
+    """An entry of RULES: the rule for each type, as the engine takes it, and its surveys."""
     return (PyCapsule_New(<void *>of_float, "steepest.rule", NULL),
-            PyCapsule_New(<void *>of_double, "steepest.rule", NULL))
+            PyCapsule_New(<void *>of_double, "steepest.rule", NULL), surveys)
+
+
+cdef inline tuple survey(survey_float of_float, survey_double of_double, settle_function settle):
+    """A survey of a rule: the loop for each type, and what its sums come to."""
+    return (PyCapsule_New(<void *>of_float, "steepest.survey", NULL),
+            PyCapsule_New(<void *>of_double, "steepest.survey", NULL),
+            PyCapsule_New(<void *>settle, "steepest.settle", NULL))
+
+
+cdef inline tuple settlement(settle_function settle):
+    """In place of a survey: coefficients that hang on what the rule keeps, and on no sum."""
+    return (None, None, PyCapsule_New(<void *>settle, "steepest.settle", NULL))
+
+
+cdef enum:
+    SQUARES, PRODUCTS, MAGNITUDES
+
+
+cdef inline double total(int kind, const real *x, const real *y, Py_ssize_t n) noexcept nogil:
+    """The sum of the terms of x (and y) in double; `kind` is a literal where this is called."""
+    cdef double lane[LANES]
+    cdef double term
+    cdef Py_ssize_t i, j, width = LANES, whole = n // LANES
+    for j in range(LANES):
+        lane[j] = 0
+    for i in range(whole):
+        for j in range(LANES):
+            term = <double>x[i * LANES + j]
+            lane[j] += (term * term if kind == SQUARES else
+                        magnitude(term) if kind == MAGNITUDES else
+                        term * <double>y[i * LANES + j])
+    for j in range(n - whole * LANES):
+        term = <double>x[whole * LANES + j]
+        lane[j] += (term * term if kind == SQUARES else
+                    magnitude(term) if kind == MAGNITUDES else
+                    term * <double>y[whole * LANES + j])
+    while width > 1:
+        width = width // 2
+        for j in range(width):
+            lane[j] += lane[j + width]
+    return lane[0]
+
+
+cdef inline double squares(const real *x, Py_ssize_t n) noexcept nogil:
+    return total(SQUARES, x, x, n)
+
+
+cdef inline double products(const real *x, const real *y, Py_ssize_t n) noexcept nogil:
+    return total(PRODUCTS, x, y, n)
+
+
+cdef inline double magnitudes(const real *x, Py_ssize_t n) noexcept nogil:
+    return total(MAGNITUDES, x, x, n)

@@ -1,7 +1,9 @@
 """What a sweep knows of a parameter and of what to do with it."""
 from libc.stdint cimport int64_t
 
-from steepest.kernels.contract cimport BLOCK, COEFFICIENTS, STAGES, Operand, real
+from steepest.kernels.contract cimport (
+    BLOCK, COEFFICIENTS, SCALARS, STAGES, SUMS, SURVEYS, Operand, real,
+)
 from steepest.kernels.sources cimport Source
 
 cdef enum:
@@ -64,6 +66,9 @@ cdef struct Entry:
     bint lent                          # whether the gradient is read in place, so must be aligned
     int cuts
     Units *units                       # owned: one for each unit stage
+    double h[COEFFICIENTS]             # the rule's, where surveys settle them
+    double sums[SUMS]
+    double *own                        # the scalar states, or NULL
     Py_ssize_t *axes[SOURCE + 1]       # owned: what the shapes and strides above point into
 
 
@@ -83,6 +88,16 @@ cdef struct Program:
     int after
     int late
     int units
+    int surveys
+    int scalars                        # numbers kept of the parameter, or by its domain
+    int domain                         # whose sums are taken together and whose numbers these are
+    bint together                      # whether sums are those of the whole domain
+    bint prepared                      # whether the rule takes what Python has made of `stage`
+    bint moves                         # whether a stage before the rule changes the parameter
+    void *survey_float[SURVEYS]
+    void *survey_double[SURVEYS]
+    void *settle[SURVEYS]
+    double kept[SCALARS]               # the domain's numbers before the step
     double h[COEFFICIENTS]
     Stage stage[STAGES]                # those before the rule, after it, and after the units'
     UnitStage unit[UNIT_STAGES]        # one that makes factors of the gradient stands first
@@ -101,5 +116,10 @@ cdef double representable(double x, int exponent) noexcept nogil
 cdef real *decoded(Operand *x, Py_ssize_t start, Py_ssize_t n, real *row) noexcept nogil
 cdef void update_range(Entry *e, const Program *program, const Stage *scale, bint late,
                        Py_ssize_t start, Py_ssize_t stop, real *scratch) noexcept nogil
+cdef void stage_range(Entry *e, const Program *program, const Stage *scale, Py_ssize_t start,
+                      Py_ssize_t stop, real *scratch) noexcept nogil
+cdef void survey_range(Entry *e, const Program *program, int number, const Stage *scale,
+                       double *partial, Py_ssize_t start, Py_ssize_t stop,
+                       real *scratch) noexcept nogil
 cdef void unit_range(Entry *e, const Program *program, const Measures *measures, int stage,
                      Py_ssize_t start, Py_ssize_t stop, real *scratch) noexcept nogil

@@ -6,10 +6,12 @@ the gradient that a stage makes.
 """
 from libc.float cimport DBL_MAX
 from libc.math cimport frexp, isfinite, ldexp, sqrt
+from libc.string cimport memcpy
 
 from steepest.kernels.contract cimport (
-    BLOCK, CHUNK, STATES, Operand, decode_double, decode_float, encode_double, encode_float,
-    larger, measure_double, measure_float, real, rule_double, rule_float, stage_double, stage_float,
+    BLOCK, CHUNK, STATES, SUMS, Operand, decode_double, decode_float, encode_double, encode_float,
+    larger, measure_double, measure_float, real, rule_double, rule_float, stage_double,
+    stage_float, survey_double, survey_float,
 )
 from steepest.kernels.visits cimport (
     ADAPTIVE_CLIP, FIRST, G, GROUP_LASSO, LINE, OPERANDS, P, ROW, Entry, Measures, Program, Stage,
@@ -53,16 +55,11 @@ cdef inline void encoded(Operand *x, Py_ssize_t start, Py_ssize_t n,
             (<encode_double>x.encode)(x, start, n, row)
 
 
-cdef void visit(Entry *e, const Program *program, const Stage *scale, bint late,
-                Py_ssize_t start, Py_ssize_t n, real *scratch) noexcept nogil:
-    """One block of one parameter: the stages and the rule, or the late stages alone."""
+cdef inline void fetched(Entry *e, real **row, real **state, real **spare, Py_ssize_t start,
+                         Py_ssize_t n, real *scratch) noexcept nogil:
+    """The rows of a block: those of all operands, of the rule's states, and for new gradients."""
     cdef Py_ssize_t width = ROW // sizeof(real)
-    cdef real *row[OPERANDS]
-    cdef real *spare[2]
-    cdef real *state[STATES]
-    cdef const real *g
-    cdef double factor = e.scale
-    cdef int k, first = program.before, last = program.before + program.after
+    cdef int k
     for k in range(e.operands):
         row[k] = decoded(&e.operand[k], start, n, scratch + k * width)
     for k in range(STATES):
@@ -70,27 +67,126 @@ cdef void visit(Entry *e, const Program *program, const Stage *scale, bint late,
     spare[0] = scratch + OPERANDS * width
     spare[1] = scratch + (OPERANDS + 1) * width
 
+
+cdef inline const real *before(Entry *e, const Program *program, const Stage *scale, real **row,
+                               real **spare, Py_ssize_t n, double *factor) noexcept nogil:
+    """The gradient as the stages before the rule make it, and the factor that is left to it."""
+    cdef const real *g = row[G]
+    cdef int k
+    factor[0] = e.scale
+    if e.scale != 1.0 and program.before:  # stages want the gradient as it will be
+        g = staged(scale, &e.scale, row, g, spare, n)
+        factor[0] = 1.0
+    for k in range(program.before):
+        g = staged(&program.stage[k], program.stage[k].h, row, g, spare, n)
+    return g
+
+
+cdef void visit(Entry *e, const Program *program, const Stage *scale, bint late,
+                Py_ssize_t start, Py_ssize_t n, real *scratch) noexcept nogil:
+    """One block of one parameter: the stages and the rule, or the late stages alone."""
+    cdef real *row[OPERANDS]
+    cdef real *spare[2]
+    cdef real *state[STATES]
+    cdef const real *g
+    cdef const double *h = &e.h[0] if program.surveys else &program.h[0]
+    cdef double factor
+    cdef int k, first = program.before, last = program.before + program.after
+    fetched(e, row, state, spare, start, n, scratch)
     g = row[G]
     if late:
         first, last = last, last + program.late
     else:
-        if e.scale != 1.0 and program.before:  # stages want the gradient as it will be
-            g = staged(scale, &e.scale, row, g, spare, n)
-            factor = 1.0
-        for k in range(program.before):
-            g = staged(&program.stage[k], program.stage[k].h, row, g, spare, n)
+        factor = e.scale
+        if not program.prepared:
+            g = before(e, program, scale, row, spare, n, &factor)
         if real is float:
             (<rule_float>program.rule_float)(row[P], g, state[0], state[1], state[2], state[3],
-                                             n, factor, program.keep, program.h)
+                                             n, factor, program.keep, h)
         else:
             (<rule_double>program.rule_double)(row[P], g, state[0], state[1], state[2], state[3],
-                                               n, factor, program.keep, program.h)
+                                               n, factor, program.keep, h)
     for k in range(first, last):
         staged(&program.stage[k], program.stage[k].h, row, g, spare, n)
 
     for k in range(e.operands):
         if k != G:
             encoded(&e.operand[k], start, n, row[k])
+
+
+cdef inline void aside(Entry *e, const Program *program, real **row, Py_ssize_t n,
+                       real *scratch) noexcept nogil:
+    """Takes a copy of the parameter's row where stages would change it before the update does."""
+    if program.moves and e.operand[P].decode == NULL:
+        memcpy(scratch, row[P], n * sizeof(real))
+        row[P] = scratch
+
+
+cdef void stage_range(Entry *e, const Program *program, const Stage *scale, Py_ssize_t start,
+                      Py_ssize_t stop, real *scratch) noexcept nogil:
+    """Puts the gradient as the rule gets it, and what is kept of the parameter, into the first two
+    states."""
+    cdef real *row[OPERANDS]
+    cdef real *spare[2]
+    cdef real *state[STATES]
+    cdef const real *g
+    cdef double factor
+    cdef Py_ssize_t n
+    cdef int k
+    while start < stop:
+        n = min(stop - start, <Py_ssize_t>BLOCK)
+        fetched(e, row, state, spare, start, n, scratch)
+        aside(e, program, row, n, scratch)
+        g = before(e, program, scale, row, spare, n, &factor)
+        if real is float:
+            (<stage_float>scale.of_float)(NULL, g, state[0], NULL, n, &factor)
+            (<stage_float>scale.of_float)(NULL, row[P], state[1], NULL, n, &program.keep)
+        else:
+            (<stage_double>scale.of_double)(NULL, g, state[0], NULL, n, &factor)
+            (<stage_double>scale.of_double)(NULL, row[P], state[1], NULL, n, &program.keep)
+        for k in range(2):
+            encoded(&e.operand[FIRST + k], start, n, state[k])
+        start += n
+
+
+cdef void surveyed(Entry *e, const Program *program, int number, const Stage *scale,
+                   double *sums, Py_ssize_t start, Py_ssize_t n, real *scratch) noexcept nogil:
+    """One block of one parameter: the stages before the rule, and one of its surveys."""
+    cdef real *row[OPERANDS]
+    cdef real *spare[2]
+    cdef real *state[STATES]
+    cdef const real *g
+    cdef double factor
+    cdef int k
+    fetched(e, row, state, spare, start, n, scratch)
+    aside(e, program, row, n, scratch)
+    g = before(e, program, scale, row, spare, n, &factor)
+    if real is float:
+        (<survey_float>program.survey_float[number])(
+            row[P], g, state[0], state[1], state[2], state[3], n, factor, program.keep, e.h, sums)
+    else:
+        (<survey_double>program.survey_double[number])(
+            row[P], g, state[0], state[1], state[2], state[3], n, factor, program.keep, e.h, sums)
+    for k in range(e.states):
+        encoded(&e.operand[FIRST + k], start, n, state[k])
+
+
+cdef void survey_range(Entry *e, const Program *program, int number, const Stage *scale,
+                       double *partial, Py_ssize_t start, Py_ssize_t stop,
+                       real *scratch) noexcept nogil:
+    """Surveys the elements start to stop; SUMS numbers for each chunk go to `partial`. Blocks begin
+    at multiples of BLOCK wherever the parameter lies, so that sums do not hang on that."""
+    cdef Py_ssize_t n
+    cdef double *sums
+    cdef int k
+    while start < stop:
+        n = min(stop - start, <Py_ssize_t>BLOCK)
+        sums = partial + start // CHUNK * SUMS
+        if start % CHUNK == 0:
+            for k in range(SUMS):
+                sums[k] = 0
+        surveyed(e, program, number, scale, sums, start, n, scratch)
+        start += n
 
 
 cdef void update_range(Entry *e, const Program *program, const Stage *scale, bint late,

@@ -9,3 +9,5 @@ from steepest.optimizers.adam import *  # isort: skip
 from steepest.optimizers.adam_variants import *  # isort: skip
 from steepest.optimizers.sign import *  # isort: skip
 from steepest.optimizers.averaged import *  # isort: skip
+from steepest.optimizers.layerwise import *  # isort: skip
+from steepest.optimizers.parameter_free import *  # isort: skip

@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 from steepest import arrays
 from steepest.arrays import Array
 from steepest.kernels.scalars import one_minus_power
 from steepest.optimizers.base import Number, Optimizer, Options
+from steepest.optimizers.hyper import Range
 
 __all__ = ["ASGD", "ScheduleFreeSGD", "ScheduleFreeAdamW"]
 
 
-def _copy(p: Array) -> Array:
+def copy_of(p: Array) -> Array:
     copy = arrays.zeros_like(p)
     copy[...] = p
     return copy
@@ -60,13 +61,13 @@ class ASGD(Optimizer):
 
     def averaged(self) -> dict[str, Array]:
         """The mean points by the names of their parameters: copies, no parameter is changed."""
-        return {name: _copy(state["ax"]) for name, state in self.state.items()}
+        return {name: copy_of(state["ax"]) for name, state in self.state.items()}
 
     def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("ax",)
 
     def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
-        return _copy(p)
+        return copy_of(p)
 
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         eta = h["lr"] / (1.0 + h["lambd"] * h["lr"] * (t - 1)) ** h["alpha"]
@@ -102,9 +103,10 @@ class ScheduleFreeSGD(Optimizer):
     schedulefree.
     """
 
-    # What the step under way makes of each group: the count of updates after it, and for each
-    # group the largest lr, the sum of weights and the share of this step.
-    _ahead: tuple[int, list[tuple[float, float, float]]] | None = None
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "lr_max": (0.0, math.inf, False),
+        "weight_sum": (0.0, math.inf, False),
+    }
 
     def __init__(
         self,
@@ -131,7 +133,7 @@ class ScheduleFreeSGD(Optimizer):
         for group in self.param_groups:
             weight = 1.0 - 1.0 / self._momentum(group)[1]
             for name, y in zip(group["param_names"], group["params"], strict=True):
-                points[name] = _copy(y)
+                points[name] = copy_of(y)
                 points[name] += y.dtype.type(weight) * (self.state[name]["z"] - y)
         return points
 
@@ -149,60 +151,18 @@ class ScheduleFreeSGD(Optimizer):
         return ("z",)
 
     def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
-        return _copy(p) if key == "z" else arrays.zeros_like(p)
+        return copy_of(p) if key == "z" else arrays.zeros_like(p)
+
+    def shared(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("lr_max", "weight_sum")
 
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         return "schedulefreesgd", self._averaging(h)
 
-    def _averaging(self, h: Mapping[str, Any]) -> tuple[float, float, float]:
-        """The coefficients of the step of y and z."""
-        assert self._ahead is not None
-        number = next(i for i, live in enumerate(self._groups) if live.h is h)
-        share = self._ahead[1][number][2]
-        return h["lr"], share, 1.0 - self._momentum(h)[1] * (1.0 - share)
-
-    # The running sums. A step that fails leaves them as they are: what it would make of them is
-    # kept apart until the counter of updates, which advances with the parameters, says it is done.
-
-    def _step(self, grads: Any) -> None:
-        self._take_over()
-        count = self.updates
-        self._ahead = count + 1, [self._weighed(group, count) for group in self.param_groups]
-        super()._step(grads)
-        self._take_over()
-
-    def _weighed(self, group: Mapping[str, Any], count: int) -> tuple[float, float, float]:
-        lr, r, power = (self._settle(k, group[k], count) for k in ("lr", "r", "weight_lr_power"))
-        largest = max(lr, group["lr_max"])
-        weight = float(count + 1) ** r * largest**power
-        total = group["weight_sum"] + weight
-        return largest, total, weight / total if total else 0.0
-
-    def _take_over(self) -> None:
-        if self._ahead is not None and self._ahead[0] == self.updates:
-            for group, (largest, total, _) in zip(self.param_groups, self._ahead[1], strict=True):
-                group["lr_max"], group["weight_sum"] = largest, total
-        self._ahead = None
-
-    def add_param_group(self, group: Mapping[str, Any]) -> None:
-        self._take_over()
-        known = len(self.param_groups)
-        super().add_param_group(group)
-        for added in self.param_groups[known:]:
-            added["lr_max"] = added["weight_sum"] = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        self._take_over()
-        return super().state_dict()
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        for number, group in enumerate(state_dict["param_groups"]):
-            for key in ("lr_max", "weight_sum"):
-                x = group.get(key)
-                if not isinstance(x, float) or not 0.0 <= x < math.inf:
-                    raise ValueError(f"{key} of group {number} = {x!r}: expected a float from 0")
-        super().load_state_dict(state_dict)
-        self._ahead = None
+    def _averaging(self, h: Mapping[str, Any]) -> tuple[float, float, float, float]:
+        """What the share of a step in the average comes from."""
+        weight = float(h["updates"]) ** h["r"]
+        return h["lr"], weight, h["weight_lr_power"], self._momentum(h)[1]
 
 
 class ScheduleFreeAdamW(ScheduleFreeSGD):

@@ -29,6 +29,7 @@ from steepest.optimizers import structure
 from steepest.optimizers.clipping import Clipping, Norms, checked_history
 from steepest.optimizers.hyper import COUNTS, RANGES, Number, Range, Schedule, settle
 from steepest.optimizers.live import LiveGroup
+from steepest.optimizers.numbers import new_scalars, packed_scalars
 from steepest.optimizers.selection import Selection
 from steepest.optimizers.state import Changes, WatchedDict, counter, counters
 from steepest.regularize import Penalty
@@ -90,6 +91,12 @@ class Optimizer(ABC):
     """Hyper-parameters that have another range here than their name's usual one."""
     counts: ClassVar[Mapping[str, int]] = {}
     """Hyper-parameters that are another number of numbers here than usual."""
+    needs: ClassVar[Literal["element-wise", "layer-wise", "global", "matrix"]] = "element-wise"
+    """What a step of one element hangs on: itself, its parameter, all parameters, or its matrix."""
+    own_decay: ClassVar[bool] = False
+    """Whether decoupled decay is in the rule's own formula: its weight is then h["decay"]."""
+    prepares: ClassVar[bool] = False
+    """Whether ``prepare``, in Python, computes the step, which the engine then takes over."""
     _ranges: ClassVar[dict[str, Range]]
     _counts: ClassVar[dict[str, int]]
 
@@ -114,11 +121,35 @@ class Optimizer(ABC):
         """A new state array for the parameter p."""
         return arrays.zeros_like(p)
 
+    def scalars(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the numbers that the rule keeps of each parameter, as 0-d float64 states."""
+        return ()
+
+    def shared(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the numbers that the rule keeps of a group (of all groups if it is global);
+        they are in ``param_groups``."""
+        return ()
+
+    def initial_number(self, key: str, h: Mapping[str, Any]) -> float:
+        """What a number of ``scalars`` or ``shared`` begins with."""
+        return 0.0
+
+    def prepare(
+        self, p: Array, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
+    ) -> None:
+        """The step of a rule that ``prepares``: changes p and the state arrays in place.
+
+        They are copies, p times what decay leaves of it; g has all stages behind it. What is
+        raised here leaves the parameters and their state as they were.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         """The kernel and its coefficients, in double, for the t-th step (from 1).
 
-        `h` has the hyper-parameters' values at this step, and the rule's states as h["states"].
+        `h` has the hyper-parameters' values at this step, the rule's states as h["states"], and
+        the count of this update, from 1, as h["updates"].
         """
 
     # Construction
@@ -154,6 +185,7 @@ class Optimizer(ABC):
         self._shape: structure.Shape = None
         self._grouped = structure.is_groups(params)
         self._groups: list[LiveGroup] = []
+        self._rules: dict[str, Optimizer] = {self.rule: self._bare()}
         self._given: list[int] = []
         self._names: list[str] = []
         self._order: list[int] = []
@@ -201,7 +233,9 @@ class Optimizer(ABC):
         first = len(self._names)
         split = self._selection.split(names, added)
         groups = [self._filled(group, changes, part, names, added) for changes, part in split]
-        lives = [LiveGroup(self, filled, self.updates) for filled in groups]
+        lives = [LiveGroup(self._rule_of(filled), filled, self.updates) for filled in groups]
+        for filled, live in zip(groups, lives, strict=True):
+            self._share(filled, live)
         state = {}
         for filled, live in zip(groups, lives, strict=True):
             steps = counters(len(filled["params"]))
@@ -238,18 +272,46 @@ class Optimizer(ABC):
     ) -> dict[str, Any]:
         """A live group of some of the parameters, with all hyper-parameters."""
         chosen = {"params": [added[i] for i in part], "param_names": [names[i] for i in part]}
-        filled = self.defaults | dict(group) | dict(changes) | chosen
-        return filled | self._settled({name: filled[name] for name in self._hyper_names})
+        given = dict(group) | dict(changes)
+        rule = self._rule_of(given)
+        filled = rule.defaults | given | chosen
+        return filled | rule._settled({name: filled[name] for name in rule._hyper_names})
+
+    def _rule_of(self, group: Mapping[str, Any]) -> "Optimizer":
+        """The rule that a group goes by: this optimizer's, or that of its ``"rule"``."""
+        name = group.get("rule", self.rule)
+        if name not in self._rules:
+            self._rules[name] = other_rule(name, self.defaults)
+        return self._rules[name]
+
+    def _bare(self) -> "Optimizer":
+        """The rule alone, without parameters, for groups to hold without holding this optimizer."""
+        bare = object.__new__(type(self))
+        bare.defaults = self.defaults
+        bare._hyper_names, bare._hyper_values = self._hyper_names, self._hyper_values
+        return bare
+
+    def _share(self, filled: dict[str, Any], live: LiveGroup) -> None:
+        """Gives a new group the numbers that its rule keeps of groups."""
+        for key in live.shared:
+            alike = (
+                group[key]
+                for group, known in zip(self.param_groups, self._groups, strict=True)
+                if known.rule.rule == live.rule.rule and live.together
+            )
+            first = next(alike, live.rule.initial_number(key, live.h))
+            filled[key] = live.number(key, filled.get(key, first))
 
     def _new_state(self, p: Array, name: str, step: Array, live: LiveGroup) -> WatchedDict:
         live.check_axes(p, name)
-        fresh = {key: self._new_array(key, p, live.h) for key in live.states}
-        return WatchedDict({"step": step} | fresh, self._changes)
+        fresh = {key: self._new_array(key, p, live) for key in live.states}
+        return WatchedDict({"step": step} | fresh | new_scalars(live), self._changes)
 
-    def _new_array(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+    def _new_array(self, key: str, p: Array, live: LiveGroup) -> Array:
         """A state array as it begins: the rule's own, or for a stage a copy of the parameter."""
-        if key in h["states"]:
-            return self.initial(key, p, h)
+        if key in live.h["states"]:
+            begun: Array = live.rule.initial(key, p, live.h)
+            return begun
         shadow = arrays.zeros_like(p)
         shadow[...] = p
         return shadow
@@ -302,7 +364,7 @@ class Optimizer(ABC):
         groups = self._groups
         climbing = False
         for number, live in enumerate(groups):
-            live.update(self, self.param_groups[number], count)
+            live.update(self.param_groups[number], count)
             if live.stale:
                 self._plan = None
             if live.sign < 0:
@@ -310,8 +372,7 @@ class Optimizer(ABC):
         plan = self._resolved(flat)
         for row, (number, t) in enumerate(plan.rows()):
             live = groups[number]
-            rule, h = self.coefficients(live.h, t)
-            plan.program(row, rule, h, live.keep, live.before, live.after, live.units, live.late)
+            live.program(plan, row, t, self._domains[number])
         workers = threads.get_num_threads() if plan.large() else 1
         if self._clipping.domains or self._nonfinite != "propagate":
             self._clipped_step(plan, workers, count, climbing)
@@ -319,7 +380,22 @@ class Optimizer(ABC):
         if climbing:
             plan.rescale(self._climbing(1.0))
         plan.factors(workers)
-        plan.commit(workers)
+        if self._preparing:
+            self._prepare(plan, workers)
+        plan.commit(workers, keeping=self._keeping)
+
+    def _prepare(self, plan: Plan, workers: int) -> None:
+        """Computes the steps that rules in Python prepare; nothing of the caller's changes."""
+        plan.stage(workers)
+        copies: list[tuple[Array, Array]] = []
+        for i, t in plan.steps():
+            live, name = self._places[i]
+            if live.rule.prepares:
+                g, p = plan.arrays(i)[1:3]
+                fresh = {key: self._state[name][key].copy() for key in live.h["states"]}
+                live.rule.prepare(p, g, fresh, t, live.h)
+                copies += [(self._state[name][key], x) for key, x in fresh.items()]
+        plan.replace(copies)
 
     def _clipped_step(self, plan: Plan, workers: int, count: int, climbing: bool) -> None:
         """The rest of a step that goes by norms."""
@@ -345,10 +421,12 @@ class Optimizer(ABC):
         if factors is not None:
             plan.rescale(factors)
         plan.factors(workers)
+        if self._preparing:
+            self._prepare(plan, workers)
         if norms is not None or not clipping.following:
-            plan.commit(workers, history, fresh)
+            plan.commit(workers, history, fresh, keeping=self._keeping)
             return
-        measured = plan.commit(workers, history, fresh, clipping.following)
+        measured = plan.commit(workers, history, fresh, clipping.following, self._keeping)
         if measured is not None:
             self.last_norm, self._last_norms = measured
 
@@ -380,8 +458,10 @@ class Optimizer(ABC):
         written: list[tuple[str, Array]] = []
         replaced: dict[str, dict[str, Array]] = {}
         cuts: list[list[tuple[int | None, Array | None]]] = []
+        places: list[tuple[LiveGroup, str]] = []
         for number, (group, live) in enumerate(zip(self.param_groups, self._groups, strict=True)):
             keys = live.states
+            ordered = live.in_c_order
             for name, x in zip(group["param_names"], group["params"], strict=True):
                 p = arrays.parameter(x, name)
                 live.check_axes(p, name)
@@ -389,20 +469,24 @@ class Optimizer(ABC):
                 state["step"] = counter(state.get("step", 0), name)
                 for key in keys:
                     if key not in state:
-                        state[key] = self._new_array(key, p, live.h)
-                    state[key] = arrays.state(state[key], p, name, key)
+                        state[key] = self._new_array(key, p, live)
+                    state[key] = live.checked(state[key], p, name, key)
+                numbers = packed_scalars(state, live, name)
                 replaced[name] = state
-                own = tuple(state[key] for key in keys)
+                places.append((live, name))
+                own = tuple(state[key] for key in live.bound)
                 written.append((f"parameter {name!r}", p))
                 written += [(f"state {key!r} of parameter {name!r}", state[key]) for key in keys]
                 cut: list[tuple[int | None, Array | None]] = [(axis, None) for axis in live.axes]
+                if live.rule.prepares:
+                    own = (arrays.zeros_like(p), arrays.zeros_like(p), *own)
                 if live.makes_factors:
                     factors, spread = arrays.unit_factors(p, live.axes[0])
                     cut[0] = (live.axes[0], factors)
                     own += (spread,)
                 cuts.append(cut)
-                walks = arrays.layout((p, *own), p, cut)
-                plan.add(number, (p, *own), state["step"], len(live.h["states"]), walks)
+                walks = arrays.layout((p, *own), p, cut, ordered)
+                plan.add(number, (p, *own), state["step"], live.taken, walks, numbers)
         plan.guard(arrays.disjoint_bounds(written))
         for name, state in replaced.items():
             if isinstance(self._state.get(name), WatchedDict):
@@ -415,12 +499,29 @@ class Optimizer(ABC):
         )
         for domain in self._clipping.memories:  # so that a commit only replaces
             self.clip_history.setdefault(domain.key, [])
-        self._cuts = cuts
+        self._cuts, self._places = cuts, places
+        self._preparing = any(live.rule.prepares for live in self._groups)
+        self._join()
         self._changes.any = False
         for live in self._groups:
             live.stale = False
         self._plan, self._plan_kernels = plan, dispatch.current
         return plan
+
+    def _join(self) -> None:
+        """Says which groups share the numbers that their rules keep, and their sums."""
+        first: dict[str, int] = {}
+        self._domains = [
+            first.setdefault(live.rule.rule, number) if live.together else number
+            for number, live in enumerate(self._groups)
+        ]
+        self._keeping = [
+            (group, live.shared, domain)
+            for group, live, domain in zip(
+                self.param_groups, self._groups, self._domains, strict=True
+            )
+            if live.shared
+        ]
 
     def _rebind(self, plan: Plan, flat: list[Any], stale: list[int]) -> None:
         """Checks the gradients that are new in type, layout or place, and binds them."""
@@ -438,7 +539,8 @@ class Optimizer(ABC):
                                 f"gradient of parameter {names[i]!r} shares memory with parameter "
                                 f"{name!r} or its state; give a copy"
                             )
-            plan.bind_gradient(i, g, arrays.layout(own, g, self._cuts[i]))
+            ordered = self._places[i][0].in_c_order
+            plan.bind_gradient(i, g, arrays.layout(own, g, self._cuts[i], ordered))
         self._plan = plan
 
     # Clipping
@@ -492,16 +594,20 @@ class Optimizer(ABC):
         since the last step may want other arrays than there are."""
         needed: dict[str, dict[str, Array]] = {}
         for group in self.param_groups:
-            h = {name: self._settle(name, group[name], None) for name in self._hyper_names}
+            rule = self._rule_of(group)
+            h = {name: rule._settle(name, group[name], None) for name in rule._hyper_names}
             for name, p in zip(group["param_names"], group["params"], strict=True):
                 state = self._state.get(name, {})
                 needed[name] = {"step": np.array(state.get("step", 0))}
-                for key in self.states(h) + regularize.arrays(h):
+                for key in rule.states(h) + regularize.arrays(h):
                     if key in state:
                         needed[name][key] = np.array(state[key])
                     else:
-                        live = LiveGroup(self, group, self.updates)
-                        needed[name][key] = np.array(self._new_array(key, p, live.h))
+                        live = LiveGroup(rule, group, self.updates)
+                        needed[name][key] = np.array(self._new_array(key, p, live))
+                for key in rule.scalars(h):
+                    begun = state[key] if key in state else rule.initial_number(key, h)
+                    needed[name][key] = np.array(begun, np.float64)
         return needed
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -523,26 +629,34 @@ class Optimizer(ABC):
         history = checked_history(state_dict.get("clip_history", {}))
         for group, loaded in zip(self.param_groups, groups, strict=True):
             known = _GROUP_OPTIONS | dict(loaded)  # an older state may lack a newer option
-            hyper = self._settled({name: known[name] for name in self._hyper_names})
+            rule = self._rule_of(group)
+            if loaded.get("rule", self.rule) != rule.rule:
+                raise ValueError(f"state of rule {loaded.get('rule')!r} given to {rule.rule!r}")
+            hyper = rule._settled({name: known[name] for name in rule._hyper_names})
             extra = {key: copy.deepcopy(loaded[key]) for key in loaded if key != "params"}
-            fresh.append(extra | hyper)
-            live = LiveGroup(self, hyper, int(updates))
+            live = LiveGroup(rule, hyper, int(updates))
+            numbers = {key: live.number(key, loaded.get(key), len(fresh)) for key in live.shared}
+            fresh.append(extra | hyper | numbers)
             lives.append(live)
             for name, p in zip(group["param_names"], group["params"], strict=True):
                 given = state_dict["state"][name]
                 live.check_axes(p, name)
                 keys = ("step", *live.states)
-                if set(given) != set(keys):
+                scalars = live.rule.scalars(live.h)
+                if set(given) != {*keys, *scalars}:
                     raise ValueError(
                         f"state of parameter {name!r} has keys {sorted(given)}; "
-                        f"expected {sorted(keys)}"
+                        f"expected {sorted([*keys, *scalars])}"
                     )
                 state[name] = WatchedDict({}, self._changes)
                 state[name]["step"] = counter(np.array(given["step"]), name)
                 for key in keys[1:]:
-                    x = arrays.state(np.array(given[key]), p, name, key)
-                    state[name][key] = arrays.zeros_like(p)
+                    x = live.checked(np.array(given[key]), p, name, key)
+                    state[name][key] = arrays.zeros_like(p) if x.shape == p.shape else x
                     state[name][key][...] = x
+                for key in scalars:
+                    state[name][key] = np.array(given[key])
+                packed_scalars(state[name], live, name)
         self._plan = None
         for group, loaded in zip(self.param_groups, fresh, strict=True):
             group.update(loaded)
@@ -553,7 +667,8 @@ class Optimizer(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()
-        for name in ("_plan", "_plan_kernels", "_lock", "_cuts", "_clipping"):
+        for name in ("_plan", "_plan_kernels", "_lock", "_cuts", "_clipping", "_places",
+                     "_keeping"):  # fmt: skip
             kept.pop(name, None)  # what belongs to a plan, which a copy builds anew
         return kept
 
@@ -565,6 +680,20 @@ class Optimizer(ABC):
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__}("]
         for i, group in enumerate(self.param_groups):
-            shown = ", ".join(f"{name}={group[name]!r}" for name in self._hyper_names)
+            rule = self._rule_of(group)
+            shown = ", ".join(f"{name}={group[name]!r}" for name in rule._hyper_names)
+            if rule.rule != self.rule:
+                shown = f"rule={rule.rule!r}, {shown}"
             lines.append(f"  group {i}: {len(group['params'])} parameters, {shown}")
         return "\n".join([*lines, ")"])
+
+
+def other_rule(name: str, defaults: Mapping[str, Any]) -> Optimizer:
+    """An optimizer of another rule for groups to go by: with its own defaults, and the options that
+    all rules share as in `defaults`. Raises ValueError for an unknown rule."""
+    if name not in RULES:
+        raise ValueError(f"rule {name!r} of a group: expected one of {', '.join(RULES)}")
+    options = {key: x for key, x in defaults.items() if key in _GROUP_OPTIONS}
+    del options["decay_mode"]
+    made: Any = RULES[name]
+    return made(np.zeros(1), **options)._bare()  # type: ignore[no-any-return]

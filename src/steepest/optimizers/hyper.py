@@ -44,6 +44,7 @@ RANGES: dict[str, Range] = {
     "weight_lr_power": (0.0, math.inf, False),
     "beta": (0.0, math.inf, False),
     "lambda1": (0.0, math.inf, False),
+    "reps_rel": (0.0, math.inf, False),
     "lambda2": (0.0, math.inf, False),
 }
 

@@ -1,5 +1,6 @@
 """What a group of parameters asks for at a step: hyper-parameters as numbers, stages, states."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,10 +24,21 @@ class LiveGroup:
     before: list[_Staged]
     after: list[_Staged]
     late: list[_Staged]
+    bound: tuple[str, ...]
+    taken: int
     units: list[regularize.UnitStage]
     sign: float
 
-    def __init__(self, optimizer: Any, group: Mapping[str, Any], count: int) -> None:
+    def __init__(self, rule: Any, group: Mapping[str, Any], count: int) -> None:
+        self.rule = rule
+        """The optimizer whose rule the group goes by."""
+        self.together = rule.needs == "global"
+        """Whether all groups of this rule go by the same sums and numbers."""
+        self.in_c_order = rule.needs != "element-wise"
+        """Whether arrays are walked in C order, which sums over them hang on."""
+        self.shared: tuple[str, ...] = ()
+        """The numbers that the rule keeps of the group."""
+        self._kept: tuple[float, ...] = ()
         self._seen: tuple[Any, ...] = ()
         self._variable = False
         self.states: tuple[str, ...] = ()
@@ -38,25 +50,36 @@ class LiveGroup:
         self.clip: Any = None
         self.stale = True
         """Whether the group has changed since the plan was built."""
-        self.update(optimizer, group, count)
+        self.update(group, count)
 
-    def update(self, optimizer: Any, group: Mapping[str, Any], count: int) -> None:
+    def update(self, group: Mapping[str, Any], count: int) -> None:
         """Evaluates and checks the group's hyper-parameters after `count` updates.
 
         Becomes `stale` if the plan is no longer right: for other arrays, units or clips.
         """
-        seen = optimizer._hyper_values(group)
+        rule = self.rule
+        if "rule" in group and group["rule"] != rule.rule:
+            raise ValueError(
+                f"rule = {group['rule']!r}: the group was made for {rule.rule!r}; "
+                "a group's rule cannot change"
+            )
+        if self.shared:
+            self._kept = tuple(self.number(key, group.get(key)) for key in self.shared)
+        seen = rule._hyper_values(group)
         try:
             if not self._variable and seen == self._seen:
+                self.h["updates"] = count + 1
                 return
         except ValueError:
             pass  # an array, which does not say whether it equals a number: `settle` will
-        names = optimizer._hyper_names
-        h = {name: optimizer._settle(name, x, count) for name, x in zip(names, seen, strict=True)}
+        names = rule._hyper_names
+        h = {name: rule._settle(name, x, count) for name, x in zip(names, seen, strict=True)}
         given = dict(zip(names, seen, strict=True))
-        optimizer.check(given)
+        rule.check(given)
         # A schedule may be 0 now and not later: what it needs is kept all along.
-        h["states"] = optimizer.states(given)
+        h["states"] = rule.states(given)
+        h["updates"] = count + 1
+        self.shared = rule.shared(given)
         h["terms"] = regularize.terms(h["regularize"], count)
         self._seen = ()  # whatever ends this early, the next step looks again
         self._stage(h, count)
@@ -65,9 +88,10 @@ class LiveGroup:
         self._variable = any(variable(x) for x in seen)
         self._seen = seen
 
-    def _stage(self, h: Mapping[str, Any], count: int) -> None:
+    def _stage(self, h: dict[str, Any], count: int) -> None:
         """Takes over the stages of clips and penalties."""
         work = regularize.work(h)
+        h["decay"] = work.decay
         before = [stage for clip in clips(h["clip"]) for stage in clip.stages(count)]
         making = [unit for clip in clips(h["clip"]) for unit in clip.units(count)]
         units = [stage for stage, _ in making] + work.units
@@ -82,14 +106,40 @@ class LiveGroup:
         now = (states, axes, bool(making), h["clip"])
         if now != (self.states, self.axes, self.makes_factors, self.clip):
             self.stale = True  # before anything differs, so that Ctrl-C leaves no old plan
-        place = {name: 2 + i for i, name in enumerate((*states, "factors"))} | {None: 0}
-        self.keep = work.keep
+        rule = self.rule
+        self.bound = work.arrays if rule.prepares else states
+        self.taken = 2 if rule.prepares else len(h["states"])
+        operands = (*(("", "") if rule.prepares else ()), *self.bound, "factors")
+        place = {name: 2 + i for i, name in enumerate(operands)} | {None: 0}
+        self.keep = 1.0 if rule.own_decay else work.keep
         self.before, self.after, self.late = (
             [(stage, numbers, place[own]) for stage, numbers, own in stages]
             for stages in (before + work.before, work.after, work.late)
         )
         self.units = units
         self.states, self.axes, self.makes_factors, self.clip = now
+
+    def program(self, plan: Any, row: int, t: int, domain: int) -> None:
+        """Tells the plan what to do for the group's parameters at their t-th step."""
+        rule, h = ("take", ()) if self.rule.prepares else self.rule.coefficients(self.h, t)
+        plan.program(
+            row, rule, h, self.keep, self.before, self.after, self.units, self.late,
+            domain, self.together, self._kept, self.rule.prepares,
+        )  # fmt: skip
+
+    def number(self, key: str, x: Any, group: int | None = None) -> float:
+        """A number that the rule keeps of the group, checked."""
+        low = self.rule._ranges.get(key, (-math.inf, math.inf, False))[0]
+        if isinstance(x, (float, int)) and not x < low:  # what came of bad gradients may be NaN
+            return float(x)
+        where = "" if group is None else f" of group {group}"
+        raise ValueError(f"{key}{where} = {x!r}: expected a number from {low:g}")
+
+    def checked(self, x: Any, p: Array, name: str, key: str) -> Array:
+        """x as a state array of the parameter p. Raises TypeError or ValueError if it is not."""
+        if self.rule.prepares and key in self.h["states"]:
+            return arrays.like(x, self.rule.initial(key, p, self.h), name, key)
+        return arrays.state(x, p, name, key)
 
     def check_axes(self, p: Array, name: str) -> None:
         """Raises ValueError where the parameter lacks an axis that a clip or penalty goes by."""

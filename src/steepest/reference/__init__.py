@@ -12,28 +12,40 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from steepest.reference import adam, adam_variants, adaptive, averaged, sgd, sign, stages
+from steepest.reference import (
+    adam,
+    adam_variants,
+    adaptive,
+    averaged,
+    layerwise,
+    parameter_free,
+    sgd,
+    sign,
+    stages,
+)
 from steepest.reference.measures import norm as norm
 from steepest.reference.types import Array, State
 
 __all__ = ["RULES", "norm", "step"]
 
-# Every function of a family that takes (p, g, state, t, ...) is a rule.
+# Every function of a family that takes (p, g, state, t, ...) is a rule; one that goes by sums over
+# all parameters takes lists of them.
 RULES: dict[str, Callable[..., None]] = {
     name: function
-    for family in (sgd, adaptive, adam, adam_variants, sign, averaged)
+    for family in (sgd, adaptive, adam, adam_variants, sign, averaged, layerwise, parameter_free)
     for name, function in vars(family).items()
     if inspect.isfunction(function)
-    and list(inspect.signature(function).parameters)[:4] == ["p", "g", "state", "t"]
+    and list(inspect.signature(function).parameters)[:4]
+    in (["p", "g", "state", "t"], ["params", "grads", "states", "steps"])
 }
 
 
 def step(
     rule: str,
-    p: Array,
-    g: Array,
-    state: State,
-    t: int,
+    p: Any,
+    g: Any,
+    state: Any,
+    t: Any,
     *,
     lr: float,
     weight_decay: float = 0.0,
@@ -53,8 +65,13 @@ def step(
     clipping by norms computed, from all gradients, while `clip` does here what it does to single
     elements and units. `regularize` is a sequence of penalties, evaluated after `count` updates
     (t - 1 unless given). The gradient is not changed.
+
+    A rule that goes by sums over all parameters takes lists of parameters, gradients, states and
+    steps, and ``shared=``, the dict of the numbers that it keeps.
     """
-    count = t - 1 if count is None else count
+    together = isinstance(p, list)
+    if count is None:
+        count = (t[0] if together else t) - 1
     extra: dict[str, Any] = {}
     for penalty in regularize:
         for kind, weight in penalty.terms(count).items():
@@ -63,6 +80,27 @@ def step(
     l2 = (weight_decay if decay_mode == "l2" else 0.0) + extra.get("l2", 0.0)
     l1 += extra.get("l1", 0.0)
     decay = (0.0 if decay_mode == "l2" else weight_decay) + extra.get("decoupled", 0.0)
+    function = RULES[rule]
+    takes = inspect.signature(function).parameters
+    each = list(zip(p, g, state, strict=True)) if together else [(p, g, state)]
+    staged = [before(x, y, z, lr, l2, l1, extra, clip, factor, count) for x, y, z in each]
+    if "decay" in takes:  # a rule with a decay of its own,
+        hyper["decay"] = decay
+    elif "keep" in takes:  # which may be by what it leaves
+        hyper["keep"] = 1.0 - lr * decay if decay else 1.0
+    elif decay:
+        for x, _, _ in each:
+            stages.decay(x, lr, decay)
+    function(p, staged if together else staged[0], state, t, lr=lr, **hyper)
+    for x, _, z in each:
+        after(x, z, lr, extra, ema)
+
+
+def before(
+    p: Array, g: Array, state: State, lr: float, l2: float, l1: float, extra: dict[str, Any],
+    clip: Any, factor: float, count: int,
+) -> Array:  # fmt: skip
+    """The gradient as the rule gets it; draws p towards its beginning where that is asked for."""
     raw = g
     if factor != 1.0:
         g = stages.scale(g, factor)
@@ -80,12 +118,11 @@ def step(
         g = stages.l1(g, p, l1)
     if "toward_decoupled" in extra:
         stages.pull(p, state["initial"], lr, extra["toward_decoupled"])
-    function = RULES[rule]
-    if "keep" in inspect.signature(function).parameters:  # a rule with a decay of its own
-        hyper["keep"] = 1.0 - lr * decay if decay else 1.0
-    elif decay:
-        stages.decay(p, lr, decay)
-    function(p, g, state, t, lr=lr, **hyper)
+    return g
+
+
+def after(p: Array, state: State, lr: float, extra: dict[str, Any], ema: float | None) -> None:
+    """What is done to the parameter, and to arrays that follow it, after the rule."""
     if "proximal_l1" in extra:
         stages.soft_threshold(p, lr, extra["proximal_l1"], extra.get("proximal_l2", 0.0))
     for weight, axis in extra.get("group_lasso", []):
