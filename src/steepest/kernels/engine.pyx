@@ -22,8 +22,8 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from steepest.kernels.contract cimport (
-    BLOCK, CHUNK, COEFFICIENTS, STAGES, STATES, Operand, larger, measure_double, measure_float,
-    real,
+    BLOCK, CHUNK, COEFFICIENTS, RULE_DOUBLE, RULE_FLOAT, STAGES, STATES, Operand, larger,
+    measure_double, measure_float, real,
 )
 from steepest.kernels.floatmode cimport floatmode_default, floatmode_get, floatmode_set
 from steepest.kernels.sources cimport Source, address, counter, reach, same, still_at
@@ -398,8 +398,8 @@ cdef class Plan:
                 or len(before) + len(after) + len(late) > STAGES):
             raise ValueError(f"{rule}: more coefficients or stages than a program has room for")
         functions = self.kernels.rules[rule]
-        program.rule_float = pointer(functions[0], "steepest.rule")
-        program.rule_double = pointer(functions[1], "steepest.rule")
+        program.rule_float = pointer(functions[0], RULE_FLOAT)
+        program.rule_double = pointer(functions[1], RULE_DOUBLE)
         for k in range(<int>len(h)):
             program.h[k] = h[k]
         program.keep = keep

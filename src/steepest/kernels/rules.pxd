@@ -9,10 +9,10 @@ both are 1 otherwise, and 1 * x is x to the last bit. Compiled once per instruct
 """
 from cpython.pycapsule cimport PyCapsule_New
 
-from steepest.kernels.contract cimport rule_double, rule_float
+from steepest.kernels.contract cimport RULE_DOUBLE, RULE_FLOAT, rule_double, rule_float
 
 
 cdef inline object rule(rule_float of_float, rule_double of_double):
     """An entry of RULES: the rule for each type, as the engine takes it."""
-    return (PyCapsule_New(<void *>of_float, "steepest.rule", NULL),
-            PyCapsule_New(<void *>of_double, "steepest.rule", NULL))
+    return (PyCapsule_New(<void *>of_float, RULE_FLOAT, NULL),
+            PyCapsule_New(<void *>of_double, RULE_DOUBLE, NULL))

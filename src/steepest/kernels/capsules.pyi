@@ -1,0 +1,3 @@
+RULE: tuple[str, str]
+
+def name(capsule: object) -> str | None: ...

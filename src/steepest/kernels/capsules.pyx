@@ -1,0 +1,14 @@
+"""What a compiled rule is handed over in: capsules, whose names say for which contract they are."""
+from cpython.pycapsule cimport PyCapsule_CheckExact, PyCapsule_GetName
+
+from steepest.kernels.contract cimport RULE_DOUBLE, RULE_FLOAT
+
+RULE = (RULE_FLOAT.decode(), RULE_DOUBLE.decode())
+
+
+def name(capsule):
+    """The name of a capsule, "" if it has none; None for what is no capsule."""
+    if not PyCapsule_CheckExact(capsule):
+        return None
+    cdef const char *found = PyCapsule_GetName(capsule)
+    return "" if found == NULL else found.decode("utf-8", "replace")
