@@ -10,22 +10,53 @@ the operations and the roundings matter: scalars are computed in double and roun
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from steepest.reference import adam, adam_variants, adaptive, averaged, sgd, sign, stages
 from steepest.reference.measures import norm as norm
 from steepest.reference.types import Array, State
 
-__all__ = ["RULES", "norm", "step"]
+__all__ = ["RULES", "norm", "register", "step"]
 
-# Every function of a family that takes (p, g, state, t, ...) is a rule.
+_Rule = TypeVar("_Rule", bound=Callable[..., None])
+
+
+def _is_rule(function: object) -> bool:
+    """Whether it is a function that takes (p, g, state, t, ...)."""
+    return inspect.isfunction(function) and list(inspect.signature(function).parameters)[:4] == [
+        "p",
+        "g",
+        "state",
+        "t",
+    ]
+
+
+# Every such function of a family is a rule.
 RULES: dict[str, Callable[..., None]] = {
     name: function
     for family in (sgd, adaptive, adam, adam_variants, sign, averaged)
     for name, function in vars(family).items()
-    if inspect.isfunction(function)
-    and list(inspect.signature(function).parameters)[:4] == ["p", "g", "state", "t"]
+    if _is_rule(function)
 }
+
+
+def register(function: _Rule) -> _Rule:
+    """Adds the reference of another package's rule, under the function's name; a decorator.
+
+    Raises TypeError unless it is a function of (p, g, state, t, *, lr, ...), ValueError if another
+    module has given a reference of this name.
+    """
+    if not _is_rule(function):
+        raise TypeError(f"reference {function!r}: expected a function of (p, g, state, t, *, ...)")
+    name = function.__name__
+    known = RULES.get(name, function)
+    if known.__module__ != function.__module__:
+        raise ValueError(
+            f"{function.__module__} gives a reference {name!r}, which {known.__module__} has "
+            "already; give the rule another name"
+        )
+    RULES[name] = function
+    return function
 
 
 def step(
@@ -80,7 +111,7 @@ def step(
         g = stages.l1(g, p, l1)
     if "toward_decoupled" in extra:
         stages.pull(p, state["initial"], lr, extra["toward_decoupled"])
-    function = RULES[rule]
+    function = _known(rule)
     if "keep" in inspect.signature(function).parameters:  # a rule with a decay of its own
         hyper["keep"] = 1.0 - lr * decay if decay else 1.0
     elif decay:
@@ -94,3 +125,11 @@ def step(
         stages.max_norm(p, limit, axis)
     if ema is not None:
         stages.ema(state["ema"], p, ema)
+
+
+def _known(rule: str) -> Callable[..., None]:
+    if rule not in RULES:
+        raise LookupError(
+            f"there is no reference of rule {rule!r}; give one with steepest.reference.register"
+        )
+    return RULES[rule]
