@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -10,9 +11,10 @@ import venv
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from steepest import building
+from steepest import building, reference
 from steepest.kernels import dispatch
 
 pytestmark = pytest.mark.exhaustive  # compiles for half a minute
@@ -136,3 +138,30 @@ cli.main(["list"])
     shown = command(python, "-c", code, cwd=tmp_path)
     assert re.search(r"\nqhadam +QHAdam: Adam whose moments", shown)
     assert shown.count("28 (16 read, 12 written)") >= 2
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_its_reference_is_what_another_package_computes(monkeypatch, decoupled):
+    """pytorch_optimizer's QHAdam, which corrects its moments by a running count of weights."""
+    torch = pytest.importorskip("torch")
+    peer = pytest.importorskip("pytorch_optimizer").QHAdam
+    monkeypatch.setattr(reference, "RULES", dict(reference.RULES))
+    runpy.run_path(str(EXAMPLE / "src" / "qhadam" / "reference.py"))
+    rng = np.random.default_rng(0)
+    p = rng.standard_normal(50)
+    state = {"exp_avg": np.zeros(50), "exp_avg_sq": np.zeros(50)}
+    hyper = {"lr": 0.0137, "betas": (0.83, 0.9871), "nus": (0.61, 0.87), "eps": 3e-3}
+    twin = torch.nn.Parameter(torch.tensor(p))
+    theirs = peer([twin], weight_decay=0.07, weight_decouple=decoupled, **hyper)
+    mode = "decoupled" if decoupled else "l2"
+    for t in range(1, 101):
+        g = rng.standard_normal(50)
+        twin.grad = torch.tensor(g)
+        theirs.init_group(theirs.param_groups[0])
+        weights = theirs.state[twin]  # kept in float32, which costs it seven digits
+        for name in ("beta1_weight", "beta2_weight"):
+            weights[name] = weights[name].double()
+        theirs.step()
+        reference.step("qhadam", p, g, state, t, weight_decay=0.07, decay_mode=mode, **hyper)
+    np.testing.assert_allclose(p, twin.detach().numpy(), rtol=1e-12)
