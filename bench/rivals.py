@@ -18,6 +18,7 @@ from bench.cases import Workload
 from steepest import clip, reference
 from steepest.arrays import Array
 from steepest.optimizers import RULES, Optimizer
+from steepest.optimizers.facts import bytes_moved
 
 
 class Rival(Protocol):
@@ -73,16 +74,11 @@ class Steepest:
         self.optimizer.step(self.gradients)
 
     def bytes_moved(self) -> int:
-        """What a step cannot but read and write, once each.
-
-        The gradients are read (twice if clipped: no norm is known before all were seen), the
-        parameters and states are read and written.
+        """What a step cannot but read and write, once each; the gradients are read twice if
+        clipped: no norm is known before all were seen.
         """
-        gradients = sum(g.nbytes for g in self.gradients) * (2 if self.clipped else 1)
-        written: int = sum(p.nbytes for g in self.optimizer.param_groups for p in g["params"])
-        for state in self.optimizer.state.values():
-            written += sum(x.nbytes for key, x in state.items() if key != "step")
-        return gradients + 2 * written
+        again = sum(g.nbytes for g in self.gradients) if self.clipped else 0
+        return sum(bytes_moved(self.optimizer)) + again
 
 
 class Reference:

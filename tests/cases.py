@@ -12,6 +12,9 @@ import numpy as np
 import steepest as st
 from steepest.kernels import dispatch, threads
 from steepest.optimizers import RULES
+from steepest.testing import misaligned as misaligned
+from steepest.testing import reference_hyper as reference_hyper
+from steepest.testing import same_bits as same_bits
 
 LEVELS = dispatch.available()
 DTYPES = (np.float32, np.float64)
@@ -88,30 +91,6 @@ def label(value: Any) -> str | None:
     if isinstance(value, type):
         return value.__name__
     return None
-
-
-def same_bits(actual: np.ndarray, expected: np.ndarray, what: str = "") -> None:
-    """Equality to the last bit, the sign of zero included; NaN equals NaN whatever its payload."""
-    assert actual.dtype == expected.dtype and actual.shape == expected.shape, what
-    np.testing.assert_array_equal(actual, expected, err_msg=what)
-    numbers = ~np.isnan(expected)
-    np.testing.assert_array_equal(
-        np.signbit(actual)[numbers], np.signbit(expected)[numbers], err_msg=f"{what}: sign of zero"
-    )
-
-
-def reference_hyper(opt: st.Optimizer, group: int = 0) -> dict[str, Any]:
-    """A group's hyper-parameters as ``reference.step`` takes them."""
-    return {k: opt.param_groups[group][k] for k in opt.defaults}
-
-
-def misaligned(values: np.ndarray, shift: int) -> np.ndarray:
-    """A copy that begins `shift` elements behind a 64-byte boundary."""
-    room = np.empty(values.size + 64, values.dtype)
-    start = -room.__array_interface__["data"][0] // values.itemsize % (64 // values.itemsize)
-    copy = room[start + shift : start + shift + values.size]
-    copy[...] = values
-    return copy
 
 
 def use_threads(n: int) -> None:

@@ -462,6 +462,34 @@ def test_list(capsys) -> None:
             assert line.strip() in shown
 
 
+def test_list_tells_states_bytes_needs_and_source(capsys) -> None:
+    assert cli.main(["list"]) == 0
+    rules = {
+        text.split()[0]: text for text in capsys.readouterr().out.split("\n\n") if text.strip()
+    }
+    assert list(rules) == list(RULES)
+    assert "states: none\n" in rules["sgd"]
+    assert "states: exp_avg, exp_avg_sq\n" in rules["adamw"]
+    assert "bytes per parameter and step (float32): 28 (16 read, 12 written)\n" in rules["adamw"]
+    assert "(float32): 32 (20 read, 12 written)\n" in rules["madgrad"]
+    for rule, text in rules.items():
+        assert f"needs: {RULES[rule].needs}\n" in text
+        assert text.endswith(f"source: {RULES[rule].source}")
+
+
+def test_list_as_a_table_has_a_row_of_seven_cells_for_every_rule(capsys) -> None:
+    assert cli.main(["list", "--markdown"]) == 0
+    header, line, *rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == len(RULES)
+    for row in (header, line, *rows):
+        assert len(re.findall(r"(?<!\\)\|", row)) == 8
+    [adam] = [row for row in rows if row.startswith("| `Adam` ")]
+    assert adam.endswith(
+        "| `exp_avg`<br>`exp_avg_sq` | 28 | element-wise | Kingma and Ba 2014, "
+        "[arXiv:1412.6980](https://arxiv.org/abs/1412.6980) |"
+    )
+
+
 def test_info(capsys) -> None:
     assert cli.main(["info"]) == 0
     shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())

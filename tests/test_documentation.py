@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from steepest import cli, schedules
+from steepest import cli, reference, schedules
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,8 +27,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_examples_of_a_page(page, tmp_path, monkeypatch):
-    """In an empty folder, where examples may write, with a registry that they may add to."""
+    """In an empty folder, where examples may write, with registries that they may add to."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reference, "RULES", dict(reference.RULES))
     monkeypatch.setattr(schedules, "SCHEDULES", dict(schedules.SCHEDULES))
     failures, tests = doctest.testfile(str(page), module_relative=False)
     assert tests > 3 and failures == 0

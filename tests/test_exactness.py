@@ -2,84 +2,20 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
-from cases import (
-    CONFIGURATIONS,
-    DTYPES,
-    LEVELS,
-    label,
-    misaligned,
-    reference_hyper,
-    same_bits,
-    use_threads,
-)  # fmt: skip
+from cases import CONFIGURATIONS, DTYPES, LEVELS, label, use_threads
 
 import steepest as st
-from steepest import reference
 from steepest.kernels import dispatch
-from steepest.kernels.engine import BLOCK_SIZE, CHUNK_SIZE
+from steepest.kernels.engine import BLOCK_SIZE
 from steepest.optimizers import RULES
+from steepest.testing import SIZES, equals_reference, normal, special, wide
 
-SIZES = (
-    0, 1, 7, BLOCK_SIZE - 1, BLOCK_SIZE, BLOCK_SIZE + 1, CHUNK_SIZE - 1, CHUNK_SIZE + 1, 10_007
-)  # fmt: skip
 THREADS = (1, 2, 3)
 
 
-def run(
-    rule: str, arguments: dict[str, Any], dtype: type, sizes: tuple[int, ...], steps: int,
-    draw: Any, options: dict[str, Any] | None = None, seed: int = 0,
-) -> None:  # fmt: skip
-    """Steps all sizes as one list of parameters, and each by the reference; compares the bits."""
-    rng = np.random.default_rng(seed)
-    options = options or {}
-    params = [misaligned(draw(rng, n).astype(dtype), i % 5) for i, n in enumerate(sizes)]
-    twins = [p.copy() for p in params]
-    opt = RULES[rule](params, **arguments, **options)
-    states = [{k: x.copy() for k, x in opt.state[str(i)].items()} for i in range(len(sizes))]
-    hyper = reference_hyper(opt)
-    shared = {key: opt.param_groups[0][key] for key in opt._groups[0].shared}
-    for t in range(1, steps + 1):
-        grads = [misaligned(draw(rng, n).astype(dtype), (i + t) % 7) for i, n in enumerate(sizes)]
-        kept = [g.copy() for g in grads]
-        opt.step(grads)
-        with np.errstate(all="ignore"):
-            if RULES[rule].needs == "global":
-                each = [t] * len(twins)
-                reference.step(rule, twins, grads, states, each, shared=shared, **hyper)
-            else:
-                for p, g, state in zip(twins, grads, states, strict=True):
-                    reference.step(rule, p, g, state, t, **hyper)
-        for g, before in zip(grads, kept, strict=True):
-            same_bits(g, before, "the caller's gradient")
-    for key, x in shared.items():
-        if RULES[rule].needs == "global":
-            same_bits(np.array(opt.param_groups[0][key]), np.array(x), f"{rule} number {key}")
-    for i, n in enumerate(sizes):
-        same_bits(params[i], twins[i], f"{rule} parameter of size {n} after {steps} steps")
-        for key, x in opt.state[str(i)].items():
-            if key == "step":
-                assert x == steps
-            else:
-                same_bits(x, states[i][key], f"{rule} state {key} of size {n}")
-
-
-def normal(rng: np.random.Generator, n: int) -> np.ndarray:
-    return rng.standard_normal(n)
-
-
-def wide(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Magnitudes from 1e-30 to 1e12, with zeros of both signs."""
-    x = rng.standard_normal(n) * 10.0 ** rng.uniform(-30, 12, n)
-    x[rng.random(n) < 0.1] = 0.0
-    x[rng.random(n) < 0.05] = -0.0
-    return x
-
-
-def special(rng: np.random.Generator, n: int) -> np.ndarray:
-    values = np.array([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e-42, -1e-310, 3e38, -1e-38])
-    return rng.choice(values, n)
+def run(rule: str, arguments: dict[str, Any], *axes: Any, **options: Any) -> None:
+    equals_reference(RULES[rule], arguments, *axes, **options)
 
 
 @pytest.mark.parametrize(("rule", "arguments"), CONFIGURATIONS, ids=label)
@@ -142,4 +78,4 @@ def test_stages_around_every_rule(rule, arguments, options):
         dispatch.use(level)
         for dtype in DTYPES:
             for draw in (normal, special):
-                run(rule, arguments, dtype, (1, 7, BLOCK_SIZE + 1), 4, draw, options)
+                run(rule, arguments | options, dtype, (1, 7, BLOCK_SIZE + 1), 4, draw)

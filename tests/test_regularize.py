@@ -11,6 +11,7 @@ import steepest as st
 from steepest import reference, regularize
 from steepest.kernels import dispatch
 from steepest.optimizers import RULES
+from steepest.testing import reference_step, shared_numbers
 
 R = st.regularize
 
@@ -45,12 +46,11 @@ def run(rule, arguments, penalties, dtype, kind="C", shapes=SHAPES, steps=3, **o
     twins = [x.copy() for x in start]
     opt = RULES[rule](params, **arguments, regularize=penalties, **options)
     states = [{k: x.copy() for k, x in s.items()} for s in opt.state.values()]
-    hyper = reference_hyper(opt)
+    hyper, shared = reference_hyper(opt), shared_numbers(opt)
     for t in range(1, steps + 1):
         grads = [np.asarray(rng.standard_normal(s), dtype) for s in shapes]
         opt.step([laid_out(g, kind) for g in grads])
-        for p, g, state in zip(twins, grads, states, strict=True):
-            reference.step(rule, p, g, state, t, **hyper)
+        reference_step(opt, twins, grads, states, t, shared, **hyper)
     for p, twin, own, state in zip(params, twins, opt.state.values(), states, strict=True):
         same_bits(p, twin, f"{rule} {penalties} {p.shape}")
         for key in own.keys() - {"step"}:

@@ -1,6 +1,6 @@
 """Every loop of every rule and stage is vectorised, for float and double, at every level.
 
-The compiler is asked, with the flags of CMakeLists.txt; its report names lines of the .pyx files.
+The compiler is asked, with the flags of all builds; its report names lines of the .pyx files.
 """
 
 import re
@@ -12,18 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from steepest import building
 from steepest.kernels import dispatch
 
 ROOT = Path(__file__).parents[1]
 KERNELS = ROOT / "src/steepest/kernels"
-
-
-def flags(level):
-    cmake = (ROOT / "CMakeLists.txt").read_text()
-    numerics = re.search(r"set\(numerics (-O3[^)]*)\)", cmake).group(1).split()
-    gnu = re.search(r"list\(APPEND numerics ([^)]*)\)", cmake).group(1).split()
-    own = re.search(rf"set\(flags_{level} ([^)]*)\)", cmake)
-    return numerics + gnu + (own.group(1).split() if own else [])
 
 
 @pytest.mark.exhaustive
@@ -41,7 +34,7 @@ def test_every_loop_is_vectorised(source, level, tmp_path):
         check=True,
     )  # fmt: skip
     report = subprocess.run(
-        ["gcc", *flags(level), "-DNDEBUG", "-fPIC", "-fopt-info-vec-optimized",
+        ["gcc", *building.compile_args(level), "-DNDEBUG", "-fPIC", "-fopt-info-vec-optimized",
          "-I", sysconfig.get_path("include"), "-c", str(generated), "-o", str(tmp_path / "x.o")],
         check=True, capture_output=True, text=True,
     ).stderr  # fmt: skip

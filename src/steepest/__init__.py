@@ -19,6 +19,7 @@ from steepest import regularize as regularize
 from steepest import schedules as schedules
 from steepest import tuning as tuning
 from steepest.accumulate import Accumulator as Accumulator
+from steepest.building import get_include as get_include
 from steepest.checkpoint import load as load
 from steepest.checkpoint import save as save
 from steepest.history import History as History

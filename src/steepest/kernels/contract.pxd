@@ -10,8 +10,31 @@ computed once per step; a function casts each of them to ``real`` once, before i
 The only arithmetic allowed here is + - * / sqrt, comparison and conversion: IEEE 754 fixes every
 bit of those. (The one exception is the measure of norms other than 1, 2 and infinity.) Every
 literal is cast (``<real>1``): Cython makes an untyped one a C double.
+
+Packages of others compile against this file. Whatever makes code compiled against an older one
+wrong raises STEEPEST_CONTRACT, which stands in the names of a rule's capsules: the engine takes
+those of its own contract only.
 """
 from libc.math cimport sqrt, sqrtf
+
+cdef extern from *:
+    """
+    #ifndef STEEPEST_CONTRACT
+    #define STEEPEST_CONTRACT 1
+    #define STEEPEST_TEXT(x) #x
+    #define STEEPEST_NAME(kind, contract) kind "." STEEPEST_TEXT(contract)
+    #define STEEPEST_RULE_FLOAT STEEPEST_NAME("steepest.rule.float", STEEPEST_CONTRACT)
+    #define STEEPEST_RULE_DOUBLE STEEPEST_NAME("steepest.rule.double", STEEPEST_CONTRACT)
+    #define STEEPEST_SURVEY_FLOAT STEEPEST_NAME("steepest.survey.float", STEEPEST_CONTRACT)
+    #define STEEPEST_SURVEY_DOUBLE STEEPEST_NAME("steepest.survey.double", STEEPEST_CONTRACT)
+    #define STEEPEST_SETTLE STEEPEST_NAME("steepest.settle", STEEPEST_CONTRACT)
+    #endif
+    """
+    const char *RULE_FLOAT "STEEPEST_RULE_FLOAT"      # names of the capsules of a rule
+    const char *RULE_DOUBLE "STEEPEST_RULE_DOUBLE"
+    const char *SURVEY_FLOAT "STEEPEST_SURVEY_FLOAT"  # and of its surveys
+    const char *SURVEY_DOUBLE "STEEPEST_SURVEY_DOUBLE"
+    const char *SETTLE "STEEPEST_SETTLE"
 
 ctypedef fused real:
     float

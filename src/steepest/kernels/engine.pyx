@@ -19,14 +19,15 @@ from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython.parallel cimport parallel
 from libc.float cimport DBL_MAX
-from libc.math cimport INFINITY, frexp, isfinite, ldexp, pow, sqrt
+from libc.math cimport INFINITY, NAN, frexp, isfinite, ldexp, pow, sqrt
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from steepest.kernels.contract cimport (
-    BLOCK, CHUNK, COEFFICIENTS, SCALARS, STAGES, STATES, SUMS, SURVEYS, Operand, larger,
-    measure_double, measure_float, real, settle_function,
+    BLOCK, CHUNK, COEFFICIENTS, RULE_DOUBLE, RULE_FLOAT, SCALARS, SETTLE, STAGES, STATES, SUMS,
+    SURVEYS, SURVEY_DOUBLE, SURVEY_FLOAT, Operand, larger, measure_double, measure_float, real,
+    settle_function,
 )
 from steepest.kernels.floatmode cimport floatmode_default, floatmode_get, floatmode_set
 from steepest.kernels.sources cimport Source, address, counter, reach, same, still_at
@@ -440,10 +441,10 @@ cdef class Plan:
                 or not 0 <= domain < max(self.capacity, 1)):
             raise ValueError(f"{rule}: more coefficients or stages than a program has room for")
         functions = self.kernels.rules[rule]
-        program.rule_float = pointer(functions[0], "steepest.rule")
-        program.rule_double = pointer(functions[1], "steepest.rule")
-        for k in range(<int>len(h)):
-            program.h[k] = h[k]
+        program.rule_float = pointer(functions[0], RULE_FLOAT)
+        program.rule_double = pointer(functions[1], RULE_DOUBLE)
+        for k in range(COEFFICIENTS):  # a kernel that reads more than it was given finds NaN
+            program.h[k] = h[k] if k < len(h) else NAN
         self.set_surveys(program, functions[2])
         program.prepared = prepared
         self.staging = self.staging or prepared
@@ -507,9 +508,9 @@ cdef class Plan:
         for k, (of_float, of_double, settle) in enumerate(surveys):
             program.survey_float[k] = program.survey_double[k] = NULL
             if of_float is not None:
-                program.survey_float[k] = pointer(of_float, "steepest.survey")
-                program.survey_double[k] = pointer(of_double, "steepest.survey")
-            program.settle[k] = pointer(settle, "steepest.settle")
+                program.survey_float[k] = pointer(of_float, SURVEY_FLOAT)
+                program.survey_double[k] = pointer(of_double, SURVEY_DOUBLE)
+            program.settle[k] = pointer(settle, SETTLE)
         program.surveys = <int>len(surveys)
         self.surveys = max(self.surveys, program.surveys)
         return 0

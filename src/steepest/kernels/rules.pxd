@@ -15,26 +15,27 @@ order that ``reference.measures.total`` reproduces.
 from cpython.pycapsule cimport PyCapsule_New
 
 from steepest.kernels.contract cimport (
-    LANES, magnitude, real, rule_double, rule_float, settle_function, survey_double, survey_float,
+    LANES, RULE_DOUBLE, RULE_FLOAT, SETTLE, SURVEY_DOUBLE, SURVEY_FLOAT, magnitude, real,
+    rule_double, rule_float, settle_function, survey_double, survey_float,
 )
 
 
 cdef inline object rule(rule_float of_float, rule_double of_double, tuple surveys=()):
     """An entry of RULES: the rule for each type, as the engine takes it, and its surveys."""
-    return (PyCapsule_New(<void *>of_float, "steepest.rule", NULL),
-            PyCapsule_New(<void *>of_double, "steepest.rule", NULL), surveys)
+    return (PyCapsule_New(<void *>of_float, RULE_FLOAT, NULL),
+            PyCapsule_New(<void *>of_double, RULE_DOUBLE, NULL), surveys)
 
 
 cdef inline tuple survey(survey_float of_float, survey_double of_double, settle_function settle):
     """A survey of a rule: the loop for each type, and what its sums come to."""
-    return (PyCapsule_New(<void *>of_float, "steepest.survey", NULL),
-            PyCapsule_New(<void *>of_double, "steepest.survey", NULL),
-            PyCapsule_New(<void *>settle, "steepest.settle", NULL))
+    return (PyCapsule_New(<void *>of_float, SURVEY_FLOAT, NULL),
+            PyCapsule_New(<void *>of_double, SURVEY_DOUBLE, NULL),
+            PyCapsule_New(<void *>settle, SETTLE, NULL))
 
 
 cdef inline tuple settlement(settle_function settle):
     """In place of a survey: coefficients that hang on what the rule keeps, and on no sum."""
-    return (None, None, PyCapsule_New(<void *>settle, "steepest.settle", NULL))
+    return (None, None, PyCapsule_New(<void *>settle, SETTLE, NULL))
 
 
 cdef enum:

@@ -8,6 +8,8 @@ made by ``fork`` uses one thread: OpenMP's threads do not survive a fork.
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from steepest.kernels import machine
@@ -73,6 +75,18 @@ def get_num_threads() -> int:
     if _limit is None:
         _limit = limit()
     return min(_asked or machine.max_threads(), _limit)
+
+
+@contextmanager
+def forced(n: int) -> Iterator[None]:
+    """n threads for a while, even where the machine has fewer CPUs; for tests."""
+    global _asked, _limit
+    before = _asked, _limit
+    _asked = _limit = n
+    try:
+        yield
+    finally:
+        _asked, _limit = before
 
 
 def _after_fork() -> None:

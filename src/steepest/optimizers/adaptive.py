@@ -245,6 +245,7 @@ class MADGRAD(Optimizer):
     """
 
     ranges: ClassVar = {"momentum": (0.0, 1.0, False)}
+    read_only = ("x0",)
 
     def __init__(
         self,

@@ -95,8 +95,12 @@ class Optimizer(ABC):
     """Hyper-parameters that have another range here than their name's usual one."""
     counts: ClassVar[Mapping[str, int]] = {}
     """Hyper-parameters that are another number of numbers here than usual."""
+    kernels: ClassVar[str] = ""
+    """The compiled module of a rule of another package, by its full name; see docs/own-rules.md."""
     needs: ClassVar[Literal["element-wise", "layer-wise", "global", "matrix"]] = "element-wise"
-    """What a step of one element hangs on: itself, its parameter, all parameters, or its matrix."""
+    """What an element's update looks at: itself, its whole array, all arrays, or a matrix."""
+    read_only: ClassVar[tuple[str, ...]] = ()
+    """States that a step reads and does not write."""
     own_decay: ClassVar[bool] = False
     """Whether decoupled decay is in the rule's own formula: its weight is then h["decay"]."""
     prepares: ClassVar[bool] = False
@@ -110,6 +114,8 @@ class Optimizer(ABC):
         cls.formula = inspect.cleandoc("\n" + paragraphs[1]) if len(paragraphs) > 1 else ""
         cls.source = " ".join(paragraphs[-1].split())
         cls._ranges, cls._counts = {**RANGES, **cls.ranges}, {**COUNTS, **cls.counts}
+        if cls.kernels:
+            dispatch.register(cls.kernels)
         if registered:
             RULES[cls.rule] = cls
 

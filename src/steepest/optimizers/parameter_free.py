@@ -34,6 +34,7 @@ class DoG(Optimizer):
     """
 
     needs = "global"
+    read_only = ("x0",)
     ranges: ClassVar[Mapping[str, Range]] = {
         "rbar": (0.0, math.inf, False),
         "sum_squares": (0.0, math.inf, False),

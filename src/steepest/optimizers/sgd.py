@@ -24,8 +24,8 @@ class SGD(Optimizer):
     >>> w
     array([0., 0.])
 
-    Formula and defaults as torch.optim.SGD; momentum: Polyak 1964; Nesterov's form: Sutskever et
-    al. 2013.
+    Robbins and Monro 1951; momentum: Polyak 1964; Nesterov's form: Sutskever et al. 2013; formula
+    and defaults as torch.optim.SGD.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ the operations and the roundings matter: scalars are computed in double and roun
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from steepest.reference import (
     adam,
@@ -26,18 +26,46 @@ from steepest.reference import (
 from steepest.reference.measures import norm as norm
 from steepest.reference.types import Array, State
 
-__all__ = ["RULES", "norm", "step"]
+__all__ = ["RULES", "norm", "register", "step"]
 
-# Every function of a family that takes (p, g, state, t, ...) is a rule; one that goes by sums over
-# all parameters takes lists of them.
+_Rule = TypeVar("_Rule", bound=Callable[..., None])
+
+ONE, ALL = ["p", "g", "state", "t"], ["params", "grads", "states", "steps"]
+
+
+def _is_rule(function: object) -> bool:
+    """Whether it is a function that takes (p, g, state, t, ...), or lists of them."""
+    if not inspect.isfunction(function):
+        return False
+    return list(inspect.signature(function).parameters)[:4] in (ONE, ALL)
+
+
+# Every such function of a family is a rule; one that goes by sums over all parameters takes lists.
 RULES: dict[str, Callable[..., None]] = {
     name: function
     for family in (sgd, adaptive, adam, adam_variants, sign, averaged, layerwise, parameter_free)
     for name, function in vars(family).items()
-    if inspect.isfunction(function)
-    and list(inspect.signature(function).parameters)[:4]
-    in (["p", "g", "state", "t"], ["params", "grads", "states", "steps"])
+    if _is_rule(function)
 }
+
+
+def register(function: _Rule) -> _Rule:
+    """Adds the reference of another package's rule, under the function's name; a decorator.
+
+    Raises TypeError unless it is a function of (p, g, state, t, *, lr, ...), ValueError if another
+    module has given a reference of this name.
+    """
+    if not _is_rule(function):
+        raise TypeError(f"reference {function!r}: expected a function of (p, g, state, t, *, ...)")
+    name = function.__name__
+    known = RULES.get(name, function)
+    if known.__module__ != function.__module__:
+        raise ValueError(
+            f"{function.__module__} gives a reference {name!r}, which {known.__module__} has "
+            "already; give the rule another name"
+        )
+    RULES[name] = function
+    return function
 
 
 def step(
@@ -80,7 +108,7 @@ def step(
     l2 = (weight_decay if decay_mode == "l2" else 0.0) + extra.get("l2", 0.0)
     l1 += extra.get("l1", 0.0)
     decay = (0.0 if decay_mode == "l2" else weight_decay) + extra.get("decoupled", 0.0)
-    function = RULES[rule]
+    function = _known(rule)
     takes = inspect.signature(function).parameters
     each = list(zip(p, g, state, strict=True)) if together else [(p, g, state)]
     staged = [before(x, y, z, lr, l2, l1, extra, clip, factor, count) for x, y, z in each]
@@ -131,3 +159,11 @@ def after(p: Array, state: State, lr: float, extra: dict[str, Any], ema: float |
         stages.max_norm(p, limit, axis)
     if ema is not None:
         stages.ema(state["ema"], p, ema)
+
+
+def _known(rule: str) -> Callable[..., None]:
+    if rule not in RULES:
+        raise LookupError(
+            f"there is no reference of rule {rule!r}; give one with steepest.reference.register"
+        )
+    return RULES[rule]

@@ -1,0 +1,4 @@
+RULE: tuple[str, str]
+SURVEY: tuple[str, str, str]
+
+def name(capsule: object) -> str | None: ...
