@@ -28,6 +28,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"momentum": 0.0},
         {"momentum": 0.87, "dampening": 0.31},
         {"momentum": 0.87, "nesterov": True},
+        {"momentum": 0.87, "convention": "optax"},
+        {"momentum": 0.87, "convention": "keras"},
+        {"momentum": 0.87, "nesterov": True, "convention": "keras"},
+        {"momentum": 0.87, "convention": "paper"},
     ],
     "adagrad": [
         {"lr_decay": 0.013, "initial_accumulator_value": 0.07},

@@ -90,6 +90,8 @@ class Optimizer(ABC):
     """Hyper-parameters that have another range here than their name's usual one."""
     counts: ClassVar[Mapping[str, int]] = {}
     """Hyper-parameters that are another number of numbers here than usual."""
+    conventions: ClassVar[Mapping[str, str]] = {}
+    """The dialects of the formula, the default first: whose it is, and how it differs."""
     _ranges: ClassVar[dict[str, Range]]
     _counts: ClassVar[dict[str, int]]
 
@@ -124,6 +126,8 @@ class Optimizer(ABC):
     # Construction
 
     def __init__(self, params: Any, hyper: dict[str, Any], options: Options) -> None:
+        if "convention" in options and "convention" not in hyper:
+            raise ValueError(self._not_a_convention(dict(options)["convention"]))
         unknown = sorted(options.keys() - Options.__annotations__.keys())
         if unknown:
             raise TypeError(
@@ -170,12 +174,18 @@ class Optimizer(ABC):
 
     def _settle(self, name: str, value: Any, count: int | None) -> Any:
         """The checked value of a hyper-parameter after `count` updates; None keeps schedules."""
+        if name == "convention" and value not in tuple(self.conventions):
+            raise ValueError(self._not_a_convention(value))
         return settle(name, value, count, self._ranges, self._counts)
 
     def _settled(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         settled = {name: self._settle(name, value, None) for name, value in hyper.items()}
         self.check(settled)
         return settled
+
+    def _not_a_convention(self, value: Any) -> str:
+        has = ", ".join(map(repr, self.conventions)) or "one form only; leave convention away"
+        return f"convention = {value!r}: {type(self).__name__} has {has}"
 
     def check(self, h: Mapping[str, Any]) -> None:
         """Raises ValueError where hyper-parameters, numbers or schedules, do not go together."""
@@ -239,6 +249,8 @@ class Optimizer(ABC):
         """A live group of some of the parameters, with all hyper-parameters."""
         chosen = {"params": [added[i] for i in part], "param_names": [names[i] for i in part]}
         filled = self.defaults | dict(group) | dict(changes) | chosen
+        if "convention" in filled and "convention" not in self._hyper_names:
+            raise ValueError(self._not_a_convention(filled["convention"]))
         return filled | self._settled({name: filled[name] for name in self._hyper_names})
 
     def _new_state(self, p: Array, name: str, step: Array, live: LiveGroup) -> WatchedDict:
@@ -522,7 +534,9 @@ class Optimizer(ABC):
         updates = counter(np.array(state_dict["updates"]), "all")
         history = checked_history(state_dict.get("clip_history", {}))
         for group, loaded in zip(self.param_groups, groups, strict=True):
-            known = _GROUP_OPTIONS | dict(loaded)  # an older state may lack a newer option
+            # An older state may lack a newer option.
+            usual = {"convention": next(iter(self.conventions), None)}
+            known = _GROUP_OPTIONS | usual | dict(loaded)
             hyper = self._settled({name: known[name] for name in self._hyper_names})
             extra = {key: copy.deepcopy(loaded[key]) for key in loaded if key != "params"}
             fresh.append(extra | hyper)
