@@ -63,9 +63,32 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"lambda1": 0.31, "lambda2": 0.17, "beta": 0.7, "convention": "keras"},
     ],
     "signum": [{"momentum": 0.87}],
-    "adam": [{}, {"amsgrad": True}, {"bias_correction": False}, {"decoupled_weight_decay": True}],
-    "adamw": [{}, {"amsgrad": True}, {"bias_correction": False}],
-    "nadam": [{"momentum_decay": 0.0113}, {"decoupled_weight_decay": True}],
+    "adam": [
+        {},
+        {"amsgrad": True},
+        {"bias_correction": False},
+        {"decoupled_weight_decay": True},
+        {"convention": "optax"},
+        {"convention": "optax", "amsgrad": True},
+        {"convention": "keras"},
+        {"convention": "keras", "amsgrad": True},
+        {"convention": "paper"},
+    ],
+    "adamw": [
+        {},
+        {"amsgrad": True},
+        {"bias_correction": False},
+        {"convention": "optax", "amsgrad": True},
+        {"convention": "keras"},
+    ],
+    "adamax": [{}, {"convention": "optax"}, {"convention": "keras"}],
+    "nadam": [
+        {"momentum_decay": 0.0113},
+        {"decoupled_weight_decay": True},
+        {"convention": "optax"},
+        {"convention": "keras"},
+        {"momentum_decay": 0.0113, "convention": "paper"},
+    ],
     "yogi": [
         {"initial_accumulator_value": 0.013},
         {"initial_accumulator_value": 0.013, "bias_correction": False},
@@ -73,7 +96,12 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "adopt": [{}, {"use_clipping": False}],
     "ademamix": [{"alpha": 3.7}],
     "adamatan2": [{"a": 1.37, "b": 0.83}],
-    "radam": [{}, {"decoupled_weight_decay": True}],
+    "radam": [
+        {},
+        {"decoupled_weight_decay": True},
+        {"convention": "optax"},
+        {"convention": "paper"},
+    ],
 }
 
 
