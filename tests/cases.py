@@ -89,9 +89,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"convention": "keras"},
         {"momentum_decay": 0.0113, "convention": "paper"},
     ],
+    "adan": [{}, {"convention": "optax"}],
     "yogi": [
         {"initial_accumulator_value": 0.013},
         {"initial_accumulator_value": 0.013, "bias_correction": False},
+        {"initial_accumulator_value": 0.013, "convention": "optax"},
     ],
     "adopt": [{}, {"use_clipping": False}],
     "ademamix": [{"alpha": 3.7}],
