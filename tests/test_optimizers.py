@@ -356,6 +356,7 @@ def changed(rule, arguments, name):
         "etas": (0.4, 1.3), "step_sizes": (0.02, 0.03),
         "centered": True, "amsgrad": True, "bias_correction": False, "use_clipping": False,
         "eps_inside_sqrt": True, "decoupled_weight_decay": True,
+        "convention": next((c for c in reversed(RULES[rule].conventions) if c != "paper"), None),
         "l1": 0.3, "maximize": True, "ema": 0.5, "clip": st.clip.value(0.01), "nonfinite": "skip",
         "regularize": st.regularize.l1(0.3), "exclude": "vectors",
         "overrides": {"*": {"lr": 0.5}},
@@ -388,7 +389,8 @@ def arguments_of(rule):
 )
 def test_every_argument_changes_the_result(rule, name):
     """An argument that is accepted and then ignored is the commonest bug of optimizers."""
-    base = hyper(rule, {"sgd": {"momentum": 0.8}, "rmsprop": {"momentum": 0.5}}.get(rule, {}))
+    needed = {"sgd": {"momentum": 0.8}, "rmsprop": {"momentum": 0.5}, "ftrl": {"lambda2": 0.17}}
+    base = hyper(rule, needed.get(rule, {}))
     arguments = base | {name: changed(rule, base, name)}
     if name == "nesterov":
         arguments = base | {"nesterov": True}
@@ -746,7 +748,8 @@ def test_metamorphic_properties(rule, arguments):
         return p
 
     whole = final(start, grads)
-    same_bits(final(-start, -grads), -whole, "odd symmetry")
+    if (rule, arguments.get("convention")) != ("yogi", "optax"):  # whose m starts above 0
+        same_bits(final(-start, -grads), -whole, "odd symmetry")
     same_bits(final(start, -grads, maximize=True), whole, "climbing is descending the negative")
     if RULES[rule].needs != "element-wise":
         return  # what is elsewhere matters, and sums hang on the order

@@ -27,14 +27,15 @@ cdef void amsgrad(real *restrict p, const real *restrict g, real *restrict m, re
                   real *restrict w, real *restrict d, Py_ssize_t n, double factor, double keep,
                   const double *h) noexcept nogil:
     cdef real b1 = <real>h[0], fresh1 = <real>h[1], b2 = <real>h[2], fresh2 = <real>h[3]
-    cdef real step = <real>h[4], unbias = <real>h[5], eps = <real>h[6], mi, vi, wi
+    cdef real step = <real>h[4], unbias = <real>h[5], eps = <real>h[6], early = <real>h[7]
+    cdef real mi, vi, wi
     cdef real f = <real>factor, k = <real>keep, gi
     cdef Py_ssize_t i
     for i in range(n):
         gi = f * g[i]
         mi = b1 * m[i] + fresh1 * gi
         vi = b2 * v[i] + fresh2 * (gi * gi)
-        wi = larger(w[i], vi)
+        wi = larger(w[i], early * vi)  # v is unbiased before, or its root after
         m[i] = mi
         v[i] = vi
         w[i] = wi
@@ -47,16 +48,16 @@ cdef void adamax(real *restrict p, const real *restrict g, real *restrict m, rea
                  real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
                  const double *h) noexcept nogil:
     cdef real b1 = <real>h[0], fresh1 = <real>h[1], b2 = <real>h[2], step = <real>h[3]
-    cdef real eps = <real>h[4], mi, ui
+    cdef real inside = <real>h[4], outside = <real>h[5], mi, ui  # eps is one, 0 the other
     cdef real f = <real>factor, k = <real>keep, gi
     cdef Py_ssize_t i
     for i in range(n):
         gi = f * g[i]
         mi = b1 * m[i] + fresh1 * gi
-        ui = larger(b2 * u[i], magnitude(gi) + eps)
+        ui = larger(b2 * u[i], magnitude(gi) + inside)
         m[i] = mi
         u[i] = ui
-        p[i] = k * p[i] - step * mi / ui
+        p[i] = k * p[i] - step * mi / (ui + outside)
 
 RULES["adamax"] = rule(adamax, adamax)
 

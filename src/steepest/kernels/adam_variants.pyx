@@ -122,13 +122,14 @@ cdef void adan(real *restrict p, const real *restrict g, real *restrict m, real 
                const double *h) noexcept nogil:
     cdef real b1 = <real>h[0], fresh1 = <real>h[1], b2 = <real>h[2], fresh2 = <real>h[3]
     cdef real b3 = <real>h[4], fresh3 = <real>h[5], step = <real>h[6], ahead = <real>h[7]
-    cdef real unbias = <real>h[8], eps = <real>h[9], later = <real>h[10], mi, di, vi, change, ui
+    cdef real unbias = <real>h[8], eps = <real>h[9], later = <real>h[10], weight = <real>h[11]
+    cdef real mi, di, vi, change, ui
     cdef real f = <real>factor, k = <real>keep, gi
     cdef Py_ssize_t i
     for i in range(n):
         gi = f * g[i]
         change = gi - last[i] if later > <real>0 else <real>0
-        ui = gi + b2 * change
+        ui = gi + weight * change
         mi = b1 * m[i] + fresh1 * gi
         di = b2 * d[i] + fresh2 * change
         vi = b3 * v[i] + fresh3 * (ui * ui)

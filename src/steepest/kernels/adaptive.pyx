@@ -11,44 +11,48 @@ RULES = {}
 cdef void adagrad(real *restrict p, const real *restrict g, real *restrict s, real *restrict b,
                   real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
                   const double *h) noexcept nogil:
-    cdef real lr = <real>h[0], eps = <real>h[1], si
+    # eps is one of the two, as the convention has it; the other is 0.
+    cdef real lr = <real>h[0], inside = <real>h[1], outside = <real>h[2], si
     cdef real f = <real>factor, k = <real>keep, gi
     cdef Py_ssize_t i
     for i in range(n):
         gi = f * g[i]
         si = s[i] + gi * gi
         s[i] = si
-        p[i] = k * p[i] - lr * gi / (root(si) + eps)
+        p[i] = k * p[i] - lr * gi / (root(si + inside) + outside)
 
 RULES["adagrad"] = rule(adagrad, adagrad)
 
 
-cdef void adagrad_inside(real *restrict p, const real *restrict g, real *restrict s,
-                         real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
-                         double factor, double keep, const double *h) noexcept nogil:
-    cdef real lr = <real>h[0], eps = <real>h[1], si
+cdef void adagrad_or_still(real *restrict p, const real *restrict g, real *restrict s,
+                           real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
+                           double factor, double keep, const double *h) noexcept nogil:
+    """Adagrad that leaves an element alone until there is a sum to divide by."""
+    cdef real lr = <real>h[0], inside = <real>h[1], outside = <real>h[2], si, step
     cdef real f = <real>factor, k = <real>keep, gi
     cdef Py_ssize_t i
     for i in range(n):
         gi = f * g[i]
         si = s[i] + gi * gi
         s[i] = si
-        p[i] = k * p[i] - lr * gi / root(si + eps)
+        step = lr * gi / (root(si + inside) + outside)
+        p[i] = k * p[i] - (<real>0 if si == <real>0 else step)
 
-RULES["adagrad_inside"] = rule(adagrad_inside, adagrad_inside)
+RULES["adagrad_or_still"] = rule(adagrad_or_still, adagrad_or_still)
 
 
 cdef void rmsprop(real *restrict p, const real *restrict g, real *restrict v, real *restrict b,
                   real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
                   const double *h) noexcept nogil:
-    cdef real lr = <real>h[0], alpha = <real>h[1], fresh = <real>h[2], eps = <real>h[3], vi
+    cdef real lr = <real>h[0], alpha = <real>h[1], fresh = <real>h[2]
+    cdef real inside = <real>h[3], outside = <real>h[4], vi
     cdef real f = <real>factor, k = <real>keep, gi
     cdef Py_ssize_t i
     for i in range(n):
         gi = f * g[i]
         vi = alpha * v[i] + fresh * (gi * gi)
         v[i] = vi
-        p[i] = k * p[i] - lr * gi / (root(vi) + eps)
+        p[i] = k * p[i] - lr * gi / (root(vi + inside) + outside)
 
 RULES["rmsprop"] = rule(rmsprop, rmsprop)
 
@@ -56,7 +60,8 @@ RULES["rmsprop"] = rule(rmsprop, rmsprop)
 cdef void rmsprop_centered(real *restrict p, const real *restrict g, real *restrict v,
                            real *restrict m, real *restrict c, real *restrict d, Py_ssize_t n,
                            double factor, double keep, const double *h) noexcept nogil:
-    cdef real lr = <real>h[0], alpha = <real>h[1], fresh = <real>h[2], eps = <real>h[3], vi, mi
+    cdef real lr = <real>h[0], alpha = <real>h[1], fresh = <real>h[2]
+    cdef real inside = <real>h[3], outside = <real>h[4], vi, mi
     cdef real f = <real>factor, k = <real>keep, gi
     cdef Py_ssize_t i
     for i in range(n):
@@ -66,7 +71,7 @@ cdef void rmsprop_centered(real *restrict p, const real *restrict g, real *restr
         v[i] = vi
         m[i] = mi
         # The variance v - m^2 is not negative; its rounded value may be.
-        p[i] = k * p[i] - lr * gi / (root(larger(vi - mi * mi, <real>0)) + eps)
+        p[i] = k * p[i] - lr * gi / (root(larger(vi - mi * mi, <real>0) + inside) + outside)
 
 RULES["rmsprop_centered"] = rule(rmsprop_centered, rmsprop_centered)
 
@@ -74,14 +79,15 @@ RULES["rmsprop_centered"] = rule(rmsprop_centered, rmsprop_centered)
 cdef void rmsprop_momentum(real *restrict p, const real *restrict g, real *restrict v,
                            real *restrict u, real *restrict c, real *restrict d, Py_ssize_t n,
                            double factor, double keep, const double *h) noexcept nogil:
-    cdef real lr = <real>h[0], alpha = <real>h[1], fresh = <real>h[2], eps = <real>h[3]
-    cdef real mu = <real>h[4], vi, ui
+    cdef real lr = <real>h[0], alpha = <real>h[1], fresh = <real>h[2]
+    cdef real inside = <real>h[3], outside = <real>h[4], mu = <real>h[5], within = <real>h[6]
+    cdef real vi, ui
     cdef real f = <real>factor, k = <real>keep, gi
     cdef Py_ssize_t i
     for i in range(n):
         gi = f * g[i]
         vi = alpha * v[i] + fresh * (gi * gi)
-        ui = mu * u[i] + gi / (root(vi) + eps)
+        ui = mu * u[i] + within * gi / (root(vi + inside) + outside)
         v[i] = vi
         u[i] = ui
         p[i] = k * p[i] - lr * ui
@@ -93,15 +99,16 @@ cdef void rmsprop_centered_momentum(real *restrict p, const real *restrict g, re
                                     real *restrict m, real *restrict u, real *restrict d,
                                     Py_ssize_t n, double factor, double keep,
                                     const double *h) noexcept nogil:
-    cdef real lr = <real>h[0], alpha = <real>h[1], fresh = <real>h[2], eps = <real>h[3]
-    cdef real mu = <real>h[4], vi, mi, ui
+    cdef real lr = <real>h[0], alpha = <real>h[1], fresh = <real>h[2]
+    cdef real inside = <real>h[3], outside = <real>h[4], mu = <real>h[5], within = <real>h[6]
+    cdef real vi, mi, ui
     cdef real f = <real>factor, k = <real>keep, gi
     cdef Py_ssize_t i
     for i in range(n):
         gi = f * g[i]
         vi = alpha * v[i] + fresh * (gi * gi)
         mi = alpha * m[i] + fresh * gi
-        ui = mu * u[i] + gi / (root(larger(vi - mi * mi, <real>0)) + eps)
+        ui = mu * u[i] + within * gi / (root(larger(vi - mi * mi, <real>0) + inside) + outside)
         v[i] = vi
         m[i] = mi
         u[i] = ui

@@ -41,7 +41,8 @@ cdef void nesterov(real *restrict p, const real *restrict g, real *restrict v, r
     cdef Py_ssize_t i
     for i in range(n):
         gi = f * g[i]
-        vi = mu * v[i] + fresh * gi
+        gi = fresh * gi  # 1 where lr is not within v: there is no dampening here
+        vi = mu * v[i] + gi
         v[i] = vi
         p[i] = k * p[i] - lr * (gi + mu * vi)
 

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 from steepest.kernels.scalars import one_minus_power
 from steepest.optimizers.base import Number, Optimizer, Options
 
 __all__ = ["Adam", "AdamW", "Adamax", "NAdam", "RAdam"]
+
+
+_MOMENTUM_DECAY = 4e-3
 
 
 def _moments(h: Mapping[str, Any]) -> tuple[float, float, float, float]:
@@ -27,6 +30,10 @@ class Adam(Optimizer):
     far in place of v. ``weight_decay`` enters the gradient unless ``decoupled_weight_decay``.
     Raises ValueError for hyper-parameters out of range.
 
+    ``convention``: ``"torch"`` and ``"paper"`` as above. ``"keras"`` adds eps before √v is
+    unbiased, as the paper's ε̂: p ← p - lr √(1 - β₂ᵗ) / (1 - β₁ᵗ) · m / (√v + eps). ``"optax"``
+    differs with ``amsgrad``, which takes the largest v / (1 - β₂ᵗ).
+
     >>> import numpy as np, steepest as st
     >>> w = np.array([1.0, -2.0])
     >>> st.Adam(w, lr=0.5, eps=0.0).step(np.array([0.25, -8.0]))
@@ -36,6 +43,13 @@ class Adam(Optimizer):
     Kingma and Ba 2014, arXiv:1412.6980, algorithm 1; AMSGrad: Reddi et al. 2018, arXiv:1904.09237;
     formula and defaults as torch.optim.Adam.
     """
+
+    conventions: ClassVar = {
+        "torch": "m̂ / (√v̂ + eps); amsgrad: the largest v",
+        "optax": "as torch; amsgrad: the largest v̂",
+        "keras": "√(1 - β₂ᵗ) m̂ / (√v + eps)",
+        "paper": "as torch",
+    }
 
     def __init__(
         self,
@@ -47,6 +61,7 @@ class Adam(Optimizer):
         amsgrad: bool = False,
         *,
         bias_correction: bool = True,
+        convention: str = "torch",
         decoupled_weight_decay: bool | None = None,
         **options: Unpack[Options],
     ) -> None:
@@ -57,6 +72,7 @@ class Adam(Optimizer):
             "weight_decay": weight_decay,
             "amsgrad": amsgrad,
             "bias_correction": bias_correction,
+            "convention": convention,
         }
         super().__init__(params, hyper, decay_option(options, decoupled_weight_decay))
 
@@ -66,12 +82,18 @@ class Adam(Optimizer):
 
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, fresh1, b2, fresh2 = _moments(h)
-        step, unbias = h["lr"], 1.0
+        step, unbias, early = h["lr"], 1.0, 1.0
         if h["bias_correction"]:
             step = h["lr"] / one_minus_power(b1, t)
-            unbias = 1.0 / math.sqrt(one_minus_power(b2, t))
-        rule = "amsgrad" if h["amsgrad"] else "adam"
-        return rule, (b1, fresh1, b2, fresh2, step, unbias, h["eps"])
+            rest = one_minus_power(b2, t)
+            if h["convention"] == "keras":
+                step *= math.sqrt(rest)
+            elif h["convention"] == "optax" and h["amsgrad"]:
+                early = 1.0 / rest
+            else:
+                unbias = 1.0 / math.sqrt(rest)
+        shared = (b1, fresh1, b2, fresh2, step, unbias, h["eps"])
+        return ("amsgrad", (*shared, early)) if h["amsgrad"] else ("adam", shared)
 
 
 class AdamW(Adam):
@@ -82,8 +104,8 @@ class AdamW(Adam):
         v ← β₂ v + (1 - β₂) g²
         p ← p - lr / (1 - β₁ᵗ) · m / (√v / √(1 - β₂ᵗ) + eps)
 
-    ``amsgrad`` and ``bias_correction`` as in Adam. Raises ValueError for hyper-parameters out of
-    range.
+    ``amsgrad``, ``bias_correction`` and ``convention`` as in Adam, but for the paper's. Raises
+    ValueError for hyper-parameters out of range.
 
     >>> import numpy as np, steepest as st
     >>> w = np.array([1.0, -2.0])
@@ -95,6 +117,8 @@ class AdamW(Adam):
     """
 
     decay_mode = "decoupled"
+    # Not the paper's, in which lr does not scale the decay.
+    conventions: ClassVar = {k: Adam.conventions[k] for k in ("torch", "optax", "keras")}
 
     def __init__(
         self,
@@ -106,6 +130,7 @@ class AdamW(Adam):
         amsgrad: bool = False,
         *,
         bias_correction: bool = True,
+        convention: str = "torch",
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -116,6 +141,7 @@ class AdamW(Adam):
             weight_decay,
             amsgrad,
             bias_correction=bias_correction,
+            convention=convention,
             **options,
         )
 
@@ -129,6 +155,9 @@ class Adamax(Optimizer):
 
     Raises ValueError for hyper-parameters out of range.
 
+    ``convention``: ``"torch"`` and ``"optax"`` as above; ``"keras"`` has u ← max(β₂ u, |g|) and
+    divides by u + eps.
+
     >>> import numpy as np, steepest as st
     >>> w = np.array([1.0, -2.0])
     >>> st.Adamax(w, lr=0.5, eps=0.0).step(np.array([0.25, -8.0]))
@@ -138,6 +167,12 @@ class Adamax(Optimizer):
     Kingma and Ba 2014, arXiv:1412.6980, algorithm 2; eps and defaults as torch.optim.Adamax.
     """
 
+    conventions: ClassVar = {
+        "torch": "u ← max(β₂ u, |g| + eps)",
+        "optax": "as torch",
+        "keras": "u ← max(β₂ u, |g|); divides by u + eps",
+    }
+
     def __init__(
         self,
         params: Any,
@@ -145,9 +180,17 @@ class Adamax(Optimizer):
         betas: tuple[Number, Number] = (0.9, 0.999),
         eps: Number = 1e-8,
         weight_decay: Number = 0.0,
+        *,
+        convention: str = "torch",
         **options: Unpack[Options],
     ) -> None:
-        hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        hyper = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "convention": convention,
+        }
         super().__init__(params, hyper, options)
 
     def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
@@ -155,7 +198,8 @@ class Adamax(Optimizer):
 
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, fresh1, b2, _ = _moments(h)
-        return "adamax", (b1, fresh1, b2, h["lr"] / one_minus_power(b1, t), h["eps"])
+        eps = (0.0, h["eps"]) if h["convention"] == "keras" else (h["eps"], 0.0)
+        return "adamax", (b1, fresh1, b2, h["lr"] / one_minus_power(b1, t), *eps)
 
 
 class NAdam(Optimizer):
@@ -170,6 +214,10 @@ class NAdam(Optimizer):
     The products are functions of t and the present β₁ and momentum_decay; nothing is accumulated.
     Raises ValueError for hyper-parameters out of range.
 
+    ``convention``: ``"torch"`` as above. ``"keras"`` has μₜ = β₁ (1 - 0.96ᵗ / 2), ``"optax"`` has
+    μₜ = β₁; neither has a momentum_decay. ``"paper"`` has μₜ in place of β₁ in m, too, and
+    √(β₂ v) in place of √v.
+
     >>> import numpy as np, steepest as st
     >>> w = np.array([1.0, -2.0])
     >>> st.NAdam(w, lr=0.5).step(np.array([0.25, -8.0]))
@@ -179,6 +227,13 @@ class NAdam(Optimizer):
     Dozat 2016; formula, positional order and defaults as torch.optim.NAdam.
     """
 
+    conventions: ClassVar = {
+        "torch": "μₜ = β₁ (1 - 0.96^(t · momentum_decay) / 2)",
+        "optax": "μₜ = β₁, without momentum_decay",
+        "keras": "μₜ = β₁ (1 - 0.96ᵗ / 2), without momentum_decay",
+        "paper": "μₜ as torch, and in m; v̂ is multiplied by β₂",
+    }
+
     def __init__(
         self,
         params: Any,
@@ -186,8 +241,10 @@ class NAdam(Optimizer):
         betas: tuple[Number, Number] = (0.9, 0.999),
         eps: Number = 1e-8,
         weight_decay: Number = 0.0,
-        momentum_decay: Number = 4e-3,
+        momentum_decay: Number = _MOMENTUM_DECAY,
         decoupled_weight_decay: bool | None = None,
+        *,
+        convention: str = "torch",
         **options: Unpack[Options],
     ) -> None:
         hyper = {
@@ -196,18 +253,34 @@ class NAdam(Optimizer):
             "eps": eps,
             "weight_decay": weight_decay,
             "momentum_decay": momentum_decay,
+            "convention": convention,
         }
         super().__init__(params, hyper, decay_option(options, decoupled_weight_decay))
+
+    def check(self, h: Mapping[str, Any]) -> None:
+        unused = h["convention"] in ("optax", "keras")
+        if unused and h["momentum_decay"] != _MOMENTUM_DECAY:
+            raise ValueError(
+                f"momentum_decay has no effect with convention = {h['convention']!r}; "
+                f"leave it at {_MOMENTUM_DECAY}"
+            )
 
     def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, fresh1, b2, fresh2 = _moments(h)
-        mu, mu_next, product = _warming(b1, h["momentum_decay"], t)
+        unbias = 1.0 / math.sqrt(one_minus_power(b2, t))
+        if h["convention"] == "optax":
+            now = h["lr"] * fresh1 / one_minus_power(b1, t)
+            ahead = h["lr"] * b1 / one_minus_power(b1, t + 1)
+            return "nadam", (b1, fresh1, b2, fresh2, now, ahead, unbias, h["eps"])
+        decay = 1.0 if h["convention"] == "keras" else h["momentum_decay"]
+        mu, mu_next, product = _warming(b1, decay, t)
         now = h["lr"] * (1.0 - mu) / (1.0 - product)
         ahead = h["lr"] * mu_next / (1.0 - product * mu_next)
-        unbias = 1.0 / math.sqrt(one_minus_power(b2, t))
+        if h["convention"] == "paper":
+            b1, fresh1, unbias = mu, 1.0 - mu, unbias * math.sqrt(b2)
         return "nadam", (b1, fresh1, b2, fresh2, now, ahead, unbias, h["eps"])
 
 
@@ -246,6 +319,10 @@ class RAdam(Optimizer):
 
     Raises ValueError for hyper-parameters out of range.
 
+    ``convention``: ``"torch"`` as above. ``"optax"`` adds eps to the unbiased root:
+    lr r / (1 - β₁ᵗ) · m / (√v / √(1 - β₂ᵗ) + eps). ``"paper"`` has the threshold 4, and eps, which
+    it lacks, as above.
+
     >>> import numpy as np, steepest as st
     >>> w = np.array([1.0, -2.0])
     >>> st.RAdam(w, lr=0.5).step(np.array([0.5, -8.0]))
@@ -256,6 +333,12 @@ class RAdam(Optimizer):
     defaults as torch.optim.RAdam.
     """
 
+    conventions: ClassVar = {
+        "torch": "r √(1 - β₂ᵗ) m̂ / (√v + eps) where ρₜ > 5",
+        "optax": "r m̂ / (√v̂ + eps) where ρₜ > 5",
+        "paper": "as torch, where ρₜ > 4",
+    }
+
     def __init__(
         self,
         params: Any,
@@ -264,9 +347,17 @@ class RAdam(Optimizer):
         eps: Number = 1e-8,
         weight_decay: Number = 0.0,
         decoupled_weight_decay: bool | None = None,
+        *,
+        convention: str = "torch",
         **options: Unpack[Options],
     ) -> None:
-        hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        hyper = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "convention": convention,
+        }
         super().__init__(params, hyper, decay_option(options, decoupled_weight_decay))
 
     def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
@@ -278,12 +369,15 @@ class RAdam(Optimizer):
         rest = one_minus_power(b2, t)
         longest = 2.0 / fresh2 - 1.0
         length = longest - 2.0 * t * (1.0 - rest) / rest
-        if length <= 5.0:
+        if length <= (4.0 if h["convention"] == "paper" else 5.0):
             return "radam_early", (b1, fresh1, b2, fresh2, step)
         rectified = math.sqrt(
             (length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length)
         )
-        return "radam", (b1, fresh1, b2, fresh2, step * rectified * math.sqrt(rest), h["eps"])
+        moments = (b1, fresh1, b2, fresh2)
+        if h["convention"] == "optax":
+            return "adam", (*moments, step * rectified, 1.0 / math.sqrt(rest), h["eps"])
+        return "radam", (*moments, step * rectified * math.sqrt(rest), h["eps"])
 
 
 def decay_option(options: Options, decoupled: bool | None) -> Options:

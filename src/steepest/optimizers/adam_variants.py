@@ -77,6 +77,8 @@ class Yogi(Optimizer):
     away, as in the paper. Decoupled weight decay. Raises ValueError for hyper-parameters out of
     range.
 
+    ``convention``: ``"paper"`` as above; ``"optax"`` starts m at initial_accumulator_value as well.
+
     >>> import numpy as np, steepest as st
     >>> w = np.array([1.0, -2.0])
     >>> st.Yogi(w, lr=0.5).step(np.array([0.25, -8.0]))
@@ -89,6 +91,10 @@ class Yogi(Optimizer):
     """
 
     decay_mode = "decoupled"
+    conventions: ClassVar = {
+        "paper": "m starts at 0",
+        "optax": "m starts at initial_accumulator_value, as v",
+    }
 
     def __init__(
         self,
@@ -100,6 +106,7 @@ class Yogi(Optimizer):
         initial_accumulator_value: float = 1e-6,
         *,
         bias_correction: bool = True,
+        convention: str = "paper",
         **options: Unpack[Options],
     ) -> None:
         hyper = {
@@ -109,6 +116,7 @@ class Yogi(Optimizer):
             "weight_decay": weight_decay,
             "initial_accumulator_value": initial_accumulator_value,
             "bias_correction": bias_correction,
+            "convention": convention,
         }
         super().__init__(params, hyper, options)
 
@@ -117,7 +125,8 @@ class Yogi(Optimizer):
 
     def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
         state = arrays.zeros_like(p)
-        if key == "exp_avg_sq" and h["initial_accumulator_value"]:
+        started = key == "exp_avg_sq" or h["convention"] == "optax"
+        if started and h["initial_accumulator_value"]:
             state[...] = h["initial_accumulator_value"]
         return state
 
@@ -292,6 +301,8 @@ class Adan(Optimizer):
     1 + lr · λ after the step is ``regularize=st.regularize.elastic_net(λ, 0.0, proximal=True)``.
     Raises ValueError for hyper-parameters out of range.
 
+    ``convention``: ``"paper"`` as above; ``"optax"`` weighs d and δ by 1 - β₂ in place of β₂.
+
     >>> import numpy as np, steepest as st
     >>> w = np.array([1.0, -2.0])
     >>> st.Adan(w, lr=0.5, eps=0.0).step(np.array([0.25, -8.0]))
@@ -304,6 +315,10 @@ class Adan(Optimizer):
 
     decay_mode = "decoupled"
     counts: ClassVar = {"betas": 3}
+    conventions: ClassVar = {
+        "paper": "g + β₂ d, and β₂ δ in the step",
+        "optax": "g + (1 - β₂) d, and (1 - β₂) δ in the step",
+    }
 
     def __init__(
         self,
@@ -312,9 +327,17 @@ class Adan(Optimizer):
         betas: tuple[Number, Number, Number] = (0.98, 0.92, 0.99),
         eps: Number = 1e-8,
         weight_decay: Number = 0.0,
+        *,
+        convention: str = "paper",
         **options: Unpack[Options],
     ) -> None:
-        hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        hyper = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "convention": convention,
+        }
         super().__init__(params, hyper, options)
 
     def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
@@ -323,9 +346,10 @@ class Adan(Optimizer):
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, b2, b3 = h["betas"]
         step = h["lr"] / one_minus_power(b1, t)
-        ahead = h["lr"] * b2 / one_minus_power(b2, t)
+        weight = 1.0 - b2 if h["convention"] == "optax" else b2
+        ahead = h["lr"] * weight / one_minus_power(b2, t)
         unbias = 1.0 / math.sqrt(one_minus_power(b3, t))
-        return "adan", (*_mixes(h), step, ahead, unbias, h["eps"], float(t > 1))
+        return "adan", (*_mixes(h), step, ahead, unbias, h["eps"], float(t > 1), weight)
 
 
 class AdamAtan2(Optimizer):

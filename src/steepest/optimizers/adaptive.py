@@ -11,6 +11,11 @@ from steepest.optimizers.base import Number, Optimizer, Options
 __all__ = ["Adagrad", "RMSprop", "Adadelta", "Rprop", "MADGRAD", "FTRL"]
 
 
+def _split(eps: float, inside: bool) -> tuple[float, float]:
+    """What is added under the root, and what to it."""
+    return (eps, 0.0) if inside else (0.0, eps)
+
+
 class Adagrad(Optimizer):
     """Adagrad: each element's rate falls with the sum of its squared gradients.
 
@@ -21,6 +26,9 @@ class Adagrad(Optimizer):
     √(s + eps), as in many texts; PyTorch, and the default here, have eps outside. Raises
     ValueError for hyper-parameters out of range.
 
+    ``convention``: ``"torch"`` as above; ``"keras"`` divides by √(s + eps); ``"optax"`` does, and
+    leaves p alone where s is 0, also for eps = 0; ``"paper"`` as above.
+
     >>> import numpy as np, steepest as st
     >>> w = np.array([1.0, -2.0])
     >>> st.Adagrad(w, lr=0.5).step(np.array([0.1, 10.0]))
@@ -29,6 +37,13 @@ class Adagrad(Optimizer):
 
     Duchi, Hazan and Singer 2011; formula and defaults as torch.optim.Adagrad.
     """
+
+    conventions: ClassVar = {
+        "torch": "√s + eps",
+        "optax": "√(s + eps), and no step where s is 0",
+        "keras": "√(s + eps)",
+        "paper": "as torch",
+    }
 
     def __init__(
         self,
@@ -40,6 +55,7 @@ class Adagrad(Optimizer):
         eps: Number = 1e-10,
         *,
         eps_inside_sqrt: bool = False,
+        convention: str = "torch",
         **options: Unpack[Options],
     ) -> None:
         hyper = {
@@ -49,8 +65,15 @@ class Adagrad(Optimizer):
             "initial_accumulator_value": initial_accumulator_value,
             "eps": eps,
             "eps_inside_sqrt": eps_inside_sqrt,
+            "convention": convention,
         }
         super().__init__(params, hyper, options)
+
+    def check(self, h: Mapping[str, Any]) -> None:
+        if h["eps_inside_sqrt"] and h["convention"] != "torch":
+            raise ValueError(
+                f"give eps_inside_sqrt or convention = {h['convention']!r}, which says where eps is"
+            )
 
     def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("sum",)
@@ -62,8 +85,9 @@ class Adagrad(Optimizer):
         return accumulator
 
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
-        rule = "adagrad_inside" if h["eps_inside_sqrt"] else "adagrad"
-        return rule, (h["lr"] / (1.0 + (t - 1) * h["lr_decay"]), h["eps"])
+        inside = h["eps_inside_sqrt"] or h["convention"] in ("optax", "keras")
+        rule = "adagrad_or_still" if h["convention"] == "optax" else "adagrad"
+        return rule, (h["lr"] / (1.0 + (t - 1) * h["lr_decay"]), *_split(h["eps"], inside))
 
 
 class RMSprop(Optimizer):
@@ -77,6 +101,9 @@ class RMSprop(Optimizer):
     The states m and u are kept only when ``centered`` or ``momentum`` ask for them. Raises
     ValueError for hyper-parameters out of range.
 
+    ``convention``: ``"torch"`` as above. The others have eps under the root and lr within u:
+    u ← momentum · u + lr · g / √(max(v - m², 0) + eps) and p ← p - u.
+
     >>> import numpy as np, steepest as st
     >>> w = np.array([1.0, -2.0])
     >>> st.RMSprop(w, lr=0.5, alpha=0.75).step(np.array([0.5, 8.0]))
@@ -87,6 +114,13 @@ class RMSprop(Optimizer):
     defaults as torch.optim.RMSprop, which does not hold v - m² above zero.
     """
 
+    conventions: ClassVar = {
+        "torch": "√(v - m²) + eps; lr multiplies the momentum",
+        "optax": "as keras",
+        "keras": "√(v - m² + eps); lr is within the momentum",
+        "paper": "as keras (Graves 2013, with centered=True)",
+    }
+
     def __init__(
         self,
         params: Any,
@@ -96,6 +130,8 @@ class RMSprop(Optimizer):
         weight_decay: Number = 0.0,
         momentum: Number = 0.0,
         centered: bool = False,
+        *,
+        convention: str = "torch",
         **options: Unpack[Options],
     ) -> None:
         hyper = {
@@ -105,6 +141,7 @@ class RMSprop(Optimizer):
             "weight_decay": weight_decay,
             "momentum": momentum,
             "centered": centered,
+            "convention": convention,
         }
         super().__init__(params, hyper, options)
 
@@ -117,14 +154,15 @@ class RMSprop(Optimizer):
         return tuple(names)
 
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
-        rule = "rmsprop"
-        coefficients: tuple[float, ...] = (h["lr"], h["alpha"], 1.0 - h["alpha"], h["eps"])
+        rule, lr, alpha = "rmsprop", h["lr"], h["alpha"]
+        other = h["convention"] != "torch"
+        shared = (alpha, 1.0 - alpha, *_split(h["eps"], other))
         if h["centered"]:
             rule += "_centered"
-        if "momentum_buffer" in h["states"]:
-            rule += "_momentum"
-            coefficients = (*coefficients, h["momentum"])
-        return rule, coefficients
+        if "momentum_buffer" not in h["states"]:
+            return rule, (lr, *shared)
+        before, after = (lr, 1.0) if other else (1.0, lr)
+        return rule + "_momentum", (after, *shared, h["momentum"], before)
 
 
 class Adadelta(Optimizer):
@@ -234,6 +272,9 @@ class MADGRAD(Optimizer):
     lr · weight_decay · p from the new parameter; the default adds it to the gradient. Raises
     ValueError for hyper-parameters out of range; momentum is below 1.
 
+    ``convention``: ``"paper"`` as above; ``"optax"``, like the authors' code, has (lr + eps) √t
+    where lr is not 0.
+
     >>> import numpy as np, steepest as st
     >>> w = np.array([1.0, -2.0])
     >>> st.MADGRAD(w, lr=0.125, momentum=0.0, eps=0.0).step(np.array([1.0, -8.0]))
@@ -246,6 +287,10 @@ class MADGRAD(Optimizer):
 
     ranges: ClassVar = {"momentum": (0.0, 1.0, False)}
     read_only = ("x0",)
+    conventions: ClassVar = {
+        "paper": "lr √t",
+        "optax": "(lr + eps) √t, as in the authors' code",
+    }
 
     def __init__(
         self,
@@ -254,9 +299,17 @@ class MADGRAD(Optimizer):
         momentum: Number = 0.9,
         weight_decay: Number = 0.0,
         eps: Number = 1e-6,
+        *,
+        convention: str = "paper",
         **options: Unpack[Options],
     ) -> None:
-        hyper = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "eps": eps}
+        hyper = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "eps": eps,
+            "convention": convention,
+        }
         super().__init__(params, hyper, options)
 
     def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
@@ -269,7 +322,10 @@ class MADGRAD(Optimizer):
         return fresh
 
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
-        return "madgrad", (h["lr"] * math.sqrt(t), 1.0 - h["momentum"], h["eps"])
+        lr = h["lr"]
+        if h["convention"] == "optax" and lr != 0.0:
+            lr += h["eps"]
+        return "madgrad", (lr * math.sqrt(t), 1.0 - h["momentum"], h["eps"])
 
 
 class FTRL(Optimizer):
@@ -285,6 +341,8 @@ class FTRL(Optimizer):
     option l1, which adds a subgradient. A step with lr = 0 changes nothing. Raises ValueError for
     hyper-parameters out of range.
 
+    ``convention``: ``"paper"`` as above; ``"keras"`` adds 2 · lambda2 to the divisor.
+
     >>> import numpy as np, steepest as st
     >>> w = np.zeros(3)
     >>> opt = st.FTRL(w, lr=0.5, lambda1=1.0, initial_accumulator_value=0.0)
@@ -296,6 +354,11 @@ class FTRL(Optimizer):
     as in Keras, whose l2_regularization_strength is half of lambda2.
     """
 
+    conventions: ClassVar = {
+        "paper": "a penalty of lambda2 / 2 · p²",
+        "keras": "a penalty of lambda2 · p²",
+    }
+
     def __init__(
         self,
         params: Any,
@@ -305,6 +368,8 @@ class FTRL(Optimizer):
         beta: Number = 0.0,
         initial_accumulator_value: float = 0.1,
         weight_decay: Number = 0.0,
+        *,
+        convention: str = "paper",
         **options: Unpack[Options],
     ) -> None:
         hyper = {
@@ -314,6 +379,7 @@ class FTRL(Optimizer):
             "beta": beta,
             "initial_accumulator_value": initial_accumulator_value,
             "weight_decay": weight_decay,
+            "convention": convention,
         }
         super().__init__(params, hyper, options)
 
@@ -329,4 +395,5 @@ class FTRL(Optimizer):
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         if h["lr"] == 0.0:
             return "ftrl_still", ()
-        return "ftrl", (1.0 / h["lr"], h["beta"], h["lambda1"], h["lambda2"])
+        lambda2 = 2.0 * h["lambda2"] if h["convention"] == "keras" else h["lambda2"]
+        return "ftrl", (1.0 / h["lr"], h["beta"], h["lambda1"], lambda2)

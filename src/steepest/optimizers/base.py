@@ -105,6 +105,8 @@ class Optimizer(ABC):
     """Whether decoupled decay is in the rule's own formula: its weight is then h["decay"]."""
     prepares: ClassVar[bool] = False
     """Whether ``prepare``, in Python, computes the step, which the engine then takes over."""
+    conventions: ClassVar[Mapping[str, str]] = {}
+    """The dialects of the formula, the default first: whose it is, and how it differs."""
     _ranges: ClassVar[dict[str, Range]]
     _counts: ClassVar[dict[str, int]]
 
@@ -166,6 +168,8 @@ class Optimizer(ABC):
     # Construction
 
     def __init__(self, params: Any, hyper: dict[str, Any], options: Options) -> None:
+        if "convention" in options and "convention" not in hyper:
+            raise ValueError(self._not_a_convention(dict(options)["convention"]))
         unknown = sorted(options.keys() - Options.__annotations__.keys())
         if unknown:
             raise TypeError(
@@ -217,12 +221,18 @@ class Optimizer(ABC):
 
     def _settle(self, name: str, value: Any, count: int | None) -> Any:
         """The checked value of a hyper-parameter after `count` updates; None keeps schedules."""
+        if name == "convention" and value not in tuple(self.conventions):
+            raise ValueError(self._not_a_convention(value))
         return settle(name, value, count, self._ranges, self._counts)
 
     def _settled(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         settled = {name: self._settle(name, value, None) for name, value in hyper.items()}
         self.check(settled)
         return settled
+
+    def _not_a_convention(self, value: Any) -> str:
+        has = ", ".join(map(repr, self.conventions)) or "one form only; leave convention away"
+        return f"convention = {value!r}: {type(self).__name__} has {has}"
 
     def check(self, h: Mapping[str, Any]) -> None:
         """Raises ValueError where hyper-parameters, numbers or schedules, do not go together."""
@@ -290,6 +300,8 @@ class Optimizer(ABC):
         given = dict(group) | dict(changes)
         rule = self._rule_of(given)
         filled = rule.defaults | given | chosen
+        if "convention" in filled and "convention" not in rule._hyper_names:
+            raise ValueError(rule._not_a_convention(filled["convention"]))
         return filled | rule._settled({name: filled[name] for name in rule._hyper_names})
 
     def _rule_of(self, group: Mapping[str, Any]) -> "Optimizer":
@@ -661,10 +673,12 @@ class Optimizer(ABC):
         updates = counter(np.array(state_dict["updates"]), "all")
         history = checked_history(state_dict.get("clip_history", {}))
         for group, loaded in zip(self.param_groups, groups, strict=True):
-            known = _GROUP_OPTIONS | dict(loaded)  # an older state may lack a newer option
             rule = self._rule_of(group)
             if loaded.get("rule", self.rule) != rule.rule:
                 raise ValueError(f"state of rule {loaded.get('rule')!r} given to {rule.rule!r}")
+            # An older state may lack a newer option.
+            usual = {"convention": next(iter(rule.conventions), None)}
+            known = _GROUP_OPTIONS | usual | dict(loaded)
             hyper = rule._settled({name: known[name] for name in rule._hyper_names})
             extra = {key: copy.deepcopy(loaded[key]) for key in loaded if key != "params"}
             live = LiveGroup(rule, hyper, int(updates))

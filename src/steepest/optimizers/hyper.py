@@ -51,8 +51,11 @@ RANGES: dict[str, Range] = {
 COUNTS = {"betas": 2, "etas": 2, "step_sizes": 2}
 """How many numbers there are, for hyper-parameters of several."""
 
-CHOICES: dict[str, tuple[str, ...]] = {"decay_mode": ("l2", "decoupled")}
-
+CHOICES: dict[str, tuple[str, ...]] = {
+    "decay_mode": ("l2", "decoupled"),
+    "convention": ("torch", "optax", "keras", "paper"),
+}
+"""What a word may be; of the conventions, each rule has its own."""
 
 VALUES: dict[str, Callable[[Any], Any]] = {
     "clip": clip.settled,

@@ -1,7 +1,7 @@
 """Gradient descent, with momentum and Nesterov's."""
 
 from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 from steepest.optimizers.base import Number, Optimizer, Options
 
@@ -17,6 +17,10 @@ class SGD(Optimizer):
     Without momentum v is g and no state is kept. ``dampening`` and ``nesterov`` need momentum, and
     exclude each other. Raises ValueError where they are given without effect or out of range.
 
+    ``convention``: lr multiplies v as above in ``"torch"`` and ``"optax"``, which has no dampening.
+    In ``"keras"`` and ``"paper"`` it is within v ← momentum · v + lr · g, and p ← p - v
+    (nesterov: lr · g + momentum · v), so that a step keeps the lr of its time.
+
     >>> import numpy as np, steepest as st
     >>> w = np.array([1.0, -2.0])
     >>> opt = st.SGD(w, lr=0.5, momentum=0.5)
@@ -28,6 +32,13 @@ class SGD(Optimizer):
     and defaults as torch.optim.SGD.
     """
 
+    conventions: ClassVar = {
+        "torch": "lr multiplies the velocity; its first g is not dampened",
+        "optax": "as torch, without dampening",
+        "keras": "lr is within the velocity; no dampening",
+        "paper": "as keras (Polyak 1964; Sutskever et al. 2013)",
+    }
+
     def __init__(
         self,
         params: Any,
@@ -36,6 +47,8 @@ class SGD(Optimizer):
         dampening: Number = 0.0,
         weight_decay: Number = 0.0,
         nesterov: bool = False,
+        *,
+        convention: str = "torch",
         **options: Unpack[Options],
     ) -> None:
         hyper = {
@@ -44,6 +57,7 @@ class SGD(Optimizer):
             "dampening": dampening,
             "weight_decay": weight_decay,
             "nesterov": nesterov,
+            "convention": convention,
         }
         super().__init__(params, hyper, options)
 
@@ -52,6 +66,8 @@ class SGD(Optimizer):
             raise ValueError("nesterov needs momentum > 0 and dampening = 0")
         if h["dampening"] != 0 and h["momentum"] == 0:
             raise ValueError("dampening has no effect without momentum; give momentum > 0")
+        if h["dampening"] != 0 and h["convention"] != "torch":
+            raise ValueError(f"convention = {h['convention']!r} has no dampening; leave it at 0")
 
     def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if h["momentum"] else ()
@@ -59,6 +75,8 @@ class SGD(Optimizer):
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         if not h["states"]:
             return "sgd", (h["lr"],)
-        fresh = 1.0 if t == 1 else 1.0 - h["dampening"]
         rule = "nesterov" if h["nesterov"] else "momentum"
+        if h["convention"] in ("keras", "paper"):
+            return rule, (1.0, h["momentum"], h["lr"])
+        fresh = 1.0 if t == 1 else 1.0 - h["dampening"]
         return rule, (h["lr"], h["momentum"], fresh)

@@ -25,66 +25,85 @@ def moments(m: Array, v: Array, g: Array, betas: tuple[float, float]) -> None:
 def adam(
     p: Array, g: Array, state: State, t: int, *,
     lr: float, betas: tuple[float, float], eps: float, amsgrad: bool, bias_correction: bool,
+    convention: str,
 ) -> None:  # fmt: skip
     """Adam; AMSGrad divides by the largest v so far."""
     real = p.dtype.type
     m, v = state["exp_avg"], state["exp_avg_sq"]
     moments(m, v, g, betas)
+    step, unbias = lr, 1.0
+    if bias_correction:
+        rest = one_minus_power(betas[1], t)
+        step = lr / one_minus_power(betas[0], t)
+        if convention == "keras":
+            step *= math.sqrt(rest)
+        elif convention == "optax" and amsgrad:
+            v = real(1.0 / rest) * v
+        else:
+            unbias = 1.0 / math.sqrt(rest)
     if amsgrad:
         largest = state["max_exp_avg_sq"]
         largest[...] = np.where((largest > v) | np.isnan(largest), largest, v)
         v = largest
-    step, unbias = lr, 1.0
-    if bias_correction:
-        step = lr / one_minus_power(betas[0], t)
-        unbias = 1.0 / math.sqrt(one_minus_power(betas[1], t))
     p[...] = p - real(step) * m / (np.sqrt(v) * real(unbias) + real(eps))
 
 
 def adamw(
     p: Array, g: Array, state: State, t: int, *,
     lr: float, betas: tuple[float, float], eps: float, amsgrad: bool, bias_correction: bool,
+    convention: str,
 ) -> None:  # fmt: skip
     """Adam, after the stage ``decay`` has shrunk the parameter."""
     adam(
         p, g, state, t,
         lr=lr, betas=betas, eps=eps, amsgrad=amsgrad, bias_correction=bias_correction,
+        convention=convention,
     )  # fmt: skip
 
 
 def adamax(
     p: Array, g: Array, state: State, t: int, *,
-    lr: float, betas: tuple[float, float], eps: float,
+    lr: float, betas: tuple[float, float], eps: float, convention: str,
 ) -> None:  # fmt: skip
     """Adamax."""
     real = p.dtype.type
     b1, b2 = betas
     m, u = state["exp_avg"], state["exp_inf"]
     m[...] = real(b1) * m + real(1.0 - b1) * g
-    faded, now = real(b2) * u, np.abs(g) + real(eps)
+    faded, now = real(b2) * u, np.abs(g)
+    if convention != "keras":
+        now = now + real(eps)
     u[...] = np.where((faded > now) | np.isnan(faded), faded, now)
-    p[...] = p - real(lr / one_minus_power(b1, t)) * m / u
+    size = u + real(eps) if convention == "keras" else u
+    p[...] = p - real(lr / one_minus_power(b1, t)) * m / size
 
 
 def nadam(
     p: Array, g: Array, state: State, t: int, *,
-    lr: float, betas: tuple[float, float], eps: float, momentum_decay: float,
+    lr: float, betas: tuple[float, float], eps: float, momentum_decay: float, convention: str,
 ) -> None:  # fmt: skip
     """NAdam."""
     real = p.dtype.type
     m, v = state["exp_avg"], state["exp_avg_sq"]
-    mu = [betas[0] * (1.0 - 0.5 * 0.96 ** (i * momentum_decay)) for i in range(1, t + 2)]
+    b1, b2 = betas
+    decay = 1.0 if convention == "keras" else momentum_decay
+    mu = [b1 * (1.0 - 0.5 * 0.96 ** (i * decay)) for i in range(1, t + 2)]
     product = math.prod(mu[:t])
     now = lr * (1.0 - mu[t - 1]) / (1.0 - product)
     ahead = lr * mu[t] / (1.0 - product * mu[t])
-    unbias = 1.0 / math.sqrt(one_minus_power(betas[1], t))
-    moments(m, v, g, betas)
+    unbias = 1.0 / math.sqrt(one_minus_power(b2, t))
+    if convention == "optax":
+        now = lr * (1.0 - b1) / one_minus_power(b1, t)
+        ahead = lr * b1 / one_minus_power(b1, t + 1)
+    elif convention == "paper":
+        b1, unbias = mu[t - 1], unbias * math.sqrt(b2)
+    moments(m, v, g, (b1, b2))
     p[...] = p - (real(now) * g + real(ahead) * m) / (np.sqrt(v) * real(unbias) + real(eps))
 
 
 def radam(
     p: Array, g: Array, state: State, t: int, *,
-    lr: float, betas: tuple[float, float], eps: float,
+    lr: float, betas: tuple[float, float], eps: float, convention: str,
 ) -> None:  # fmt: skip
     """RAdam."""
     real = p.dtype.type
@@ -94,10 +113,14 @@ def radam(
     rest = one_minus_power(betas[1], t)
     longest = 2.0 / (1.0 - betas[1]) - 1.0
     length = longest - 2.0 * t * (1.0 - rest) / rest
-    if length <= 5.0:
+    if length <= (4.0 if convention == "paper" else 5.0):
         p[...] = p - real(step) * m
         return
     rectified = math.sqrt(
         (length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length)
     )
+    if convention == "optax":
+        root = np.sqrt(v) * real(1.0 / math.sqrt(rest)) + real(eps)
+        p[...] = p - real(step * rectified) * m / root
+        return
     p[...] = p - real(step * rectified * math.sqrt(rest)) * m / (np.sqrt(v) + real(eps))

@@ -27,9 +27,9 @@ def adabelief(
 def yogi(
     p: Array, g: Array, state: State, t: int, *,
     lr: float, betas: tuple[float, float], eps: float, initial_accumulator_value: float,
-    bias_correction: bool,
+    bias_correction: bool, convention: str,
 ) -> None:  # fmt: skip
-    """Yogi; the optimizer has put initial_accumulator_value into v."""
+    """Yogi; the optimizer has put initial_accumulator_value into v, and by convention into m."""
     real = p.dtype.type
     m, v = state["exp_avg"], state["exp_avg_sq"]
     b1, b2 = betas
@@ -96,20 +96,21 @@ def ademamix(
 
 def adan(
     p: Array, g: Array, state: State, t: int, *,
-    lr: float, betas: tuple[float, float, float], eps: float,
+    lr: float, betas: tuple[float, float, float], eps: float, convention: str,
 ) -> None:  # fmt: skip
     """Adan."""
     real = p.dtype.type
     m, d, v = state["exp_avg"], state["exp_avg_diff"], state["exp_avg_sq"]
     b1, b2, b3 = betas
     change = g - state["previous_grad"] if t > 1 else np.zeros_like(g)
-    ahead = g + real(b2) * change
+    weight = 1.0 - b2 if convention == "optax" else b2
+    ahead = g + real(weight) * change
     m[...] = real(b1) * m + real(1.0 - b1) * g
     d[...] = real(b2) * d + real(1.0 - b2) * change
     v[...] = real(b3) * v + real(1.0 - b3) * (ahead * ahead)
     state["previous_grad"][...] = g
     step = lr / one_minus_power(b1, t)
-    step_ahead = lr * b2 / one_minus_power(b2, t)
+    step_ahead = lr * weight / one_minus_power(b2, t)
     unbias = 1.0 / math.sqrt(one_minus_power(b3, t))
     p[...] = p - (real(step) * m + real(step_ahead) * d) / (np.sqrt(v) * real(unbias) + real(eps))
 

@@ -11,19 +11,24 @@ from steepest.reference.types import Array, State
 def adagrad(
     p: Array, g: Array, state: State, t: int, *,
     lr: float, lr_decay: float, initial_accumulator_value: float, eps: float, eps_inside_sqrt: bool,
+    convention: str,
 ) -> None:  # fmt: skip
     """Adagrad. The initial value is in the state already."""
     real = p.dtype.type
     s = state["sum"]
     rate = lr / (1.0 + (t - 1) * lr_decay)
     s[...] = s + g * g
-    root = np.sqrt(s + real(eps)) if eps_inside_sqrt else np.sqrt(s) + real(eps)
+    inside = eps_inside_sqrt or convention in ("optax", "keras")
+    root = np.sqrt(s + real(eps)) if inside else np.sqrt(s) + real(eps)
+    if convention == "optax":
+        root = np.where(s == 0, real(1), root)
+        g = np.where(s == 0, real(0), g)
     p[...] = p - real(rate) * g / root
 
 
 def rmsprop(
     p: Array, g: Array, state: State, t: int, *,
-    lr: float, alpha: float, eps: float, momentum: float, centered: bool,
+    lr: float, alpha: float, eps: float, momentum: float, centered: bool, convention: str,
 ) -> None:  # fmt: skip
     """RMSprop."""
     real = p.dtype.type
@@ -35,11 +40,16 @@ def rmsprop(
         m[...] = real(alpha) * m + real(1.0 - alpha) * g
         variance = v - m * m
         size = np.where((variance > 0) | np.isnan(variance), variance, real(0))
-    root = np.sqrt(size) + real(eps)
+    torch = convention == "torch"
+    root = np.sqrt(size) + real(eps) if torch else np.sqrt(size + real(eps))
     if "momentum_buffer" in state:
         u = state["momentum_buffer"]
-        u[...] = real(momentum) * u + g / root
-        p[...] = p - real(lr) * u
+        if torch:
+            u[...] = real(momentum) * u + g / root
+            p[...] = p - real(lr) * u
+        else:
+            u[...] = real(momentum) * u + real(lr) * g / root
+            p[...] = p - u
     else:
         p[...] = p - real(lr) * g / root
 
@@ -90,11 +100,14 @@ def cube_root(x: Array) -> Array:
 
 
 def madgrad(
-    p: Array, g: Array, state: State, t: int, *, lr: float, momentum: float, eps: float, keep: float
-) -> None:
+    p: Array, g: Array, state: State, t: int, *,
+    lr: float, momentum: float, eps: float, convention: str, keep: float,
+) -> None:  # fmt: skip
     """MADGRAD."""
     real = p.dtype.type
     v, s = state["grad_sum_sq"], state["s"]
+    if convention == "optax" and lr != 0.0:
+        lr += eps
     rate = real(lr * math.sqrt(t))
     v[...] = v + rate * (g * g)
     s[...] = s + rate * g
@@ -105,6 +118,7 @@ def madgrad(
 def ftrl(
     p: Array, g: Array, state: State, t: int, *,
     lr: float, lambda1: float, lambda2: float, beta: float, initial_accumulator_value: float,
+    convention: str,
 ) -> None:  # fmt: skip
     """FTRL-proximal. The initial value is in the state already; a rate of 0 leaves all as it is."""
     if lr == 0.0:
@@ -117,5 +131,6 @@ def ftrl(
     z[...] = (z + g) - (size - before) * real(1.0 / lr) * p
     rest = np.abs(z) - real(lambda1)
     rest = np.where(rest < 0, real(0), rest)
-    divisor = (real(beta) + size) * real(1.0 / lr) + real(lambda2)
+    l2 = real(2.0 * lambda2 if convention == "keras" else lambda2)
+    divisor = (real(beta) + size) * real(1.0 / lr) + l2
     p[...] = -(np.sign(z) * np.where(rest == 0, rest, rest / np.where(rest == 0, real(1), divisor)))

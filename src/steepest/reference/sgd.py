@@ -5,7 +5,7 @@ from steepest.reference.types import Array, State
 
 def sgd(
     p: Array, g: Array, state: State, t: int, *,
-    lr: float, momentum: float, dampening: float, nesterov: bool,
+    lr: float, momentum: float, dampening: float, nesterov: bool, convention: str,
 ) -> None:  # fmt: skip
     """Gradient descent."""
     real = p.dtype.type
@@ -13,6 +13,11 @@ def sgd(
         p[...] = p - real(lr) * g
         return
     v = state["momentum_buffer"]
+    if convention in ("keras", "paper"):
+        change = real(lr) * g
+        v[...] = real(momentum) * v + change
+        p[...] = p - (change + real(momentum) * v if nesterov else v)
+        return
     fresh = 1.0 if t == 1 else 1.0 - dampening
     v[...] = real(momentum) * v + real(fresh) * g
     direction = g + real(momentum) * v if nesterov else v
