@@ -107,6 +107,7 @@ FLOORS = [
     "history",
     "checkpoint",
     "optimizers",
+    "matrix",
     "information",
     "clip",
     "regularize",
