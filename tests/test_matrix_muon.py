@@ -252,3 +252,20 @@ def test_normuon_equals_pytorch_optimizer(shape, nesterov, scale, monkeypatch):
         **hyper,
     )
     np.testing.assert_allclose(found, expected, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "coefficients", ["cubic", (1.0, 2.0), [], [(1.0, 2.0)], (1.0, 2.0, np.nan), [[]]], ids=str
+)
+def test_coefficients_that_are_none_are_refused(coefficients):
+    with pytest.raises(ValueError, match="coefficients = "):
+        newton_schulz.schedule(coefficients, 5)
+
+
+def test_products_with_the_own_transpose_are_symmetric_to_the_bit():
+    """They are where NumPy gives them to SYRK, which computes one half and copies it."""
+    x = np.random.default_rng(0).standard_normal((300, 200)).astype(np.float32)
+    for side in (x, x.T):
+        a = np.empty((len(side), len(side)), np.float32)
+        np.matmul(side, side.T, out=a)
+        assert (a == a.T).all()

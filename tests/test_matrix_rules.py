@@ -1,5 +1,6 @@
 """What all matrix rules promise: nothing written, the same bits again, any shape and any number."""
 
+import doctest
 import inspect
 import math
 
@@ -7,7 +8,17 @@ import numpy as np
 import pytest
 from matrix_rules import RULES, gradients, run
 
-from steepest.matrix import kron, linalg, low_rank, muon, shampoo, soap
+from steepest.matrix import (
+    adam,
+    chance,
+    kron,
+    linalg,
+    low_rank,
+    muon,
+    newton_schulz,
+    shampoo,
+    soap,
+)
 
 SHAPES = [(6, 6), (12, 5), (5, 12), (1, 7), (7, 1), (1, 1), (3, 4, 5), (8, 3, 3, 2)]
 FLAT = [(7,), (1,), ()]
@@ -210,3 +221,12 @@ def test_defaults_are_those_of_the_packages_they_are_named_after():
         "ns_steps": 5,
         "adjust_lr_fn": None,
     }
+
+
+MODULES = [linalg, chance, adam, newton_schulz, muon, soap, shampoo, kron, low_rank]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
+def test_examples(module):
+    tried = doctest.testmod(module)
+    assert tried.attempted and not tried.failed
