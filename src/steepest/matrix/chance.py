@@ -17,6 +17,7 @@ def normals(
     >>> bool((a == b).all())
     True
     """
+    # The count is the highest word, so that the numbers of two counts lie 2¹⁹² blocks apart.
     key = np.array([seed % 2**64, stream % 2**64], np.uint64)
     bits = np.random.Philox(key=key, counter=np.array([0, 0, 0, count % 2**64], np.uint64))
     return np.asarray(np.random.Generator(bits).standard_normal(shape), dtype)
