@@ -108,6 +108,7 @@ FLOORS = [
     "history",
     "checkpoint",
     "optimizers",
+    "matrix",
     "information",
     "clip",
     "regularize",
