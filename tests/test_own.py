@@ -17,7 +17,16 @@ def myadam(p, g, state, t, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8):
     p ← as Adam
     """
     reference.RULES["adam"](
-        p, g, state, t, lr=lr, betas=betas, eps=eps, amsgrad=False, bias_correction=True
+        p,
+        g,
+        state,
+        t,
+        lr=lr,
+        betas=betas,
+        eps=eps,
+        amsgrad=False,
+        bias_correction=True,
+        convention="torch",
     )
 
 

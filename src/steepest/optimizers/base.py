@@ -16,7 +16,7 @@ import operator
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
@@ -107,6 +107,10 @@ class Optimizer(ABC):
     """Whether ``prepare``, in Python, computes the step, which the engine then takes over."""
     conventions: ClassVar[Mapping[str, str]] = {}
     """The dialects of the formula, the default first: whose it is, and how it differs."""
+    copies: ClassVar[bool] = False
+    """Whether ``prepare`` is given copies of the state, to be changed in place."""
+    values: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {}
+    """Checks of hyper-parameters that are neither numbers nor flags: (name, value) -> value."""
     _ranges: ClassVar[dict[str, Range]]
     _counts: ClassVar[dict[str, int]]
 
@@ -148,12 +152,13 @@ class Optimizer(ABC):
         return 0.0
 
     def prepare(
-        self, p: Array, g: Array, state: dict[str, Array], t: int, h: Mapping[str, Any]
+        self, name: str, p: Array, g: Array, state: dict[str, Array], t: int, h: Mapping[str, Any]
     ) -> None:
-        """The step of a rule that ``prepares``: changes p and the state arrays in place.
+        """The step of a rule that ``prepares``: changes p in place, and puts new arrays into
+        `state`, whose own are read-only, or changes them in place where the class says ``copies``.
 
-        They are copies, p times what decay leaves of it; g has all stages behind it. What is
-        raised here leaves the parameters and their state as they were.
+        p is a copy, times what decay leaves of it; g has all stages behind it and may be changed.
+        What is raised here leaves the parameters and their state as they were.
         """
         raise NotImplementedError
 
@@ -223,6 +228,8 @@ class Optimizer(ABC):
         """The checked value of a hyper-parameter after `count` updates; None keeps schedules."""
         if name == "convention" and value not in tuple(self.conventions):
             raise ValueError(self._not_a_convention(value))
+        if name in self.values:
+            return self.values[name](name, value)
         return settle(name, value, count, self._ranges, self._counts)
 
     def _settled(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
@@ -420,13 +427,17 @@ class Optimizer(ABC):
             live, name = self._places[i]
             if live.rule.prepares:
                 g, p = plan.arrays(i)[1:3]
-                fresh = {key: self._state[name][key].copy() for key in live.h["states"]}
+                state = {key: self._state[name][key] for key in live.h["states"]}
+                fresh = given(state, live.rule.copies)
+                before = dict(fresh)
                 try:
-                    live.rule.prepare(p, g, fresh, t, live.h)
+                    live.rule.prepare(name, p, g, fresh, t, live.h)
                 except Exception as error:
                     error.add_note(f"in the step of parameter {name!r}; nothing was changed")
                     raise
-                copies += [(self._state[name][key], x) for key, x in fresh.items()]
+                for key, x in state.items():
+                    if live.rule.copies or fresh[key] is not before[key]:
+                        copies.append((x, fresh[key]))
         plan.replace(copies)
 
     def _clipped_step(self, plan: Plan, workers: int, count: int, climbing: bool) -> None:
@@ -744,3 +755,13 @@ def other_rule(name: str, defaults: Mapping[str, Any]) -> Optimizer:
     options = {key: x for key, x in defaults.items() if key in _GROUP_OPTIONS}
     del options["decay_mode"]
     return made(np.zeros(1), **options)._bare()  # type: ignore[no-any-return]
+
+
+def given(state: Mapping[str, Array], copies: bool) -> dict[str, Array]:
+    """The state as a rule in Python gets it: copies, or views that cannot be written."""
+    if copies:
+        return {key: x.copy() for key, x in state.items()}
+    views = {key: x.view() for key, x in state.items()}
+    for view in views.values():
+        view.flags.writeable = False
+    return views

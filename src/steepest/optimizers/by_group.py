@@ -1,12 +1,10 @@
 """Several rules in one optimizer: one state, one plan, one parallel region."""
 
-from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Mapping
 from typing import Any, Unpack
 
-from steepest.arrays import Array
 from steepest.optimizers.base import Optimizer, Options
-from steepest.optimizers.selection import VECTORS, Selection
+from steepest.optimizers.selection import RuleTable, Selection
 
 __all__ = ["ByGroup"]
 
@@ -55,7 +53,7 @@ class ByGroup(Optimizer, registered=False):
         super().__init__(params, {}, options)
 
     def _selects(self, options: Options) -> Selection:
-        return _Table(self._table, options, self._known)
+        return RuleTable(self._table, options, self._known)
 
     def _known(self) -> dict[str, tuple[str, ...]]:
         return {name: rule._hyper_names for name, rule in self._rules.items()}
@@ -65,53 +63,3 @@ class ByGroup(Optimizer, registered=False):
 
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         raise NotImplementedError
-
-
-class _Table(Selection):
-    """The rules by patterns of names, and the options ``exclude`` and ``overrides`` within them."""
-
-    def __init__(
-        self, table: Mapping[str, Mapping[str, Any]], options: Options, known: Any
-    ) -> None:
-        super().__init__(options.get("exclude", ()), options.get("overrides", {}))
-        self._table = list(table.items())
-        self._known = known
-
-    def check(self, names: Sequence[str], known: Sequence[str]) -> None:
-        hyper = self._known()
-        everything = {name for own in hyper.values() for name in own}
-        super().check(names, [*known, *sorted(everything - set(known))])
-        for pattern, changes in self._table:
-            allowed = ("rule", *hyper.get(changes["rule"], ()))
-            unknown = [key for key in changes if key not in allowed]
-            if unknown:
-                raise ValueError(
-                    f"rules[{pattern!r}]: {changes['rule']} has no hyper-parameter {unknown[0]!r}; "
-                    f"it has {', '.join(allowed[1:])}"
-                )
-
-    def split(
-        self, names: Sequence[str], params: Sequence[Array]
-    ) -> list[tuple[dict[str, Any], list[int]]]:
-        used: dict[int, list[int]] = {}
-        for i, (name, p) in enumerate(zip(names, params, strict=True)):
-            fitting = (
-                k
-                for k, (pattern, _) in enumerate(self._table)
-                if (p.ndim < 2 if pattern == VECTORS else fnmatchcase(name, pattern))
-            )
-            first = next(fitting, None)
-            if first is None:
-                raise ValueError(
-                    f"no rule for parameter {name!r}; a last pattern '*' takes what is left"
-                )
-            used.setdefault(first, []).append(i)
-        idle = [pattern for k, (pattern, _) in enumerate(self._table) if k not in used]
-        if idle:
-            raise ValueError(f"rules[{idle[0]!r}] has no parameter left to go by it")
-        parts = []
-        for k, members in used.items():
-            chosen = super().split([names[i] for i in members], [params[i] for i in members])
-            for changes, part in chosen:
-                parts.append((dict(self._table[k][1]) | changes, [members[i] for i in part]))
-        return parts

@@ -128,3 +128,27 @@ def variable(value: Any) -> bool:
     if isinstance(value, Value):
         return value.variable
     return callable(value) or isinstance(value, (list, np.ndarray))
+
+
+def whole(low: int, high: int) -> Callable[[str, Any], int]:
+    """A check for whole numbers from low to high."""
+
+    def check(name: str, value: Any) -> int:
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
+            raise TypeError(f"{name} = {value!r}: expected a whole number")
+        if not low <= value <= high:
+            raise ValueError(f"{name} = {value!r}: expected a whole number from {low} to {high}")
+        return int(value)
+
+    return check
+
+
+def one_of(*choices: Any) -> Callable[[str, Any], Any]:
+    """A check for one of some values."""
+
+    def check(name: str, value: Any) -> Any:
+        if not any(value is x or value == x for x in choices):
+            raise ValueError(f"{name} = {value!r}: expected one of {', '.join(map(repr, choices))}")
+        return value
+
+    return check

@@ -137,6 +137,7 @@ class PythonRule(Optimizer, registered=False):
         super().__init_subclass__(registered=False)
 
     prepares = True
+    copies = True
     function: ClassVar[Callable[..., None]]
     state_names: ClassVar[tuple[str, ...]]
     arguments: ClassVar[Mapping[str, Any]]
@@ -157,7 +158,7 @@ class PythonRule(Optimizer, registered=False):
         raise NotImplementedError  # such a rule has no kernel: `prepare` is its step
 
     def prepare(
-        self, p: Array, g: Array, state: dict[str, Array], t: int, h: Mapping[str, Any]
+        self, name: str, p: Array, g: Array, state: dict[str, Array], t: int, h: Mapping[str, Any]
     ) -> None:
         hyper = {key: h[key] for key in self.arguments}
         if self.own_decay:

@@ -1,12 +1,12 @@
 """Which hyper-parameters a parameter gets by its name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 from steepest.arrays import Array
 
-__all__ = ["Selection"]
+__all__ = ["RuleTable", "Selection"]
 
 VECTORS = "vectors"
 
@@ -62,3 +62,62 @@ class Selection:
             ({key: x for k in rules for key, x in self._rules[k][1].items()}, members)
             for rules, members in parts.items()
         ]
+
+
+class RuleTable(Selection):
+    """Rules by patterns of names, the first that fits, and ``exclude`` and ``overrides`` within.
+
+    `known` gives the hyper-parameters of each rule in use. With `rest`, what no pattern fits goes
+    by the optimizer's own rule, and patterns may fit nothing.
+    """
+
+    def __init__(
+        self,
+        table: Mapping[str, Mapping[str, Any]],
+        options: Mapping[str, Any],
+        known: Callable[[], Mapping[str, Sequence[str]]],
+        rest: bool = False,
+    ) -> None:
+        super().__init__(options.get("exclude", ()), options.get("overrides", {}))
+        self._table = list(table.items())
+        self._known = known
+        self._rest = rest
+
+    def check(self, names: Sequence[str], known: Sequence[str]) -> None:
+        hyper = self._known()
+        everything = {name for own in hyper.values() for name in own}
+        super().check(names, [*known, *sorted(everything - set(known))])
+        for pattern, changes in self._table:
+            allowed = ("rule", *hyper.get(changes["rule"], ()))
+            unknown = [key for key in changes if key not in allowed]
+            if unknown:
+                raise ValueError(
+                    f"rules[{pattern!r}]: {changes['rule']} has no hyper-parameter {unknown[0]!r}; "
+                    f"it has {', '.join(allowed[1:])}"
+                )
+
+    def split(
+        self, names: Sequence[str], params: Sequence[Array]
+    ) -> list[tuple[dict[str, Any], list[int]]]:
+        used: dict[int, list[int]] = {}
+        for i, (name, p) in enumerate(zip(names, params, strict=True)):
+            fitting = (
+                k
+                for k, (pattern, _) in enumerate(self._table)
+                if (p.ndim < 2 if pattern == VECTORS else fnmatchcase(name, pattern))
+            )
+            first = next(fitting, len(self._table) if self._rest else None)
+            if first is None:
+                raise ValueError(
+                    f"no rule for parameter {name!r}; a last pattern '*' takes what is left"
+                )
+            used.setdefault(first, []).append(i)
+        idle = [pattern for k, (pattern, _) in enumerate(self._table) if k not in used]
+        if idle and not self._rest:
+            raise ValueError(f"rules[{idle[0]!r}] has no parameter left to go by it")
+        parts = []
+        for k, members in used.items():
+            chosen = super().split([names[i] for i in members], [params[i] for i in members])
+            own = dict(self._table[k][1]) if k < len(self._table) else {}
+            parts += [(own | changes, [members[i] for i in part]) for changes, part in chosen]
+        return parts
