@@ -33,6 +33,7 @@ from steepest.optimizers.adam import *
 from steepest.optimizers.adam_variants import *
 from steepest.optimizers.adaptive import *
 from steepest.optimizers.averaged import *
+from steepest.optimizers.lbfgs import LBFGS as LBFGS
 from steepest.optimizers.sgd import *
 from steepest.optimizers.sign import *
 from steepest.training import find_batch_size as find_batch_size

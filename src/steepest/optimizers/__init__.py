@@ -9,3 +9,4 @@ from steepest.optimizers.adam import *  # isort: skip
 from steepest.optimizers.adam_variants import *  # isort: skip
 from steepest.optimizers.sign import *  # isort: skip
 from steepest.optimizers.averaged import *  # isort: skip
+from steepest.optimizers.lbfgs import LBFGS as LBFGS  # isort: skip
