@@ -9,4 +9,6 @@ from steepest.optimizers.adam import *  # isort: skip
 from steepest.optimizers.adam_variants import *  # isort: skip
 from steepest.optimizers.sign import *  # isort: skip
 from steepest.optimizers.averaged import *  # isort: skip
+
+# It evaluates the function itself, so it is no Optimizer and not in RULES.
 from steepest.optimizers.lbfgs import LBFGS as LBFGS  # isort: skip

@@ -17,6 +17,10 @@ Closure = Callable[[], tuple[Any, Any]]
 
 _CURVED = 1e-10  # a pair with a smaller y·s is not kept; PyTorch's
 
+# Evaluations of one line search after its first. One that needs more is at the limit of rounding;
+# PyTorch 2.13 would let it spend all of max_eval there (before, this was its limit too).
+_TRIALS = 25
+
 
 class Pair(NamedTuple):
     """A step s, the change y of the gradient along it, and 1 / y·s."""
@@ -146,7 +150,7 @@ class Iterations:
             start,
             vectors.largest(d),
             self.h["tolerance_change"],
-            self.h["max_eval"] - self.evaluations,
+            min(_TRIALS, self.h["max_eval"] - self.evaluations),
             lambda point: self.rows.give(point.g),
         )
         found = search.search(first)
