@@ -377,6 +377,22 @@ def test_a_long_float32_sum_is_as_good_as_its_blocks():
     assert abs(vectors.dot(x, x) - exact) < 1e-8 * exact
 
 
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("scale", [1e-300, 1e150, 1e300])
+def test_numbers_that_overflow_end_in_a_finite_point(search, scale):
+    """Without a warning; what cannot be computed is no step."""
+    x = np.array([1.0, 2.0, -3.0])
+    opt = st.LBFGS(x, line_search_fn=search)
+
+    def closure():
+        with np.errstate(all="ignore"):
+            return float(scale * (x @ x) / 2), scale * x
+
+    for _ in range(3):
+        opt.step(closure)
+    assert np.isfinite(x).all() and np.linalg.norm(x) <= np.sqrt(14) * (1 + 1e-15)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_largest(bad):
     assert not math.isfinite(vectors.largest(np.array([1.0, bad, 2.0])))

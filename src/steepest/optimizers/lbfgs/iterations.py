@@ -114,8 +114,8 @@ class Iterations:
         if memory.d is None or memory.prev_grad is None:
             t = min(1.0, 1.0 / vectors.total(g)) * lr
         else:
-            y, s = rows.take(), vectors.scaled(memory.d, memory.t, rows.take())
-            np.subtract(g, memory.prev_grad, out=y)
+            s = vectors.scaled(memory.d, memory.t, rows.take())
+            y = vectors.difference(g, memory.prev_grad, rows.take())
             curvature = vectors.dot(y, s)
             if curvature > _CURVED:
                 surplus = max(0, len(pairs) + 1 - self.h["history_size"])
@@ -128,8 +128,7 @@ class Iterations:
                 rows.give(y)
                 rows.give(s)
             rows.give(memory.d)
-            if memory.prev_grad is not g:
-                rows.give(memory.prev_grad)
+            rows.give(memory.prev_grad)
         d = _two_loops(g, pairs, h_diag, rows.take())
         return replace(
             memory, n_iter=memory.n_iter + 1, t=t, h_diag=h_diag, prev_loss=loss,

@@ -6,7 +6,6 @@ sum of 10 million squares from 2e-5 to 1e-9. BLAS does not share out so short a 
 are the same for any number of its threads.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -108,6 +107,13 @@ def add_scaled(x: Array, factor: float, y: Array) -> None:
             np.add(piece, product, out=piece)
 
 
+def difference(x: Array, y: Array, out: Array) -> Array:
+    """out ← x - y."""
+    with np.errstate(all="ignore"):
+        np.subtract(x, y, out=out)
+    return out
+
+
 def scaled(x: Array, factor: float, out: Array) -> Array:
     """out ← factor · x."""
     with np.errstate(all="ignore"):
@@ -123,4 +129,5 @@ def largest(x: Array) -> float:
 def total(x: Array) -> float:
     """Σ |x|."""
     pieces = (np.abs(x[first : first + _CHUNK]) for first in range(0, x.size, _CHUNK))
-    return math.fsum(float(piece.sum(dtype=np.float64)) for piece in pieces)
+    with np.errstate(over="ignore"):
+        return sum(float(piece.sum(dtype=np.float64)) for piece in pieces)
