@@ -185,6 +185,52 @@ def test_every_step_from_pytorchs_state_is_pytorchs(problem, search):
 
 
 @pytest.mark.torch
+@pytest.mark.parametrize("trials", [0, 1, 3, 25])
+def test_the_line_search_tries_the_steps_of_pytorchs(trials):
+    """On waves of random frequencies over a parabola: all turns of the search occur."""
+    torch = pytest.importorskip("torch")
+    torchs = pytest.importorskip("torch.optim.lbfgs")
+    rng = np.random.default_rng(trials)
+    most = 0
+    for _ in range(150):
+        height, phase, first = rng.normal(size=3), rng.uniform(0, 6, 3), 10 ** rng.uniform(-4, 1)
+        frequency = 10 ** rng.uniform(-1, 1.5, 3)
+
+        def wave(t, height=height, phase=phase, frequency=frequency):
+            angle = frequency * t + phase
+            loss = float(height @ np.sin(angle)) + 0.05 * t * t
+            return loss, float(height @ (frequency * np.cos(angle))) + 0.1 * t
+
+        loss, slope = wave(0.0)
+        if slope >= 0:
+            continue
+        mine, theirs = [], []
+
+        def evaluate(t, wave=wave, mine=mine):
+            mine.append(t)
+            return Point(t, wave(t)[0], np.empty(0), wave(t)[1])
+
+        def torch_evaluate(x, t, d, wave=wave, theirs=theirs):
+            theirs.append(float(t))
+            f, s = wave(float(t))
+            return f, torch.tensor([s], dtype=torch.float64)
+
+        g = torch.tensor([slope], dtype=torch.float64)
+        ones = torch.ones(1, dtype=torch.float64)
+        _, _, t, count = torchs._strong_wolfe(
+            torch_evaluate, None, first, ones, loss, g, g.dot(ones), max_ls=trials
+        )
+        start = Point(0.0, loss, np.empty(0), slope)
+        search = StrongWolfe(evaluate, start, 1.0, 1e-9, trials, lambda point: None)
+        found = search.search(first)
+        assert search.evaluations == count == len(mine)
+        np.testing.assert_allclose(mine, theirs, rtol=1e-9)
+        np.testing.assert_allclose(found.t, float(t), rtol=1e-9)
+        most = max(most, count)
+    assert min(trials, 6) < most <= trials + 1
+
+
+@pytest.mark.torch
 def test_where_pytorch_goes_on_after_nan_the_search_turns_back():
     """x - log x from 3, with a first step that leads to -11/3: PyTorch takes longer ones."""
 
@@ -601,6 +647,24 @@ def test_a_history_that_was_made_shorter():
     x = opt.param_groups[0]["params"][0]
     opt.step(lambda: function(x))
     assert opt.state["0"]["old_dirs"].shape == opt.state["0"]["old_stps"].shape == (2, 20)
+
+
+def test_a_small_move_ends_a_step_though_the_loss_falls_much():
+    x = np.zeros(1)
+    _, _, opt = run(lambda x: (1e6 * float(x[0]), np.array([1e6])), x, 1, lr=1e-3,
+                    tolerance_change=0.01)  # fmt: skip
+    assert opt.n_iter == 1 and opt.func_evals == 2
+    np.testing.assert_allclose(x, -1e-3, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("scale", "kept"), [(1.0, True), (1e-11, False)])
+def test_pairs_of_little_curvature_are_not_kept(scale, kept):
+    """By PyTorch's absolute measure: a tiny loss is never learned."""
+    _, _, opt = run(
+        lambda x: (scale * float(x @ x) / 2, scale * x), np.full(2, 3.0), 1,
+        max_iter=3, tolerance_grad=0, tolerance_change=0,
+    )  # fmt: skip
+    assert bool(opt.state_dict()["ro"]) == kept
 
 
 def test_one_evaluation_more_than_max_eval():
