@@ -36,6 +36,7 @@ from steepest.optimizers.adaptive import *
 from steepest.optimizers.averaged import *
 from steepest.optimizers.by_group import *
 from steepest.optimizers.layerwise import *
+from steepest.optimizers.lbfgs import LBFGS as LBFGS
 from steepest.optimizers.own import *
 from steepest.optimizers.parameter_free import *
 from steepest.optimizers.sgd import *

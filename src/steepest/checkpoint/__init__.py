@@ -39,7 +39,7 @@ import numpy as np
 from steepest.arrays import Array, as_array
 from steepest.checkpoint import container, targets, values
 from steepest.checkpoint.error import CheckpointError as CheckpointError
-from steepest.optimizers import Optimizer
+from steepest.optimizers import LBFGS, Optimizer
 
 __all__ = ["Checkpoint", "CheckpointError", "load", "read", "save"]
 
@@ -67,7 +67,7 @@ class Checkpoint:
 
 def save(
     path: Path,
-    optimizer: Optimizer,
+    optimizer: Optimizer | LBFGS,
     params: Any = None,
     *,
     extra: Mapping[str, Any] | None = None,
@@ -195,7 +195,7 @@ def _are_counts(counts: Any) -> bool:
 # Loading
 
 
-def load(path: Path, optimizer: Optimizer, params: Any = None) -> Checkpoint:
+def load(path: Path, optimizer: Optimizer | LBFGS, params: Any = None) -> Checkpoint:
     """Puts a file's parameters into the optimizer's arrays, and its state into the optimizer.
 
     Arrays are matched by name and filled in place. params: as given to ``save``. The optimizer
@@ -231,7 +231,9 @@ def load(path: Path, optimizer: Optimizer, params: Any = None) -> Checkpoint:
     return found
 
 
-def _reordered(state_dict: dict[str, Any], optimizer: Optimizer, where: str) -> dict[str, Any]:
+def _reordered(
+    state_dict: dict[str, Any], optimizer: Optimizer | LBFGS, where: str
+) -> dict[str, Any]:
     """The state with each group's names in the optimizer's order, which may be another."""
     groups, live = state_dict["param_groups"], optimizer.param_groups
     same = len(groups) == len(live) and all(
@@ -245,7 +247,7 @@ def _reordered(state_dict: dict[str, Any], optimizer: Optimizer, where: str) -> 
 
 
 def _continued(
-    optimizer: Optimizer, groups: list[dict[str, Any]]
+    optimizer: Optimizer | LBFGS, groups: list[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], str, Any, Any]]:
     """The optimizer's schedules that change with time, and the state of each in the file.
 

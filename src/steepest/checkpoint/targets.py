@@ -6,10 +6,10 @@ from typing import Any
 from steepest import arrays
 from steepest.arrays import Array
 from steepest.checkpoint.error import CheckpointError
-from steepest.optimizers import Optimizer, structure
+from steepest.optimizers import LBFGS, Optimizer, structure
 
 
-def by_name(optimizer: Optimizer, params: Any) -> dict[str, Array]:
+def by_name(optimizer: Optimizer | LBFGS, params: Any) -> dict[str, Array]:
     """The optimizer's parameters, and the arrays of `params` that are none of them, each once.
 
     Raises TypeError for what is no array, CheckpointError where a name means two arrays.

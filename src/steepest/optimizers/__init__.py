@@ -13,3 +13,6 @@ from steepest.optimizers.layerwise import *  # isort: skip
 from steepest.optimizers.parameter_free import *  # isort: skip
 from steepest.optimizers.own import *  # isort: skip
 from steepest.optimizers.by_group import *  # isort: skip
+
+# It evaluates the function itself, so it is no Optimizer and not in RULES.
+from steepest.optimizers.lbfgs import LBFGS as LBFGS  # isort: skip

@@ -12,6 +12,7 @@ from steepest.extras import require
 from steepest.history import COLUMNS, History
 from steepest.noise import NoiseScale
 from steepest.optimizers.base import Optimizer
+from steepest.optimizers.lbfgs import LBFGS
 from steepest.training.arguments import (
     Function,
     NonFinite,
@@ -152,7 +153,7 @@ def fit(
     >>> history.stopped, round(float(p["w"]), 5), round(float(p["b"]), 5)
     ('target', 2.0, 1.0)
     """
-    made = optimizer if isinstance(optimizer, Optimizer) else optimizer(params)
+    made = _made(optimizer, params)
     found = samples(data, "data")
     run = Run(
         loss=loss,
@@ -241,3 +242,15 @@ def _bar(run: Run, epochs: int, show: bool) -> Iterator[Any]:
     tqdm = require("tqdm.auto", "train", "progress=True").tqdm
     with tqdm(total=total, initial=initial, unit="update") as bar:
         yield bar
+
+
+def _made(optimizer: Any, params: Any) -> Optimizer:
+    """The optimizer, made if it is a function that makes one."""
+    given = isinstance(optimizer, (Optimizer, LBFGS))
+    made: Optimizer | LBFGS = optimizer if given else optimizer(params)
+    if isinstance(made, LBFGS):
+        raise TypeError(
+            "fit gives gradients to its optimizer, and LBFGS evaluates the function itself: "
+            "call its step(function) in a loop"
+        )
+    return made
