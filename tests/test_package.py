@@ -110,6 +110,8 @@ FLOORS = [
     "information",
     "clip",
     "regularize",
+    "average",
+    "decay",
     "values",
     "arrays",
     "kernels",

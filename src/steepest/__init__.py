@@ -8,6 +8,7 @@
 array([-0.1,  0.1,  0. ])
 """
 
+from steepest import average as average
 from steepest import checkpoint as checkpoint
 from steepest import clip as clip
 from steepest import initializers as initializers

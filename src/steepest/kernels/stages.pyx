@@ -132,6 +132,29 @@ cdef void ema(real *restrict p, const real *restrict g, real *restrict out, real
 STAGES["ema"] = entry(ema, ema, False)
 
 
+cdef void lookahead(real *restrict p, const real *restrict g, real *restrict out,
+                    real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+    cdef real alpha = <real>h[0], xi
+    cdef Py_ssize_t i
+    for i in range(n):
+        xi = x[i] + alpha * (p[i] - x[i])
+        x[i] = xi
+        p[i] = xi
+
+STAGES["lookahead"] = entry(lookahead, lookahead, False)
+
+
+cdef void mean(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
+               Py_ssize_t n, const double *h) noexcept nogil:
+    cdef real share = <real>h[0]
+    cdef bint first = h[0] == 1.0
+    cdef Py_ssize_t i
+    for i in range(n):
+        x[i] = p[i] if first else x[i] + share * (p[i] - x[i])
+
+STAGES["mean"] = entry(mean, mean, False)
+
+
 # Measures
 
 cdef enum:

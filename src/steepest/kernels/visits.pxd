@@ -8,7 +8,7 @@ cdef enum:
     P = 0                              # operand numbers: the parameter,
     G = 1                              # its gradient,
     FIRST = 2                          # the rule's states and then the stages' arrays
-    OPERANDS = 10
+    OPERANDS = 12
     READING = OPERANDS                 # the gradient again, in C order,
     SOURCE = OPERANDS + 1              # and as Python sees it
     ROWS = OPERANDS + 2                # scratch rows of a thread; the last two for new gradients

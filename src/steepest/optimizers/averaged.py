@@ -125,6 +125,8 @@ class ScheduleFreeSGD(Optimizer):
         }
         super().__init__(params, hyper, options)
 
+    may_be_moved = False  # x is computed from y and z
+
     def averaged(self) -> dict[str, Array]:
         """The averaged points x by the names of their parameters: copies, nothing is changed."""
         points = {}

@@ -20,7 +20,8 @@ from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 
-from steepest import arrays, regularize
+from steepest import arrays, decay, regularize
+from steepest import average as averages
 from steepest.arrays import Array
 from steepest.clip import Clip
 from steepest.kernels import dispatch, machine, threads
@@ -44,8 +45,10 @@ class Options(TypedDict, total=False):
 
     clip: one of ``st.clip``, or a tuple of them. regularize: one of ``st.regularize``, or several.
     l1: weight of the L1 penalty. decay_mode: whether weight_decay enters the gradient (``"l2"``)
-    or shrinks the parameter (``"decoupled"``). maximize: climb instead of descend. ema: decay rate
-    of an averaged copy of the parameters, kept as state ``"ema"``. nonfinite: what an infinite or
+    or shrinks the parameter (``"decoupled"``), or another of ``steepest.decay.MODES``; peak_lr: the
+    largest lr, for the modes that go by it. maximize: climb instead of descend. ema: decay rate
+    of an averaged copy of the parameters, kept as state ``"ema"``. average: ``st.average.tail``,
+    their mean from a step on. lookahead: ``st.average.lookahead``. nonfinite: what an infinite or
     NaN gradient does: ``"propagate"``, ``"raise"`` FloatingPointError, or ``"skip"`` the step and
     count it in ``skipped``.
 
@@ -61,9 +64,15 @@ class Options(TypedDict, total=False):
     exclude: str | Sequence[str]
     overrides: Mapping[str, Mapping[str, Any]]
     l1: Number
-    decay_mode: Literal["l2", "decoupled"]
+    decay_mode: Literal[
+        "l2", "decoupled", "decoupled_after", "independent", "lr_relative", "corrected", "palm",
+        "proximal",
+    ]  # fmt: skip
+    peak_lr: Number | None
     maximize: bool
     ema: Number | None
+    average: averages.tail | None
+    lookahead: averages.lookahead | None
     nonfinite: Literal["propagate", "raise", "skip"]
 
 
@@ -71,10 +80,13 @@ class Options(TypedDict, total=False):
 _GROUP_OPTIONS: dict[str, Any] = {
     "l1": 0.0,
     "decay_mode": "l2",
+    "peak_lr": None,
     "regularize": (),
     "clip": None,
     "maximize": False,
     "ema": None,
+    "average": None,
+    "lookahead": None,
 }
 _POLICIES = ("propagate", "raise", "skip")
 
@@ -84,6 +96,8 @@ class Optimizer(ABC):
 
     rule: ClassVar[str]
     decay_mode: ClassVar[str] = "l2"
+    may_be_moved: ClassVar[bool] = True
+    """Whether anything but the rule may move the parameter after a step, as Lookahead does."""
     formula: ClassVar[str]
     source: ClassVar[str]
     ranges: ClassVar[Mapping[str, Range]] = {}
@@ -167,6 +181,7 @@ class Optimizer(ABC):
         for group in params:
             self.add_param_group(group)
         self._selection.check(self._names, self._hyper_names)
+        decay.check_peak(given.get("peak_lr"), {g["decay_mode"] for g in self.param_groups})
 
     def _settle(self, name: str, value: Any, count: int | None) -> Any:
         """The checked value of a hyper-parameter after `count` updates; None keeps schedules."""
@@ -239,7 +254,8 @@ class Optimizer(ABC):
         """A live group of some of the parameters, with all hyper-parameters."""
         chosen = {"params": [added[i] for i in part], "param_names": [names[i] for i in part]}
         filled = self.defaults | dict(group) | dict(changes) | chosen
-        return filled | self._settled({name: filled[name] for name in self._hyper_names})
+        hyper = self._settled({name: filled[name] for name in self._hyper_names})
+        return filled | decay.with_peak(hyper)
 
     def _new_state(self, p: Array, name: str, step: Array, live: LiveGroup) -> WatchedDict:
         live.check_axes(p, name)
@@ -255,6 +271,28 @@ class Optimizer(ABC):
         return shadow
 
     # The step
+
+    def averaged(self) -> dict[str, Array]:
+        """The averaged parameters by name: copies, nothing is changed.
+
+        They are the rule's own where it keeps an average; else those of ``average=``, else of
+        ``ema=``. Raises ValueError where a group has neither.
+        """
+        points = {}
+        for number, group in enumerate(self.param_groups):
+            for name, p in zip(group["param_names"], group["params"], strict=True):
+                state = self._state.get(name, {})
+                try:
+                    key = averages.kept(group, int(state.get("step", 0)))
+                except LookupError:
+                    raise ValueError(
+                        f"group {number} keeps no averaged parameters; make the optimizer with "
+                        "ema=0.999 or average=st.average.tail(start=1000), or take a rule that "
+                        "averages, such as ScheduleFreeAdamW"
+                    ) from None
+                points[name] = arrays.zeros_like(p)
+                points[name][...] = p if key is None else state.get(key, p)
+        return points
 
     @property
     def state(self) -> dict[str, dict[str, Array]]:
@@ -311,7 +349,8 @@ class Optimizer(ABC):
         for row, (number, t) in enumerate(plan.rows()):
             live = groups[number]
             rule, h = self.coefficients(live.h, t)
-            plan.program(row, rule, h, live.keep, live.before, live.after, live.units, live.late)
+            after, late = live.closing(count, t)
+            plan.program(row, rule, h, live.keep, live.before, after, live.units, late)
         workers = threads.get_num_threads() if plan.large() else 1
         if self._clipping.domains or self._nonfinite != "propagate":
             self._clipped_step(plan, workers, count, climbing)

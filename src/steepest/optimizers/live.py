@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from steepest import arrays, regularize
+from steepest import arrays, average, decay, regularize
 from steepest.arrays import Array
 from steepest.kernels.engine import UNIT_STAGE_LIMIT
 from steepest.optimizers.clipping import clips
@@ -25,6 +25,12 @@ class LiveGroup:
     late: list[_Staged]
     units: list[regularize.UnitStage]
     sign: float
+    _place: dict[str | None, int]
+    """The operand number of each array."""
+    _averages: bool
+    """Whether the group has stages that go by a parameter's own count of steps."""
+    _projects: bool
+    """Whether a parameter is whole only after the stages of units."""
 
     def __init__(self, optimizer: Any, group: Mapping[str, Any], count: int) -> None:
         self._seen: tuple[Any, ...] = ()
@@ -55,6 +61,8 @@ class LiveGroup:
         h = {name: optimizer._settle(name, x, count) for name, x in zip(names, seen, strict=True)}
         given = dict(zip(names, seen, strict=True))
         optimizer.check(given)
+        if not optimizer.may_be_moved:
+            decay.check_movable(optimizer.rule, given)
         # A schedule may be 0 now and not later: what it needs is kept all along.
         h["states"] = optimizer.states(given)
         h["terms"] = regularize.terms(h["regularize"], count)
@@ -88,8 +96,22 @@ class LiveGroup:
             [(stage, numbers, place[own]) for stage, numbers, own in stages]
             for stages in (before + work.before, work.after, work.late)
         )
+        self._place, self._projects = place, bool(work.units)
+        self._averages = bool(average.arrays(h))
         self.units = units
         self.states, self.axes, self.makes_factors, self.clip = now
+
+    def closing(self, count: int, t: int) -> tuple[list[_Staged], list[_Staged]]:
+        """The stages after the rule and after those of units, at a parameter's t-th step."""
+        if not self._averages:
+            return self.after, self.late
+        last = [
+            (stage, numbers, self._place[own])
+            for stage, numbers, own in average.stages(self.h, count, t)
+        ]
+        if self._projects:
+            return self.after, self.late + last
+        return self.after + last, self.late
 
     def check_axes(self, p: Array, name: str) -> None:
         """Raises ValueError where the parameter lacks an axis that a clip or penalty goes by."""

@@ -41,6 +41,9 @@ def step(
     l1: float = 0.0,
     maximize: bool = False,
     ema: float | None = None,
+    lookahead: Any = None,
+    average: Any = None,
+    peak_lr: float | None = None,
     regularize: Sequence[Any] = (),
     clip: Any = None,
     factor: float = 1.0,
@@ -62,7 +65,13 @@ def step(
     factor = -factor if maximize else factor
     l2 = (weight_decay if decay_mode == "l2" else 0.0) + extra.get("l2", 0.0)
     l1 += extra.get("l1", 0.0)
-    decay = (0.0 if decay_mode == "l2" else weight_decay) + extra.get("decoupled", 0.0)
+    before = weight_decay if decay_mode in stages.BEFORE else 0.0
+    after = weight_decay if decay_mode in stages.AFTER else 0.0
+    decoupled = extra.get("decoupled", 0.0)
+    if decay_mode == "decoupled":
+        keep = 1.0 - lr * (before + decoupled)
+    else:
+        keep = 1.0 - (stages.decayed(decay_mode, before, lr, peak_lr) + lr * decoupled)
     raw = g
     if factor != 1.0:
         g = stages.scale(g, factor)
@@ -82,15 +91,21 @@ def step(
         stages.pull(p, state["initial"], lr, extra["toward_decoupled"])
     function = RULES[rule]
     if "keep" in inspect.signature(function).parameters:  # a rule with a decay of its own
-        hyper["keep"] = 1.0 - lr * decay if decay else 1.0
-    elif decay:
-        stages.decay(p, lr, decay)
+        hyper["keep"] = keep
+    elif before or decoupled:
+        stages.shrink(p, keep)
     function(p, g, state, t, lr=lr, **hyper)
+    if after:
+        stages.shrink(p, 1.0 / (1.0 + lr * after) if decay_mode == "proximal" else 1.0 - lr * after)
     if "proximal_l1" in extra:
         stages.soft_threshold(p, lr, extra["proximal_l1"], extra.get("proximal_l2", 0.0))
     for weight, axis in extra.get("group_lasso", []):
         stages.group_lasso(p, lr, weight, axis)
     for limit, axis in extra.get("max_norm", []):
         stages.max_norm(p, limit, axis)
+    if lookahead is not None:
+        stages.lookahead(state["slow"], p, t, lookahead.k, lookahead.at("alpha", count))
+    if average is not None:
+        stages.tail(state["average"], p, t, average.start, average.every)
     if ema is not None:
         stages.ema(state["ema"], p, ema)
