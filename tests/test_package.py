@@ -104,6 +104,7 @@ FLOORS = [
     "losses",
     "initializers",
     "minimize",
+    "sam",
     "history",
     "checkpoint",
     "optimizers",

@@ -36,6 +36,7 @@ from steepest.optimizers.adaptive import *
 from steepest.optimizers.averaged import *
 from steepest.optimizers.sgd import *
 from steepest.optimizers.sign import *
+from steepest.sam import SAM as SAM
 from steepest.training import find_batch_size as find_batch_size
 from steepest.training import fit as fit
 from steepest.tuning import tune as tune
