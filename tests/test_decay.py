@@ -67,7 +67,48 @@ def test_formula_around_adam(mode):
 
 
 def test_every_mode_is_here():
-    assert set(SOURCES) | {"l2"} == set(decay.MODES)
+    assert set(SOURCES) | {"l2", "cautious"} == set(decay.MODES)
+
+
+def test_cautious_formula_around_adam():
+    """Algorithm 1 of arXiv:2510.12402, with steps far below a rounding of p, which count too."""
+    grads, start = gradients()
+    grads[:, :3] *= 1e-25
+    start[3] = 0.0
+    ours = path(
+        lambda p: st.Adam(
+            p, lr=LR, betas=(0.8, 0.95), eps=1e-3, weight_decay=WEIGHT, decay_mode="cautious"
+        ), grads, start,
+    )  # fmt: skip
+    p, m, v, decayed = start.copy(), 0.0, 0.0, []
+    for t, g in enumerate(grads, 1):
+        lr = LR(t - 1)
+        m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g * g
+        u = (m / (1 - 0.8**t)) / (np.sqrt(v / (1 - 0.95**t)) + 1e-3)
+        decayed.append(np.sign(u) * np.sign(p) >= 0)
+        p = p - lr * (u + WEIGHT * decayed[-1] * p)
+        np.testing.assert_allclose(ours[t - 1], p, rtol=1e-11, atol=1e-13)
+    shares = np.mean(decayed, axis=0)
+    assert (shares[:3] > 0.1).all() and (shares[:3] < 0.9).all()  # not all one way, however small
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if RULES[rule].additive])
+def test_additive_rules_are(rule):
+    """What they add to the parameter is the same wherever it is."""
+    grads, start = gradients(6)
+
+    def added(far):
+        p = start + far
+        state = {k: x.copy() for k, x in RULES[rule](p).state["0"].items()}
+        h = reference_hyper(RULES[rule](p, lr=0.1))
+        steps = []
+        for t, g in enumerate(grads, 1):
+            p[...] = far
+            reference.step(rule, p, g, state, t, **h | {"weight_decay": 0.0})
+            steps.append(p - far)
+        return np.array(steps)
+
+    np.testing.assert_allclose(added(1.0), added(0.0), rtol=0, atol=1e-15)
 
 
 @pytest.mark.torch
@@ -209,6 +250,10 @@ def test_every_rule_takes_every_mode_or_says_no(rule, mode):
     def bits(**arguments):
         return path(lambda p: RULES[rule](p, **arguments), grads, start).tobytes()
 
+    if mode == "cautious" and not RULES[rule].additive:
+        with pytest.raises(ValueError, match=f"'cautious': {rule} does not add a step to the par"):
+            bits(**arguments)
+        return
     if mode in decay.AFTER and not RULES[rule].may_be_moved:
         with pytest.raises(ValueError, match=f"decay_mode = .*{rule} cannot be moved after"):
             bits(**arguments)

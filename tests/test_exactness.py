@@ -128,6 +128,8 @@ STAGES = [
     {"decay_mode": "lr_relative", "peak_lr": 0.31},
     {"decay_mode": "corrected", "regularize": st.regularize.decoupled(0.3)},
     {"decay_mode": "palm"},
+    {"decay_mode": "cautious", "regularize": st.regularize.decoupled(0.3), "l1": 0.1},
+    {"decay_mode": "cautious", "clip": (st.clip.adaptive(0.05), st.clip.value(0.7)), "ema": 0.5},
     {"decay_mode": "decoupled_after", "lookahead": st.average.lookahead(1, 0.8)},
     {"decay_mode": "proximal", "regularize": st.regularize.l1(0.1, proximal=True)},
 ]
@@ -142,6 +144,8 @@ def test_stages_around_every_rule(rule, arguments, options):
         if options.get("decay_mode") in ("decoupled_after", "proximal"):
             options = {k: v for k, v in options.items() if k != "decay_mode"}
         options = {k: v for k, v in options.items() if k != "lookahead"}
+    if options.get("decay_mode") == "cautious" and not RULES[rule].additive:
+        options = {k: v for k, v in options.items() if k != "decay_mode"}
     for level in LEVELS:
         dispatch.use(level)
         for dtype in DTYPES:

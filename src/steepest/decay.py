@@ -8,6 +8,7 @@ With λ = weight_decay, lr the rate of the step, and peak the largest rate (``pe
     lr_relative       p ← (1 - λ · lr / peak) · p       before the rule
     corrected         p ← (1 - λ · lr² / peak) · p      before the rule
     palm              p ← (1 - λ · lr²) · p             before the rule
+    cautious          p ← (1 - λ · lr) · p              where the rule moves p toward 0, or not
     decoupled_after   p ← (1 - λ · lr) · p              after the rule
     proximal          p ← p / (1 + λ · lr)              after the rule
 
@@ -18,11 +19,16 @@ the optimizer, unless ``peak_lr=`` says otherwise; where lr is a schedule, it ha
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["MODES", "after", "check_movable", "check_peak", "keep", "with_peak"]
+__all__ = [
+    "MODES", "after", "before", "check_additive", "check_movable", "check_peak", "keep",
+    "with_peak",
+]  # fmt: skip
+
+Stage = tuple[str, tuple[float, ...], str | None]
 
 MODES = (
     "l2", "decoupled", "decoupled_after", "independent", "lr_relative", "corrected", "palm",
-    "proximal",
+    "cautious", "proximal",
 )  # fmt: skip
 """Every mode; the first two are those of PyTorch."""
 
@@ -62,10 +68,22 @@ def check_movable(rule: str, h: Mapping[str, Any]) -> None:
         )
 
 
+def check_additive(rule: str, h: Mapping[str, Any]) -> None:
+    """Raises ValueError for a mode that has to know what the rule adds to the parameter, with a
+    rule that does something else."""
+    if h["decay_mode"] == "cautious":
+        raise ValueError(
+            f"decay_mode = 'cautious': {rule} does not add a step to the parameter; "
+            f"expected one of {', '.join(m for m in MODES if m != 'cautious')}"
+        )
+
+
 def keep(h: Mapping[str, Any], decoupled: float) -> float:
     """What is left of the parameter before the rule; `decoupled` is the weight of penalties."""
     mode, lr = h["decay_mode"], h["lr"]
-    weight = 0.0 if mode == "l2" or mode in AFTER else h["weight_decay"]
+    if mode == "cautious" and h["weight_decay"]:
+        return 1.0  # the parameter is set aside; ``after`` does all
+    weight = 0.0 if mode in ("l2", "cautious", *AFTER) else h["weight_decay"]
     if not weight and not decoupled:
         return 1.0
     if mode == "decoupled":
@@ -88,9 +106,19 @@ def _relative(h: Mapping[str, Any]) -> float:
     return float(h["lr"] * share if h["decay_mode"] == "corrected" else share)
 
 
-def after(h: Mapping[str, Any]) -> list[tuple[str, tuple[float, ...], str | None]]:
+def before(h: Mapping[str, Any]) -> list[Stage]:
+    """The stage right before the rule, for a mode that has one."""
+    if h["decay_mode"] != "cautious" or not h["weight_decay"]:
+        return []
+    return [("set_aside", (), "spare")]
+
+
+def after(h: Mapping[str, Any], decoupled: float) -> list[Stage]:
     """The stage right after the rule, for a mode that has one."""
     mode, drawn = h["decay_mode"], h["lr"] * h["weight_decay"]
+    if mode == "cautious" and h["weight_decay"]:
+        along = h["lr"] * (h["weight_decay"] + decoupled)
+        return [("cautious", (1.0 - h["lr"] * decoupled, 1.0 - along), "spare")]
     if mode not in AFTER or not h["weight_decay"]:
         return []
     factor = 1.0 / (1.0 + drawn) if mode == "proximal" else 1.0 - drawn

@@ -261,7 +261,7 @@ def work(h: Mapping[str, Any]) -> Work:
     terms: Mapping[str, Any] = h["terms"]
     lr = h["lr"]
     before: list[Stage] = []
-    after: list[Stage] = decay.after(h)
+    after: list[Stage] = decay.after(h, terms.get("decoupled", 0.0))
     weight = (h["weight_decay"] if h["decay_mode"] == "l2" else 0.0) + terms.get("l2", 0.0)
     if weight:
         before.append(("l2", (weight,), None))
@@ -273,6 +273,7 @@ def work(h: Mapping[str, Any]) -> Work:
     if "toward_decoupled" in terms:
         drawn = lr * terms["toward_decoupled"]
         before.append(("pull", (1.0 - drawn, drawn), "initial"))
+    before += decay.before(h)
     if "proximal_l1" in terms:
         shrunk = 1.0 / (1.0 + lr * terms.get("proximal_l2", 0.0))
         after.append(("soft_threshold", (lr * terms["proximal_l1"], shrunk), None))

@@ -122,6 +122,28 @@ cdef void multiply(real *restrict p, const real *restrict g, real *restrict out,
 STAGES["multiply"] = entry(multiply, multiply, False)
 
 
+cdef void set_aside(real *restrict p, const real *restrict g, real *restrict out,
+                    real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        x[i] = p[i]
+        p[i] = <real>0
+
+STAGES["set_aside"] = entry(set_aside, set_aside, False)
+
+
+cdef void cautious(real *restrict p, const real *restrict g, real *restrict out,
+                   real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+    """p is what the rule adds to the parameter x that was set aside."""
+    cdef real against = <real>h[0], along = <real>h[1], away
+    cdef Py_ssize_t i
+    for i in range(n):
+        away = p[i] if x[i] > <real>0 else -p[i]
+        p[i] = (along if away <= <real>0 else against) * x[i] + p[i]
+
+STAGES["cautious"] = entry(cautious, cautious, False)
+
+
 cdef void ema(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
               Py_ssize_t n, const double *h) noexcept nogil:
     cdef real keep = <real>h[0], fresh = <real>h[1]

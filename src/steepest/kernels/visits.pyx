@@ -12,8 +12,8 @@ from steepest.kernels.contract cimport (
     larger, measure_double, measure_float, real, rule_double, rule_float, stage_double, stage_float,
 )
 from steepest.kernels.visits cimport (
-    ADAPTIVE_CLIP, FIRST, G, GROUP_LASSO, LINE, OPERANDS, P, ROW, Entry, Measures, Program, Stage,
-    Units, UnitStage,
+    ADAPTIVE_CLIP, FIRST, G, GROUP_LASSO, LINE, OPERANDS, P, ROW, SPARE, Entry, Measures, Program,
+    Stage, Units, UnitStage,
 )
 
 
@@ -67,6 +67,7 @@ cdef void visit(Entry *e, const Program *program, const Stage *scale, bint late,
         row[k] = decoded(&e.operand[k], start, n, scratch + k * width)
     for k in range(STATES):
         state[k] = row[FIRST + k] if k < e.states else NULL
+    row[SPARE] = scratch + SPARE * width
     spare[0] = scratch + OPERANDS * width
     spare[1] = scratch + (OPERANDS + 1) * width
 

@@ -246,6 +246,8 @@ class MADGRAD(Optimizer):
 
     ranges: ClassVar = {"momentum": (0.0, 1.0, False)}
 
+    additive = False
+
     def __init__(
         self,
         params: Any,
@@ -294,6 +296,8 @@ class FTRL(Optimizer):
     McMahan et al. 2013, "Ad click prediction", algorithm 1; names of states, lr and initial value
     as in Keras, whose l2_regularization_strength is half of lambda2.
     """
+
+    additive = False
 
     def __init__(
         self,

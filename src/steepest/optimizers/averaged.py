@@ -58,6 +58,8 @@ class ASGD(Optimizer):
         }
         super().__init__(params, hyper, options)
 
+    additive = False
+
     def averaged(self) -> dict[str, Array]:
         """The mean points by the names of their parameters: copies, no parameter is changed."""
         return {name: _copy(state["ax"]) for name, state in self.state.items()}
@@ -125,7 +127,7 @@ class ScheduleFreeSGD(Optimizer):
         }
         super().__init__(params, hyper, options)
 
-    may_be_moved = False  # x is computed from y and z
+    may_be_moved = additive = False  # x is computed from y and z
 
     def averaged(self) -> dict[str, Array]:
         """The averaged points x by the names of their parameters: copies, nothing is changed."""

@@ -66,7 +66,7 @@ class Options(TypedDict, total=False):
     l1: Number
     decay_mode: Literal[
         "l2", "decoupled", "decoupled_after", "independent", "lr_relative", "corrected", "palm",
-        "proximal",
+        "cautious", "proximal",
     ]  # fmt: skip
     peak_lr: Number | None
     maximize: bool
@@ -98,6 +98,8 @@ class Optimizer(ABC):
     decay_mode: ClassVar[str] = "l2"
     may_be_moved: ClassVar[bool] = True
     """Whether anything but the rule may move the parameter after a step, as Lookahead does."""
+    additive: ClassVar[bool] = True
+    """Whether the rule adds to the parameter something that does not depend on where it is."""
     formula: ClassVar[str]
     source: ClassVar[str]
     ranges: ClassVar[Mapping[str, Range]] = {}

@@ -5,7 +5,7 @@ from typing import Any
 
 from steepest import arrays, average, decay, regularize
 from steepest.arrays import Array
-from steepest.kernels.engine import UNIT_STAGE_LIMIT
+from steepest.kernels.engine import SPARE_OPERAND, UNIT_STAGE_LIMIT
 from steepest.optimizers.clipping import clips
 from steepest.optimizers.hyper import variable
 
@@ -63,6 +63,8 @@ class LiveGroup:
         optimizer.check(given)
         if not optimizer.may_be_moved:
             decay.check_movable(optimizer.rule, given)
+        if not optimizer.additive:
+            decay.check_additive(optimizer.rule, given)
         # A schedule may be 0 now and not later: what it needs is kept all along.
         h["states"] = optimizer.states(given)
         h["terms"] = regularize.terms(h["regularize"], count)
@@ -90,7 +92,8 @@ class LiveGroup:
         now = (states, axes, bool(making), h["clip"])
         if now != (self.states, self.axes, self.makes_factors, self.clip):
             self.stale = True  # before anything differs, so that Ctrl-C leaves no old plan
-        place = {name: 2 + i for i, name in enumerate((*states, "factors"))} | {None: 0}
+        place = {name: 2 + i for i, name in enumerate((*states, "factors"))}
+        place |= {None: 0, "spare": SPARE_OPERAND}
         self.keep = work.keep
         self.before, self.after, self.late = (
             [(stage, numbers, place[own]) for stage, numbers, own in stages]

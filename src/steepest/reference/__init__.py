@@ -92,9 +92,15 @@ def step(
     function = RULES[rule]
     if "keep" in inspect.signature(function).parameters:  # a rule with a decay of its own
         hyper["keep"] = keep
-    elif before or decoupled:
+    elif (before or decoupled) and not (decay_mode == "cautious" and weight_decay):
         stages.shrink(p, keep)
+    cautious = decay_mode == "cautious" and weight_decay != 0.0
+    aside = p.copy()
+    if cautious:
+        p[...] = 0
     function(p, g, state, t, lr=lr, **hyper)
+    if cautious:
+        stages.cautious(p, aside, 1.0 - lr * decoupled, 1.0 - lr * (weight_decay + decoupled))
     if after:
         stages.shrink(p, 1.0 / (1.0 + lr * after) if decay_mode == "proximal" else 1.0 - lr * after)
     if "proximal_l1" in extra:

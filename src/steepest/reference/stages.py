@@ -67,6 +67,13 @@ def decayed(mode: str, weight_decay: float, lr: float, peak_lr: float | None) ->
     return weight_decay * lr
 
 
+def cautious(p: Array, aside: Array, against: float, along: float) -> None:
+    """Decay of the elements that the rule does not move away from 0: p is what it adds to them."""
+    real = p.dtype.type
+    away = np.where(aside > 0, p, -p)
+    p[...] = np.where(away <= 0, real(along), real(against)) * aside + p
+
+
 def pull(p: Array, initial: Array, lr: float, weight: float) -> None:
     """Decoupled decay toward the initial point."""
     real = p.dtype.type
