@@ -98,12 +98,13 @@ def test_additive_rules_are(rule):
     grads, start = gradients(6)
 
     def added(far):
-        p = start + far
-        state = {k: x.copy() for k, x in RULES[rule](p).state["0"].items()}
-        h = reference_hyper(RULES[rule](p, lr=0.1))
+        p = start.copy()
+        opt = RULES[rule](p, lr=0.1)
+        state = {k: x.copy() for k, x in opt.state["0"].items()}
+        h = reference_hyper(opt)
         steps = []
         for t, g in enumerate(grads, 1):
-            p[...] = far
+            p[...] = far  # not where the state would have it
             reference.step(rule, p, g, state, t, **h | {"weight_decay": 0.0})
             steps.append(p - far)
         return np.array(steps)
