@@ -8,7 +8,7 @@ level, so that the sum does not depend on the vector width.
 from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport pow
 from libc.stdint cimport INT32_MAX, INT64_MAX, int32_t, int64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from steepest.kernels.contract cimport (
     LANES, magnitude, measure_double, measure_float, real, sign, stage_double, stage_float,
@@ -124,10 +124,8 @@ STAGES["multiply"] = entry(multiply, multiply, False)
 
 cdef void set_aside(real *restrict p, const real *restrict g, real *restrict out,
                     real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n):
-        x[i] = p[i]
-        p[i] = <real>0
+    memcpy(x, p, n * sizeof(real))
+    memset(p, 0, n * sizeof(real))
 
 STAGES["set_aside"] = entry(set_aside, set_aside, False)
 
