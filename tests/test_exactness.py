@@ -66,6 +66,17 @@ STAGES = [
     {"clip": st.clip.value(0.7)},
     {"clip": (st.clip.adaptive(0.05), st.clip.value(0.7)), "l1": 0.02, "maximize": True},
     {"regularize": (st.regularize.toward_initial(0.1), st.regularize.l1(0.1, proximal=True))},
+    {"lookahead": st.average.lookahead(2, 0.37)},
+    {"average": st.average.tail(1), "ema": 0.93, "regularize": st.regularize.toward_initial(0.1)},
+    {"lookahead": st.average.lookahead(3, 0.8), "average": st.average.tail(0, 2), "ema": 0.5},
+    {"decay_mode": "independent", "regularize": st.regularize.decoupled(0.3)},
+    {"decay_mode": "lr_relative", "peak_lr": 0.31},
+    {"decay_mode": "corrected", "regularize": st.regularize.decoupled(0.3)},
+    {"decay_mode": "palm"},
+    {"decay_mode": "cautious", "regularize": st.regularize.decoupled(0.3), "l1": 0.1},
+    {"decay_mode": "cautious", "clip": (st.clip.adaptive(0.05), st.clip.value(0.7)), "ema": 0.5},
+    {"decay_mode": "decoupled_after", "lookahead": st.average.lookahead(1, 0.8)},
+    {"decay_mode": "proximal", "regularize": st.regularize.l1(0.1, proximal=True)},
 ]
 
 
@@ -74,6 +85,12 @@ STAGES = [
 def test_stages_around_every_rule(rule, arguments, options):
     if "decoupled_weight_decay" in arguments and "decay_mode" in options:
         arguments = {k: v for k, v in arguments.items() if k != "decoupled_weight_decay"}
+    if not RULES[rule].may_be_moved:  # refused there: test_average, test_decay
+        if options.get("decay_mode") in ("decoupled_after", "proximal"):
+            options = {k: v for k, v in options.items() if k != "decay_mode"}
+        options = {k: v for k, v in options.items() if k != "lookahead"}
+    if options.get("decay_mode") == "cautious" and not RULES[rule].additive:
+        options = {k: v for k, v in options.items() if k != "decay_mode"}
     for level in LEVELS:
         dispatch.use(level)
         for dtype in DTYPES:

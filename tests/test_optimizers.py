@@ -361,6 +361,7 @@ def changed(rule, arguments, name):
         "regularize": st.regularize.l1(0.3), "exclude": "vectors",
         "overrides": {"*": {"lr": 0.5}},
         "decay_mode": "l2" if RULES[rule].decay_mode == "decoupled" else "decoupled",
+        "lookahead": st.average.lookahead(3), "average": st.average.tail(3), "peak_lr": 0.5,
     }  # fmt: skip
     if name in other:
         return other[name]
@@ -385,6 +386,7 @@ def arguments_of(rule):
         for rule in RULES
         for name in arguments_of(rule)
         if name != "clip" or rule not in ("signsgd", "rprop")  # no clip changes a gradient's sign
+        if name != "lookahead" or RULES[rule].may_be_moved
     ],
 )
 def test_every_argument_changes_the_result(rule, name):
@@ -394,6 +396,8 @@ def test_every_argument_changes_the_result(rule, name):
     arguments = base | {name: changed(rule, base, name)}
     if name == "nesterov":
         arguments = base | {"nesterov": True}
+    if name == "peak_lr":
+        base, arguments = (a | {"decay_mode": "lr_relative"} for a in (base, arguments))
     if name == "weight_lr_power":  # a constant lr weighs alike at any power
         base, arguments = (a | {"lr": lambda t: 0.01 * (1 + t)} for a in (base, arguments))
     rng = np.random.default_rng(0)
@@ -407,7 +411,8 @@ def test_every_argument_changes_the_result(rule, name):
         opt = RULES[rule](p, **a)
         for g in grads:
             opt.step(g)
-        averaged = opt.averaged()["0"].tobytes() if hasattr(opt, "averaged") else b""
+        own = type(opt).averaged is not st.Optimizer.averaged
+        averaged = opt.averaged()["0"].tobytes() if own else b""
         results.append((p.tobytes(), averaged, sorted(opt.state["0"])))
     assert results[0] != results[1], name
 

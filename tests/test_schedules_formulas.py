@@ -16,6 +16,7 @@ from steepest.schedules import (
     cosine_cycles,
     cosine_restarts,
     cyclic,
+    ema_warmup,
     exponential,
     growing,
     interpolate,
@@ -142,6 +143,7 @@ FORMULAS = [
         ademamix_beta3(0.9999, 300, start=0.8),  # a half-life on a straight line
         lambda t: 0.5 ** (1 / np.interp(t + 1, [0, 300], np.log(0.5) / np.log([0.8, 0.9999]))),
     ),
+    (ema_warmup(0.97), lambda t: min((1 + (t + 1)) / (10 + (t + 1)), 0.97)),
     (growing(8, 2, 50, 200), lambda t: min(8 * 2 ** (t // 50), 200)),
     (growing(200, 0.5, 50, 8), lambda t: max(math.floor(200 * 0.5 ** (t // 50) + 0.5), 8)),
     (rounded(linear(8, 600, end=64)), lambda t: math.floor(8 + 56 * min(t / 600, 1) + 0.5)),

@@ -700,7 +700,7 @@ def test_progress_bar(capsys) -> None:
         ({"data": (), "batch_size": 2}, ValueError, "batch_size = 2: expected None"),
         ({"data": (), "batch_size": lambda t: 2}, ValueError, "expected None for a loss without"),
         ({"use_ema": True}, ValueError, "use_ema=True has no effect without validation or metrics"),
-        ({"use_ema": True, "validation": exact()}, ValueError, r"make it with ema=0\.999"),
+        ({"use_ema": True, "validation": exact()}, ValueError, r"with ema=0\.999 or average="),
         ({"metrics": {"loss": line}}, ValueError, "metric 'loss'.*rename it"),
         ({"metrics": {"val_x": line}}, ValueError, "metric 'val_x'.*rename it"),
         ({"optimizer": st.SGD(start())}, ValueError, "made over other arrays than params"),

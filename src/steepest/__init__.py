@@ -8,6 +8,7 @@
 array([-0.1,  0.1,  0. ])
 """
 
+from steepest import average as average
 from steepest import checkpoint as checkpoint
 from steepest import clip as clip
 from steepest import initializers as initializers
@@ -41,6 +42,7 @@ from steepest.optimizers.own import *
 from steepest.optimizers.parameter_free import *
 from steepest.optimizers.sgd import *
 from steepest.optimizers.sign import *
+from steepest.sam import SAM as SAM
 from steepest.training import find_batch_size as find_batch_size
 from steepest.training import fit as fit
 from steepest.tuning import tune as tune

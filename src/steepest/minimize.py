@@ -40,6 +40,7 @@ WINDOW = 10
 REFUSED = {
     "maximize": "minimize -fun instead",
     "ema": "the result is the last point",
+    "average": "the result is the last point",
     "nonfinite": "infinite and NaN gradients end the search",
 }
 
@@ -50,7 +51,7 @@ def scipy_method(rule: type[Optimizer] | str, *, steps: int = 1000, **hyper: Any
     rule: an optimizer's class, or its name, such as "adam".
     steps: how many at most, unless ``options={"maxiter": ...}`` says otherwise.
     hyper: the optimizer's arguments: lr, betas, clip, ...; numbers or schedules. weight_decay is 0
-        unless given, as it moves the minimum. maximize, ema and nonfinite are refused.
+        unless given, as it moves the minimum. maximize, ema, average and nonfinite are refused.
 
     Raises what the optimizer's constructor raises, and ValueError or TypeError for what is no rule.
     Its use needs SciPy. ``ScipyMethod`` says what it does, and which options there are.

@@ -11,15 +11,17 @@ add up with the penalties. Every weight is a number or a schedule.
 array([0.49, 0.  ])
 
 A step goes through the stages in this order: gradient (clipped), + L2, toward the initial point
-and L1; decoupled decay; the rule; the proximal steps: L1 and elastic net, group lasso; the largest
-norm; the average (``ema``). What follows the rule uses the learning rate ``lr`` itself, not that of
-a single element, also with rules that scale elements.
+and L1; decoupled decay; the rule; decay after it; the proximal steps: L1 and elastic net, group
+lasso; the largest norm; the averages (``lookahead``, ``average``, ``ema``). What follows the rule
+uses the learning rate ``lr`` itself, not that of a single element, also with rules that scale
+elements.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from steepest import average, decay
 from steepest.values import Check, Number, Value, axis, flag, number
 
 __all__ = [
@@ -37,8 +39,6 @@ __all__ = [
 Stage = tuple[str, tuple[float, ...], str | None]
 """A stage: its name in ``kernels.stages``, its coefficients, the name of its own array or None."""
 UnitStage = tuple[str, tuple[float, float]]
-
-DECAY_MODES = ("l2", "decoupled")
 
 
 @dataclass(frozen=True)
@@ -235,9 +235,8 @@ def terms(penalties: Sequence[Penalty], count: int) -> dict[str, Any]:
 
 def arrays(h: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of the arrays that stages need, besides the rule's states."""
-    average = ("ema",) if h["ema"] is not None else ()
     held = any(isinstance(penalty, toward_initial) for penalty in h["regularize"])
-    return (*average, "initial") if held else average
+    return (*average.arrays(h), "initial") if held else average.arrays(h)
 
 
 @dataclass(frozen=True)
@@ -262,11 +261,10 @@ class Work:
 def work(h: Mapping[str, Any]) -> Work:
     """The stages around the rule, for the hyper-parameters h with their "terms"."""
     terms: Mapping[str, Any] = h["terms"]
-    lr, decay = h["lr"], h["weight_decay"]
-    is_l2 = h["decay_mode"] == "l2"
+    lr = h["lr"]
     before: list[Stage] = []
-    after: list[Stage] = []
-    weight = (decay if is_l2 else 0.0) + terms.get("l2", 0.0)
+    after: list[Stage] = decay.after(h, terms.get("decoupled", 0.0))
+    weight = (h["weight_decay"] if h["decay_mode"] == "l2" else 0.0) + terms.get("l2", 0.0)
     if weight:
         before.append(("l2", (weight,), None))
     if "toward" in terms:
@@ -277,23 +275,20 @@ def work(h: Mapping[str, Any]) -> Work:
     if "toward_decoupled" in terms:
         drawn = lr * terms["toward_decoupled"]
         before.append(("pull", (1.0 - drawn, drawn), "initial"))
+    before += decay.before(h)
     if "proximal_l1" in terms:
         shrunk = 1.0 / (1.0 + lr * terms.get("proximal_l2", 0.0))
         after.append(("soft_threshold", (lr * terms["proximal_l1"], shrunk), None))
     groups, limits = terms.get("group_lasso", []), terms.get("max_norm", [])
     units: list[UnitStage] = [("group_lasso", (lr * weight, 0.0)) for weight, _ in groups]
     units += [("max_norm", (limit, 0.0)) for limit, _ in limits]
-    late: list[Stage] = []
-    if h["ema"] is not None:
-        (late if units else after).append(("ema", (h["ema"], 1.0 - h["ema"]), "ema"))
-    decoupled = (0.0 if is_l2 else decay) + terms.get("decoupled", 0.0)
     return Work(
-        keep=1.0 - lr * decoupled if decoupled else 1.0,
-        decay=decoupled,
+        keep=decay.keep(h, terms.get("decoupled", 0.0)),
+        decay=decay.own(h, terms.get("decoupled", 0.0)),
         before=before,
         after=after,
         units=units,
-        late=late,
+        late=[],
         axes=[axis for _, axis in (*groups, *limits)],
         arrays=arrays(h),
     )

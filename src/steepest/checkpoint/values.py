@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest import clip, regularize, schedules
+from steepest import average, clip, regularize, schedules
 from steepest.checkpoint.container import parse
 from steepest.checkpoint.error import CheckpointError
 
@@ -37,10 +37,10 @@ def classes() -> dict[str, type[Any]]:
     """The classes whose objects can be stored, by name.
 
     Those of ``steepest.schedules.SCHEDULES``, to which a schedule of one's own may be added, and
-    the frozen dataclasses of ``steepest.clip`` and ``steepest.regularize``.
+    the frozen dataclasses of ``steepest.average``, ``steepest.clip`` and ``steepest.regularize``.
     """
     named: dict[str, type[Any]] = {f"schedules.{k}": c for k, c in schedules.SCHEDULES.items()}
-    for module in (clip, regularize):
+    for module in (average, clip, regularize):
         named |= _frozen(module)
     return named
 

@@ -45,7 +45,7 @@ cdef enum:
     CHUNK = 4096       # elements of one measure, and the grain in which threads share the work
     LANES = 32         # independent accumulators of a reduction, folded in a fixed tree
     STATES = 4         # state arrays of one rule
-    STAGES = 8         # stages before or after a rule
+    STAGES = 16        # stages before or after a rule
     COEFFICIENTS = 16  # scalars of one rule or stage
     SURVEYS = 2        # sweeps of one rule before its update
     SUMS = 4           # numbers that a survey adds up

@@ -7,6 +7,7 @@ from steepest.kernels.dispatch import Kernels
 BLOCK_SIZE: int
 CHUNK_SIZE: int
 UNIT_STAGE_LIMIT: int
+SPARE_OPERAND: int
 
 _Array = NDArray[Any]
 _Stage = tuple[str, tuple[float, ...], int]

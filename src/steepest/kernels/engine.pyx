@@ -33,8 +33,8 @@ from steepest.kernels.floatmode cimport floatmode_default, floatmode_get, floatm
 from steepest.kernels.sources cimport Source, address, counter, reach, same, still_at
 from steepest.kernels.visits cimport (
     ADAPTIVE_CLIP, G, GROUP_LASSO, LINE, MAX_NORM, OPERANDS, P, READING, SCRATCH, SOURCE,
-    STAGE_COEFFICIENTS, UNIT_STAGES, Entry, Measures, Program, Stage, Units, decoded,
-    representable, stage_range, survey_range, unit_range, update_range,
+    SPARE, STAGE_COEFFICIENTS, UNIT_STAGES, Entry, Measures, Program, Stage, Units,
+    decoded, representable, stage_range, survey_range, unit_range, update_range,
 )
 
 cdef extern from *:
@@ -60,6 +60,7 @@ cdef enum:                             # what a sweep does
 _UNIT_KINDS = {"adaptive": ADAPTIVE_CLIP, "group_lasso": GROUP_LASSO, "max_norm": MAX_NORM}
 
 BLOCK_SIZE, CHUNK_SIZE, UNIT_STAGE_LIMIT = BLOCK, CHUNK, UNIT_STAGES
+SPARE_OPERAND = SPARE
 
 # Below this cost (elements, plus VISIT per parameter) a second thread costs more than it brings.
 cdef Py_ssize_t SERIAL = 1 << 15
@@ -204,7 +205,7 @@ cdef class Plan:
         cuts are the units that the programs' unit stages go by, in their order.
         """
         cdef Entry *e
-        if self.count == self.capacity or len(arrays) + 1 > OPERANDS or states > STATES:
+        if self.count == self.capacity or len(arrays) + 1 > SPARE or states > STATES:
             raise ValueError("more arrays than the plan has room for")
         e = &self.entries[self.count]
         self.count += 1  # from here on, __dealloc__ frees the entry's axes

@@ -8,7 +8,7 @@ level, so that the sum does not depend on the vector width.
 from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport pow
 from libc.stdint cimport INT32_MAX, INT64_MAX, int32_t, int64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from steepest.kernels.contract cimport (
     LANES, magnitude, measure_double, measure_float, real, sign, stage_double, stage_float,
@@ -122,6 +122,26 @@ cdef void multiply(real *restrict p, const real *restrict g, real *restrict out,
 STAGES["multiply"] = entry(multiply, multiply, False)
 
 
+cdef void set_aside(real *restrict p, const real *restrict g, real *restrict out,
+                    real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+    memcpy(x, p, n * sizeof(real))
+    memset(p, 0, n * sizeof(real))
+
+STAGES["set_aside"] = entry(set_aside, set_aside, False)
+
+
+cdef void cautious(real *restrict p, const real *restrict g, real *restrict out,
+                   real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+    """p is what the rule adds to the parameter x that was set aside."""
+    cdef real against = <real>h[0], along = <real>h[1], away
+    cdef Py_ssize_t i
+    for i in range(n):
+        away = p[i] if x[i] > <real>0 else -p[i]
+        p[i] = (along if away <= <real>0 else against) * x[i] + p[i]
+
+STAGES["cautious"] = entry(cautious, cautious, False)
+
+
 cdef void ema(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
               Py_ssize_t n, const double *h) noexcept nogil:
     cdef real keep = <real>h[0], fresh = <real>h[1]
@@ -130,6 +150,29 @@ cdef void ema(real *restrict p, const real *restrict g, real *restrict out, real
         x[i] = keep * x[i] + fresh * p[i]
 
 STAGES["ema"] = entry(ema, ema, False)
+
+
+cdef void lookahead(real *restrict p, const real *restrict g, real *restrict out,
+                    real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+    cdef real alpha = <real>h[0], xi
+    cdef Py_ssize_t i
+    for i in range(n):
+        xi = x[i] + alpha * (p[i] - x[i])
+        x[i] = xi
+        p[i] = xi
+
+STAGES["lookahead"] = entry(lookahead, lookahead, False)
+
+
+cdef void mean(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
+               Py_ssize_t n, const double *h) noexcept nogil:
+    cdef real share = <real>h[0]
+    cdef bint first = h[0] == 1.0
+    cdef Py_ssize_t i
+    for i in range(n):
+        x[i] = p[i] if first else x[i] + share * (p[i] - x[i])
+
+STAGES["mean"] = entry(mean, mean, False)
 
 
 # Measures

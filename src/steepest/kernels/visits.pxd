@@ -10,7 +10,8 @@ cdef enum:
     P = 0                              # operand numbers: the parameter,
     G = 1                              # its gradient,
     FIRST = 2                          # the rule's states and then the stages' arrays
-    OPERANDS = 10
+    OPERANDS = 12
+    SPARE = OPERANDS - 1               # no array: a row from before the rule to after it
     READING = OPERANDS                 # the gradient again, in C order,
     SOURCE = OPERANDS + 1              # and as Python sees it
     ROWS = OPERANDS + 2                # scratch rows of a thread; the last two for new gradients

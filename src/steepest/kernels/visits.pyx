@@ -14,8 +14,8 @@ from steepest.kernels.contract cimport (
     stage_float, survey_double, survey_float,
 )
 from steepest.kernels.visits cimport (
-    ADAPTIVE_CLIP, FIRST, G, GROUP_LASSO, LINE, OPERANDS, P, ROW, Entry, Measures, Program, Stage,
-    Units, UnitStage,
+    ADAPTIVE_CLIP, FIRST, G, GROUP_LASSO, LINE, OPERANDS, P, ROW, SPARE, Entry, Measures, Program,
+    Stage, Units, UnitStage,
 )
 
 
@@ -64,6 +64,7 @@ cdef inline void fetched(Entry *e, real **row, real **state, real **spare, Py_ss
         row[k] = decoded(&e.operand[k], start, n, scratch + k * width)
     for k in range(STATES):
         state[k] = row[FIRST + k] if k < e.states else NULL
+    row[SPARE] = scratch + SPARE * width
     spare[0] = scratch + OPERANDS * width
     spare[1] = scratch + (OPERANDS + 1) * width
 

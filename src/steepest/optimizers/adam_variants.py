@@ -298,7 +298,7 @@ class Adan(Optimizer):
 
     Keeps the gradient as state ``"previous_grad"``, scaled and clipped as it was. Decoupled weight
     decay, which is ``no_prox=True`` in the authors' code; the paper's division by
-    1 + lr · λ after the step is ``regularize=st.regularize.elastic_net(λ, 0.0, proximal=True)``.
+    1 + lr · weight_decay after the step is ``decay_mode="proximal"``.
     Raises ValueError for hyper-parameters out of range.
 
     ``convention``: ``"paper"`` as above; ``"optax"`` weighs d and δ by 1 - β₂ in place of β₂.

@@ -292,6 +292,8 @@ class MADGRAD(Optimizer):
         "optax": "(lr + eps) √t, as in the authors' code",
     }
 
+    additive = False
+
     def __init__(
         self,
         params: Any,
@@ -358,6 +360,8 @@ class FTRL(Optimizer):
         "paper": "a penalty of lambda2 / 2 · p²",
         "keras": "a penalty of lambda2 · p²",
     }
+
+    additive = False
 
     def __init__(
         self,

@@ -59,6 +59,8 @@ class ASGD(Optimizer):
         }
         super().__init__(params, hyper, options)
 
+    additive = False
+
     def averaged(self) -> dict[str, Array]:
         """The mean points by the names of their parameters: copies, no parameter is changed."""
         return {name: copy_of(state["ax"]) for name, state in self.state.items()}
@@ -126,6 +128,8 @@ class ScheduleFreeSGD(Optimizer):
             "weight_lr_power": weight_lr_power,
         }
         super().__init__(params, hyper, options)
+
+    may_be_moved = additive = False  # x is computed from y and z
 
     def averaged(self) -> dict[str, Array]:
         """The averaged points x by the names of their parameters: copies, nothing is changed."""

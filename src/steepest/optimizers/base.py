@@ -21,7 +21,8 @@ from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 
-from steepest import arrays, regularize
+from steepest import arrays, decay, regularize
+from steepest import average as averages
 from steepest.arrays import Array
 from steepest.clip import Clip
 from steepest.kernels import dispatch, machine, threads
@@ -49,8 +50,10 @@ class Options(TypedDict, total=False):
 
     clip: one of ``st.clip``, or a tuple of them. regularize: one of ``st.regularize``, or several.
     l1: weight of the L1 penalty. decay_mode: whether weight_decay enters the gradient (``"l2"``)
-    or shrinks the parameter (``"decoupled"``). maximize: climb instead of descend. ema: decay rate
-    of an averaged copy of the parameters, kept as state ``"ema"``. nonfinite: what an infinite or
+    or shrinks the parameter (``"decoupled"``), or another of ``steepest.decay.MODES``; peak_lr: the
+    largest lr, for the modes that go by it. maximize: climb instead of descend. ema: decay rate
+    of an averaged copy of the parameters, kept as state ``"ema"``. average: ``st.average.tail``,
+    their mean from a step on. lookahead: ``st.average.lookahead``. nonfinite: what an infinite or
     NaN gradient does: ``"propagate"``, ``"raise"`` FloatingPointError, or ``"skip"`` the step and
     count it in ``skipped``.
 
@@ -66,9 +69,15 @@ class Options(TypedDict, total=False):
     exclude: str | Sequence[str]
     overrides: Mapping[str, Mapping[str, Any]]
     l1: Number
-    decay_mode: Literal["l2", "decoupled"]
+    decay_mode: Literal[
+        "l2", "decoupled", "decoupled_after", "independent", "lr_relative", "corrected", "palm",
+        "cautious", "proximal",
+    ]  # fmt: skip
+    peak_lr: Number | None
     maximize: bool
     ema: Number | None
+    average: averages.tail | None
+    lookahead: averages.lookahead | None
     nonfinite: Literal["propagate", "raise", "skip"]
 
 
@@ -76,10 +85,13 @@ class Options(TypedDict, total=False):
 _GROUP_OPTIONS: dict[str, Any] = {
     "l1": 0.0,
     "decay_mode": "l2",
+    "peak_lr": None,
     "regularize": (),
     "clip": None,
     "maximize": False,
     "ema": None,
+    "average": None,
+    "lookahead": None,
 }
 _POLICIES = ("propagate", "raise", "skip")
 
@@ -89,6 +101,10 @@ class Optimizer(ABC):
 
     rule: ClassVar[str]
     decay_mode: ClassVar[str] = "l2"
+    may_be_moved: ClassVar[bool] = True
+    """Whether anything but the rule may move the parameter after a step, as Lookahead does."""
+    additive: ClassVar[bool] = True
+    """Whether the rule adds to the parameter something that does not depend on where it is."""
     formula: ClassVar[str]
     source: ClassVar[str]
     ranges: ClassVar[Mapping[str, Range]] = {}
@@ -219,6 +235,7 @@ class Optimizer(ABC):
         for group in params:
             self.add_param_group(group)
         self._selection.check(self._names, self._hyper_names)
+        decay.check_peak(given.get("peak_lr"), {g["decay_mode"] for g in self.param_groups})
 
     def _selects(self, options: Options) -> Selection:
         """Which parameters get hyper-parameters of their own."""
@@ -309,7 +326,8 @@ class Optimizer(ABC):
         filled = rule.defaults | given | chosen
         if "convention" in filled and "convention" not in rule._hyper_names:
             raise ValueError(rule._not_a_convention(filled["convention"]))
-        return filled | rule._settled({name: filled[name] for name in rule._hyper_names})
+        hyper = rule._settled({name: filled[name] for name in rule._hyper_names})
+        return filled | decay.with_peak(hyper)
 
     def _rule_of(self, group: Mapping[str, Any]) -> "Optimizer":
         """The rule that a group goes by: this optimizer's, or that of its ``"rule"``."""
@@ -351,6 +369,28 @@ class Optimizer(ABC):
         return shadow
 
     # The step
+
+    def averaged(self) -> dict[str, Array]:
+        """The averaged parameters by name: copies, nothing is changed.
+
+        They are the rule's own where it keeps an average; else those of ``average=``, else of
+        ``ema=``. Raises ValueError where a group has neither.
+        """
+        points = {}
+        for number, group in enumerate(self.param_groups):
+            for name, p in zip(group["param_names"], group["params"], strict=True):
+                state = self._state.get(name, {})
+                try:
+                    key = averages.kept(group, int(state.get("step", 0)))
+                except LookupError:
+                    raise ValueError(
+                        f"group {number} keeps no averaged parameters; make the optimizer with "
+                        "ema=0.999 or average=st.average.tail(start=1000), or take a rule that "
+                        "averages, such as ScheduleFreeAdamW"
+                    ) from None
+                points[name] = arrays.zeros_like(p)
+                points[name][...] = p if key is None else state.get(key, p)
+        return points
 
     @property
     def state(self) -> dict[str, dict[str, Array]]:
@@ -407,7 +447,7 @@ class Optimizer(ABC):
         self._check_shared()
         for row, (number, t) in enumerate(plan.rows()):
             live = groups[number]
-            live.program(plan, row, t, self._domains[number])
+            live.program(plan, row, count, t, self._domains[number])
         workers = threads.get_num_threads() if plan.large() else 1
         if self._clipping.domains or self._nonfinite != "propagate":
             self._clipped_step(plan, workers, count, climbing)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest import clip, regularize
+from steepest import average, clip, decay, regularize
 from steepest.values import Value
 
 Schedule = Callable[[int], float]
@@ -25,6 +25,7 @@ RANGES: dict[str, Range] = {
     "betas": (0.0, 1.0, False),
     "eps": (0.0, math.inf, False),
     "weight_decay": (0.0, math.inf, False),
+    "peak_lr": (0.0, math.inf, False),
     "l1": (0.0, math.inf, False),
     "momentum": (0.0, math.inf, False),
     "dampening": (-math.inf, math.inf, False),
@@ -52,7 +53,7 @@ COUNTS = {"betas": 2, "etas": 2, "step_sizes": 2}
 """How many numbers there are, for hyper-parameters of several."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "decay_mode": ("l2", "decoupled"),
+    "decay_mode": decay.MODES,
     "convention": ("torch", "optax", "keras", "paper"),
 }
 """What a word may be; of the conventions, each rule has its own."""
@@ -60,6 +61,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 VALUES: dict[str, Callable[[Any], Any]] = {
     "clip": clip.settled,
     "regularize": regularize.settled,
+    "lookahead": average.settled(average.lookahead, "lookahead"),
+    "average": average.settled(average.tail, "average"),
 }
 
 
@@ -109,7 +112,7 @@ def settle(
         return tuple(_one(name, x, count, ranges[name]) for x in value)
     if length is not None:
         raise TypeError(f"{name} = {value!r}: expected {length} numbers or schedules")
-    if value is None and name == "ema":
+    if value is None and name in ("ema", "peak_lr"):
         return None
     return _one(name, value, count, ranges[name])
 

@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from steepest import arrays, regularize
+from steepest import arrays, average, decay, regularize
 from steepest.arrays import Array
-from steepest.kernels.engine import UNIT_STAGE_LIMIT
+from steepest.kernels.engine import SPARE_OPERAND, UNIT_STAGE_LIMIT
 from steepest.optimizers.clipping import clips
 from steepest.optimizers.hyper import variable
 
@@ -28,6 +28,12 @@ class LiveGroup:
     taken: int
     units: list[regularize.UnitStage]
     sign: float
+    _place: dict[str | None, int]
+    """The operand number of each array."""
+    _averages: bool
+    """Whether the group has stages that go by a parameter's own count of steps."""
+    _projects: bool
+    """Whether a parameter is whole only after the stages of units."""
 
     def __init__(self, rule: Any, group: Mapping[str, Any], count: int) -> None:
         self.rule = rule
@@ -76,6 +82,12 @@ class LiveGroup:
         h = {name: rule._settle(name, x, count) for name, x in zip(names, seen, strict=True)}
         given = dict(zip(names, seen, strict=True))
         rule.check(given)
+        if not rule.may_be_moved:
+            decay.check_movable(rule.rule, given)
+        if not rule.additive or rule.prepares or rule.needs != "element-wise":
+            decay.check_additive(rule.rule, given)
+        if rule.own_decay:
+            decay.check_own(rule.rule, given)
         # A schedule may be 0 now and not later: what it needs is kept all along.
         h["states"] = rule.states(given)
         h["updates"] = count + 1
@@ -110,20 +122,24 @@ class LiveGroup:
         self.bound = work.arrays if rule.prepares else states
         self.taken = 2 if rule.prepares else len(h["states"])
         operands = (*(("", "") if rule.prepares else ()), *self.bound, "factors")
-        place = {name: 2 + i for i, name in enumerate(operands)} | {None: 0}
+        place = {name: 2 + i for i, name in enumerate(operands)}
+        place |= {None: 0, "spare": SPARE_OPERAND}
         self.keep = 1.0 if rule.own_decay else work.keep
         self.before, self.after, self.late = (
             [(stage, numbers, place[own]) for stage, numbers, own in stages]
             for stages in (before + work.before, work.after, work.late)
         )
+        self._place, self._projects = place, bool(work.units)
+        self._averages = bool(average.arrays(h))
         self.units = units
         self.states, self.axes, self.makes_factors, self.clip = now
 
-    def program(self, plan: Any, row: int, t: int, domain: int) -> None:
+    def program(self, plan: Any, row: int, count: int, t: int, domain: int) -> None:
         """Tells the plan what to do for the group's parameters at their t-th step."""
         rule, h = ("take", ()) if self.rule.prepares else self.rule.coefficients(self.h, t)
+        after, late = self._closing(count, t)
         plan.program(
-            row, rule, h, self.keep, self.before, self.after, self.units, self.late,
+            row, rule, h, self.keep, self.before, after, self.units, late,
             domain, self.together, self._kept, self.rule.prepares,
         )  # fmt: skip
 
@@ -140,6 +156,18 @@ class LiveGroup:
         if self.rule.prepares and key in self.h["states"]:
             return arrays.like(x, self.rule.initial(key, p, self.h), name, key)
         return arrays.state(x, p, name, key)
+
+    def _closing(self, count: int, t: int) -> tuple[list[_Staged], list[_Staged]]:
+        """The stages after the rule and after those of units, at a parameter's t-th step."""
+        if not self._averages:
+            return self.after, self.late
+        last = [
+            (stage, numbers, self._place[own])
+            for stage, numbers, own in average.stages(self.h, count, t)
+        ]
+        if self._projects:
+            return self.after, self.late + last
+        return self.after + last, self.late
 
     def check_axes(self, p: Array, name: str) -> None:
         """Raises ValueError where the parameter lacks an axis that a clip or penalty goes by."""

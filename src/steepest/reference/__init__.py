@@ -23,6 +23,7 @@ from steepest.reference import (
     sign,
     stages,
 )
+from steepest.reference.around import Around
 from steepest.reference.measures import norm as norm
 from steepest.reference.types import Array, State
 
@@ -81,6 +82,9 @@ def step(
     l1: float = 0.0,
     maximize: bool = False,
     ema: float | None = None,
+    lookahead: Any = None,
+    average: Any = None,
+    peak_lr: float | None = None,
     regularize: Sequence[Any] = (),
     clip: Any = None,
     factor: float = 1.0,
@@ -91,74 +95,31 @@ def step(
 
     Hyper-parameters are as in an optimizer's group. `factor` scales the gradient; it is what
     clipping by norms computed, from all gradients, while `clip` does here what it does to single
-    elements and units. `regularize` is a sequence of penalties, evaluated after `count` updates
-    (t - 1 unless given). The gradient is not changed.
+    elements and units. `regularize` is a sequence of penalties; all are evaluated after `count`
+    updates (t - 1 unless given). The gradient is not changed.
 
     A rule that goes by sums over all parameters takes lists of parameters, gradients, states and
     steps, and ``shared=``, the dict of the numbers that it keeps.
     """
     together = isinstance(p, list)
-    if count is None:
-        count = (t[0] if together else t) - 1
-    extra: dict[str, Any] = {}
-    for penalty in regularize:
-        for kind, weight in penalty.terms(count).items():
-            extra[kind] = extra[kind] + weight if kind in extra else weight
-    factor = -factor if maximize else factor
-    l2 = (weight_decay if decay_mode == "l2" else 0.0) + extra.get("l2", 0.0)
-    l1 += extra.get("l1", 0.0)
-    decay = (0.0 if decay_mode == "l2" else weight_decay) + extra.get("decoupled", 0.0)
+    each = list(zip(p, g, state, t, strict=True)) if together else [(p, g, state, t)]
+    around = Around(
+        lr=lr, weight_decay=weight_decay, decay_mode=decay_mode, l1=l1, ema=ema,
+        lookahead=lookahead, average=average, peak_lr=peak_lr, regularize=regularize, clip=clip,
+        factor=-factor if maximize else factor, count=each[0][3] - 1 if count is None else count,
+    )  # fmt: skip
     function = _known(rule)
     takes = inspect.signature(function).parameters
-    each = list(zip(p, g, state, strict=True)) if together else [(p, g, state)]
-    staged = [before(x, y, z, lr, l2, l1, extra, clip, factor, count) for x, y, z in each]
     if "decay" in takes:  # a rule with a decay of its own,
-        hyper["decay"] = decay
+        hyper["decay"] = around.decay
     elif "keep" in takes:  # which may be by what it leaves
-        hyper["keep"] = 1.0 - lr * decay if decay else 1.0
-    elif decay:
-        for x, _, _ in each:
-            stages.decay(x, lr, decay)
+        hyper["keep"] = around.keep
+    shrinks = not {"decay", "keep"} & set(takes)
+    staged = [around.before(x, y, z) for x, y, z, _ in each]
+    aside = [around.shrink(x) if shrinks else x for x, _, _, _ in each]
     function(p, staged if together else staged[0], state, t, lr=lr, **hyper)
-    for x, _, z in each:
-        after(x, z, lr, extra, ema)
-
-
-def before(
-    p: Array, g: Array, state: State, lr: float, l2: float, l1: float, extra: dict[str, Any],
-    clip: Any, factor: float, count: int,
-) -> Array:  # fmt: skip
-    """The gradient as the rule gets it; draws p towards its beginning where that is asked for."""
-    raw = g
-    if factor != 1.0:
-        g = stages.scale(g, factor)
-    for c in clip if isinstance(clip, tuple) else (clip,):
-        if type(c).__name__ == "adaptive":
-            limit, eps = c.at("limit", count), c.at("eps", count)
-            g = stages.adaptive(g, p, limit, eps, c.axis, raw, factor)
-        elif type(c).__name__ == "value":
-            g = stages.clip_value(g, c.at("limit", count))
-    if l2:
-        g = stages.l2(g, p, l2)
-    if "toward" in extra:
-        g = stages.toward(g, p, state["initial"], extra["toward"])
-    if l1:
-        g = stages.l1(g, p, l1)
-    if "toward_decoupled" in extra:
-        stages.pull(p, state["initial"], lr, extra["toward_decoupled"])
-    return g
-
-
-def after(p: Array, state: State, lr: float, extra: dict[str, Any], ema: float | None) -> None:
-    """What is done to the parameter, and to arrays that follow it, after the rule."""
-    if "proximal_l1" in extra:
-        stages.soft_threshold(p, lr, extra["proximal_l1"], extra.get("proximal_l2", 0.0))
-    for weight, axis in extra.get("group_lasso", []):
-        stages.group_lasso(p, lr, weight, axis)
-    for limit, axis in extra.get("max_norm", []):
-        stages.max_norm(p, limit, axis)
-    if ema is not None:
-        stages.ema(state["ema"], p, ema)
+    for (x, _, z, k), kept in zip(each, aside, strict=True):
+        around.after(x, z, k, kept)
 
 
 def _known(rule: str) -> Callable[..., None]:

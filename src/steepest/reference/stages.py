@@ -7,6 +7,10 @@ import numpy as np
 from steepest.reference.measures import unit_norm
 from steepest.reference.types import Array
 
+BEFORE = ("decoupled", "independent", "lr_relative", "corrected", "palm")
+AFTER = ("decoupled_after", "proximal")
+"""The modes of weight decay that shrink the parameter, before the rule or after it."""
+
 
 def scale(g: Array, factor: float) -> Array:
     real = g.dtype.type
@@ -41,9 +45,33 @@ def toward(g: Array, p: Array, initial: Array, weight: float) -> Array:
     return added
 
 
-def decay(p: Array, lr: float, weight_decay: float) -> None:
-    """Decoupled decay."""
-    p[...] = p.dtype.type(1.0 - lr * weight_decay) * p
+def shrink(p: Array, keep: float) -> None:
+    """Decay apart from the gradient."""
+    p[...] = p.dtype.type(keep) * p
+
+
+def decayed(mode: str, weight_decay: float, lr: float, peak_lr: float | None) -> float:
+    """The share of the parameter that decays in a step."""
+    if mode == "independent":
+        return weight_decay
+    if lr == 0.0:
+        return 0.0
+    if mode == "lr_relative":
+        assert peak_lr is not None
+        return weight_decay * (lr / peak_lr)
+    if mode == "corrected":
+        assert peak_lr is not None
+        return weight_decay * (lr * (lr / peak_lr))
+    if mode == "palm":
+        return weight_decay * (lr * lr)
+    return weight_decay * lr
+
+
+def cautious(p: Array, aside: Array, against: float, along: float) -> None:
+    """Decay of the elements that the rule does not move away from 0: p is what it adds to them."""
+    real = p.dtype.type
+    away = np.where(aside > 0, p, -p)
+    p[...] = np.where(away <= 0, real(along), real(against)) * aside + p
 
 
 def pull(p: Array, initial: Array, lr: float, weight: float) -> None:
@@ -103,3 +131,17 @@ def ema(shadow: Array, p: Array, rate: float) -> None:
     """The exponential moving average of the parameter."""
     real = p.dtype.type
     shadow[...] = real(rate) * shadow + real(1.0 - rate) * p
+
+
+def lookahead(slow: Array, p: Array, t: int, k: int, alpha: float) -> None:
+    """At every k-th step the slow weights go a part of the way, and the parameter back to them."""
+    if t % k == 0:
+        slow[...] = slow + p.dtype.type(alpha) * (p - slow)
+        p[...] = slow
+
+
+def tail(average: Array, p: Array, t: int, start: int, every: int) -> None:
+    """The mean of the parameter after each `every`-th step beyond `start`."""
+    if t > start and (t - start) % every == 0:
+        n = (t - start) // every
+        average[...] = p if n == 1 else average + p.dtype.type(1.0 / n) * (p - average)

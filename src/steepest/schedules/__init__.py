@@ -30,6 +30,7 @@ the first update where a is 0: warmup_from=0 does as they do.
 """
 
 from steepest.schedules.ademamix import ademamix_alpha, ademamix_beta3
+from steepest.schedules.averages import ema_warmup
 from steepest.schedules.base import Schedule, product, total
 from steepest.schedules.batches import growing, rounded
 from steepest.schedules.combine import clip, maximum, minimum, sequence, shift
@@ -73,6 +74,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
         greedy,
         ademamix_alpha,
         ademamix_beta3,
+        ema_warmup,
         growing,
         rounded,
         sequence,
@@ -112,6 +114,7 @@ __all__ = [
     "greedy",
     "ademamix_alpha",
     "ademamix_beta3",
+    "ema_warmup",
     "growing",
     "rounded",
     "sequence",

@@ -112,8 +112,9 @@ def fit(
     validation: data like ``data``, on which the loss is evaluated after each epoch.
     metrics: functions like the loss by name, evaluated on all of data and validation after each
         epoch; recorded, not optimised.
-    use_ema: evaluate validation loss and metrics with the averaged parameters that an optimizer
-        with ``ema=`` keeps. Training goes on with its own, which ``params`` holds at the end.
+    use_ema: evaluate validation loss and metrics with what the optimizer's ``averaged()`` gives:
+        the averaged parameters of a rule that averages (ASGD, schedule-free), of ``average=`` or of
+        ``ema=``. Training goes on with its own, which ``params`` holds at the end.
     target: stop once the monitored loss is this or less.
     patience: stop after this many epochs in a row in which the monitored loss did not fall by
         more than ``min_delta`` below its best.
@@ -221,10 +222,11 @@ def _check(run: Run) -> None:
         raise ValueError("noise_scale needs several micro-batches an update: give accumulate=2")
     if run.use_ema and not (run.metrics or run.validation is not None):
         raise ValueError("use_ema=True has no effect without validation or metrics")
-    if run.use_ema and any(group["ema"] is None for group in run.optimizer.param_groups):
-        raise ValueError(
-            "use_ema=True: the optimizer keeps no averaged parameters; make it with ema=0.999"
-        )
+    if run.use_ema:
+        try:
+            run.averaged()
+        except ValueError as error:
+            raise ValueError(f"use_ema=True: {error}") from None
 
 
 def _name(function: Any) -> str:

@@ -177,7 +177,8 @@ class Run:
 
     def averaged(self) -> list[Array]:
         """The optimizer's averaged parameters, in the order of the leaves."""
-        return [state["ema"] for state in self.optimizer.state.values()]
+        points, groups = self.optimizer.averaged(), self.optimizer.param_groups
+        return [points[name] for group in groups for name in group["param_names"]]
 
     def back(self) -> None:
         """Puts the parameters back where the averaged ones are in their place."""

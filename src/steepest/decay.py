@@ -1,0 +1,139 @@
+"""The modes of ``weight_decay``, given to any optimizer as ``decay_mode=``.
+
+With λ = weight_decay, lr the rate of the step, and peak the largest rate (``peak_lr``):
+
+    l2                g ← g + λ · p                     in the gradient
+    decoupled         p ← (1 - λ · lr) · p              before the rule
+    independent       p ← (1 - λ) · p                   before the rule
+    lr_relative       p ← (1 - λ · lr / peak) · p       before the rule
+    corrected         p ← (1 - λ · lr² / peak) · p      before the rule
+    palm              p ← (1 - λ · lr²) · p             before the rule
+    cautious          p ← (1 - λ · lr) · p              where the rule moves p toward 0, or not
+    decoupled_after   p ← (1 - λ · lr) · p              after the rule
+    proximal          p ← p / (1 + λ · lr)              after the rule
+
+The rate is ``lr`` itself, not that of a single element. peak is the group's lr when it was given to
+the optimizer, unless ``peak_lr=`` says otherwise; where lr is a schedule, it has to.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = [
+    "MODES", "after", "before", "check_additive", "check_movable", "check_own", "check_peak",
+    "keep", "own", "with_peak",
+]  # fmt: skip
+
+Stage = tuple[str, tuple[float, ...], str | None]
+
+MODES = (
+    "l2", "decoupled", "decoupled_after", "independent", "lr_relative", "corrected", "palm",
+    "cautious", "proximal",
+)  # fmt: skip
+"""Every mode; the first two are those of PyTorch."""
+
+AFTER = ("decoupled_after", "proximal")
+"""The modes that move the parameter after the rule."""
+PEAKED = ("lr_relative", "corrected")
+"""The modes that go by the largest rate."""
+
+
+def with_peak(h: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyper-parameters of a new group, with the present rate as the largest where none is given."""
+    missing = h["decay_mode"] in PEAKED and h["peak_lr"] is None and not callable(h["lr"])
+    return {**h, "peak_lr": h["lr"]} if missing else dict(h)
+
+
+def check_peak(peak_lr: Any, modes: set[str]) -> None:
+    """Raises ValueError for a peak_lr that is given to groups of which none has a use for it."""
+    if peak_lr is not None and not modes & set(PEAKED):
+        raise ValueError(
+            f"peak_lr = {peak_lr!r} has no effect with decay_mode "
+            f"{', '.join(map(repr, sorted(modes)))}; expected one of {', '.join(PEAKED)}"
+        )
+
+
+def check_movable(rule: str, h: Mapping[str, Any]) -> None:
+    """Raises ValueError for options that move the parameter after a rule that computes its average
+    from the parameter and its state."""
+    if h["decay_mode"] in AFTER:
+        raise ValueError(
+            f"decay_mode = {h['decay_mode']!r}: {rule} cannot be moved after its step, its average "
+            f"hangs on it; expected one of {', '.join(m for m in MODES if m not in AFTER)}"
+        )
+    if h["lookahead"] is not None:
+        raise ValueError(
+            f"lookahead = {h['lookahead']!r}: {rule} cannot be moved after its step, and has an "
+            "average of its own; expected None"
+        )
+
+
+def check_additive(rule: str, h: Mapping[str, Any]) -> None:
+    """Raises ValueError for a mode that has to know what the rule adds to the parameter, with a
+    rule that does something else."""
+    if h["decay_mode"] == "cautious":
+        raise ValueError(
+            f"decay_mode = 'cautious': {rule} does not add a step to the parameter; "
+            f"expected one of {', '.join(m for m in MODES if m != 'cautious')}"
+        )
+
+
+def check_own(rule: str, h: Mapping[str, Any]) -> None:
+    """Raises ValueError for a mode that a rule with decay in its own formula does not have."""
+    if h["decay_mode"] not in ("l2", "decoupled"):
+        raise ValueError(
+            f"decay_mode = {h['decay_mode']!r}: {rule} has decay in its own formula; "
+            "expected one of l2, decoupled"
+        )
+
+
+def own(h: Mapping[str, Any], decoupled: float) -> float:
+    """The weight of the decay in a rule's own formula."""
+    return float((h["weight_decay"] if h["decay_mode"] == "decoupled" else 0.0) + decoupled)
+
+
+def keep(h: Mapping[str, Any], decoupled: float) -> float:
+    """What is left of the parameter before the rule; `decoupled` is the weight of penalties."""
+    mode, lr = h["decay_mode"], h["lr"]
+    if mode == "cautious" and h["weight_decay"]:
+        return 1.0  # the parameter is set aside; ``after`` does all
+    weight = 0.0 if mode in ("l2", "cautious", *AFTER) else h["weight_decay"]
+    if not weight and not decoupled:
+        return 1.0
+    if mode == "decoupled":
+        return float(1.0 - lr * (weight + decoupled))
+    rate = 1.0 if mode == "independent" else lr * lr if mode == "palm" else _relative(h)
+    return float(1.0 - (weight * rate + lr * decoupled))
+
+
+def _relative(h: Mapping[str, Any]) -> float:
+    """The rate by which one of the modes that know the largest rate decays; 0 for others."""
+    if h["decay_mode"] not in PEAKED:
+        return 0.0
+    lr, peak = h["lr"], h["peak_lr"]
+    if peak is None or (peak == 0.0 and lr):
+        raise ValueError(
+            f"decay_mode = {h['decay_mode']!r} goes by the largest lr: expected peak_lr, a number "
+            f"greater than 0, to be given where lr is a schedule or 0 at first; it is {peak!r}"
+        )
+    share = lr / peak if lr else 0.0
+    return float(h["lr"] * share if h["decay_mode"] == "corrected" else share)
+
+
+def before(h: Mapping[str, Any]) -> list[Stage]:
+    """The stage right before the rule, for a mode that has one."""
+    if h["decay_mode"] != "cautious" or not h["weight_decay"]:
+        return []
+    return [("set_aside", (), "spare")]
+
+
+def after(h: Mapping[str, Any], decoupled: float) -> list[Stage]:
+    """The stage right after the rule, for a mode that has one."""
+    mode, drawn = h["decay_mode"], h["lr"] * h["weight_decay"]
+    if mode == "cautious" and h["weight_decay"]:
+        along = h["lr"] * (h["weight_decay"] + decoupled)
+        return [("cautious", (1.0 - h["lr"] * decoupled, 1.0 - along), "spare")]
+    if mode not in AFTER or not h["weight_decay"]:
+        return []
+    factor = 1.0 / (1.0 + drawn) if mode == "proximal" else 1.0 - drawn
+    return [("multiply", (factor,), None)]

@@ -1,0 +1,111 @@
+"""What is done around a rule: clips and penalties before it, projections and averages after it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from steepest.reference import stages
+from steepest.reference.types import Array, State
+
+
+@dataclass
+class Around:
+    """The options of a group at one step, after `count` updates; `factor` scales the gradient."""
+
+    lr: float
+    weight_decay: float
+    decay_mode: str
+    l1: float
+    ema: float | None
+    lookahead: Any
+    average: Any
+    peak_lr: float | None
+    regularize: Sequence[Any]
+    clip: Any
+    factor: float
+    count: int
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for penalty in self.regularize:
+            for kind, weight in penalty.terms(self.count).items():
+                self.extra[kind] = self.extra[kind] + weight if kind in self.extra else weight
+
+    def _decays(self, modes: Sequence[str]) -> float:
+        return self.weight_decay if self.decay_mode in modes else 0.0
+
+    @property
+    def decay(self) -> float:
+        """The weight of decoupled decay in a rule's own formula."""
+        return self._decays(["decoupled"]) + float(self.extra.get("decoupled", 0.0))
+
+    @property
+    def keep(self) -> float:
+        """What decay leaves of the parameter before the rule."""
+        weight, decoupled = self._decays(stages.BEFORE), self.extra.get("decoupled", 0.0)
+        if self.decay_mode == "decoupled":
+            return 1.0 - self.lr * (weight + decoupled)
+        decayed = stages.decayed(self.decay_mode, weight, self.lr, self.peak_lr)
+        return 1.0 - (decayed + self.lr * decoupled)
+
+    @property
+    def cautious(self) -> bool:
+        """Whether decay hangs on what the rule does."""
+        return self.decay_mode == "cautious" and self.weight_decay != 0.0
+
+    def before(self, p: Array, g: Array, state: State) -> Array:
+        """The gradient as the rule gets it; draws p towards its beginning where that is asked."""
+        raw = g
+        if self.factor != 1.0:
+            g = stages.scale(g, self.factor)
+        for c in self.clip if isinstance(self.clip, tuple) else (self.clip,):
+            if type(c).__name__ == "adaptive":
+                limit, eps = c.at("limit", self.count), c.at("eps", self.count)
+                g = stages.adaptive(g, p, limit, eps, c.axis, raw, self.factor)
+            elif type(c).__name__ == "value":
+                g = stages.clip_value(g, c.at("limit", self.count))
+        l2 = self._decays(["l2"]) + self.extra.get("l2", 0.0)
+        if l2:
+            g = stages.l2(g, p, l2)
+        if "toward" in self.extra:
+            g = stages.toward(g, p, state["initial"], self.extra["toward"])
+        l1 = self.l1 + self.extra.get("l1", 0.0)
+        if l1:
+            g = stages.l1(g, p, l1)
+        if "toward_decoupled" in self.extra:
+            stages.pull(p, state["initial"], self.lr, self.extra["toward_decoupled"])
+        return g
+
+    def shrink(self, p: Array) -> Array:
+        """Decay before the rule; the parameter as it was, for decay that comes after it."""
+        if self.cautious:
+            aside = p.copy()
+            p[...] = 0
+            return aside
+        if self._decays(stages.BEFORE) or self.extra.get("decoupled", 0.0):
+            stages.shrink(p, self.keep)
+        return p
+
+    def after(self, p: Array, state: State, t: int, aside: Array) -> None:
+        """What is done to the parameter, and to arrays that follow it, after the rule."""
+        lr, extra, decoupled = self.lr, self.extra, self.extra.get("decoupled", 0.0)
+        if self.cautious:
+            decays = 1.0 - lr * (self.weight_decay + decoupled)
+            stages.cautious(p, aside, 1.0 - lr * decoupled, decays)
+        if self._decays(stages.AFTER):
+            drawn = lr * self.weight_decay
+            proximal = self.decay_mode == "proximal"
+            stages.shrink(p, 1.0 / (1.0 + drawn) if proximal else 1.0 - drawn)
+        if "proximal_l1" in extra:
+            stages.soft_threshold(p, lr, extra["proximal_l1"], extra.get("proximal_l2", 0.0))
+        for weight, axis in extra.get("group_lasso", []):
+            stages.group_lasso(p, lr, weight, axis)
+        for limit, axis in extra.get("max_norm", []):
+            stages.max_norm(p, limit, axis)
+        if self.lookahead is not None:
+            alpha = self.lookahead.at("alpha", self.count)
+            stages.lookahead(state["slow"], p, t, self.lookahead.k, alpha)
+        if self.average is not None:
+            stages.tail(state["average"], p, t, self.average.start, self.average.every)
+        if self.ema is not None:
+            stages.ema(state["ema"], p, self.ema)

@@ -1,0 +1,245 @@
+"""SAM: its formula, others' implementation, and parameters that always come back."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from cases import DTYPES, label, same_bits
+from faults import interrupted_at
+
+import steepest as st
+
+
+def quadratic(rng, dtype=np.float64):
+    """Parameters of several shapes, and a function of them that returns loss and gradients."""
+    shapes = {"a": (3, 4), "b": (5,), "c": ()}
+    params = {k: np.asarray(rng.standard_normal(s), dtype) for k, s in shapes.items()}
+    scales = {k: np.asarray(rng.uniform(0.5, 3, s), dtype) for k, s in shapes.items()}
+
+    def closure():
+        grads = {k: scales[k] * p for k, p in params.items()}
+        return sum(float((scales[k] * p * p).sum()) / 2 for k, p in params.items()), grads
+
+    return params, closure
+
+
+def perturbed(params, grads, rho, adaptive):
+    """The formula, in the order of the operations of SAM."""
+    real = next(iter(params.values())).dtype.type
+    squares = []
+    for k, g in grads.items():
+        x = (np.abs(params[k]) * g if adaptive else g).astype(np.float64).ravel()
+        squares.append(math.sqrt(float(np.sum(x * x))))
+    scale = rho / (math.hypot(*squares) + 1e-12)
+    return {
+        k: p + real(scale) * (p * p * grads[k] if adaptive else grads[k]) for k, p in params.items()
+    }
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=label)
+def test_both_forms_are_the_formula_to_the_last_bit(dtype, adaptive):
+    params, closure = quadratic(np.random.default_rng(0), dtype)
+    twins = {k: p.copy() for k, p in params.items()}
+    other = st.Adam(twins, lr=0.1, weight_decay=0.1)
+    sam = st.SAM(st.Adam(params, lr=0.1, weight_decay=0.1), rho=0.7, adaptive=adaptive)
+    for t in range(6):
+        loss, grads = closure()
+        grads = {k: g.copy() for k, g in grads.items()}
+        before = {k: p.copy() for k, p in params.items()}
+        there = perturbed(params, grads, 0.7, adaptive)
+        if t % 2:
+            assert sam.step(closure) == loss
+        else:
+            sam.perturb(grads)
+            for k, p in params.items():
+                same_bits(p, there[k])
+            worst = closure()[1]
+            sam.restore()
+            for k, p in params.items():
+                same_bits(p, before[k])
+            sam.perturb(grads)
+            sam.step(worst)
+        for k, x in there.items():
+            params[k][...], before[k] = x, params[k].copy()
+        worst = closure()[1]
+        for k, x in before.items():
+            params[k][...] = x
+        other.step(worst)
+        for k, p in params.items():
+            same_bits(p, twins[k], f"{k} after step {t + 1}")
+    assert sam.updates == 6 and sam.state is sam.optimizer.state
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_equals_pytorch_optimizer(adaptive):
+    """Theirs measures the norm in float32: 1e-6 of the perturbation, carried through 50 steps."""
+    torch = pytest.importorskip("torch")
+    peers = pytest.importorskip("pytorch_optimizer")
+    rng = np.random.default_rng(1)
+    start, scale = rng.standard_normal(7), rng.uniform(0.5, 3, 7)
+    p = torch.nn.Parameter(torch.from_numpy(start.copy()))
+    peer = peers.SAM(
+        [p], torch.optim.SGD, rho=0.31, adaptive=adaptive, lr=0.05, momentum=0.9,
+    )  # fmt: skip
+    w = start.copy()
+    sam = st.SAM(st.SGD(w, lr=0.05, momentum=0.9), rho=0.31, adaptive=adaptive)
+
+    def closure():
+        p.grad = torch.from_numpy(scale) * p.detach()
+
+    for _ in range(50):
+        closure()
+        peer.step(closure)
+        sam.step(lambda: (0.0, scale * w))
+        np.testing.assert_allclose(w, p.detach().numpy(), rtol=1e-5, atol=1e-6)
+    assert np.abs(w - start).max() > 0.5
+
+
+def test_parameters_come_back_when_the_function_raises():
+    params, closure = quadratic(np.random.default_rng(0))
+    sam = st.SAM(st.SGD(params, lr=0.1), rho=0.5)
+    before = {k: p.copy() for k, p in params.items()}
+    for error in (ValueError, KeyboardInterrupt):
+        calls = itertools.count()
+
+        def failing(error=error, calls=calls):
+            if next(calls):
+                assert all((params[k] != before[k]).all() for k in params)
+                raise error
+            return closure()
+
+        with pytest.raises(error):
+            sam.step(failing)
+        for k, p in params.items():
+            same_bits(p, before[k])
+    with pytest.raises(TypeError, match=r"closure\(\) returned 1.0; expected \(loss, gradients\)"):
+        sam.step(lambda: 1.0)
+    assert sam.updates == 0
+
+
+def test_parameters_come_back_after_ctrl_c_at_any_line():
+    whole = None
+    for n in itertools.count(1):
+        params, closure = quadratic(np.random.default_rng(0))
+        sam = st.SAM(st.SGD(params, lr=0.1), rho=0.5)
+        before = np.concatenate([p.ravel() for p in params.values()])
+        if whole is None:
+            twins, twin_closure = quadratic(np.random.default_rng(0))
+            st.SAM(st.SGD(twins, lr=0.1), rho=0.5).step(twin_closure)
+            whole = np.concatenate([p.ravel() for p in twins.values()])
+        ended = interrupted_at(n, lambda sam=sam, closure=closure: sam.step(closure))
+        now = np.concatenate([p.ravel() for p in params.values()])
+        same_bits(now, whole if sam.updates else before, f"Ctrl-C at line {n}")
+        if not ended:
+            break
+    assert n > 50 and sam.updates == 1
+
+
+def test_parameters_without_a_gradient_stay_where_they_are():
+    a, b = np.array([3.0, 4.0]), np.array([1.0])
+    sam = st.SAM(st.SGD([a, b], lr=1.0), rho=5.0)
+    sam.perturb([np.array([3.0, 4.0]), None])
+    np.testing.assert_allclose(a, [6.0, 8.0], rtol=1e-12)  # the norm is 5 + 1e-12
+    assert b == 1.0
+    sam.step([np.ones(2), None])
+    assert a.tolist() == [2.0, 3.0] and b == 1.0
+    sam.perturb([None, None])
+    sam.step(None)
+    assert a.tolist() == [2.0, 3.0] and sam.updates == 2
+
+
+def test_groups_that_climb_are_perturbed_downhill():
+    a, b = np.array([3.0]), np.array([4.0])
+    sam = st.SAM(
+        st.SGD([{"params": a}, {"params": b, "maximize": True}], lr=1.0), rho=5.0
+    )  # fmt: skip
+    sam.perturb([np.array([3.0]), np.array([4.0])])
+    np.testing.assert_allclose([a[0], b[0]], [6.0, 0.0], atol=1e-11)
+
+
+@pytest.mark.parametrize("size", [1e200, 1e-200, 0.0])
+def test_norms_beyond_the_range_of_squares(size):
+    w = np.zeros(4)
+    sam = st.SAM(st.SGD(w, lr=1.0), rho=2.0)
+    sam.perturb(np.full(4, size))
+    # 1e-200 vanishes beside the 1e-12 that is added to the norm.
+    np.testing.assert_allclose(w, 1.0 if size == 1e200 else 0.0, rtol=1e-12, atol=1e-150)
+
+
+def test_gradients_in_the_order_of_the_parameters_as_given():
+    """With `exclude`, groups have another order than the parameters."""
+    params = {"a": np.ones(2), "b": np.ones((2, 2)), "c": np.ones(2)}
+    grads = {"a": np.full(2, 1.0), "b": np.full((2, 2), 2.0), "c": np.full(2, 3.0)}
+    sam = st.SAM(st.SGD(params, lr=1.0, weight_decay=0.1, exclude="vectors"), rho=6.0)
+    sam.perturb(grads)
+    for k, p in params.items():
+        np.testing.assert_allclose(p, 1 + grads[k], rtol=1e-12)  # the norm is 6
+
+
+def test_rho_may_be_a_schedule_and_the_state_is_the_optimizers(tmp_path):
+    def run(params, closure, sam, steps):
+        for _ in range(steps):
+            sam.step(closure)
+
+    def make(params):
+        return st.SAM(
+            st.AdamW(params, lr=0.1, ema=0.9), rho=st.schedules.linear(0.5, 6), adaptive=True
+        )
+
+    params, closure = quadratic(np.random.default_rng(0))
+    twins, twin_closure = quadratic(np.random.default_rng(0))
+    whole, part = make(params), make(twins)
+    run(params, closure, whole, 6)
+    run(twins, twin_closure, part, 3)
+    st.save(tmp_path / "run", part.optimizer)
+    for p in twins.values():
+        p[...] = 0
+    resumed = make(twins)
+    st.load(tmp_path / "run", resumed.optimizer)
+    again = make(twins)
+    again.load_state_dict(resumed.state_dict())
+    run(twins, twin_closure, again, 3)
+    for k, p in params.items():
+        same_bits(p, twins[k])
+        same_bits(whole.averaged()[k], again.averaged()[k])
+    assert again.param_groups is again.optimizer.param_groups
+    assert repr(again).startswith("SAM(AdamW(") and repr(again).endswith("adaptive=True)")
+    again.rho = lambda t: -1.0
+    with pytest.raises(ValueError, match=r"SAM: rho = -1\.0: expected a number"):
+        again.step(twin_closure)
+    for k, p in params.items():
+        same_bits(p, twins[k])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"rho": -1.0}, ValueError, "SAM: rho = -1.0: expected a number of at least 0"),
+        ({"rho": "1"}, TypeError, "SAM: rho = '1': expected a number"),
+        ({"rho": math.nan}, ValueError, "rho = nan"),
+        ({"adaptive": 1}, TypeError, "SAM: adaptive = 1: expected True or False"),
+        ({"optimizer": st.SGD}, TypeError, "optimizer is a ABCMeta; expected one of steepest's"),
+    ],
+)
+def test_wrong_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        st.SAM(**{"optimizer": st.SGD(np.zeros(1)), **arguments})
+
+
+def test_wrong_gradients_and_calls_move_nothing():
+    w = {"w": np.ones(2)}
+    sam = st.SAM(st.SGD(w, lr=1.0))
+    with pytest.raises(RuntimeError, match=r"step\(grads\) before perturb\(grads\)"):
+        sam.step({"w": np.ones(2)})
+    with pytest.raises(ValueError, match="gradient of parameter 'w' has shape"):
+        sam.perturb({"w": np.ones(3)})
+    assert w["w"].tolist() == [1.0, 1.0]
+    sam.perturb({"w": np.ones(2)})
+    with pytest.raises(RuntimeError, match="perturbed already"):
+        sam.perturb({"w": np.ones(2)})
+    with pytest.raises(ValueError, match="other keys"):
+        sam.step({"v": np.ones(2)})
+    assert w["w"].tolist() == [1.0, 1.0] and sam.updates == 0
