@@ -224,6 +224,22 @@ def test_the_initial_point_is_part_of_the_state():
     same_bits(part, w)
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+def test_units_along_different_axes_are_done_one_after_the_other(threads):
+    """Rows by one thread and columns by another, at the same time, would be a race."""
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal((700, 300))
+    penalties = (R.group_lasso(5.0, axis=-1), R.group_lasso(5.0), R.max_norm(2.0, axis=-1))
+    expected = start.copy()
+    use_threads(1)
+    st.SGD(expected, lr=0.1, regularize=penalties).step(np.zeros_like(start))
+    for _ in range(5):
+        w = start.copy()
+        use_threads(threads)
+        st.SGD(w, lr=0.1, regularize=penalties).step(np.zeros_like(start))
+        same_bits(w, expected)
+
+
 # By group and by name
 
 

@@ -100,7 +100,8 @@ cdef class Plan:
     cdef void *measure_double
     cdef double order                  # of the norm that is measured
     cdef bint making_factors           # whether a program of this step needs that sweep
-    cdef bint projecting
+    cdef int projecting                # how many unit stages the programs have, if any projects
+    cdef int unit                      # the one that the present sweep projects by
     # Bounds of all written arrays, sorted and merged; gradients must stay outside.
     cdef char **lows
     cdef char **highs
@@ -360,7 +361,7 @@ cdef class Plan:
             self.partials += chunks_of(e)
             self.cost[self.actives + 1] = self.cost[self.actives] + e.size + VISIT
             self.actives += 1
-        self.making_factors = self.projecting = False
+        self.making_factors, self.projecting = False, 0
         self.reserve_programs(len(found))
         return found
 
@@ -415,7 +416,7 @@ cdef class Plan:
             if program.unit[k].kind == ADAPTIVE_CLIP:
                 self.making_factors = True
             else:
-                self.projecting = True
+                self.projecting = max(self.projecting, k + 1)
 
     def rescale(self, scales):
         """The factor of the gradients in the coming step: one for all, or a list of each."""
@@ -629,6 +630,7 @@ cdef class Plan:
         cdef Py_ssize_t i
         cdef bint measuring = bool(following)
         cdef double norm
+        cdef int k
         self.reserve(threads)
         if measuring:
             self.order = 2.0
@@ -637,8 +639,10 @@ cdef class Plan:
             self.start_measuring()
         with nogil:
             self.sweep(MEASURE_AND_UPDATE if measuring else UPDATE, threads)
-            if self.projecting:
+            for k in range(self.projecting):  # a sweep each: the next may cut other units
+                self.unit = k
                 self.sweep(PROJECT, threads)
+            if self.projecting:
                 self.sweep(LATE, threads)
             for i in range(self.actives):
                 self.entries[self.active[i]].count[0] += 1
@@ -725,7 +729,8 @@ cdef class Plan:
                 start += n
         elif e.size:
             for k in range(program.units):
-                if (program.unit[k].kind == ADAPTIVE_CLIP) == (what == FACTORS):
+                if (program.unit[k].kind == ADAPTIVE_CLIP) == (what == FACTORS) and (
+                        what == FACTORS or k == self.unit):
                     n = e.units[k].length
                     unit_range(e, program, &self.unit_measures, k, (start + n - 1) // n,
                                (stop + n - 1) // n, scratch)
