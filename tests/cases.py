@@ -61,6 +61,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "adopt": [{}, {"use_clipping": False}],
     "ademamix": [{"alpha": 3.7}],
     "adamatan2": [{"a": 1.37, "b": 0.83}],
+    "sophia": [{"rho": 0.37}],
     "radam": [{}, {"decoupled_weight_decay": True}],
 }
 

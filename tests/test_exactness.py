@@ -37,6 +37,9 @@ def run(
     params = [misaligned(draw(rng, n).astype(dtype), i % 5) for i, n in enumerate(sizes)]
     twins = [p.copy() for p in params]
     opt = RULES[rule](params, **arguments, **options)
+    for state in opt.state.values():
+        if "hessian" in state:  # which no step makes
+            state["hessian"][...] = draw(rng, state["hessian"].size).astype(dtype)
     states = [{k: x.copy() for k, x in opt.state[str(i)].items()} for i in range(len(sizes))]
     hyper = reference_hyper(opt)
     for t in range(1, steps + 1):

@@ -403,6 +403,8 @@ def test_every_argument_changes_the_result(rule, name):
     for a in (base, arguments):
         p = start.copy()
         opt = RULES[rule](p, **a)
+        if hasattr(opt, "update_hessian"):
+            opt.update_hessian(10.0 * np.abs(start))
         for g in grads:
             opt.step(g)
         averaged = opt.averaged()["0"].tobytes() if hasattr(opt, "averaged") else b""

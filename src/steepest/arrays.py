@@ -196,9 +196,9 @@ def parameter(x: Any, name: str) -> Array:
     return p
 
 
-def gradient(x: Any, p: Array, name: str) -> Array:
+def gradient(x: Any, p: Array, name: str, kind: str = "gradient") -> Array:
     """x as a gradient for the parameter p. Raises TypeError or ValueError if it does not fit."""
-    what = f"gradient of parameter {name!r}"
+    what = f"{kind} of parameter {name!r}"
     if isinstance(x, (np.generic, float)) and p.ndim == 0:
         g: Array = np.asarray(x)
     else:
