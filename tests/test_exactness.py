@@ -124,6 +124,10 @@ STAGES = [
     {"clip": st.clip.value(0.7)},
     {"clip": (st.clip.adaptive(0.05), st.clip.value(0.7)), "l1": 0.02, "maximize": True},
     {"regularize": (st.regularize.toward_initial(0.1), st.regularize.l1(0.1, proximal=True))},
+    {
+        "filter": (st.filters.grokfast(0.7), st.filters.mask()),
+        "regularize": st.regularize.box(-1, 1),
+    },
 ]
 
 

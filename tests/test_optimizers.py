@@ -358,6 +358,7 @@ def changed(rule, arguments, name):
         "eps_inside_sqrt": True, "decoupled_weight_decay": True,
         "l1": 0.3, "maximize": True, "ema": 0.5, "clip": st.clip.value(0.01), "nonfinite": "skip",
         "regularize": st.regularize.l1(0.3), "exclude": "vectors",
+        "filter": st.filters.grokfast(),
         "overrides": {"*": {"lr": 0.5}},
         "decay_mode": "l2" if RULES[rule].decay_mode == "decoupled" else "decoupled",
     }  # fmt: skip

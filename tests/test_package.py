@@ -109,6 +109,7 @@ FLOORS = [
     "optimizers",
     "information",
     "clip",
+    "filters",
     "regularize",
     "values",
     "arrays",

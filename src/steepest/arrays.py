@@ -119,8 +119,13 @@ def _cut(p: Array, gradient: Array, axis: int | None, factors: Array | None) -> 
     )
 
 
-def unit_factors(p: Array, axis: int | None) -> tuple[Array, Array]:
-    """Ones, one for each unit, and the same memory as an array of the shape of p."""
+def unit_factors(
+    p: Array, axis: int | None, *, of_matrices: bool = False
+) -> tuple[Array | None, Array]:
+    """Ones, one for each unit, and the same memory as an array of the shape of p. With
+    `of_matrices`, None and zeros where p has fewer than two dimensions."""
+    if of_matrices and p.ndim < 2:
+        return None, np.broadcast_to(np.zeros((), p.dtype), p.shape)
     count = units(p, axis)
     factors: Array = np.ones(count, p.dtype)
     shape = [1] * p.ndim

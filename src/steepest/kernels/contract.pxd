@@ -22,7 +22,7 @@ cdef enum:
     CHUNK = 4096       # elements of one measure, and the grain in which threads share the work
     LANES = 32         # independent accumulators of a reduction, folded in a fixed tree
     STATES = 4         # state arrays of one rule
-    STAGES = 8         # stages before or after a rule
+    STAGES = 16        # stages before or after a rule
     COEFFICIENTS = 12  # scalars of one rule or stage
     MAXDIMS = 64       # NumPy's own limit
 

@@ -28,8 +28,9 @@ from steepest.kernels.contract cimport (
 from steepest.kernels.floatmode cimport floatmode_default, floatmode_get, floatmode_set
 from steepest.kernels.sources cimport Source, address, counter, reach, same, still_at
 from steepest.kernels.visits cimport (
-    ADAPTIVE_CLIP, G, GROUP_LASSO, LINE, MAX_NORM, OPERANDS, P, READING, SCRATCH, SOURCE,
-    STAGE_COEFFICIENTS, UNIT_STAGES, Entry, Measures, Program, Stage, Units, decoded,
+    ADAPTIVE_CLIP, CENTRALIZE, COUNT_ABOVE, G, GROUP_LASSO, LARGEST, LINE, MAKERS, MAX_NORM,
+    MAXIMUM, OPERANDS, P, READING, SCRATCH, SIMPLEX, SOURCE, SQUARES, STAGE_COEFFICIENTS, SUM,
+    SUM_ABOVE, UNIT_NORM, UNIT_STAGES, Entry, Measures, Program, Stage, Units, decoded,
     representable, unit_range, update_range,
 )
 
@@ -53,7 +54,14 @@ cdef enum:
 cdef enum:                             # what a sweep does
     MEASURE, AGAIN, UPDATE, MEASURE_AND_UPDATE, FACTORS, PROJECT, LATE
 
-_UNIT_KINDS = {"adaptive": ADAPTIVE_CLIP, "group_lasso": GROUP_LASSO, "max_norm": MAX_NORM}
+_UNIT_KINDS = {
+    "adaptive": ADAPTIVE_CLIP, "centralize": CENTRALIZE, "group_lasso": GROUP_LASSO,
+    "max_norm": MAX_NORM, "unit_norm": UNIT_NORM, "simplex": SIMPLEX,
+}
+_UNIT_MEASURES = {
+    "sum_squares": SQUARES, "largest": LARGEST, "sum": SUM, "sum_above": SUM_ABOVE,
+    "count_above": COUNT_ABOVE, "maximum": MAXIMUM,
+}
 
 BLOCK_SIZE, CHUNK_SIZE, UNIT_STAGE_LIMIT = BLOCK, CHUNK, UNIT_STAGES
 
@@ -136,11 +144,12 @@ cdef class Plan:
             raise MemoryError
         self.set_stage(&self.scale, kernels.stages["scale"], 0, ())
         self.set_stage(&self.unit_measures.multiply, kernels.stages["multiply"], 0, ())
-        squares, largest = kernels.measures["sum_squares"], kernels.measures["largest"]
-        self.unit_measures.squares_float = pointer(squares[0], "steepest.measure")
-        self.unit_measures.squares_double = pointer(squares[1], "steepest.measure")
-        self.unit_measures.largest_float = pointer(largest[0], "steepest.measure")
-        self.unit_measures.largest_double = pointer(largest[1], "steepest.measure")
+        self.set_stage(&self.unit_measures.divide, kernels.stages["divide"], 0, ())
+        self.set_stage(&self.unit_measures.lower, kernels.stages["lower"], 0, ())
+        for name, what in _UNIT_MEASURES.items():
+            of_float, of_double = kernels.measures[name]
+            self.unit_measures.of[<int>what][0] = pointer(of_float, "steepest.measure")
+            self.unit_measures.of[<int>what][1] = pointer(of_double, "steepest.measure")
 
     def __dealloc__(self):
         cdef Py_ssize_t i
@@ -392,7 +401,7 @@ cdef class Plan:
         """What to do for a row of `rows`: the rule, its coefficients, what is kept of the
         parameter; the stages before the rule, after it, and after the unit stages, each as (name,
         coefficients, operand number of its own array or 0); and the unit stages, each as (kind,
-        coefficients), with one that makes factors of the gradient first."""
+        coefficients), with those that make factors of the gradient first."""
         cdef Program *program = &self.programs[row]
         cdef int k
         if (row >= self.program_capacity or len(h) > COEFFICIENTS or len(units) > UNIT_STAGES
@@ -413,7 +422,7 @@ cdef class Plan:
         for k, (kind, coefficients) in enumerate(units):
             program.unit[k].kind = _UNIT_KINDS[kind]
             program.unit[k].h[0], program.unit[k].h[1] = coefficients
-            if program.unit[k].kind == ADAPTIVE_CLIP:
+            if program.unit[k].kind < MAKERS:
                 self.making_factors = True
             else:
                 self.projecting = max(self.projecting, k + 1)
@@ -729,8 +738,8 @@ cdef class Plan:
                 start += n
         elif e.size:
             for k in range(program.units):
-                if (program.unit[k].kind == ADAPTIVE_CLIP) == (what == FACTORS) and (
-                        what == FACTORS or k == self.unit):
+                if (program.unit[k].kind < MAKERS) if what == FACTORS else (
+                        k == self.unit and program.unit[k].kind > MAKERS):
                     n = e.units[k].length
                     unit_range(e, program, &self.unit_measures, k, (start + n - 1) // n,
                                (stop + n - 1) // n, scratch)

@@ -20,15 +20,16 @@ from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 
-from steepest import arrays, regularize
+from steepest import arrays, filters
 from steepest.arrays import Array
 from steepest.clip import Clip
+from steepest.filters import Filter
 from steepest.kernels import dispatch, machine, threads
 from steepest.kernels.engine import Plan
 from steepest.optimizers import structure
 from steepest.optimizers.clipping import Clipping, Norms, checked_history
 from steepest.optimizers.hyper import COUNTS, RANGES, Number, Range, Schedule, settle
-from steepest.optimizers.live import LiveGroup
+from steepest.optimizers.live import LiveGroup, stage_arrays
 from steepest.optimizers.selection import Selection
 from steepest.optimizers.state import Changes, WatchedDict, counter, counters
 from steepest.regularize import Penalty
@@ -43,6 +44,7 @@ class Options(TypedDict, total=False):
     """Options that every optimizer takes, by keyword.
 
     clip: one of ``st.clip``, or a tuple of them. regularize: one of ``st.regularize``, or several.
+    filter: one of ``st.filters``, or a tuple of them.
     l1: weight of the L1 penalty. decay_mode: whether weight_decay enters the gradient (``"l2"``)
     or shrinks the parameter (``"decoupled"``). maximize: climb instead of descend. ema: decay rate
     of an averaged copy of the parameters, kept as state ``"ema"``. nonfinite: what an infinite or
@@ -58,6 +60,7 @@ class Options(TypedDict, total=False):
 
     clip: Clip | tuple[Clip, ...] | None
     regularize: Penalty | Sequence[Penalty] | None
+    filter: Filter | Sequence[Filter] | None
     exclude: str | Sequence[str]
     overrides: Mapping[str, Mapping[str, Any]]
     l1: Number
@@ -72,6 +75,7 @@ _GROUP_OPTIONS: dict[str, Any] = {
     "l1": 0.0,
     "decay_mode": "l2",
     "regularize": (),
+    "filter": (),
     "clip": None,
     "maximize": False,
     "ema": None,
@@ -167,6 +171,8 @@ class Optimizer(ABC):
         for group in params:
             self.add_param_group(group)
         self._selection.check(self._names, self._hyper_names)
+        for group in self.param_groups:
+            filters.check_names(group["filter"], self._names)
 
     def _settle(self, name: str, value: Any, count: int | None) -> Any:
         """The checked value of a hyper-parameter after `count` updates; None keeps schedules."""
@@ -243,16 +249,16 @@ class Optimizer(ABC):
 
     def _new_state(self, p: Array, name: str, step: Array, live: LiveGroup) -> WatchedDict:
         live.check_axes(p, name)
-        fresh = {key: self._new_array(key, p, live.h) for key in live.states}
+        fresh = {key: self._new_array(key, p, live.h, name) for key in live.states}
         return WatchedDict({"step": step} | fresh, self._changes)
 
-    def _new_array(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
-        """A state array as it begins: the rule's own, or for a stage a copy of the parameter."""
+    def _new_array(self, key: str, p: Array, h: Mapping[str, Any], name: str) -> Array:
+        """A state array as it begins: the rule's own, a filter's, or a copy of the parameter."""
         if key in h["states"]:
             return self.initial(key, p, h)
-        shadow = arrays.zeros_like(p)
-        shadow[...] = p
-        return shadow
+        fresh = arrays.zeros_like(p)
+        fresh[...] = filters.initial(h["filter"], key, p, name)
+        return fresh
 
     # The step
 
@@ -388,17 +394,18 @@ class Optimizer(ABC):
                 state = dict(self._state.get(name, {}))
                 state["step"] = counter(state.get("step", 0), name)
                 for key in keys:
-                    if key not in state:
-                        state[key] = self._new_array(key, p, live.h)
+                    if key not in state or (key == "mask" and live.other_masks):
+                        state[key] = self._new_array(key, p, live.h, name)
                     state[key] = arrays.state(state[key], p, name, key)
                 replaced[name] = state
                 own = tuple(state[key] for key in keys)
                 written.append((f"parameter {name!r}", p))
                 written += [(f"state {key!r} of parameter {name!r}", state[key]) for key in keys]
                 cut: list[tuple[int | None, Array | None]] = [(axis, None) for axis in live.axes]
-                if live.makes_factors:
-                    factors, spread = arrays.unit_factors(p, live.axes[0])
-                    cut[0] = (live.axes[0], factors)
+                for k, key in enumerate(live.makes):
+                    axis = live.axes[k]
+                    factors, spread = arrays.unit_factors(p, axis, of_matrices=key == "means")
+                    cut[k] = (axis, factors)
                     own += (spread,)
                 cuts.append(cut)
                 walks = arrays.layout((p, *own), p, cut)
@@ -418,7 +425,7 @@ class Optimizer(ABC):
         self._cuts = cuts
         self._changes.any = False
         for live in self._groups:
-            live.stale = False
+            live.stale = live.other_masks = False
         self._plan, self._plan_kernels = plan, dispatch.current
         return plan
 
@@ -491,17 +498,18 @@ class Optimizer(ABC):
         """A copy of the state that the groups, as they are now, ask for: a group that was changed
         since the last step may want other arrays than there are."""
         needed: dict[str, dict[str, Array]] = {}
-        for group in self.param_groups:
+        for group, now in zip(self.param_groups, self._groups, strict=True):
             h = {name: self._settle(name, group[name], None) for name in self._hyper_names}
+            renewed = filters.renewed(now.masks, filters.masks(h["filter"])) or now.other_masks
             for name, p in zip(group["param_names"], group["params"], strict=True):
                 state = self._state.get(name, {})
                 needed[name] = {"step": np.array(state.get("step", 0))}
-                for key in self.states(h) + regularize.arrays(h):
-                    if key in state:
+                for key in self.states(h) + stage_arrays(h):
+                    if key in state and not (key == "mask" and renewed):
                         needed[name][key] = np.array(state[key])
                     else:
                         live = LiveGroup(self, group, self.updates)
-                        needed[name][key] = np.array(self._new_array(key, p, live.h))
+                        needed[name][key] = np.array(self._new_array(key, p, live.h, name))
         return needed
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest import clip, regularize
+from steepest import clip, filters, regularize
 from steepest.values import Value
 
 Schedule = Callable[[int], float]
@@ -56,6 +56,7 @@ CHOICES: dict[str, tuple[str, ...]] = {"decay_mode": ("l2", "decoupled")}
 VALUES: dict[str, Callable[[Any], Any]] = {
     "clip": clip.settled,
     "regularize": regularize.settled,
+    "filter": filters.settled,
 }
 
 

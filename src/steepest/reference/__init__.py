@@ -42,6 +42,7 @@ def step(
     maximize: bool = False,
     ema: float | None = None,
     regularize: Sequence[Any] = (),
+    filter: Sequence[Any] = (),
     clip: Any = None,
     factor: float = 1.0,
     count: int | None = None,
@@ -51,8 +52,8 @@ def step(
 
     Hyper-parameters are as in an optimizer's group. `factor` scales the gradient; it is what
     clipping by norms computed, from all gradients, while `clip` does here what it does to single
-    elements and units. `regularize` is a sequence of penalties, evaluated after `count` updates
-    (t - 1 unless given). The gradient is not changed.
+    elements and units. `regularize` and `filter` are sequences of penalties and filters; all are
+    evaluated after `count` updates (t - 1 unless given). The gradient is not changed.
     """
     count = t - 1 if count is None else count
     extra: dict[str, Any] = {}
@@ -66,12 +67,18 @@ def step(
     raw = g
     if factor != 1.0:
         g = stages.scale(g, factor)
+    filters = {type(f).__name__: f for f in filter}
+    if "centralize" in filters:
+        g = stages.centralize(g, filters["centralize"].axis, raw, factor)
     for c in clip if isinstance(clip, tuple) else (clip,):
         if type(c).__name__ == "adaptive":
             limit, eps = c.at("limit", count), c.at("eps", count)
             g = stages.adaptive(g, p, limit, eps, c.axis, raw, factor)
         elif type(c).__name__ == "value":
             g = stages.clip_value(g, c.at("limit", count))
+    if "grokfast" in filters:
+        f = filters["grokfast"]
+        g = stages.grokfast(g, state["grokfast"], f.at("alpha", count), f.at("lamb", count))
     if l2:
         g = stages.l2(g, p, l2)
     if "toward" in extra:
@@ -80,17 +87,29 @@ def step(
         g = stages.l1(g, p, l1)
     if "toward_decoupled" in extra:
         stages.pull(p, state["initial"], lr, extra["toward_decoupled"])
+    if "mask" in filters:
+        g = stages.hide(g, state["mask"])
     function = RULES[rule]
     if "keep" in inspect.signature(function).parameters:  # a rule with a decay of its own
         hyper["keep"] = 1.0 - lr * decay if decay else 1.0
     elif decay:
         stages.decay(p, lr, decay)
     function(p, g, state, t, lr=lr, **hyper)
+    if "mask" in filters:
+        stages.zero(p, state["mask"])
     if "proximal_l1" in extra:
         stages.soft_threshold(p, lr, extra["proximal_l1"], extra.get("proximal_l2", 0.0))
+    for low, high in extra.get("box", []):
+        stages.box(p, low, high)
     for weight, axis in extra.get("group_lasso", []):
         stages.group_lasso(p, lr, weight, axis)
     for limit, axis in extra.get("max_norm", []):
         stages.max_norm(p, limit, axis)
+    for _, axis in extra.get("unit_norm", []):
+        stages.unit_norm(p, axis)
+    for total, axis in extra.get("simplex", []):
+        stages.simplex(p, total, axis)
+    if "mask" in filters:
+        stages.zero(p, state["mask"])
     if ema is not None:
         stages.ema(state["ema"], p, ema)
