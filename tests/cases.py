@@ -108,6 +108,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"convention": "optax"},
         {"convention": "paper"},
     ],
+    "sophia": [{"rho": 0.37}],
 }
 
 

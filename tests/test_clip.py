@@ -199,7 +199,10 @@ def test_adaptive_clipping_equals_optax(shape):
     np.testing.assert_allclose(p - w, expected, rtol=1e-4, atol=1e-6)  # p - (p - g) cancels
 
 
-SHAPES = ((), (3,), (0, 5), (4, 0), (1, 9), (9, 1), (70, 130), (5, 3, 7), (2, 5000), (4100, 2))
+# Large enough together for several threads.
+SHAPES = (
+    (), (3,), (0, 5), (4, 0), (1, 9), (9, 1), (70, 130), (5, 3, 7), (2, 5000), (4100, 2), (301, 31)
+)  # fmt: skip
 
 
 def laid_out(x, kind):

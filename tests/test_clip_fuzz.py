@@ -15,7 +15,7 @@ from steepest import reference
 from steepest.kernels import dispatch
 from steepest.optimizers import RULES
 
-C, R = st.clip, st.regularize
+C, F, R = st.clip, st.filters, st.regularize
 SHAPES = [(), (1,), (3,), (0,), (2, 0), (1, 5), (6, 1), (4, 3), (70, 9), (2, 2100), (3, 2, 4),
           (2, 1, 3, 2), (4100,), (9001,)]  # fmt: skip
 LIMITS = [1e-30, 0.05, 0.7, 3.0, math.inf, lambda t: 0.3 / (t + 1)]
@@ -53,12 +53,19 @@ penalties = hs.lists(
         hs.builds(R.elastic_net, weights, hs.just(0.3), hs.booleans()),
         hs.builds(R.decoupled, weights), hs.builds(R.toward_initial, weights, hs.booleans()),
         hs.builds(R.group_lasso, weights, axes), hs.builds(R.max_norm, weights, axes),
+        hs.builds(R.non_negative), hs.just(R.box(-0.4, 0.3)), hs.builds(R.unit_norm, axes),
+        hs.builds(R.simplex, hs.sampled_from([1.0, 3.7]), axes),
     ),
     max_size=3,
 ).map(tuple)  # fmt: skip
+filters = hs.tuples(
+    hs.one_of(*optional, hs.builds(F.centralize, axes)),
+    hs.one_of(*optional, hs.builds(F.grokfast, hs.sampled_from([0.0, 0.7, lambda t: 1 / (t + 1)]))),
+    hs.one_of(*optional, hs.builds(F.mask)),
+).map(lambda chosen: tuple(x for x in chosen if x))
 options = hs.fixed_dictionaries(
-    {}, optional={"clip": clips, "regularize": penalties, "l1": weights, "maximize": hs.booleans(),
-                  "ema": hs.sampled_from([0.0, 0.9])},
+    {}, optional={"clip": clips, "regularize": penalties, "filter": filters, "l1": weights,
+                  "maximize": hs.booleans(), "ema": hs.sampled_from([0.0, 0.9])},
 )  # fmt: skip
 
 
@@ -149,6 +156,11 @@ def test_any_step_equals_the_reference(data):
                 for g in opt.param_groups]  # fmt: skip
     order = [int(name[1:]) for g in opt.param_groups for name in g["param_names"]]
     group = [g for g in opt.param_groups for _ in g["params"]]
+    for state in opt.state.values():
+        if "mask" in state:
+            state["mask"][...] = rng.random(state["mask"].shape) < 0.7
+        if "hessian" in state:
+            state["hessian"][...] = rng.standard_normal(state["hessian"].shape)
     twins = {i: start[i].copy() for i in order}
     states = {i: {k: np.array(x) for k, x in opt.state[f"p{i}"].items()} for i in order}
     history, count, skipped = {}, 0, 0

@@ -193,7 +193,7 @@ def test_the_largest_rate_is_the_one_at_construction():
             lr = rate / (t + 1)
             reference.step(
                 "sgd", twin, g, {}, t + 1, lr=lr, weight_decay=WEIGHT, decay_mode="lr_relative",
-                peak_lr=rate, momentum=0.0, dampening=0.0, nesterov=False,
+                peak_lr=rate, momentum=0.0, dampening=0.0, nesterov=False, convention="torch",
             )  # fmt: skip
     for p, twin in zip(params, twins, strict=True):
         same_bits(p, twin)
@@ -253,6 +253,10 @@ def test_every_rule_takes_every_mode_or_says_no(rule, mode):
 
     if mode == "cautious" and not RULES[rule].additive:
         with pytest.raises(ValueError, match=f"'cautious': {rule} does not add a step to the par"):
+            bits(**arguments)
+        return
+    if RULES[rule].own_decay and mode not in decay.OWN:
+        with pytest.raises(ValueError, match=f"{rule} has decay in its own formula"):
             bits(**arguments)
         return
     if mode in decay.AFTER and not RULES[rule].may_be_moved:

@@ -77,6 +77,10 @@ STAGES = [
     {"decay_mode": "cautious", "clip": (st.clip.adaptive(0.05), st.clip.value(0.7)), "ema": 0.5},
     {"decay_mode": "decoupled_after", "lookahead": st.average.lookahead(1, 0.8)},
     {"decay_mode": "proximal", "regularize": st.regularize.l1(0.1, proximal=True)},
+    {
+        "filter": (st.filters.grokfast(0.7), st.filters.mask()),
+        "regularize": st.regularize.box(-1, 1),
+    },
 ]
 
 

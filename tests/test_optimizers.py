@@ -359,6 +359,7 @@ def changed(rule, arguments, name):
         "convention": next((c for c in reversed(RULES[rule].conventions) if c != "paper"), None),
         "l1": 0.3, "maximize": True, "ema": 0.5, "clip": st.clip.value(0.01), "nonfinite": "skip",
         "regularize": st.regularize.l1(0.3), "exclude": "vectors",
+        "filter": st.filters.grokfast(),
         "overrides": {"*": {"lr": 0.5}},
         "decay_mode": "l2" if RULES[rule].decay_mode == "decoupled" else "decoupled",
         "lookahead": st.average.lookahead(3), "average": st.average.tail(3), "peak_lr": 0.5,
@@ -396,6 +397,10 @@ def test_every_argument_changes_the_result(rule, name):
     arguments = base | {name: changed(rule, base, name)}
     if name == "nesterov":
         arguments = base | {"nesterov": True}
+    if name == "peak_lr" and RULES[rule].own_decay:
+        with pytest.raises(ValueError, match=r"peak_lr = 0\.5 has no effect"):
+            RULES[rule](np.ones(3), peak_lr=0.5)
+        return
     if name == "peak_lr":
         base, arguments = (a | {"decay_mode": "lr_relative"} for a in (base, arguments))
     if name == "weight_lr_power":  # a constant lr weighs alike at any power
@@ -409,6 +414,8 @@ def test_every_argument_changes_the_result(rule, name):
     for a in (base, arguments):
         p = start.copy()
         opt = RULES[rule](p, **a)
+        if hasattr(opt, "update_hessian"):
+            opt.update_hessian(10.0 * np.abs(start))
         for g in grads:
             opt.step(g)
         own = type(opt).averaged is not st.Optimizer.averaged

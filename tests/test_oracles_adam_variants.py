@@ -116,12 +116,18 @@ def adamatan2(p, g, t, s, a):
     return a["a"] * np.arctan2(s.m / (1 - b1**t), a["b"] * np.sqrt(s.v / (1 - b2**t)))
 
 
-RULE_FORMULAS = (adabelief, yogi, laprop, adopt, ademamix, adan, adamatan2)
+def sophia(p, g, t, s, a):
+    """Before there is an estimate of the curvature h; see test_sophia."""
+    s.m = a["betas"][0] * s.m + (1 - a["betas"][0]) * g
+    return np.clip(s.m / np.fmax(a["rho"] * s.h, a["eps"]), -1, 1)
+
+
+RULE_FORMULAS = (adabelief, yogi, laprop, adopt, ademamix, adan, adamatan2, sophia)
 PAPERS = {f.__name__: f for f in RULE_FORMULAS}
 
 
 class Moments:
-    m = v = d = 0.0
+    m = v = d = h = 0.0
 
 
 def paper_path(rule, a, grads, start):
@@ -355,5 +361,7 @@ def test_the_oracles_name_every_argument():
     """A new argument of one of these rules is to be given above; conventions have their file."""
     common = {"self", "params", "options", "lr", "betas", "eps", "weight_decay", "convention"}
     own = {n for rule in FAMILY for n in inspect.signature(RULES[rule].__init__).parameters}
-    named = {"initial_accumulator_value", "bias_correction", "use_clipping", "alpha", "a", "b"}
+    named = {
+        "initial_accumulator_value", "bias_correction", "use_clipping", "alpha", "a", "b", "rho",
+    }  # fmt: skip
     assert own - common == named

@@ -112,6 +112,7 @@ FLOORS = [
     "matrix",
     "information",
     "clip",
+    "filters",
     "regularize",
     "average",
     "decay",

@@ -30,12 +30,24 @@ EACH = [
     R.max_norm(0.7),
     R.max_norm(0.7, axis=-1),
     R.max_norm(0.7, axis=None),
+    R.non_negative(),
+    R.box(-0.3, 0.6),
+    R.unit_norm(),
+    R.unit_norm(axis=-1),
+    R.unit_norm(axis=None),
+    R.simplex(),
+    R.simplex(2.5, axis=-1),
+    R.simplex(1e-3, axis=None),
 ]
 ALL = (
     R.l1(0.01), R.l1(0.02, proximal=True), R.l2(0.03), R.decoupled(0.04), R.elastic_net(0.05),
     R.toward_initial(0.06), R.toward_initial(0.07, decoupled=True), R.group_lasso(0.01, axis=-1),
-    R.group_lasso(0.02), R.max_norm(2.0), R.max_norm(3.0, axis=None),
+    R.group_lasso(0.02), R.max_norm(2.0), R.max_norm(3.0, axis=None), R.box(-2.0, 2.0),
 )  # fmt: skip
+PROJECTIONS = [
+    R.non_negative(), R.box(-0.5, math.inf), R.unit_norm(), R.unit_norm(None), R.simplex(),
+    R.simplex(axis=None),
+]  # fmt: skip
 
 
 def run(rule, arguments, penalties, dtype, kind="C", shapes=SHAPES, steps=3, **options):
@@ -90,6 +102,25 @@ def test_special_values(value):
         assert np.isfinite(p[3]).all()
 
 
+@pytest.mark.parametrize("penalty", PROJECTIONS, ids=repr)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -0.0, 1e300, 1e-310, 1e-40])
+def test_special_values_are_projected_as_by_the_reference(penalty, value):
+    for dtype in DTYPES:
+        if dtype is np.float32 and 1e38 < abs(value) < math.inf:
+            continue
+        p = np.full((5, 4), value, dtype)
+        p[0] = -0.0
+        p[1] = 0.25
+        p[2, 1:] = -1.0
+        p[3, 1:] = value * 0.5
+        twin = p.copy()
+        opt = st.SGD(p, lr=0.0, regularize=penalty)
+        with np.errstate(all="ignore"):
+            opt.step(np.zeros_like(p))
+            reference.step("sgd", twin, np.zeros_like(p), {}, 1, **reference_hyper(opt))
+        same_bits(p, twin)
+
+
 def test_weights_may_be_schedules():
     def weight(t):
         return 0.3 / (t + 1)
@@ -106,6 +137,12 @@ def test_weights_may_be_schedules():
         opt.step(g)
         fixed.step(g)
     same_bits(w, twin)
+    opt.param_groups[0]["regularize"] = R.box(-1.0, lambda t: t - 4)
+    opt.step(g)
+    assert w.max() <= 1.0
+    opt.param_groups[0]["regularize"] = R.box(1.5, lambda t: t - 5)
+    with pytest.raises(ValueError, match=r"box: low = 1.5, high = 1.0: expected low <= high"):
+        opt.step(g)
     opt.param_groups[0]["regularize"] = R.l2(lambda t: math.nan)
     with pytest.raises(ValueError, match="l2: weight = nan: expected a number of at least 0"):
         opt.step(g)
@@ -224,6 +261,107 @@ def test_the_initial_point_is_part_of_the_state():
     same_bits(part, w)
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+def test_units_along_different_axes_are_done_one_after_the_other(threads):
+    """Rows by one thread and columns by another, at the same time, would be a race."""
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal((700, 300))
+    penalties = (R.group_lasso(5.0, axis=-1), R.group_lasso(5.0), R.max_norm(2.0, axis=-1))
+    expected = start.copy()
+    use_threads(1)
+    st.SGD(expected, lr=0.1, regularize=penalties).step(np.zeros_like(start))
+    for _ in range(5):
+        w = start.copy()
+        use_threads(threads)
+        st.SGD(w, lr=0.1, regularize=penalties).step(np.zeros_like(start))
+        same_bits(w, expected)
+
+
+def projected(penalty, x):
+    """What a step that moves nothing leaves of x."""
+    w = x.copy()
+    st.SGD(w, lr=0.0, regularize=penalty).step(np.zeros_like(w))
+    return w
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("n", [1, 2, 9, 5000])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 100.0])
+def test_projections_are_optaxs(n, size):
+    projections = pytest.importorskip("optax.projections")
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    x = np.random.default_rng(n).standard_normal(n) * size
+    each = [
+        (R.non_negative(), projections.projection_non_negative(x)),
+        (R.box(-0.3, 0.7), projections.projection_box(x, -0.3, 0.7)),
+        (R.unit_norm(), projections.projection_l2_sphere(x)),
+        (R.max_norm(0.4), projections.projection_l2_ball(x, 0.4)),
+        (R.simplex(), projections.projection_simplex(x)),
+        (R.simplex(2.5), projections.projection_simplex(x, 2.5)),
+    ]
+    for penalty, expected in each:
+        # Sums in another order: theirs runs over all elements, which costs n roundings of them.
+        near = {"rtol": 1e-12, "atol": 1e-15 * n * max(size, 1.0)}
+        np.testing.assert_allclose(projected(penalty, x), np.asarray(expected), **near)
+
+
+@pytest.mark.parametrize("total", [1.0, 1e-6, 1e6])
+@pytest.mark.parametrize("draw", [
+    lambda rng: rng.standard_normal(1000), lambda rng: rng.standard_normal(1000) + 1e9,
+    lambda rng: 2.0 ** np.arange(-500, 500), lambda rng: np.zeros(1000),
+    lambda rng: rng.choice([0.0, 1.0], 1000),
+    lambda rng: -np.cumsum(1.0 / np.arange(1, 1001)),
+], ids=["normal", "shifted", "powers", "zeros", "ties", "harmonic"])  # fmt: skip
+def test_the_simplex_is_the_nearest_point(total, draw):
+    """The conditions of Karush, Kuhn and Tucker: what is above 0 went down by one number, and what
+    became 0 was not above that number."""
+    x = draw(np.random.default_rng(0))
+    p = projected(R.simplex(total), x)
+    step = np.spacing(np.abs(x).max())  # which x itself is rounded by
+    assert (p >= 0).all() and abs(math.fsum(p) - total) <= 1e-12 * total
+    fall = (x - p)[p > 0]
+    assert np.ptp(fall) <= 2 * max(step, np.spacing(total))
+    assert (x[p == 0] <= fall.max() + 2 * step).all()
+
+
+def test_a_unit_of_length_one_and_a_small_one():
+    for dtype in DTYPES:
+        least = np.finfo(dtype).smallest_subnormal
+        w = projected(R.unit_norm(), np.array([[0.0, -5e-30], [least, 0], [0, 0]], dtype))
+        same_bits(w, np.array([[0, -1], [1, 0], [0, 0]], dtype))
+
+
+def test_a_matrix_of_distributions():
+    """Exponentiated or not: mixture weights by projected gradient."""
+    rng = np.random.default_rng(0)
+    true = rng.dirichlet(np.ones(5), 4)
+    w = np.full((4, 5), 0.2)
+    opt = st.SGD(w, lr=0.2, ema=0.5, regularize=R.simplex())
+    for _ in range(200):
+        opt.step(w - true)
+    np.testing.assert_allclose(w, true, atol=1e-14)
+    np.testing.assert_allclose(opt.state["0"]["ema"].sum(axis=1), 1.0, rtol=1e-15 * 5)
+
+
+def test_boxes_one_after_the_other():
+    boxes = [(-1.0, 2.6), (0.0, 3.0), (-9.0, 2.0), (0.5, 7.0)]
+    for n in range(1, 5):
+        w = np.array([-5.0, -0.25, -0.0, 0.0, 0.75, 2.5, 9.0, np.nan])
+        twin = w.copy()
+        opt = st.SGD(w, lr=0.0, regularize=[R.box(*x) for x in boxes[:n]])
+        opt.step(np.zeros(8))
+        reference.step("sgd", twin, np.zeros(8), {}, 1, **reference_hyper(opt))
+        same_bits(w, twin)
+
+
+def test_elements_first_then_units():
+    """Which for the non-negative is the projection onto both."""
+    w = projected((R.unit_norm(), R.non_negative()), np.array([[3.0, 4.0, -12.0]]))
+    same_bits(w, np.array([[0.6, 0.8, 0.0]]))
+
+
 # By group and by name
 
 
@@ -308,6 +446,11 @@ def test_overrides_in_groups():
         (lambda: R.group_lasso(1, axis=0.5), TypeError, "axis = 0.5: expected the number of an"),
         (lambda: R.max_norm(1, axis=lambda t: 0), TypeError, "expected the number of an axis"),
         (lambda: R.max_norm(-1), ValueError, "max_norm: limit = -1"),
+        (lambda: R.box(1, 0), ValueError, "box: low = 1.0, high = 0.0: expected low <= high"),
+        (lambda: R.box(math.nan, 0), ValueError, "low = nan: expected a number, which may be inf"),
+        (lambda: R.box("0", 1), TypeError, "low = '0': expected a number, which may be infinite"),
+        (lambda: R.simplex(0), ValueError, "simplex: total = 0: expected a number greater than 0"),
+        (lambda: R.unit_norm("rows"), TypeError, "unit_norm: axis = 'rows': expected the number"),
     ],
 )
 def test_wrong_arguments(make, error, message):
@@ -316,8 +459,8 @@ def test_wrong_arguments(make, error, message):
 
 
 def test_too_many_passes_over_units_are_refused():
-    with pytest.raises(ValueError, match=r"by units 5 times \(adaptive, group_lasso, .*at most 4"):
-        st.SGD(np.ones(3), clip=st.clip.adaptive(), regularize=[R.group_lasso(0.1)] * 4)
+    with pytest.raises(ValueError, match=r"by units 9 times \(adaptive, group_lasso, .*at most 8"):
+        st.SGD(np.ones(3), clip=st.clip.adaptive(), regularize=[R.group_lasso(0.1)] * 8)
 
 
 def test_numbers_beyond_double_are_refused():

@@ -121,8 +121,13 @@ def _cut(p: Array, gradient: Array, axis: int | None, factors: Array | None) -> 
     )
 
 
-def unit_factors(p: Array, axis: int | None) -> tuple[Array, Array]:
-    """Ones, one for each unit, and the same memory as an array of the shape of p."""
+def unit_factors(
+    p: Array, axis: int | None, *, of_matrices: bool = False
+) -> tuple[Array | None, Array]:
+    """Ones, one for each unit, and the same memory as an array of the shape of p. With
+    `of_matrices`, None and zeros where p has fewer than two dimensions."""
+    if of_matrices and p.ndim < 2:
+        return None, np.broadcast_to(np.zeros((), p.dtype), p.shape)
     count = units(p, axis)
     factors: Array = np.ones(count, p.dtype)
     shape = [1] * p.ndim
@@ -198,9 +203,9 @@ def parameter(x: Any, name: str) -> Array:
     return p
 
 
-def gradient(x: Any, p: Array, name: str) -> Array:
+def gradient(x: Any, p: Array, name: str, kind: str = "gradient") -> Array:
     """x as a gradient for the parameter p. Raises TypeError or ValueError if it does not fit."""
-    what = f"gradient of parameter {name!r}"
+    what = f"{kind} of parameter {name!r}"
     if isinstance(x, (np.generic, float)) and p.ndim == 0:
         g: Array = np.asarray(x)
     else:

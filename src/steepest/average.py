@@ -100,6 +100,8 @@ def stages(h: Mapping[str, Any], count: int, t: int) -> list[Stage]:
     ahead, mean, ema = h["lookahead"], h["average"], h["ema"]
     if ahead is not None and t % ahead.k == 0:
         found.append(("lookahead", (ahead.at("alpha", count),), "slow"))
+        if h["masked"]:  # the slow weights may have begun elsewhere
+            found.append(("zero", (), "mask"))
     if mean is not None and mean.points(t) > mean.points(t - 1):
         found.append(("mean", (1.0 / mean.points(t),), "average"))
     if ema is not None:

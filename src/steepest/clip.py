@@ -68,6 +68,9 @@ class Clip(Value):
     parts: ClassVar[Literal["each", "group", "all"]] = "all"
     """Which gradients are measured together."""
 
+    makes: ClassVar[str] = ""
+    """The array that its units make, of a number for each."""
+
     @property
     def memory(self) -> int:
         """How many norms it remembers."""
@@ -312,6 +315,7 @@ class adaptive(Clip):
     axis: int | None = 0
     rank: ClassVar[int] = 2
     sweeps: ClassVar[bool] = False
+    makes: ClassVar[str] = "factors"
 
     @property
     def order(self) -> None:

@@ -34,6 +34,8 @@ MODES = (
 
 AFTER = ("decoupled_after", "proximal")
 """The modes that move the parameter after the rule."""
+OWN = ("l2", "decoupled", *AFTER)
+"""The modes of rules with decay in their own formula."""
 PEAKED = ("lr_relative", "corrected")
 """The modes that go by the largest rate."""
 
@@ -80,10 +82,10 @@ def check_additive(rule: str, h: Mapping[str, Any]) -> None:
 
 def check_own(rule: str, h: Mapping[str, Any]) -> None:
     """Raises ValueError for a mode that a rule with decay in its own formula does not have."""
-    if h["decay_mode"] not in ("l2", "decoupled"):
+    if h["decay_mode"] not in OWN:
         raise ValueError(
             f"decay_mode = {h['decay_mode']!r}: {rule} has decay in its own formula; "
-            "expected one of l2, decoupled"
+            f"expected one of {', '.join(OWN)}"
         )
 
 

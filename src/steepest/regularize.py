@@ -10,13 +10,14 @@ add up with the penalties. Every weight is a number or a schedule.
 >>> w
 array([0.49, 0.  ])
 
-A step goes through the stages in this order: gradient (clipped), + L2, toward the initial point
-and L1; decoupled decay; the rule; decay after it; the proximal steps: L1 and elastic net, group
-lasso; the largest norm; the averages (``lookahead``, ``average``, ``ema``). What follows the rule
-uses the learning rate ``lr`` itself, not that of a single element, also with rules that scale
-elements.
+A step goes through the stages in this order: gradient (filtered and clipped), + L2, toward the
+initial point and L1; decoupled decay; the rule; decay after it; the proximal step of L1 and elastic
+net; box and non-negative; group lasso; the largest norm, the unit norm, the simplex; the averages
+(``lookahead``, ``average``, ``ema``). What follows the rule uses the learning rate ``lr`` itself,
+not that of a single element, also with rules that scale elements.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -27,18 +28,32 @@ from steepest.values import Check, Number, Value, axis, flag, number
 __all__ = [
     "PENALTIES",
     "Penalty",
+    "box",
     "decoupled",
     "elastic_net",
     "group_lasso",
     "l1",
     "l2",
     "max_norm",
+    "non_negative",
+    "simplex",
     "toward_initial",
+    "unit_norm",
 ]
 
 Stage = tuple[str, tuple[float, ...], str | None]
 """A stage: its name in ``kernels.stages``, its coefficients, the name of its own array or None."""
 UnitStage = tuple[str, tuple[float, float]]
+
+_any_number = number(-math.inf, finite=False)
+
+
+def _bound(value: Any) -> Any:
+    """Any number, also an infinite one."""
+    try:
+        return _any_number(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)("expected a number, which may be infinite") from None
 
 
 @dataclass(frozen=True)
@@ -49,6 +64,9 @@ class Penalty(Value):
         "weight": number(),
         "ratio": number(0.0, 1.0),
         "limit": number(),
+        "low": _bound,
+        "high": _bound,
+        "total": number(above=True),
         "proximal": flag,
         "decoupled": flag,
         "axis": axis,
@@ -203,9 +221,124 @@ class max_norm(Penalty):
         return {"max_norm": [(self.at("limit", count), self.axis)]}
 
 
+@dataclass(frozen=True)
+class non_negative(Penalty):
+    """Sets elements below 0 to 0.
+
+        p ← max(p, 0)    after the rule
+
+    NaN stays NaN. The same as ``box(0, inf)``.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, 0.25])
+    >>> st.SGD(w, lr=0.5, regularize=st.regularize.non_negative()).step(np.ones(2))
+    >>> w
+    array([0.5, 0. ])
+    """
+
+    def terms(self, count: int) -> dict[str, Any]:
+        return {"box": [(0.0, math.inf)]}
+
+
+@dataclass(frozen=True)
+class box(Penalty):
+    """Holds every element between two bounds.
+
+        p ← min(max(p, low), high)    after the rule
+
+    low <= high, rounded to the parameter's type; either may be infinite. NaN stays NaN. Raises
+    TypeError or ValueError for anything else.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, 0.25, -1.0])
+    >>> st.SGD(w, lr=0.5, regularize=st.regularize.box(-0.5, 0.25)).step(np.ones(3))
+    >>> w
+    array([ 0.25, -0.25, -0.5 ])
+    """
+
+    low: Number
+    high: Number
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not callable(self.low) and not callable(self.high):
+            self.terms(0)
+
+    def terms(self, count: int) -> dict[str, Any]:
+        low, high = self.at("low", count), self.at("high", count)
+        if low > high:
+            raise ValueError(f"box: low = {low!r}, high = {high!r}: expected low <= high")
+        return {"box": [(low, high)]}
+
+
+@dataclass(frozen=True)
+class unit_norm(Penalty):
+    """Gives every unit of the parameter the Euclidean norm 1.
+
+        u ← u / ‖u‖₂    after the rule
+
+    Units are as in ``group_lasso``. A unit whose norm is 0, infinite or NaN stays as it is. Raises
+    TypeError for anything else than an axis or None.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([[3.0, 4.0], [0.03, 0.04], [0.0, 0.0]])
+    >>> st.SGD(w, lr=1.0, regularize=st.regularize.unit_norm()).step(np.zeros((3, 2)))
+    >>> w
+    array([[0.6, 0.8],
+           [0.6, 0.8],
+           [0. , 0. ]])
+    """
+
+    axis: int | None = 0
+
+    def terms(self, count: int) -> dict[str, Any]:
+        return {"unit_norm": [(0.0, self.axis)]}
+
+
+@dataclass(frozen=True)
+class simplex(Penalty):
+    """Projects every unit of the parameter onto the simplex of a sum: to the nearest point whose
+    elements are not negative and add up to it.
+
+        u ← max(u - τ, 0), with the τ that makes the sum `total`    after the rule
+
+    Units are as in ``group_lasso``: with axis 0, the rows of a matrix become distributions. A unit
+    with an element that is not finite stays as it is. total > 0. Raises TypeError or ValueError for
+    anything else. Michelot 1986, doi:10.1007/BF00938486.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([[0.5, 0.75, -1.0], [0.25, 0.25, 0.25]])
+    >>> st.SGD(w, lr=1.0, regularize=st.regularize.simplex()).step(np.zeros((2, 3)))
+    >>> w.round(4)
+    array([[0.375 , 0.625 , 0.    ],
+           [0.3333, 0.3333, 0.3333]])
+    """
+
+    total: Number = 1.0
+    axis: int | None = 0
+
+    def terms(self, count: int) -> dict[str, Any]:
+        return {"simplex": [(self.at("total", count), self.axis)]}
+
+
 PENALTIES: dict[str, type[Penalty]] = {
-    p.__name__: p for p in (l1, l2, elastic_net, decoupled, toward_initial, group_lasso, max_norm)
+    p.__name__: p
+    for p in (
+        l1,
+        l2,
+        elastic_net,
+        decoupled,
+        toward_initial,
+        group_lasso,
+        max_norm,
+        non_negative,
+        box,
+        unit_norm,
+        simplex,
+    )
 }
+
+_BY_UNITS = ("group_lasso", "max_norm", "unit_norm", "simplex")
 
 
 def settled(value: Any) -> tuple[Penalty, ...]:
@@ -225,7 +358,8 @@ def settled(value: Any) -> tuple[Penalty, ...]:
 def terms(penalties: Sequence[Penalty], count: int) -> dict[str, Any]:
     """What penalties come to after `count` updates: weights added up by kind (``"l1"``, ``"l2"``,
     ``"decoupled"``, ``"proximal_l1"``, ``"proximal_l2"``, ``"toward"``, ``"toward_decoupled"``),
-    and lists of (number, axis) as ``"group_lasso"`` and ``"max_norm"``."""
+    a list of (low, high) as ``"box"``, and lists of (number, axis) as ``"group_lasso"``,
+    ``"max_norm"``, ``"unit_norm"`` and ``"simplex"``, in the order in which they work."""
     total: dict[str, Any] = {}
     for penalty in penalties:
         for key, value in penalty.terms(count).items():
@@ -234,7 +368,7 @@ def terms(penalties: Sequence[Penalty], count: int) -> dict[str, Any]:
 
 
 def arrays(h: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of the arrays that stages need, besides the rule's states."""
+    """The names of the arrays that these stages need."""
     held = any(isinstance(penalty, toward_initial) for penalty in h["regularize"])
     return (*average.arrays(h), "initial") if held else average.arrays(h)
 
@@ -254,12 +388,19 @@ class Work:
     """Stages after those of units; empty where there are none."""
     axes: list[int | None]
     """The axis of the units of each unit stage."""
-    arrays: tuple[str, ...]
-    """The names of the arrays that stages need, besides the rule's states."""
+
+
+def _together(boxes: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The box that one box after the other comes to."""
+    bottom, top = -math.inf, math.inf
+    for low, high in boxes:
+        bottom, top = min(max(bottom, low), high), min(max(top, low), high)
+    return bottom, top
 
 
 def work(h: Mapping[str, Any]) -> Work:
-    """The stages around the rule, for the hyper-parameters h with their "terms"."""
+    """The stages around the rule, for the hyper-parameters h with their "terms", and whether the
+    parameters are "masked"."""
     terms: Mapping[str, Any] = h["terms"]
     lr = h["lr"]
     before: list[Stage] = []
@@ -276,19 +417,28 @@ def work(h: Mapping[str, Any]) -> Work:
         drawn = lr * terms["toward_decoupled"]
         before.append(("pull", (1.0 - drawn, drawn), "initial"))
     before += decay.before(h)
+    boxes = terms.get("box", [])
+    if h["masked"]:
+        before.append(("hide", (), "mask"))
+        after.append(("zero", (), "mask"))
     if "proximal_l1" in terms:
         shrunk = 1.0 / (1.0 + lr * terms.get("proximal_l2", 0.0))
         after.append(("soft_threshold", (lr * terms["proximal_l1"], shrunk), None))
-    groups, limits = terms.get("group_lasso", []), terms.get("max_norm", [])
-    units: list[UnitStage] = [("group_lasso", (lr * weight, 0.0)) for weight, _ in groups]
-    units += [("max_norm", (limit, 0.0)) for limit, _ in limits]
+    if boxes:
+        after.append(("box", _together(boxes), None))
+    by_units = [(kind, *term) for kind in _BY_UNITS for term in terms.get(kind, [])]
+    units: list[UnitStage] = [
+        (kind, (lr * x if kind == "group_lasso" else x, 0.0)) for kind, x, _ in by_units
+    ]
+    late: list[Stage] = []
+    if h["masked"] and (boxes or "simplex" in terms):  # which may have moved zeros
+        (late if units else after).append(("zero", (), "mask"))
     return Work(
         keep=decay.keep(h, terms.get("decoupled", 0.0)),
         decay=decay.own(h, terms.get("decoupled", 0.0)),
         before=before,
         after=after,
         units=units,
-        late=[],
-        axes=[axis for _, axis in (*groups, *limits)],
-        arrays=arrays(h),
+        late=late,
+        axes=[axis for _, _, axis in by_units],
     )

@@ -87,6 +87,9 @@ def equals_reference(
     twins = [p.copy() for p in params]
     make: Any = cls
     opt: Optimizer = make(params, **arguments)
+    for state in opt.state.values():
+        if "hessian" in state:  # which no step makes
+            state["hessian"][...] = draw(rng, state["hessian"].size).astype(dtype)
     states = [{k: x.copy() for k, x in opt.state[str(i)].items()} for i in range(len(sizes))]
     hyper, shared = reference_hyper(opt), shared_numbers(opt)
     where = f"{opt.rule}, level {dispatch.current.level}, {np.dtype(dtype)}, {draw.__name__} values"

@@ -69,6 +69,8 @@ class Value:
 
     checks: ClassVar[Mapping[str, Check]] = {}
     fixed: ClassVar[frozenset[str]] = frozenset()
+    in_state: ClassVar[frozenset[str]] = frozenset()
+    """Fields that become part of an optimizer's state, and are saved there."""
 
     def __post_init__(self) -> None:
         for f in fields(self):

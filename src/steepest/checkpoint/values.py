@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest import average, clip, regularize, schedules
+from steepest import average, clip, filters, regularize, schedules
 from steepest.checkpoint.container import parse
 from steepest.checkpoint.error import CheckpointError
 
@@ -37,10 +37,10 @@ def classes() -> dict[str, type[Any]]:
     """The classes whose objects can be stored, by name.
 
     Those of ``steepest.schedules.SCHEDULES``, to which a schedule of one's own may be added, and
-    the frozen dataclasses of ``steepest.average``, ``steepest.clip`` and ``steepest.regularize``.
+    the frozen dataclasses of ``steepest.average``, ``clip``, ``filters`` and ``regularize``.
     """
     named: dict[str, type[Any]] = {f"schedules.{k}": c for k, c in schedules.SCHEDULES.items()}
-    for module in (average, clip, regularize):
+    for module in (average, clip, filters, regularize):
         named |= _frozen(module)
     return named
 
@@ -114,8 +114,11 @@ def made_alike(x: Any, y: Any) -> bool:
 
 
 def _arguments(x: Any) -> dict[str, Any]:
-    """What the object was made with: its fields have the names of its class's arguments."""
-    return {name: getattr(x, name) for name in inspect.signature(type(x)).parameters}
+    """What the object was made with, but for what is in an optimizer's state: its fields have the
+    names of its class's arguments."""
+    kept: frozenset[str] = getattr(x, "in_state", frozenset())
+    names = inspect.signature(type(x)).parameters
+    return {name: getattr(x, name) for name in names if name not in kept}
 
 
 def _parts(x: Any, what: str) -> list[Any]:

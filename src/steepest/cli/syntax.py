@@ -33,6 +33,7 @@ LEARNING_RATES = {
     "adamw": 0.003,
     "signsgd": 0.001,
     "signum": 0.001,
+    "sophia": 0.001,
     "lion": 0.001,
 }
 

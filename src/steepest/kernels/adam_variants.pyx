@@ -158,3 +158,34 @@ cdef void adamatan2(real *restrict p, const real *restrict g, real *restrict m, 
         p[i] = k * p[i] - step * arctan2(unbias1 * mi, unbias2 * root(vi))
 
 RULES["adamatan2"] = rule(adamatan2, adamatan2)
+
+
+cdef void sophia(real *restrict p, const real *restrict g, real *restrict m, real *restrict c,
+                 real *restrict b, real *restrict d, Py_ssize_t n, double factor, double keep,
+                 const double *h) noexcept nogil:
+    """The curvature c is as `sophia_hessian` left it."""
+    cdef real b1 = <real>h[0], fresh1 = <real>h[1], lr = <real>h[2], rho = <real>h[3]
+    cdef real eps = <real>h[4], mi, ui
+    cdef real f = <real>factor, k = <real>keep
+    cdef Py_ssize_t i
+    for i in range(n):
+        mi = b1 * m[i] + fresh1 * (f * g[i])
+        m[i] = mi
+        ui = mi / larger(rho * c[i], eps)
+        ui = <real>1 if ui > <real>1 else ui
+        ui = <real>-1 if ui < <real>-1 else ui
+        p[i] = k * p[i] - lr * ui
+
+RULES["sophia"] = rule(sophia, sophia)
+
+
+cdef void sophia_hessian(real *restrict p, const real *restrict g, real *restrict a,
+                         real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
+                         double factor, double keep, const double *h) noexcept nogil:
+    """Sophia's mean p of estimates g."""
+    cdef real b2 = <real>h[0], fresh2 = <real>h[1]
+    cdef Py_ssize_t i
+    for i in range(n):
+        p[i] = b2 * p[i] + fresh2 * g[i]
+
+RULES["sophia_hessian"] = rule(sophia_hessian, sophia_hessian)

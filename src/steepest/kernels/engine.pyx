@@ -32,9 +32,10 @@ from steepest.kernels.contract cimport (
 from steepest.kernels.floatmode cimport floatmode_default, floatmode_get, floatmode_set
 from steepest.kernels.sources cimport Source, address, counter, reach, same, still_at
 from steepest.kernels.visits cimport (
-    ADAPTIVE_CLIP, G, GROUP_LASSO, LINE, MAX_NORM, OPERANDS, P, READING, SCRATCH, SOURCE,
-    SPARE, STAGE_COEFFICIENTS, UNIT_STAGES, Entry, Measures, Program, Stage, Units,
-    decoded, representable, stage_range, survey_range, unit_range, update_range,
+    ADAPTIVE_CLIP, CENTRALIZE, COUNT_ABOVE, G, GROUP_LASSO, LARGEST, LINE, MAKERS, MAX_NORM,
+    MAXIMUM, OPERANDS, P, READING, SCRATCH, SIMPLEX, SOURCE, SPARE, SQUARES, STAGE_COEFFICIENTS,
+    SUM, SUM_ABOVE, UNIT_NORM, UNIT_STAGES, Entry, Measures, Program, Stage, Units, decoded,
+    representable, stage_range, survey_range, unit_range, update_range,
 )
 
 cdef extern from *:
@@ -57,7 +58,14 @@ cdef enum:
 cdef enum:                             # what a sweep does
     MEASURE, AGAIN, UPDATE, MEASURE_AND_UPDATE, FACTORS, PROJECT, LATE, SURVEY, STAGE
 
-_UNIT_KINDS = {"adaptive": ADAPTIVE_CLIP, "group_lasso": GROUP_LASSO, "max_norm": MAX_NORM}
+_UNIT_KINDS = {
+    "adaptive": ADAPTIVE_CLIP, "centralize": CENTRALIZE, "group_lasso": GROUP_LASSO,
+    "max_norm": MAX_NORM, "unit_norm": UNIT_NORM, "simplex": SIMPLEX,
+}
+_UNIT_MEASURES = {
+    "sum_squares": SQUARES, "largest": LARGEST, "sum": SUM, "sum_above": SUM_ABOVE,
+    "count_above": COUNT_ABOVE, "maximum": MAXIMUM,
+}
 
 BLOCK_SIZE, CHUNK_SIZE, UNIT_STAGE_LIMIT = BLOCK, CHUNK, UNIT_STAGES
 SPARE_OPERAND = SPARE
@@ -121,7 +129,8 @@ cdef class Plan:
     cdef void *measure_double
     cdef double order                  # of the norm that is measured
     cdef bint making_factors           # whether a program of this step needs that sweep
-    cdef bint projecting
+    cdef int projecting                # how many unit stages the programs have, if any projects
+    cdef int unit                      # the one that the present sweep projects by
     cdef bint staging                  # whether a rule of this step is prepared in Python
     cdef Copy *copies
     cdef list copied                   # the arrays of these copies
@@ -165,11 +174,12 @@ cdef class Plan:
             raise MemoryError
         self.set_stage(&self.scale, kernels.stages["scale"], 0, ())
         self.set_stage(&self.unit_measures.multiply, kernels.stages["multiply"], 0, ())
-        squares, largest = kernels.measures["sum_squares"], kernels.measures["largest"]
-        self.unit_measures.squares_float = pointer(squares[0], "steepest.measure")
-        self.unit_measures.squares_double = pointer(squares[1], "steepest.measure")
-        self.unit_measures.largest_float = pointer(largest[0], "steepest.measure")
-        self.unit_measures.largest_double = pointer(largest[1], "steepest.measure")
+        self.set_stage(&self.unit_measures.divide, kernels.stages["divide"], 0, ())
+        self.set_stage(&self.unit_measures.lower, kernels.stages["lower"], 0, ())
+        for name, what in _UNIT_MEASURES.items():
+            of_float, of_double = kernels.measures[name]
+            self.unit_measures.of[<int>what][0] = pointer(of_float, "steepest.measure")
+            self.unit_measures.of[<int>what][1] = pointer(of_double, "steepest.measure")
 
     def __dealloc__(self):
         cdef Py_ssize_t i
@@ -396,7 +406,7 @@ cdef class Plan:
             self.partials += chunks_of(e)
             self.cost[self.actives + 1] = self.cost[self.actives] + e.size + VISIT
             self.actives += 1
-        self.making_factors = self.projecting = False
+        self.making_factors, self.projecting = False, 0
         self.surveys = 0
         self.staging = False
         self.copied = []
@@ -431,7 +441,7 @@ cdef class Plan:
         """What to do for a row of `rows`: the rule, its coefficients, what is kept of the
         parameter; the stages before the rule, after it, and after the unit stages, each as (name,
         coefficients, operand number of its own array or 0); and the unit stages, each as (kind,
-        coefficients), with one that makes factors of the gradient first. `kept` are the numbers
+        coefficients), with those that make factors of the gradient first. `kept` are the numbers
         that the rule keeps of all parameters of the `domain`, and `together` says that its sums
         are those of the whole domain. `prepared`: the rule takes what Python makes of what
         `stage` puts into its first two operands, gradient and parameter."""
@@ -461,14 +471,15 @@ cdef class Plan:
             k += 1
         program.moves = False
         for k in range(program.before):
-            program.moves = program.moves or not program.stage[k].makes_gradient
+            program.moves = (program.moves or not program.stage[k].makes_gradient
+                             or program.stage[k].operand != 0)
         for k, (kind, coefficients) in enumerate(units):
             program.unit[k].kind = _UNIT_KINDS[kind]
             program.unit[k].h[0], program.unit[k].h[1] = coefficients
-            if program.unit[k].kind == ADAPTIVE_CLIP:
+            if program.unit[k].kind < MAKERS:
                 self.making_factors = True
             else:
-                self.projecting = True
+                self.projecting = max(self.projecting, k + 1)
 
     def stage(self, int threads):
         """Makes the gradients, and the parameters, that prepared rules start from."""
@@ -730,6 +741,7 @@ cdef class Plan:
         cdef Py_ssize_t i, copies = len(self.copied)
         cdef bint measuring = bool(following)
         cdef double norm
+        cdef int k
         self.reserve(threads)
         if self.surveys:
             self.reserve_found()
@@ -741,8 +753,10 @@ cdef class Plan:
         with nogil:
             self.surveyed(threads)
             self.sweep(MEASURE_AND_UPDATE if measuring else UPDATE, threads)
-            if self.projecting:
+            for k in range(self.projecting):  # a sweep each: the next may cut other units
+                self.unit = k
                 self.sweep(PROJECT, threads)
+            if self.projecting:
                 self.sweep(LATE, threads)
             for i in range(copies):
                 memcpy(self.copies[i].to, self.copies[i].source, self.copies[i].bytes)
@@ -936,7 +950,8 @@ cdef class Plan:
                 start += n
         elif e.size:
             for k in range(program.units):
-                if (program.unit[k].kind == ADAPTIVE_CLIP) == (what == FACTORS):
+                if (program.unit[k].kind < MAKERS) if what == FACTORS else (
+                        k == self.unit and program.unit[k].kind > MAKERS):
                     n = e.units[k].length
                     unit_range(e, program, &self.unit_measures, k, (start + n - 1) // n,
                                (stop + n - 1) // n, scratch)

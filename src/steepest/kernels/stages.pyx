@@ -89,6 +89,40 @@ cdef void scale_each(real *restrict p, const real *restrict g, real *restrict ou
 STAGES["scale_each"] = entry(scale_each, scale_each, True)
 
 
+cdef void subtract_each(real *restrict p, const real *restrict g, real *restrict out,
+                        real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        out[i] = g[i] - x[i]
+
+STAGES["subtract_each"] = entry(subtract_each, subtract_each, True)
+
+
+cdef void grokfast(real *restrict p, const real *restrict g, real *restrict out,
+                   real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+    """The mean x is NaN before it has seen a gradient."""
+    cdef real keep = <real>h[0], fresh = <real>h[1], weight = <real>h[2], xi
+    cdef Py_ssize_t i
+    for i in range(n):
+        xi = keep * x[i] + fresh * g[i]
+        xi = g[i] if x[i] != x[i] else xi
+        x[i] = xi
+        out[i] = g[i] + weight * xi
+
+STAGES["grokfast"] = entry(grokfast, grokfast, True)
+
+
+cdef void hide(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
+               Py_ssize_t n, const double *h) noexcept nogil:
+    cdef real gi
+    cdef Py_ssize_t i
+    for i in range(n):
+        gi = g[i]
+        out[i] = <real>0 if x[i] == <real>0 else gi
+
+STAGES["hide"] = entry(hide, hide, True)
+
+
 # Stages on the parameter or on an array of their own
 
 cdef void pull(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
@@ -142,6 +176,48 @@ cdef void cautious(real *restrict p, const real *restrict g, real *restrict out,
 STAGES["cautious"] = entry(cautious, cautious, False)
 
 
+cdef void divide(real *restrict p, const real *restrict g, real *restrict out,
+                 real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+    """In double: the inverse of a small divisor may be beyond float."""
+    cdef double divisor = h[0]
+    cdef Py_ssize_t i
+    for i in range(n):
+        p[i] = <real>(<double>p[i] / divisor)
+
+STAGES["divide"] = entry(divide, divide, False)
+
+
+cdef void lower(real *restrict p, const real *restrict g, real *restrict out,
+                real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+    """In double, down by two numbers whose sum may have fewer digits, and no further than 0."""
+    cdef double first = h[0], second = h[1], rest
+    cdef Py_ssize_t i
+    for i in range(n):
+        rest = <double>p[i] - first - second
+        p[i] = <real>(rest if rest > <double>0 else <double>0)
+
+STAGES["lower"] = entry(lower, lower, False)
+
+
+cdef void box(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
+              Py_ssize_t n, const double *h) noexcept nogil:
+    cdef real low = <real>h[0], high = <real>h[1]
+    cdef Py_ssize_t i
+    for i in range(n):
+        p[i] = low if p[i] < low else (high if p[i] > high else p[i])
+
+STAGES["box"] = entry(box, box, False)
+
+
+cdef void zero(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
+               Py_ssize_t n, const double *h) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        p[i] = <real>0 if x[i] == <real>0 else p[i]
+
+STAGES["zero"] = entry(zero, zero, False)
+
+
 cdef void ema(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
               Py_ssize_t n, const double *h) noexcept nogil:
     cdef real keep = <real>h[0], fresh = <real>h[1]
@@ -178,10 +254,18 @@ STAGES["mean"] = entry(mean, mean, False)
 # Measures
 
 cdef enum:
-    SQUARES, MAGNITUDES, POWERS
+    SQUARES, MAGNITUDES, POWERS, ELEMENTS, ABOVE, COUNT
 
 
-cdef inline double term(int kind, double x, double order) noexcept nogil:
+cdef inline double term(int kind, double x, double scale, double order) noexcept nogil:
+    """What an element adds: a power of scale * x, or what of x - scale is above the order."""
+    if kind == ELEMENTS:
+        return x
+    if kind == ABOVE:
+        return x - scale if x - scale > order else <double>0
+    if kind == COUNT:
+        return <double>1 if x - scale > order else <double>0
+    x = scale * x
     if kind == SQUARES:
         return x * x
     if kind == MAGNITUDES:
@@ -191,16 +275,16 @@ cdef inline double term(int kind, double x, double order) noexcept nogil:
 
 cdef inline double added(int kind, const real *restrict g, Py_ssize_t n, double scale,
                          double order) noexcept nogil:
-    """The sum of the terms of scale * g; `kind` is a literal where this is called."""
+    """The sum of the terms of g; `kind` is a literal where this is called."""
     cdef double lane[LANES]
     cdef Py_ssize_t i, j, width = LANES, whole = n // LANES
     for j in range(LANES):
         lane[j] = 0
     for i in range(whole):
         for j in range(LANES):
-            lane[j] += term(kind, scale * <double>g[i * LANES + j], order)
+            lane[j] += term(kind, <double>g[i * LANES + j], scale, order)
     for j in range(n - whole * LANES):
-        lane[j] += term(kind, scale * <double>g[whole * LANES + j], order)
+        lane[j] += term(kind, <double>g[whole * LANES + j], scale, order)
     while width > 1:
         width = width // 2
         for j in range(width):
@@ -227,6 +311,48 @@ cdef double sum_powers(const real *restrict g, Py_ssize_t n, double scale,
     return added(POWERS, g, n, scale, order)
 
 MEASURES["sum_powers"] = measure(sum_powers, sum_powers)
+
+
+cdef double sum_elements(const real *restrict g, Py_ssize_t n, double scale,
+                         double order) noexcept nogil:
+    return added(ELEMENTS, g, n, scale, order)
+
+MEASURES["sum"] = measure(sum_elements, sum_elements)
+
+
+cdef double sum_above(const real *restrict g, Py_ssize_t n, double scale,
+                      double order) noexcept nogil:
+    return added(ABOVE, g, n, scale, order)
+
+MEASURES["sum_above"] = measure(sum_above, sum_above)
+
+
+cdef double count_above(const real *restrict g, Py_ssize_t n, double scale,
+                        double order) noexcept nogil:
+    return added(COUNT, g, n, scale, order)
+
+MEASURES["count_above"] = measure(count_above, count_above)
+
+
+cdef double maximum(const real *restrict g, Py_ssize_t n, double scale,
+                    double order) noexcept nogil:
+    """The largest element, by lanes for the vectors' sake; none may be NaN."""
+    cdef real lane[LANES]
+    cdef real most
+    cdef Py_ssize_t i, j, whole = n // LANES
+    for j in range(LANES):
+        lane[j] = g[0]
+    for i in range(whole):
+        for j in range(LANES):
+            lane[j] = g[i * LANES + j] if g[i * LANES + j] > lane[j] else lane[j]
+    most = lane[0]
+    for j in range(1, LANES):
+        most = lane[j] if lane[j] > most else most
+    for j in range(whole * LANES, n):
+        most = g[j] if g[j] > most else most
+    return <double>most
+
+MEASURES["maximum"] = measure(maximum, maximum)
 
 
 cdef double largest(const real *restrict g, Py_ssize_t n, double scale,

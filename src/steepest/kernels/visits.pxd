@@ -10,7 +10,7 @@ cdef enum:
     P = 0                              # operand numbers: the parameter,
     G = 1                              # its gradient,
     FIRST = 2                          # the rule's states and then the stages' arrays
-    OPERANDS = 12
+    OPERANDS = 15
     SPARE = OPERANDS - 1               # no array: a row from before the rule to after it
     READING = OPERANDS                 # the gradient again, in C order,
     SOURCE = OPERANDS + 1              # and as Python sees it
@@ -19,7 +19,7 @@ cdef enum:
     LINE = 64                          # bytes of a cache line and of the widest vector
     SCRATCH = ROWS * ROW               # bytes of a thread; no less than a chunk of doubles
     STAGE_COEFFICIENTS = 4
-    UNIT_STAGES = 4                    # what a program may do to units
+    UNIT_STAGES = 8                    # what a program may do to units
 
 
 cdef struct Units:
@@ -29,13 +29,17 @@ cdef struct Units:
     Py_ssize_t length
     Operand p
     Operand g
-    char *factors                      # one number per unit for the gradient, or NULL
+    char *factors                      # one number per unit for the gradient, or NULL for none
     Py_ssize_t *axes_p                 # owned
     Py_ssize_t *axes_g
 
 
-cdef enum:                             # what is done to a unit: see visits.unit_factor
-    ADAPTIVE_CLIP, GROUP_LASSO, MAX_NORM
+cdef enum:                             # what is done to a unit; up to MAKERS, to its gradient
+    ADAPTIVE_CLIP, CENTRALIZE, MAKERS, GROUP_LASSO, MAX_NORM, UNIT_NORM, SIMPLEX
+
+
+cdef enum:                             # what is measured of a unit
+    SQUARES, LARGEST, SUM, SUM_ABOVE, COUNT_ABOVE, MAXIMUM, UNIT_MEASURES
 
 
 cdef struct UnitStage:
@@ -94,23 +98,22 @@ cdef struct Program:
     int domain                         # whose sums are taken together and whose numbers these are
     bint together                      # whether sums are those of the whole domain
     bint prepared                      # whether the rule takes what Python has made of `stage`
-    bint moves                         # whether a stage before the rule changes the parameter
+    bint moves                         # whether a stage before the rule may change p or its array
     void *survey_float[SURVEYS]
     void *survey_double[SURVEYS]
     void *settle[SURVEYS]
     double kept[SCALARS]               # the domain's numbers before the step
     double h[COEFFICIENTS]
     Stage stage[STAGES]                # those before the rule, after it, and after the units'
-    UnitStage unit[UNIT_STAGES]        # one that makes factors of the gradient stands first
+    UnitStage unit[UNIT_STAGES]        # those that make factors of the gradient stand first
 
 
 cdef struct Measures:
-    # The measures that units need.
-    void *squares_float
-    void *squares_double
-    void *largest_float
-    void *largest_double
+    # The measures that units need, for float and double, and the stages that follow from them.
+    void *of[UNIT_MEASURES][2]
     Stage multiply
+    Stage divide
+    Stage lower
 
 
 cdef double representable(double x, int exponent) noexcept nogil

@@ -5,7 +5,7 @@ Rows that are not lent lie in the worker's scratch, one after the other; the las
 the gradient that a stage makes.
 """
 from libc.float cimport DBL_MAX
-from libc.math cimport frexp, isfinite, ldexp, sqrt
+from libc.math cimport INFINITY, frexp, isfinite, ldexp, sqrt
 from libc.string cimport memcpy
 
 from steepest.kernels.contract cimport (
@@ -14,8 +14,9 @@ from steepest.kernels.contract cimport (
     stage_float, survey_double, survey_float,
 )
 from steepest.kernels.visits cimport (
-    ADAPTIVE_CLIP, FIRST, G, GROUP_LASSO, LINE, OPERANDS, P, ROW, SPARE, Entry, Measures, Program,
-    Stage, Units, UnitStage,
+    CENTRALIZE, COUNT_ABOVE, FIRST, G, GROUP_LASSO, LARGEST, LINE, MAKERS, MAXIMUM,
+    OPERANDS, P, ROW, SIMPLEX, SPARE, SQUARES, SUM, SUM_ABOVE, UNIT_NORM, Entry, Measures,
+    Program, Stage, Units, UnitStage,
 )
 
 
@@ -91,15 +92,14 @@ cdef void visit(Entry *e, const Program *program, const Stage *scale, bint late,
     cdef real *state[STATES]
     cdef const real *g
     cdef const double *h = &e.h[0] if program.surveys else &program.h[0]
-    cdef double factor
+    cdef double factor = 1.0
     cdef int k, first = program.before, last = program.before + program.after
     fetched(e, row, state, spare, start, n, scratch)
     g = row[G]
     if late:
         first, last = last, last + program.late
     else:
-        factor = e.scale
-        if not program.prepared:
+        if not program.prepared or program.moves:
             g = before(e, program, scale, row, spare, n, &factor)
         if real is float:
             (<rule_float>program.rule_float)(row[P], g, state[0], state[1], state[2], state[3],
@@ -117,10 +117,15 @@ cdef void visit(Entry *e, const Program *program, const Stage *scale, bint late,
 
 cdef inline void aside(Entry *e, const Program *program, real **row, Py_ssize_t n,
                        real *scratch) noexcept nogil:
-    """Takes a copy of the parameter's row where stages would change it before the update does."""
-    if program.moves and e.operand[P].decode == NULL:
-        memcpy(scratch, row[P], n * sizeof(real))
-        row[P] = scratch
+    """Takes copies of the rows that stages before the rule may change: the update will do so."""
+    cdef Py_ssize_t width = ROW // sizeof(real)
+    cdef int k
+    if not program.moves:
+        return
+    for k in range(e.operands):
+        if (k == P or k >= FIRST + e.states) and e.operand[k].decode == NULL:
+            memcpy(scratch + k * width, row[k], n * sizeof(real))
+            row[k] = scratch + k * width
 
 
 cdef void stage_range(Entry *e, const Program *program, const Stage *scale, Py_ssize_t start,
@@ -208,19 +213,21 @@ cdef double representable(double x, int exponent) noexcept nogil:
 
 # Units
 
-cdef double measured(void *function, Operand *x, Py_ssize_t start, Py_ssize_t n, double scale,
-                     bint most, real *scratch) noexcept nogil:
+cdef double measured(const Measures *measures, int what, Operand *x, Py_ssize_t start,
+                     Py_ssize_t n, double scale, double order, real *scratch) noexcept nogil:
     """A measure of n elements of x, chunk by chunk."""
-    cdef double total = 0, part
+    cdef void *function = measures.of[what][1 if real is double else 0]
+    cdef bint most = what == LARGEST or what == MAXIMUM
+    cdef double total = -INFINITY if most else 0, part
     cdef Py_ssize_t done = 0, m
     cdef const real *row
     while done < n:
         m = min(n - done, <Py_ssize_t>CHUNK)
         row = decoded(x, start + done, m, scratch)
         if real is float:
-            part = (<measure_float>function)(row, m, scale, 2.0)
+            part = (<measure_float>function)(row, m, scale, order)
         else:
-            part = (<measure_double>function)(row, m, scale, 2.0)
+            part = (<measure_double>function)(row, m, scale, order)
         if most:
             total = larger(total, part)
         else:
@@ -232,35 +239,79 @@ cdef double measured(void *function, Operand *x, Py_ssize_t start, Py_ssize_t n,
 cdef double unit_norm(const Measures *measures, Operand *x, Py_ssize_t start, Py_ssize_t n,
                       real *scratch) noexcept nogil:
     """The Euclidean norm of n elements of x, also where squares leave the range of double."""
-    cdef void *squares = measures.squares_float if real is float else measures.squares_double
-    cdef void *largest = measures.largest_float if real is float else measures.largest_double
-    cdef double total = measured(squares, x, start, n, 1.0, False, scratch), most
+    cdef double total = measured(measures, SQUARES, x, start, n, 1.0, 2.0, scratch), most
     cdef int exponent = 0
     if real is double:
         if not (1e-280 < total < 1e300):
-            most = measured(largest, x, start, n, 1.0, True, scratch)
+            most = measured(measures, LARGEST, x, start, n, 1.0, 2.0, scratch)
             if isfinite(most) and most > 0:
                 frexp(most, &exponent)
                 exponent = max(exponent, -1000)
-                total = measured(squares, x, start, n, ldexp(1.0, -exponent), False, scratch)
+                total = measured(measures, SQUARES, x, start, n, ldexp(1.0, -exponent), 2.0,
+                                 scratch)
     return representable(sqrt(total), exponent)
 
 
-cdef double unit_factor(const UnitStage *s, const Measures *measures, Units *units,
-                        Py_ssize_t start, double scale, real *scratch) noexcept nogil:
-    """What a unit of the gradient (adaptive clipping) or of the parameter is multiplied with."""
+cdef double made_factor(Entry *e, const UnitStage *s, const Measures *measures, Units *units,
+                        Py_ssize_t start, real *scratch) noexcept nogil:
+    """What a unit of the gradient is multiplied with, or what is subtracted from it."""
     cdef Py_ssize_t n = units.length
-    cdef double p = unit_norm(measures, &units.p, start, n, scratch), limit, g
-    if s.kind == ADAPTIVE_CLIP:
-        limit = s.h[0] * (s.h[1] if p < s.h[1] else p)
-        g = scale * unit_norm(measures, &units.g, start, n, scratch)
-        return limit / (1e-6 if g < 1e-6 else g) if g > limit else 1.0
+    cdef double p, limit, g
+    if s.kind == CENTRALIZE:
+        return e.scale * (measured(measures, SUM, &units.g, start, n, 1.0, 1.0, scratch) / n)
+    p = unit_norm(measures, &units.p, start, n, scratch)
+    limit = s.h[0] * (s.h[1] if p < s.h[1] else p)
+    g = unit_norm(measures, &units.g, start, n, scratch)
+    g = (-e.scale if e.scale < 0 else e.scale) * g
+    return limit / (1e-6 if g < 1e-6 else g) if g > limit else 1.0
+
+
+cdef bint simplex(const Measures *measures, Operand *x, Py_ssize_t start, Py_ssize_t n,
+                  double sum, double *h, real *scratch) noexcept nogil:
+    """By how much n elements go down, but no further than 0, for them to have the given sum; in
+    two parts: down to a maximum of 0, and the rest. False where an element is not finite.
+
+    Michelot's algorithm. The rest is at least -sum, and -sum plus the elements above it, divided
+    by their number, is a better bound; there are fewer above each, or it is the last.
+    """
+    cdef double top, rest = -sum, better, count, fewer
+    if not isfinite(measured(measures, LARGEST, x, start, n, 1.0, 1.0, scratch)):
+        return False
+    top = measured(measures, MAXIMUM, x, start, n, 1.0, 1.0, scratch)
+    count = measured(measures, COUNT_ABOVE, x, start, n, top, rest, scratch)
+    while True:
+        better = (measured(measures, SUM_ABOVE, x, start, n, top, rest, scratch) - sum) / count
+        if not better > rest:
+            break
+        rest = better
+        fewer = measured(measures, COUNT_ABOVE, x, start, n, top, rest, scratch)
+        if fewer == count:
+            break
+        count = fewer
+    h[0], h[1] = top, rest
+    return True
+
+
+cdef const Stage *unit_stage(const UnitStage *s, const Measures *measures, Units *units,
+                             Py_ssize_t start, double *h, real *scratch) noexcept nogil:
+    """What is done to a unit of the parameter, and its coefficients h; NULL for nothing."""
+    cdef Py_ssize_t n = units.length
+    cdef double norm, limit = s.h[0]
+    if s.kind == SIMPLEX:
+        return &measures.lower if simplex(measures, &units.p, start, n, limit, h,
+                                          scratch) else NULL
+    norm = unit_norm(measures, &units.p, start, n, scratch)
+    if s.kind == UNIT_NORM:
+        h[0] = norm
+        return &measures.divide if 0 < norm < INFINITY else NULL
     if s.kind == GROUP_LASSO:
-        limit = s.h[0] * sqrt(<double>n)
-        if p != p:
-            return 1.0
-        return 0.0 if p <= limit else 1.0 - limit / p
-    return s.h[0] / p if p > s.h[0] else 1.0
+        limit *= sqrt(<double>n)
+        if norm != norm:
+            return NULL
+        h[0] = 0.0 if norm <= limit else 1.0 - limit / norm
+    else:
+        h[0] = limit / norm if norm > limit else 1.0
+    return &measures.multiply if h[0] != 1.0 else NULL
 
 
 cdef void unit_range(Entry *e, const Program *program, const Measures *measures, int stage,
@@ -268,23 +319,27 @@ cdef void unit_range(Entry *e, const Program *program, const Measures *measures,
     """Does a unit stage for the units start to stop."""
     cdef Units *units = &e.units[stage]
     cdef const UnitStage *s = &program.unit[stage]
+    cdef const Stage *change
     cdef Py_ssize_t first, done, n
-    cdef double factor, scale = -e.scale if e.scale < 0 else e.scale
+    cdef double h[2]
     cdef real *row
+    if s.kind < MAKERS:
+        if units.factors != NULL:
+            for n in range(start, stop):
+                (<real *>units.factors)[n] = <real>made_factor(e, s, measures, units,
+                                                               n * units.length, scratch)
+        return
     while start < stop:
         first = start * units.length
-        factor = unit_factor(s, measures, units, first, scale, scratch)
-        if s.kind == ADAPTIVE_CLIP:
-            (<real *>units.factors)[start] = <real>factor
-        elif factor != 1.0:
-            done = 0
-            while done < units.length:
-                n = min(units.length - done, <Py_ssize_t>CHUNK)
-                row = decoded(&units.p, first + done, n, scratch)
-                if real is float:
-                    (<stage_float>measures.multiply.of_float)(row, NULL, NULL, NULL, n, &factor)
-                else:
-                    (<stage_double>measures.multiply.of_double)(row, NULL, NULL, NULL, n, &factor)
-                encoded(&units.p, first + done, n, row)
-                done += n
+        change = unit_stage(s, measures, units, first, h, scratch)
+        done = 0 if change != NULL else units.length
+        while done < units.length:
+            n = min(units.length - done, <Py_ssize_t>CHUNK)
+            row = decoded(&units.p, first + done, n, scratch)
+            if real is float:
+                (<stage_float>change.of_float)(row, NULL, NULL, NULL, n, h)
+            else:
+                (<stage_double>change.of_double)(row, NULL, NULL, NULL, n, h)
+            encoded(&units.p, first + done, n, row)
+            done += n
         start += 1

@@ -1,18 +1,23 @@
 """Rules that change what Adam averages or divides by.
 
-AdaBelief, Yogi, LaProp, ADOPT, AdEMAMix, Adan, AdamAtan2.
+AdaBelief, Yogi, LaProp, ADOPT, AdEMAMix, Adan, AdamAtan2, Sophia.
 """
 
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
+import numpy as np
+
 from steepest import arrays
 from steepest.arrays import Array
+from steepest.kernels import dispatch, machine, threads
+from steepest.kernels.engine import Plan
 from steepest.kernels.scalars import one_minus_power
+from steepest.optimizers import structure
 from steepest.optimizers.base import Number, Optimizer, Options
 
-__all__ = ["AdaBelief", "Yogi", "LaProp", "ADOPT", "AdEMAMix", "Adan", "AdamAtan2"]
+__all__ = ["AdaBelief", "Yogi", "LaProp", "ADOPT", "AdEMAMix", "Adan", "AdamAtan2", "Sophia"]
 
 
 def _mixes(h: Mapping[str, Any]) -> tuple[float, ...]:
@@ -397,3 +402,90 @@ class AdamAtan2(Optimizer):
         unbias1 = 1.0 / one_minus_power(b1, t)
         unbias2 = h["b"] / math.sqrt(one_minus_power(b2, t))
         return "adamatan2", (*_mixes(h), h["lr"] * h["a"], unbias1, unbias2)
+
+
+class Sophia(Optimizer):
+    """Sophia: momentum divided by the curvature, and no element moves by more than lr.
+
+        m ← β₁ m + (1 - β₁) g
+        p ← p - lr · min(max(m / max(rho · h, eps), -1), 1)
+        h ← β₂ h + (1 - β₂) ĥ    by ``update_hessian(ĥ)``, where ĥ estimates the Hessian's diagonal
+
+    The estimate is the caller's, and comes before every tenth step or so: u · (Hessian · u) for a
+    random u (Hutchinson), or the batch size times the squared mean gradient of labels drawn from
+    the model (Gauss-Newton-Bartlett). Without one, h is 0 and this is SignSGD with momentum.
+    rho >= 0. Decoupled weight decay. Raises ValueError for hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, 1.0])
+    >>> curvature = np.array([10.0, 0.1])
+    >>> opt = st.Sophia(w, lr=0.5, betas=(0.0, 0.0), rho=1.0, weight_decay=0.0)
+    >>> opt.update_hessian(curvature)
+    >>> opt.step(curvature * w)
+    >>> w
+    array([0.5, 0.5])
+
+    Liu et al. 2023, arXiv:2305.14342, algorithm 3, whose γ is rho here, and whose eps; the other
+    defaults are those of the authors' SophiaG.
+    """
+
+    decay_mode = "decoupled"
+    read_only = ("hessian",)
+    ranges: ClassVar = {"rho": (0.0, math.inf, False)}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-4,
+        betas: tuple[Number, Number] = (0.965, 0.99),
+        rho: Number = 0.04,
+        eps: Number = 1e-12,
+        weight_decay: Number = 0.1,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {"lr": lr, "betas": betas, "rho": rho, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "hessian")
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        b1 = h["betas"][0]
+        return "sophia", (b1, 1.0 - b1, h["lr"], h["rho"], h["eps"])
+
+    def update_hessian(self, estimate: Any) -> None:
+        """Takes an estimate of the Hessian's diagonal into its mean h: h ← β₂ h + (1 - β₂) ĥ.
+
+        The estimate has the structure of ``params``; None leaves a parameter's h alone. With
+        ``maximize`` it is one of minus the objective, as all that the rule sees. It is all or
+        nothing, like a step. Raises TypeError or ValueError for estimates that do not fit,
+        RuntimeError while another thread steps this optimizer.
+        """
+        what = "update_hessian() or step() of this optimizer"
+        machine.alone(self._lock, self._update_hessian, estimate, what)
+
+    def _update_hessian(self, estimate: Any) -> None:
+        flat = structure.take(self._shape, estimate, "estimate")
+        flat = flat if self._in_order else [flat[i] for i in self._order]
+        if self._plan is None or self._changes.any:
+            self._built()  # which checks the state
+        names = [name for group in self.param_groups for name in group["param_names"]]
+        means = [self.state[name]["hessian"] for name in names]
+        plan = Plan(dispatch.current, len(names), np.zeros((), np.int64))
+        for number, group in enumerate(self.param_groups):
+            for name in group["param_names"]:
+                h = self.state[name]["hessian"]
+                plan.add(number, (h,), np.zeros((), np.int64), 0, arrays.layout((h,), h))
+        plan.guard(arrays.disjoint_bounds(list(zip(names, means, strict=True))))
+        for i in plan.resolve(means, flat) or ():
+            x = flat[i] = arrays.gradient(flat[i], means[i], names[i], "estimate")
+            if any(arrays.share_memory(x, h) for h in means):
+                raise ValueError(
+                    f"estimate of parameter {names[i]!r} shares memory with a state 'hessian'; "
+                    "give a copy"
+                )
+            plan.bind_gradient(i, x, arrays.layout((means[i],), x))
+        for row, (number, _) in enumerate(plan.rows()):
+            b2 = self._settle("betas", self.param_groups[number]["betas"], self.updates)[1]
+            plan.program(row, "sophia_hessian", (b2, 1.0 - b2), 1.0, [], [], [], [])
+        plan.commit(threads.get_num_threads() if plan.large() else 1)

@@ -21,16 +21,17 @@ from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 
-from steepest import arrays, decay, regularize
+from steepest import arrays, decay, filters
 from steepest import average as averages
 from steepest.arrays import Array
 from steepest.clip import Clip
+from steepest.filters import Filter
 from steepest.kernels import dispatch, machine, threads
 from steepest.kernels.engine import Plan
 from steepest.optimizers import structure
 from steepest.optimizers.clipping import Clipping, Norms, checked_history
 from steepest.optimizers.hyper import COUNTS, RANGES, Number, Range, Schedule, settle
-from steepest.optimizers.live import LiveGroup
+from steepest.optimizers.live import LiveGroup, stage_arrays
 from steepest.optimizers.numbers import new_scalars, packed_scalars
 from steepest.optimizers.selection import Selection
 from steepest.optimizers.state import Changes, WatchedDict, counter, counters
@@ -49,6 +50,7 @@ class Options(TypedDict, total=False):
     """Options that every optimizer takes, by keyword.
 
     clip: one of ``st.clip``, or a tuple of them. regularize: one of ``st.regularize``, or several.
+    filter: one of ``st.filters``, or a tuple of them.
     l1: weight of the L1 penalty. decay_mode: whether weight_decay enters the gradient (``"l2"``)
     or shrinks the parameter (``"decoupled"``), or another of ``steepest.decay.MODES``; peak_lr: the
     largest lr, for the modes that go by it. maximize: climb instead of descend. ema: decay rate
@@ -66,6 +68,7 @@ class Options(TypedDict, total=False):
 
     clip: Clip | tuple[Clip, ...] | None
     regularize: Penalty | Sequence[Penalty] | None
+    filter: Filter | Sequence[Filter] | None
     exclude: str | Sequence[str]
     overrides: Mapping[str, Mapping[str, Any]]
     l1: Number
@@ -87,6 +90,7 @@ _GROUP_OPTIONS: dict[str, Any] = {
     "decay_mode": "l2",
     "peak_lr": None,
     "regularize": (),
+    "filter": (),
     "clip": None,
     "maximize": False,
     "ema": None,
@@ -135,6 +139,8 @@ class Optimizer(ABC):
         paragraphs = inspect.cleandoc(cls.__doc__ or "").split("\n\n")
         cls.formula = inspect.cleandoc("\n" + paragraphs[1]) if len(paragraphs) > 1 else ""
         cls.source = " ".join(paragraphs[-1].split())
+        if cls.needs != "element-wise" or cls.prepares or cls.own_decay:
+            cls.additive = False
         cls._ranges, cls._counts = {**RANGES, **cls.ranges}, {**COUNTS, **cls.counts}
         if cls.kernels:
             dispatch.register(cls.kernels)
@@ -235,6 +241,8 @@ class Optimizer(ABC):
         for group in params:
             self.add_param_group(group)
         self._selection.check(self._names, self._hyper_names)
+        for group in self.param_groups:
+            filters.check_names(group["filter"], self._names)
         decay.check_peak(given.get("peak_lr"), {g["decay_mode"] for g in self.param_groups})
 
     def _selects(self, options: Options) -> Selection:
@@ -356,17 +364,17 @@ class Optimizer(ABC):
 
     def _new_state(self, p: Array, name: str, step: Array, live: LiveGroup) -> WatchedDict:
         live.check_axes(p, name)
-        fresh = {key: self._new_array(key, p, live) for key in live.states}
+        fresh = {key: self._new_array(key, p, name, live) for key in live.states}
         return WatchedDict({"step": step} | fresh | new_scalars(live), self._changes)
 
-    def _new_array(self, key: str, p: Array, live: LiveGroup) -> Array:
-        """A state array as it begins: the rule's own, or for a stage a copy of the parameter."""
+    def _new_array(self, key: str, p: Array, name: str, live: LiveGroup) -> Array:
+        """A state array as it begins: the rule's own, a filter's, or a copy of the parameter."""
         if key in live.h["states"]:
             begun: Array = live.rule.initial(key, p, live.h)
             return begun
-        shadow = arrays.zeros_like(p)
-        shadow[...] = p
-        return shadow
+        fresh = arrays.zeros_like(p)
+        fresh[...] = filters.initial(live.h["filter"], key, p, name)
+        return fresh
 
     # The step
 
@@ -551,8 +559,8 @@ class Optimizer(ABC):
                 state = dict(self._state.get(name, {}))
                 state["step"] = counter(state.get("step", 0), name)
                 for key in keys:
-                    if key not in state:
-                        state[key] = self._new_array(key, p, live)
+                    if key not in state or (key == "mask" and live.other_masks):
+                        state[key] = self._new_array(key, p, name, live)
                     state[key] = live.checked(state[key], p, name, key)
                 numbers = packed_scalars(state, live, name)
                 replaced[name] = state
@@ -563,9 +571,10 @@ class Optimizer(ABC):
                 cut: list[tuple[int | None, Array | None]] = [(axis, None) for axis in live.axes]
                 if live.rule.prepares:
                     own = (np.zeros(p.shape, p.dtype), np.zeros(p.shape, p.dtype), *own)
-                if live.makes_factors:
-                    factors, spread = arrays.unit_factors(p, live.axes[0])
-                    cut[0] = (live.axes[0], factors)
+                for k, key in enumerate(live.makes):
+                    axis = live.axes[k]
+                    factors, spread = arrays.unit_factors(p, axis, of_matrices=key == "means")
+                    cut[k] = (axis, factors)
                     own += (spread,)
                 cuts.append(cut)
                 walks = arrays.layout((p, *own), p, cut, ordered)
@@ -587,7 +596,7 @@ class Optimizer(ABC):
         self._join()
         self._changes.any = False
         for live in self._groups:
-            live.stale = False
+            live.stale = live.other_masks = False
         self._plan, self._plan_kernels = plan, dispatch.current
         return plan
 
@@ -689,18 +698,19 @@ class Optimizer(ABC):
         """A copy of the state that the groups, as they are now, ask for: a group that was changed
         since the last step may want other arrays than there are."""
         needed: dict[str, dict[str, Array]] = {}
-        for group in self.param_groups:
+        for group, now in zip(self.param_groups, self._groups, strict=True):
             rule = self._rule_of(group)
             h = {name: rule._settle(name, group[name], None) for name in rule._hyper_names}
+            renewed = filters.renewed(now.masks, filters.masks(h["filter"])) or now.other_masks
             for name, p in zip(group["param_names"], group["params"], strict=True):
                 state = self._state.get(name, {})
                 needed[name] = {"step": np.array(state.get("step", 0))}
-                for key in rule.states(h) + regularize.arrays(h):
-                    if key in state:
+                for key in rule.states(h) + stage_arrays(h):
+                    if key in state and not (key == "mask" and renewed):
                         needed[name][key] = np.array(state[key])
                     else:
                         live = LiveGroup(rule, group, self.updates)
-                        needed[name][key] = np.array(self._new_array(key, p, live))
+                        needed[name][key] = np.array(self._new_array(key, p, name, live))
                 for key in rule.scalars(h):
                     begun = state[key] if key in state else rule.initial_number(key, h)
                     needed[name][key] = np.array(begun, np.float64)

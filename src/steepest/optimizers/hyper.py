@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest import average, clip, decay, regularize
+from steepest import average, clip, decay, filters, regularize
 from steepest.values import Value
 
 Schedule = Callable[[int], float]
@@ -63,6 +63,7 @@ VALUES: dict[str, Callable[[Any], Any]] = {
     "regularize": regularize.settled,
     "lookahead": average.settled(average.lookahead, "lookahead"),
     "average": average.settled(average.tail, "average"),
+    "filter": filters.settled,
 }
 
 

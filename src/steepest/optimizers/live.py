@@ -4,16 +4,21 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from steepest import arrays, average, decay, regularize
+from steepest import arrays, average, decay, filters, regularize
 from steepest.arrays import Array
 from steepest.kernels.engine import SPARE_OPERAND, UNIT_STAGE_LIMIT
 from steepest.optimizers.clipping import clips
 from steepest.optimizers.hyper import variable
 
-__all__ = ["LiveGroup"]
+__all__ = ["LiveGroup", "stage_arrays"]
 
 _Staged = tuple[str, tuple[float, ...], int]
 """A stage as the plan takes it: name, coefficients, the number of its own array or 0."""
+
+
+def stage_arrays(h: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the arrays that stages need, besides the rule's states."""
+    return regularize.arrays(h) + filters.arrays(h["filter"])
 
 
 class LiveGroup:
@@ -51,9 +56,13 @@ class LiveGroup:
         """The state arrays: those of the rule, then those of stages."""
         self.axes: tuple[int | None, ...] = ()
         """The axis of the units of each unit stage."""
-        self.makes_factors = False
-        """Whether the first unit stage makes factors of the gradient."""
+        self.makes: tuple[str, ...] = ()
+        """The arrays that the first unit stages make, of a number for each unit."""
         self.clip: Any = None
+        self.masks: filters.mask | None = None
+        """The filter that has masked last, whose masks are in the state."""
+        self.other_masks = False
+        """Unless it has taken the place of another since the plan was built."""
         self.stale = True
         """Whether the group has changed since the plan was built."""
         self.update(group, count)
@@ -84,7 +93,7 @@ class LiveGroup:
         rule.check(given)
         if not rule.may_be_moved:
             decay.check_movable(rule.rule, given)
-        if not rule.additive or rule.prepares or rule.needs != "element-wise":
+        if not rule.additive:
             decay.check_additive(rule.rule, given)
         if rule.own_decay:
             decay.check_own(rule.rule, given)
@@ -93,6 +102,7 @@ class LiveGroup:
         h["updates"] = count + 1
         self.shared = rule.shared(given)
         h["terms"] = regularize.terms(h["regularize"], count)
+        h["masked"] = filters.masks(h["filter"]) is not None
         self._seen = ()  # whatever ends this early, the next step looks again
         self._stage(h, count)
         self.h = h
@@ -101,27 +111,34 @@ class LiveGroup:
         self._seen = seen
 
     def _stage(self, h: dict[str, Any], count: int) -> None:
-        """Takes over the stages of clips and penalties."""
+        """Takes over the stages of filters, clips and penalties."""
         work = regularize.work(h)
         h["decay"] = work.decay
-        before = [stage for clip in clips(h["clip"]) for stage in clip.stages(count)]
-        making = [unit for clip in clips(h["clip"]) for unit in clip.units(count)]
+        around = filters.in_order(h["filter"], clips(h["clip"]))
+        before = [stage for x in around for stage in x.stages(count)]
+        making = [unit for x in around for unit in x.units(count)]
+        makes = tuple(x.makes for x in around if x.makes)
         units = [stage for stage, _ in making] + work.units
         if len(units) > UNIT_STAGE_LIMIT:
             kinds = ", ".join(kind for kind, _ in units)
             raise ValueError(
-                f"clip and regularize go by units {len(units)} times ({kinds}); "
+                f"clip, filter and regularize go by units {len(units)} times ({kinds}); "
                 f"expected at most {UNIT_STAGE_LIMIT} times"
             )
-        states = h["states"] + work.arrays
+        states = h["states"] + stage_arrays(h)
         axes = (*(axis for _, axis in making), *work.axes)
-        now = (states, axes, bool(making), h["clip"])
-        if now != (self.states, self.axes, self.makes_factors, self.clip):
+        masks = filters.masks(h["filter"])
+        now = (states, axes, makes, h["clip"])
+        if now != (self.states, self.axes, self.makes, self.clip):
             self.stale = True  # before anything differs, so that Ctrl-C leaves no old plan
+        if filters.renewed(self.masks, masks):
+            self.stale = self.other_masks = True
+        elif masks is not None and masks.masks is None:
+            self.other_masks = False
         rule = self.rule
-        self.bound = work.arrays if rule.prepares else states
+        self.bound = stage_arrays(h) if rule.prepares else states
         self.taken = 2 if rule.prepares else len(h["states"])
-        operands = (*(("", "") if rule.prepares else ()), *self.bound, "factors")
+        operands = (*(("", "") if rule.prepares else ()), *self.bound, *makes)
         place = {name: 2 + i for i, name in enumerate(operands)}
         place |= {None: 0, "spare": SPARE_OPERAND}
         self.keep = 1.0 if rule.own_decay else work.keep
@@ -132,7 +149,8 @@ class LiveGroup:
         self._place, self._projects = place, bool(work.units)
         self._averages = bool(average.arrays(h))
         self.units = units
-        self.states, self.axes, self.makes_factors, self.clip = now
+        self.states, self.axes, self.makes, self.clip = now
+        self.masks = masks or self.masks
 
     def program(self, plan: Any, row: int, count: int, t: int, domain: int) -> None:
         """Tells the plan what to do for the group's parameters at their t-th step."""

@@ -21,11 +21,9 @@ from steepest.reference import (
     parameter_free,
     sgd,
     sign,
-    stages,
 )
 from steepest.reference.around import Around
 from steepest.reference.measures import norm as norm
-from steepest.reference.types import Array, State
 
 __all__ = ["RULES", "norm", "register", "step"]
 
@@ -86,6 +84,7 @@ def step(
     average: Any = None,
     peak_lr: float | None = None,
     regularize: Sequence[Any] = (),
+    filter: Sequence[Any] = (),
     clip: Any = None,
     factor: float = 1.0,
     count: int | None = None,
@@ -95,8 +94,8 @@ def step(
 
     Hyper-parameters are as in an optimizer's group. `factor` scales the gradient; it is what
     clipping by norms computed, from all gradients, while `clip` does here what it does to single
-    elements and units. `regularize` is a sequence of penalties; all are evaluated after `count`
-    updates (t - 1 unless given). The gradient is not changed.
+    elements and units. `regularize` and `filter` are sequences of penalties and filters; all are
+    evaluated after `count` updates (t - 1 unless given). The gradient is not changed.
 
     A rule that goes by sums over all parameters takes lists of parameters, gradients, states and
     steps, and ``shared=``, the dict of the numbers that it keeps.
@@ -105,7 +104,8 @@ def step(
     each = list(zip(p, g, state, t, strict=True)) if together else [(p, g, state, t)]
     around = Around(
         lr=lr, weight_decay=weight_decay, decay_mode=decay_mode, l1=l1, ema=ema,
-        lookahead=lookahead, average=average, peak_lr=peak_lr, regularize=regularize, clip=clip,
+        lookahead=lookahead, average=average, peak_lr=peak_lr, regularize=regularize,
+        filters={type(f).__name__: f for f in filter}, clip=clip,
         factor=-factor if maximize else factor, count=each[0][3] - 1 if count is None else count,
     )  # fmt: skip
     function = _known(rule)

@@ -25,7 +25,7 @@ def moments(m: Array, v: Array, g: Array, betas: tuple[float, float]) -> None:
 def adam(
     p: Array, g: Array, state: State, t: int, *,
     lr: float, betas: tuple[float, float], eps: float, amsgrad: bool, bias_correction: bool,
-    convention: str,
+    convention: str = "torch",
 ) -> None:  # fmt: skip
     """Adam; AMSGrad divides by the largest v so far."""
     real = p.dtype.type
@@ -51,7 +51,7 @@ def adam(
 def adamw(
     p: Array, g: Array, state: State, t: int, *,
     lr: float, betas: tuple[float, float], eps: float, amsgrad: bool, bias_correction: bool,
-    convention: str,
+    convention: str = "torch",
 ) -> None:  # fmt: skip
     """Adam, after the stage ``decay`` has shrunk the parameter."""
     adam(
@@ -63,7 +63,7 @@ def adamw(
 
 def adamax(
     p: Array, g: Array, state: State, t: int, *,
-    lr: float, betas: tuple[float, float], eps: float, convention: str,
+    lr: float, betas: tuple[float, float], eps: float, convention: str = "torch",
 ) -> None:  # fmt: skip
     """Adamax."""
     real = p.dtype.type
@@ -80,7 +80,7 @@ def adamax(
 
 def nadam(
     p: Array, g: Array, state: State, t: int, *,
-    lr: float, betas: tuple[float, float], eps: float, momentum_decay: float, convention: str,
+    lr: float, betas: tuple[float, float], eps: float, momentum_decay: float, convention: str = "torch",
 ) -> None:  # fmt: skip
     """NAdam."""
     real = p.dtype.type
@@ -103,7 +103,7 @@ def nadam(
 
 def radam(
     p: Array, g: Array, state: State, t: int, *,
-    lr: float, betas: tuple[float, float], eps: float, convention: str,
+    lr: float, betas: tuple[float, float], eps: float, convention: str = "torch",
 ) -> None:  # fmt: skip
     """RAdam."""
     real = p.dtype.type

@@ -27,7 +27,7 @@ def adabelief(
 def yogi(
     p: Array, g: Array, state: State, t: int, *,
     lr: float, betas: tuple[float, float], eps: float, initial_accumulator_value: float,
-    bias_correction: bool, convention: str,
+    bias_correction: bool, convention: str = "paper",
 ) -> None:  # fmt: skip
     """Yogi; the optimizer has put initial_accumulator_value into v, and by convention into m."""
     real = p.dtype.type
@@ -96,7 +96,7 @@ def ademamix(
 
 def adan(
     p: Array, g: Array, state: State, t: int, *,
-    lr: float, betas: tuple[float, float, float], eps: float, convention: str,
+    lr: float, betas: tuple[float, float, float], eps: float, convention: str = "paper",
 ) -> None:  # fmt: skip
     """Adan."""
     real = p.dtype.type
@@ -160,3 +160,22 @@ def adamatan2(
     y = real(1.0 / one_minus_power(betas[0], t)) * m
     x = real(b / math.sqrt(one_minus_power(betas[1], t))) * np.sqrt(v)
     p[...] = p - real(lr * a) * arctan2(y, x)
+
+
+def sophia(
+    p: Array, g: Array, state: State, t: int, *,
+    lr: float, betas: tuple[float, float], rho: float, eps: float,
+) -> None:  # fmt: skip
+    """Sophia; what ``sophia_hessian`` does happens between the steps."""
+    real = p.dtype.type
+    m, h = state["exp_avg"], state["hessian"]
+    m[...] = real(betas[0]) * m + real(1.0 - betas[0]) * g
+    x = m / np.maximum(real(rho) * h, real(eps))
+    x = np.where(x > real(1), real(1), np.where(x < real(-1), real(-1), x))
+    p[...] = p - real(lr) * x
+
+
+def sophia_hessian(h: Array, estimate: Array, betas: tuple[float, float]) -> None:
+    """Sophia's running mean of estimates of the Hessian's diagonal."""
+    real = h.dtype.type
+    h[...] = real(betas[1]) * h + real(1.0 - betas[1]) * estimate

@@ -11,7 +11,7 @@ from steepest.reference.types import Array, State
 def adagrad(
     p: Array, g: Array, state: State, t: int, *,
     lr: float, lr_decay: float, initial_accumulator_value: float, eps: float, eps_inside_sqrt: bool,
-    convention: str,
+    convention: str = "torch",
 ) -> None:  # fmt: skip
     """Adagrad. The initial value is in the state already."""
     real = p.dtype.type
@@ -28,7 +28,7 @@ def adagrad(
 
 def rmsprop(
     p: Array, g: Array, state: State, t: int, *,
-    lr: float, alpha: float, eps: float, momentum: float, centered: bool, convention: str,
+    lr: float, alpha: float, eps: float, momentum: float, centered: bool, convention: str = "torch",
 ) -> None:  # fmt: skip
     """RMSprop."""
     real = p.dtype.type
@@ -101,7 +101,7 @@ def cube_root(x: Array) -> Array:
 
 def madgrad(
     p: Array, g: Array, state: State, t: int, *,
-    lr: float, momentum: float, eps: float, convention: str, keep: float,
+    lr: float, momentum: float, eps: float, convention: str = "paper", keep: float,
 ) -> None:  # fmt: skip
     """MADGRAD."""
     real = p.dtype.type
@@ -118,7 +118,7 @@ def madgrad(
 def ftrl(
     p: Array, g: Array, state: State, t: int, *,
     lr: float, lambda1: float, lambda2: float, beta: float, initial_accumulator_value: float,
-    convention: str,
+    convention: str = "paper",
 ) -> None:  # fmt: skip
     """FTRL-proximal. The initial value is in the state already; a rate of 0 leaves all as it is."""
     if lr == 0.0:

@@ -1,4 +1,5 @@
-"""What is done around a rule: clips and penalties before it, projections and averages after it."""
+"""What is done around a rule: filters, clips and penalties before it, projections and averages
+after it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ class Around:
     average: Any
     peak_lr: float | None
     regularize: Sequence[Any]
+    filters: dict[str, Any]
     clip: Any
     factor: float
     count: int
@@ -37,16 +39,16 @@ class Around:
     @property
     def decay(self) -> float:
         """The weight of decoupled decay in a rule's own formula."""
-        return self._decays(["decoupled"]) + float(self.extra.get("decoupled", 0.0))
+        return float(self._decays(["decoupled"]) + self.extra.get("decoupled", 0.0))
 
     @property
     def keep(self) -> float:
         """What decay leaves of the parameter before the rule."""
         weight, decoupled = self._decays(stages.BEFORE), self.extra.get("decoupled", 0.0)
         if self.decay_mode == "decoupled":
-            return 1.0 - self.lr * (weight + decoupled)
+            return float(1.0 - self.lr * (weight + decoupled))
         decayed = stages.decayed(self.decay_mode, weight, self.lr, self.peak_lr)
-        return 1.0 - (decayed + self.lr * decoupled)
+        return float(1.0 - (decayed + self.lr * decoupled))
 
     @property
     def cautious(self) -> bool:
@@ -58,12 +60,17 @@ class Around:
         raw = g
         if self.factor != 1.0:
             g = stages.scale(g, self.factor)
+        if "centralize" in self.filters:
+            g = stages.centralize(g, self.filters["centralize"].axis, raw, self.factor)
         for c in self.clip if isinstance(self.clip, tuple) else (self.clip,):
             if type(c).__name__ == "adaptive":
                 limit, eps = c.at("limit", self.count), c.at("eps", self.count)
                 g = stages.adaptive(g, p, limit, eps, c.axis, raw, self.factor)
             elif type(c).__name__ == "value":
                 g = stages.clip_value(g, c.at("limit", self.count))
+        if "grokfast" in self.filters:
+            f, count = self.filters["grokfast"], self.count
+            g = stages.grokfast(g, state["grokfast"], f.at("alpha", count), f.at("lamb", count))
         l2 = self._decays(["l2"]) + self.extra.get("l2", 0.0)
         if l2:
             g = stages.l2(g, p, l2)
@@ -74,7 +81,7 @@ class Around:
             g = stages.l1(g, p, l1)
         if "toward_decoupled" in self.extra:
             stages.pull(p, state["initial"], self.lr, self.extra["toward_decoupled"])
-        return g
+        return stages.hide(g, state["mask"]) if "mask" in self.filters else g
 
     def shrink(self, p: Array) -> Array:
         """Decay before the rule; the parameter as it was, for decay that comes after it."""
@@ -96,15 +103,27 @@ class Around:
             drawn = lr * self.weight_decay
             proximal = self.decay_mode == "proximal"
             stages.shrink(p, 1.0 / (1.0 + drawn) if proximal else 1.0 - drawn)
+        if "mask" in self.filters:
+            stages.zero(p, state["mask"])
         if "proximal_l1" in extra:
             stages.soft_threshold(p, lr, extra["proximal_l1"], extra.get("proximal_l2", 0.0))
+        for low, high in extra.get("box", []):
+            stages.box(p, low, high)
         for weight, axis in extra.get("group_lasso", []):
             stages.group_lasso(p, lr, weight, axis)
         for limit, axis in extra.get("max_norm", []):
             stages.max_norm(p, limit, axis)
+        for _, axis in extra.get("unit_norm", []):
+            stages.unit_norm(p, axis)
+        for total, axis in extra.get("simplex", []):
+            stages.simplex(p, total, axis)
+        if "mask" in self.filters:
+            stages.zero(p, state["mask"])
         if self.lookahead is not None:
             alpha = self.lookahead.at("alpha", self.count)
             stages.lookahead(state["slow"], p, t, self.lookahead.k, alpha)
+            if "mask" in self.filters:
+                stages.zero(p, state["mask"])
         if self.average is not None:
             stages.tail(state["average"], p, t, self.average.start, self.average.every)
         if self.ema is not None:

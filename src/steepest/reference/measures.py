@@ -18,11 +18,7 @@ LEAST = 2.0**-1000
 
 
 def sum_powers(g: Array, order: float, scale: float = 1.0) -> float:
-    """The sum of |scale · g|^order in double, in C order.
-
-    Chunks of 4096 elements; in each, element i goes to lane i mod 32; lanes are added in halves,
-    chunks one after the other.
-    """
+    """The sum of |scale · g|^order in double, in C order."""
     flat = scale * g.astype(np.float64).ravel()
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if order == 2.0:
@@ -31,18 +27,27 @@ def sum_powers(g: Array, order: float, scale: float = 1.0) -> float:
             terms = np.abs(flat)
         else:
             terms = np.array([math.pow(abs(x), order) for x in flat.tolist()])
-        total = 0.0
-        for start in range(0, flat.size, CHUNK):
-            chunk = terms[start : start + CHUNK]
-            padded = np.zeros(-(-chunk.size // LANES) * LANES)
-            padded[: chunk.size] = chunk
-            lanes = np.zeros(LANES)
-            for row in padded.reshape(-1, LANES):
-                lanes = lanes + row
-            while lanes.size > 1:
-                half = lanes.size // 2
-                lanes = lanes[:half] + lanes[half:]
-            total += float(lanes[0])
+        return added(terms)
+
+
+def added(terms: Array) -> float:
+    """The sum of doubles.
+
+    Chunks of 4096; in each, the i-th goes to lane i mod 32; lanes are added in halves, chunks one
+    after the other.
+    """
+    total = 0.0
+    for start in range(0, terms.size, CHUNK):
+        chunk = terms[start : start + CHUNK]
+        padded = np.zeros(-(-chunk.size // LANES) * LANES)
+        padded[: chunk.size] = chunk
+        lanes = np.zeros(LANES)
+        for row in padded.reshape(-1, LANES):
+            lanes = lanes + row
+        while lanes.size > 1:
+            half = lanes.size // 2
+            lanes = lanes[:half] + lanes[half:]
+        total += float(lanes[0])
     return total
 
 

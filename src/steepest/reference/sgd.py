@@ -5,7 +5,7 @@ from steepest.reference.types import Array, State
 
 def sgd(
     p: Array, g: Array, state: State, t: int, *,
-    lr: float, momentum: float, dampening: float, nesterov: bool, convention: str,
+    lr: float, momentum: float, dampening: float, nesterov: bool, convention: str = "torch",
 ) -> None:  # fmt: skip
     """Gradient descent."""
     real = p.dtype.type

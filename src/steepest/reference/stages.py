@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from steepest.reference.measures import unit_norm
+from steepest.reference.measures import added
+from steepest.reference.measures import unit_norm as norm_of
 from steepest.reference.types import Array
 
 BEFORE = ("decoupled", "independent", "lr_relative", "corrected", "palm")
@@ -91,7 +92,7 @@ def soft_threshold(p: Array, lr: float, l1: float, l2: float) -> None:
 def group_lasso(p: Array, lr: float, weight: float, axis: int | None) -> None:
     """The proximal step of weight · Σ √n ‖u‖₂ over the units u of n elements."""
     for u in units(p, axis):
-        norm = unit_norm(u)
+        norm = norm_of(u)
         limit = lr * weight * math.sqrt(u.size)
         factor = 1.0 if norm != norm else 0.0 if norm <= limit else 1.0 - limit / norm
         if factor != 1.0:
@@ -101,7 +102,7 @@ def group_lasso(p: Array, lr: float, weight: float, axis: int | None) -> None:
 def max_norm(p: Array, limit: float, axis: int | None) -> None:
     """Units longer than the limit scaled down to it."""
     for u in units(p, axis):
-        norm = unit_norm(u)
+        norm = norm_of(u)
         if norm > limit:
             u[...] = p.dtype.type(limit / norm) * u
 
@@ -113,11 +114,78 @@ def adaptive(
     those of raw times |factor|."""
     clipped = np.array(g)
     for u, of_raw, of_p in zip(units(clipped, axis), units(raw, axis), units(p, axis), strict=True):
-        norm = unit_norm(of_p)
+        norm = norm_of(of_p)
         most = limit * (eps if norm < eps else norm)
-        norm = abs(factor) * unit_norm(of_raw)
+        norm = abs(factor) * norm_of(of_raw)
         u[...] = u.dtype.type(most / max(norm, 1e-6) if norm > most else 1.0) * u
     return clipped
+
+
+def centralize(g: Array, axis: int | None, raw: Array, factor: float) -> Array:
+    """The mean of each unit subtracted; g is factor · raw, and its means those of raw times it."""
+    if g.ndim < 2:
+        return g
+    centred = np.array(g)
+    for u, of_raw in zip(units(centred, axis), units(raw, axis), strict=True):
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = added(of_raw.astype(np.float64).ravel()) / of_raw.size
+        u[...] = u - u.dtype.type(factor * mean)
+    return centred
+
+
+def grokfast(g: Array, mean: Array, alpha: float, lamb: float) -> Array:
+    """The running mean of the gradient, NaN before there is one, added to it."""
+    real = g.dtype.type
+    mean[...] = np.where(np.isnan(mean), g, real(alpha) * mean + real(1.0 - alpha) * g)
+    amplified: Array = g + real(lamb) * mean
+    return amplified
+
+
+def hide(g: Array, mask: Array) -> Array:
+    """0 where the mask is."""
+    return np.where(mask == 0, g.dtype.type(0), g)
+
+
+def zero(p: Array, mask: Array) -> None:
+    """Elements whose mask is 0 become 0."""
+    p[...] = np.where(mask == 0, p.dtype.type(0), p)
+
+
+def box(p: Array, low: float, high: float) -> None:
+    """Each element held in [low, high]; NaN stays NaN."""
+    real = p.dtype.type
+    p[...] = np.where(p < real(low), real(low), np.where(p > real(high), real(high), p))
+
+
+def unit_norm(p: Array, axis: int | None) -> None:
+    """Units divided by their norms, in double."""
+    for u in units(p, axis):
+        norm = norm_of(u)
+        if 0 < norm < math.inf:
+            u[...] = u.astype(np.float64) / norm
+
+
+def simplex(p: Array, total: float, axis: int | None) -> None:
+    """Units projected onto the simplex of a sum by Michelot's algorithm, in double: below the
+    largest element by at most the total lies the threshold, and the elements above a bound of it
+    give a better one, until these are the same elements."""
+    for u in units(p, axis):
+        x = u.astype(np.float64)
+        if not np.isfinite(x).all():
+            continue
+        top = x.max()
+        x = x - top
+        rest = -total
+        above = x > rest
+        while True:
+            better = (added(np.where(above, x, 0.0).ravel()) - total) / np.count_nonzero(above)
+            if not better > rest:
+                break
+            rest = better
+            count, above = np.count_nonzero(above), x > rest
+            if np.count_nonzero(above) == count:
+                break
+        u[...] = np.where(x - rest > 0, x - rest, 0.0)
 
 
 def units(x: Array, axis: int | None) -> list[Array]:
