@@ -6,6 +6,7 @@ import pytest
 from cases import CONFIGURATIONS, DTYPES, LEVELS, label, use_threads
 
 import steepest as st
+from steepest import decay
 from steepest.kernels import dispatch
 from steepest.kernels.engine import BLOCK_SIZE
 from steepest.optimizers import RULES
@@ -67,6 +68,8 @@ STAGES = [
     {"clip": (st.clip.adaptive(0.05), st.clip.value(0.7)), "l1": 0.02, "maximize": True},
     {"regularize": (st.regularize.toward_initial(0.1), st.regularize.l1(0.1, proximal=True))},
     {"lookahead": st.average.lookahead(2, 0.37)},
+    {"cautious": True, "clip": st.clip.value(0.7), "ema": 0.5},
+    {"cautious": True, "decay_mode": "decoupled", "filter": st.filters.mars(0.3)},
     {"average": st.average.tail(1), "ema": 0.93, "regularize": st.regularize.toward_initial(0.1)},
     {"lookahead": st.average.lookahead(3, 0.8), "average": st.average.tail(0, 2), "ema": 0.5},
     {"decay_mode": "independent", "regularize": st.regularize.decoupled(0.3)},
@@ -78,7 +81,7 @@ STAGES = [
     {"decay_mode": "decoupled_after", "lookahead": st.average.lookahead(1, 0.8)},
     {"decay_mode": "proximal", "regularize": st.regularize.l1(0.1, proximal=True)},
     {
-        "filter": (st.filters.grokfast(0.7), st.filters.mask()),
+        "filter": (st.filters.mars(0.3), st.filters.grokfast(0.7), st.filters.mask()),
         "regularize": st.regularize.box(-1, 1),
     },
 ]
@@ -95,6 +98,10 @@ def test_stages_around_every_rule(rule, arguments, options):
         options = {k: v for k, v in options.items() if k != "lookahead"}
     if options.get("decay_mode") == "cautious" and not RULES[rule].additive:
         options = {k: v for k, v in options.items() if k != "decay_mode"}
+    if "cautious" in options and not RULES[rule].additive:
+        options = {k: v for k, v in options.items() if k != "cautious"}
+    if RULES[rule].own_decay and options.get("decay_mode") not in decay.OWN:
+        options = {k: v for k, v in options.items() if k not in ("decay_mode", "peak_lr")}
     for level in LEVELS:
         dispatch.use(level)
         for dtype in DTYPES:

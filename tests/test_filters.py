@@ -22,7 +22,8 @@ EACH = [
     (F.centralize(axis=None),),
     (F.grokfast(0.7, 1.3),),
     (F.mask(),),
-    (F.centralize(), F.grokfast(0.6, 3.0), F.mask()),
+    (F.mars(0.3, 0.9, 5.0),),
+    (F.centralize(), F.mars(1.0, 0.5, 3.0), F.grokfast(0.6, 3.0), F.mask()),
 ]
 LAYOUTS = ("C", "F", "reversed", "strided")
 
@@ -292,7 +293,7 @@ def test_a_state_from_before_there_were_filters_is_taken():
         (lambda: st.SGD(np.ones(2), filter="mask"), TypeError, "filter = 'mask': expected one of"),
         (lambda: st.SGD(np.ones(2), filter=[C.value(1)]), TypeError, "expected one of st.filters"),
         (lambda: st.SGD(np.ones(2), filter=(F.mask(), F.grokfast())), ValueError,
-         "at most one each of centralize, grokfast, mask, in this order"),
+         "at most one each of centralize, mars, grokfast, mask, in this order"),
         (lambda: st.SGD(np.ones(2), filter=(F.mask(), F.mask())), ValueError, "at most one each"),
         (lambda: st.SGD(np.ones((2, 2)), filter=F.centralize(2)), ValueError, "parameter '0': axi"),
         (lambda: st.SGD({"w": np.ones(2)}, filter=F.mask({"v": [1, 0]})), ValueError,
@@ -310,7 +311,7 @@ def test_filters_are_values():
     assert F.grokfast(1) == F.grokfast(1.0) != F.grokfast(0.5)
     assert F.centralize() == F.centralize(0)
     assert repr(F.mask([True])) == "mask()"
-    assert list(F.FILTERS) == ["centralize", "grokfast", "mask"]
+    assert list(F.FILTERS) == ["centralize", "mars", "grokfast", "mask"]
 
 
 # Others' versions, in float64. Their means are summed in another order: a few roundings.
@@ -388,6 +389,31 @@ def test_grokfast_equals_pytorch_optimizers_filter():
     peer = torch_path(grads, start, change, **HYPER)
     found = ours(F.grokfast(0.93, 1.7), grads, start, **HYPER)
     np.testing.assert_allclose(found, peer, rtol=1e-12)  # 30 steps; theirs is a lerp
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(("kind", "rule"), [("adamw", st.AdamW), ("lion", st.Lion)])
+def test_mars_equals_pytorch_optimizer(kind, rule):
+    torch = pytest.importorskip("torch")
+    peers = pytest.importorskip("pytorch_optimizer")
+    grads, start = drawn((6, 20))
+    if kind == "adamw":
+        grads[:10] *= 0.01  # some norms under 1
+    p = torch.nn.Parameter(torch.from_numpy(start.copy()))
+    peer = peers.MARS(
+        [p], lr=0.013, betas=(0.83, 0.98), gamma=0.31, mars_type=kind, eps=3e-5, weight_decay=0.07
+    )
+    for g in grads:
+        p.grad = torch.from_numpy(g.copy())
+        peer.step()
+    arguments = {"lr": 0.013, "betas": (0.83, 0.98), "weight_decay": 0.07}
+    if kind == "adamw":  # there eps is added before the division by the root of 1 - beta2 ** t
+        arguments |= {"eps": 3e-5, "convention": "keras"}
+    if kind == "lion":  # there the direction is the sign of the momentum itself
+        arguments["betas"] = (0.83, 0.83)
+    found = ours(F.mars(0.31, 0.83), grads, start, rule, **arguments)
+    rtol = 1e-7 if kind == "adamw" else 1e-11  # it adds 1e-15 under the root
+    np.testing.assert_allclose(found, p.detach().numpy(), rtol=rtol)
 
 
 @pytest.mark.torch

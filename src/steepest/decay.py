@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from typing import Any
 
 __all__ = [
-    "MODES", "after", "before", "check_additive", "check_movable", "check_own", "check_peak",
-    "keep", "own", "with_peak",
+    "MODES", "after", "before", "check_additive", "check_cautious", "check_movable", "check_own",
+    "check_peak", "keep", "own", "with_peak",
 ]  # fmt: skip
 
 Stage = tuple[str, tuple[float, ...], str | None]
@@ -80,6 +80,19 @@ def check_additive(rule: str, h: Mapping[str, Any]) -> None:
         )
 
 
+def check_cautious(rule: str, h: Mapping[str, Any], additive: bool) -> None:
+    """Raises ValueError for ``cautious=True`` where it cannot be."""
+    if not h["cautious"]:
+        return
+    if not additive:
+        raise ValueError(f"cautious = True: {rule} does not add a step to the parameter")
+    if h["decay_mode"] == "cautious":
+        raise ValueError(
+            "cautious = True and decay_mode = 'cautious': expected one of them; decoupled decay "
+            "goes with cautious updates"
+        )
+
+
 def check_own(rule: str, h: Mapping[str, Any]) -> None:
     """Raises ValueError for a mode that a rule with decay in its own formula does not have."""
     if h["decay_mode"] not in OWN:
@@ -124,18 +137,19 @@ def _relative(h: Mapping[str, Any]) -> float:
 
 def before(h: Mapping[str, Any]) -> list[Stage]:
     """The stage right before the rule, for a mode that has one."""
-    if h["decay_mode"] != "cautious" or not h["weight_decay"]:
-        return []
-    return [("set_aside", (), "spare")]
+    if h["cautious"] or (h["decay_mode"] == "cautious" and h["weight_decay"]):
+        return [("set_aside", (), "spare")]
+    return []
 
 
 def after(h: Mapping[str, Any], decoupled: float) -> list[Stage]:
     """The stage right after the rule, for a mode that has one."""
     mode, drawn = h["decay_mode"], h["lr"] * h["weight_decay"]
+    first: list[Stage] = [("agree", (keep(h, decoupled), 1.0), "spare")] if h["cautious"] else []
     if mode == "cautious" and h["weight_decay"]:
         along = h["lr"] * (h["weight_decay"] + decoupled)
         return [("cautious", (1.0 - h["lr"] * decoupled, 1.0 - along), "spare")]
     if mode not in AFTER or not h["weight_decay"]:
-        return []
+        return first
     factor = 1.0 / (1.0 + drawn) if mode == "proximal" else 1.0 - drawn
-    return [("multiply", (factor,), None)]
+    return [*first, ("multiply", (factor,), None)]

@@ -1,9 +1,10 @@
 """What happens to gradients before any rule sees them, given to any optimizer as ``filter=``.
 
 A filter is a value; ``filter`` takes one, or a tuple of them in the order of this list, as an
-option of the optimizer or of a group: ``centralize`` takes the mean of each unit away,
-``grokfast`` amplifies what lasts, ``mask`` holds pruned elements at 0. They cost no pass over
-memory, but for the means, and the caller's gradients are not changed. Numbers may be schedules.
+option of the optimizer or of a group: ``centralize`` takes the mean of each unit away, ``mars``
+adds what has changed, ``grokfast`` amplifies what lasts, ``mask`` holds pruned elements at 0. They
+cost no pass over memory, but for means and norms, and the caller's gradients are not changed.
+Numbers may be schedules.
 
 >>> import numpy as np, steepest as st
 >>> w = np.zeros((2, 2))
@@ -14,8 +15,8 @@ array([[ 1., -1.],
        [ 0.,  0.]])
 
 A gradient goes through the stages in this order: scaled by norms (``clip``), which are those of
-the gradients as given; centralised; clipped by ``clip.adaptive`` and ``clip.value``; amplified by
-``grokfast``; penalties (``regularize``); masked; the rule.
+the gradients as given; centralised; clipped by ``clip.adaptive`` and ``clip.value``; corrected by
+``mars``; amplified by ``grokfast``; penalties (``regularize``); masked; the rule.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +28,14 @@ import numpy as np
 from steepest.regularize import Stage, UnitStage
 from steepest.values import Check, Number, Value, axis, number
 
-__all__ = ["FILTERS", "Filter", "centralize", "grokfast", "mask"]
+__all__ = ["FILTERS", "Filter", "centralize", "grokfast", "mars", "mask"]
+
+
+def _rate(value: Any) -> float:
+    rate: float = number(0.0, 1.0)(value)
+    if rate == 1.0:
+        raise ValueError("expected a number in [0, 1)")
+    return rate
 
 
 def _masks(value: Any) -> dict[str, Any] | None:
@@ -54,6 +62,9 @@ class Filter(Value):
         "axis": axis,
         "alpha": number(0.0, 1.0),
         "lamb": number(),
+        "gamma": number(),
+        "beta": _rate,
+        "max_norm": number(finite=False),
         "masks": _masks,
     }
     fixed = frozenset({"axis", "masks"})
@@ -63,6 +74,8 @@ class Filter(Value):
     """The names of its state arrays."""
     makes: ClassVar[str] = ""
     """The array that its units make, of a number for each."""
+    in_c_order: ClassVar[bool] = False
+    """Whether it goes by sums over the gradient, which hang on the order of its elements."""
 
     def stages(self, count: int) -> list[Stage]:
         """Its stages before the penalties."""
@@ -108,6 +121,43 @@ class centralize(Filter):
 
 
 @dataclass(frozen=True)
+class mars(Filter):
+    """MARS: adds what has changed since the last gradient, which makes its variance smaller.
+
+        c ← g + gamma · beta / (1 - beta) · (g - last),  last ← g
+        g ← c · min(1, max_norm / ‖c‖)
+
+    last is state ``"last_grad"``, at first 0; ‖c‖ is the norm of one parameter's gradient. With
+    AdamW behind it this is MARS-AdamW, with Lion MARS-Lion; beta is then their β₁. gamma >= 0,
+    0 <= beta < 1, max_norm >= 0, which may be infinite. Raises TypeError or ValueError for anything
+    else.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.zeros(2)
+    >>> opt = st.SGD(w, lr=1.0, filter=st.filters.mars(gamma=1.0, beta=0.5, max_norm=10.0))
+    >>> opt.step(np.array([1.0, 0.0]))
+    >>> opt.step(np.array([3.0, 4.0]))
+    >>> w, opt.state["0"]["last_grad"]
+    (array([-7.30, -7.59]), array([3., 4.]))
+
+    Yuan et al. 2024, arXiv:2411.10438, algorithm 2 (MARS-approx); defaults as the authors' code.
+    """
+
+    gamma: Number = 0.025
+    beta: Number = 0.95
+    max_norm: Number = 1.0
+    rank: ClassVar[int] = 1
+    arrays: ClassVar[tuple[str, ...]] = ("last_grad",)
+    in_c_order: ClassVar[bool] = True
+
+    def stages(self, count: int) -> list[Stage]:
+        beta = self.at("beta", count)
+        weight = self.at("gamma", count) * (beta / (1.0 - beta))
+        held = ("hold", (self.at("max_norm", count),), None)
+        return [("mars", (weight,), "last_grad"), held]
+
+
+@dataclass(frozen=True)
 class grokfast(Filter):
     """Amplifies what lasts in the gradients: adds their running mean.
 
@@ -131,7 +181,7 @@ class grokfast(Filter):
 
     alpha: Number = 0.98
     lamb: Number = 2.0
-    rank: ClassVar[int] = 1
+    rank: ClassVar[int] = 2
     arrays: ClassVar[tuple[str, ...]] = ("grokfast",)
 
     def stages(self, count: int) -> list[Stage]:
@@ -170,11 +220,11 @@ class mask(Filter):
     __eq__ = object.__eq__  # arrays do not say whether they are equal
     __hash__ = object.__hash__
     in_state = frozenset({"masks"})
-    rank: ClassVar[int] = 2
+    rank: ClassVar[int] = 3
     arrays: ClassVar[tuple[str, ...]] = ("mask",)
 
 
-FILTERS: dict[str, type[Filter]] = {f.__name__: f for f in (centralize, grokfast, mask)}
+FILTERS: dict[str, type[Filter]] = {f.__name__: f for f in (centralize, mars, grokfast, mask)}
 
 
 def settled(value: Any) -> tuple[Filter, ...]:
@@ -224,8 +274,8 @@ def initial(filters: Sequence[Filter], key: str, p: Any, name: str) -> Any:
 
     Raises ValueError for a mask that does not fit.
     """
-    if key == "grokfast":
-        return np.nan
+    if key in ("grokfast", "last_grad"):
+        return np.nan if key == "grokfast" else 0.0
     held = masks(filters)
     if key != "mask" or held is None:
         return p

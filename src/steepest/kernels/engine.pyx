@@ -35,7 +35,7 @@ from steepest.kernels.visits cimport (
     ADAPTIVE_CLIP, CENTRALIZE, COUNT_ABOVE, G, GROUP_LASSO, LARGEST, LINE, MAKERS, MAX_NORM,
     MAXIMUM, OPERANDS, P, READING, SCRATCH, SIMPLEX, SOURCE, SPARE, SQUARES, STAGE_COEFFICIENTS,
     SUM, SUM_ABOVE, UNIT_NORM, UNIT_STAGES, Entry, Measures, Program, Stage, Units, decoded,
-    representable, stage_range, survey_range, unit_range, update_range,
+    agreeing, held_norm, representable, stage_range, survey_range, unit_range, update_range,
 )
 
 cdef extern from *:
@@ -56,7 +56,7 @@ cdef enum:
     VISIT = 64                         # what a parameter costs besides its elements, in elements
 
 cdef enum:                             # what a sweep does
-    MEASURE, AGAIN, UPDATE, MEASURE_AND_UPDATE, FACTORS, PROJECT, LATE, SURVEY, STAGE
+    MEASURE, AGAIN, UPDATE, MEASURE_AND_UPDATE, FACTORS, PROJECT, LATE, SURVEY, STAGE, HOLD, AGREE
 
 _UNIT_KINDS = {
     "adaptive": ADAPTIVE_CLIP, "centralize": CENTRALIZE, "group_lasso": GROUP_LASSO,
@@ -131,6 +131,7 @@ cdef class Plan:
     cdef bint making_factors           # whether a program of this step needs that sweep
     cdef int projecting                # how many unit stages the programs have, if any projects
     cdef int unit                      # the one that the present sweep projects by
+    cdef bint holding, agreeing        # whether a program of this step holds norms, masks updates
     cdef bint staging                  # whether a rule of this step is prepared in Python
     cdef Copy *copies
     cdef list copied                   # the arrays of these copies
@@ -408,7 +409,7 @@ cdef class Plan:
             self.actives += 1
         self.making_factors, self.projecting = False, 0
         self.surveys = 0
-        self.staging = False
+        self.staging = self.holding = self.agreeing = False
         self.copied = []
         self.reserve_programs(len(found))
         return found
@@ -469,6 +470,7 @@ cdef class Plan:
         for name, coefficients, operand in before + after + late:
             self.set_stage(&program.stage[k], self.kernels.stages[name], operand, coefficients)
             k += 1
+        self.set_measured(program, before, after)
         program.moves = False
         for k in range(program.before):
             program.moves = (program.moves or not program.stage[k].makes_gradient
@@ -512,6 +514,20 @@ cdef class Plan:
             memory[i].to = address(array, True)
             memory[i].source = address(values, False)
             memory[i].bytes = array.nbytes
+
+    cdef int set_measured(self, Program *program, list before, list after) except -1:
+        """Finds the stages that go by what is measured of the whole gradient as stages make it."""
+        cdef int k
+        program.holds = program.agrees = -1
+        for k, (name, coefficients, _) in enumerate(before):
+            if name == "hold":
+                program.holds, program.most = k, coefficients[0]
+                self.holding = True
+        for k, (name, _, _) in enumerate(after):
+            if name == "agree":
+                program.agrees = program.before + k
+                self.agreeing = True
+        return 0
 
     cdef int set_surveys(self, Program *program, tuple surveys) except -1:
         cdef int k
@@ -721,11 +737,51 @@ cdef class Plan:
                 e.measured = larger(e.measured, part) if most else e.measured + part
 
     def factors(self, int threads):
-        """Makes the factors of the units of the gradients, where programs ask for them."""
+        """Makes the factors of the units of the gradients, and those that hang on whole gradients,
+        where programs ask for them."""
         if self.making_factors:
             self.reserve(threads)
             with nogil:
                 self.sweep(FACTORS, threads)
+        if self.holding or self.agreeing:
+            self.reserve(threads)
+            self.reserve_partials()
+            with nogil:
+                if self.holding:
+                    self.sweep(HOLD, threads)
+                    self.hold()
+                if self.agreeing:
+                    self.sweep(AGREE, threads)
+                    self.agree()
+
+    cdef double added(self, Py_ssize_t i) noexcept nogil:
+        """What the chunks of the i-th entry of the sweep add up to."""
+        cdef Py_ssize_t chunk
+        cdef double total = 0
+        for chunk in range(self.first[i], self.first[i] + chunks_of(&self.entries[self.active[i]])):
+            total += self.partial[chunk]
+        return total
+
+    cdef void hold(self) noexcept nogil:
+        cdef Py_ssize_t i
+        cdef Entry *e
+        cdef double norm
+        for i in range(self.actives):
+            e = &self.entries[self.active[i]]
+            if self.programs[e.program].holds >= 0:
+                norm = sqrt(self.added(i))
+                e.held = self.programs[e.program].most / norm if (
+                    norm > self.programs[e.program].most) else 1.0
+
+    cdef void agree(self) noexcept nogil:
+        cdef Py_ssize_t i
+        cdef Entry *e
+        cdef double share
+        for i in range(self.actives):
+            e = &self.entries[self.active[i]]
+            if self.programs[e.program].agrees >= 0 and e.size:
+                share = self.added(i) / <double>e.size
+                e.agreed = 1.0 / (share if share > 1e-3 else 1e-3)
 
     def commit(self, int threads, dict history=None, dict fresh=None, list following=None,
                list keeping=None):
@@ -932,6 +988,13 @@ cdef class Plan:
         elif what == LATE:
             if program.late:
                 update_range(e, program, &self.scale, True, start, stop, scratch)
+        elif what == HOLD or what == AGREE:
+            while start < stop and (program.holds if what == HOLD else program.agrees) >= 0:
+                n = min(stop - start, <Py_ssize_t>CHUNK)
+                partial[start // CHUNK] = (
+                    held_norm(e, program, &self.unit_measures, &self.scale, start, n, scratch)
+                    if what == HOLD else agreeing(e, program, &self.scale, start, n, scratch))
+                start += n
         elif what == STAGE:
             if program.prepared:
                 stage_range(e, program, &self.scale, start, stop, scratch)

@@ -112,6 +112,20 @@ cdef void grokfast(real *restrict p, const real *restrict g, real *restrict out,
 STAGES["grokfast"] = entry(grokfast, grokfast, True)
 
 
+cdef void mars(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
+               Py_ssize_t n, const double *h) noexcept nogil:
+    """x is the last gradient."""
+    cdef real weight = <real>h[0], gi
+    cdef Py_ssize_t i
+    for i in range(n):
+        gi = g[i]
+        out[i] = weight * (gi - x[i]) + gi
+        x[i] = gi
+
+STAGES["mars"] = entry(mars, mars, True)
+STAGES["hold"] = entry(scale, scale, True)  # by what the norm before it comes to
+
+
 cdef void hide(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
                Py_ssize_t n, const double *h) noexcept nogil:
     cdef real gi
@@ -174,6 +188,18 @@ cdef void cautious(real *restrict p, const real *restrict g, real *restrict out,
         p[i] = (along if away <= <real>0 else against) * x[i] + p[i]
 
 STAGES["cautious"] = entry(cautious, cautious, False)
+
+
+cdef void agree(real *restrict p, const real *restrict g, real *restrict out,
+                real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+    """p is what the rule adds to the parameter x that was set aside."""
+    cdef real keep = <real>h[0], factor = <real>h[1], pi
+    cdef Py_ssize_t i
+    for i in range(n):
+        pi = p[i]
+        p[i] = keep * x[i] + (factor * pi if pi * g[i] < <real>0 else <real>0)
+
+STAGES["agree"] = entry(agree, agree, False)
 
 
 cdef void divide(real *restrict p, const real *restrict g, real *restrict out,

@@ -74,6 +74,8 @@ cdef struct Entry:
     double h[COEFFICIENTS]             # the rule's, where surveys settle them
     double sums[SUMS]
     double *own                        # the scalar states, or NULL
+    double held                        # what a stage that holds the gradient's norm multiplies by
+    double agreed                      # what updates that agree with the gradient are scaled by
     Py_ssize_t *axes[SOURCE + 1]       # owned: what the shapes and strides above point into
 
 
@@ -98,6 +100,9 @@ cdef struct Program:
     int domain                         # whose sums are taken together and whose numbers these are
     bint together                      # whether sums are those of the whole domain
     bint prepared                      # whether the rule takes what Python has made of `stage`
+    int holds                          # the stage that holds the norm of what is before it, or -1
+    double most                        # that norm
+    int agrees                         # the stage that takes what agrees with the gradient, or -1
     bint moves                         # whether a stage before the rule may change p or its array
     void *survey_float[SURVEYS]
     void *survey_double[SURVEYS]
@@ -122,6 +127,11 @@ cdef void update_range(Entry *e, const Program *program, const Stage *scale, bin
                        Py_ssize_t start, Py_ssize_t stop, real *scratch) noexcept nogil
 cdef void stage_range(Entry *e, const Program *program, const Stage *scale, Py_ssize_t start,
                       Py_ssize_t stop, real *scratch) noexcept nogil
+cdef double held_norm(Entry *e, const Program *program, const Measures *measures,
+                      const Stage *scale, Py_ssize_t start, Py_ssize_t n,
+                      real *scratch) noexcept nogil
+cdef double agreeing(Entry *e, const Program *program, const Stage *scale, Py_ssize_t start,
+                     Py_ssize_t n, real *scratch) noexcept nogil
 cdef void survey_range(Entry *e, const Program *program, int number, const Stage *scale,
                        double *partial, Py_ssize_t start, Py_ssize_t stop,
                        real *scratch) noexcept nogil

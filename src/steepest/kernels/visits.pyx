@@ -14,8 +14,8 @@ from steepest.kernels.contract cimport (
     stage_float, survey_double, survey_float,
 )
 from steepest.kernels.visits cimport (
-    CENTRALIZE, COUNT_ABOVE, FIRST, G, GROUP_LASSO, LARGEST, LINE, MAKERS, MAXIMUM,
-    OPERANDS, P, ROW, SIMPLEX, SPARE, SQUARES, SUM, SUM_ABOVE, UNIT_NORM, Entry, Measures,
+    CENTRALIZE, COUNT_ABOVE, FIRST, G, GROUP_LASSO, LARGEST, LINE, MAKERS, MAXIMUM, OPERANDS, P,
+    ROW, SIMPLEX, SPARE, SQUARES, STAGE_COEFFICIENTS, SUM, SUM_ABOVE, UNIT_NORM, Entry, Measures,
     Program, Stage, Units, UnitStage,
 )
 
@@ -70,18 +70,32 @@ cdef inline void fetched(Entry *e, real **row, real **state, real **spare, Py_ss
     spare[1] = scratch + (OPERANDS + 1) * width
 
 
-cdef inline const real *before(Entry *e, const Program *program, const Stage *scale, real **row,
-                               real **spare, Py_ssize_t n, double *factor) noexcept nogil:
-    """The gradient as the stages before the rule make it, and the factor that is left to it."""
+cdef inline const real *before(Entry *e, const Program *program, const Stage *scale, int last,
+                               real **row, real **spare, Py_ssize_t n,
+                               double *factor) noexcept nogil:
+    """The gradient as the first `last` stages make it, and the factor that is left to the rule."""
     cdef const real *g = row[G]
     cdef int k
     factor[0] = e.scale
-    if e.scale != 1.0 and program.before:  # stages want the gradient as it will be
+    if e.scale != 1.0 and last:  # stages want the gradient as it will be
         g = staged(scale, &e.scale, row, g, spare, n)
         factor[0] = 1.0
-    for k in range(program.before):
-        g = staged(&program.stage[k], program.stage[k].h, row, g, spare, n)
+    for k in range(last):
+        g = staged(&program.stage[k],
+                   &e.held if k == program.holds else &program.stage[k].h[0], row, g, spare, n)
     return g
+
+
+cdef inline void ruled(Entry *e, const Program *program, real **row, const real *g, real **state,
+                       Py_ssize_t n, double factor) noexcept nogil:
+    """The rule itself, on one block."""
+    cdef const double *h = &e.h[0] if program.surveys else &program.h[0]
+    if real is float:
+        (<rule_float>program.rule_float)(row[P], g, state[0], state[1], state[2], state[3],
+                                         n, factor, program.keep, h)
+    else:
+        (<rule_double>program.rule_double)(row[P], g, state[0], state[1], state[2], state[3],
+                                           n, factor, program.keep, h)
 
 
 cdef void visit(Entry *e, const Program *program, const Stage *scale, bint late,
@@ -91,7 +105,7 @@ cdef void visit(Entry *e, const Program *program, const Stage *scale, bint late,
     cdef real *spare[2]
     cdef real *state[STATES]
     cdef const real *g
-    cdef const double *h = &e.h[0] if program.surveys else &program.h[0]
+    cdef double h[STAGE_COEFFICIENTS]
     cdef double factor = 1.0
     cdef int k, first = program.before, last = program.before + program.after
     fetched(e, row, state, spare, start, n, scratch)
@@ -100,15 +114,14 @@ cdef void visit(Entry *e, const Program *program, const Stage *scale, bint late,
         first, last = last, last + program.late
     else:
         if not program.prepared or program.moves:
-            g = before(e, program, scale, row, spare, n, &factor)
-        if real is float:
-            (<rule_float>program.rule_float)(row[P], g, state[0], state[1], state[2], state[3],
-                                             n, factor, program.keep, h)
-        else:
-            (<rule_double>program.rule_double)(row[P], g, state[0], state[1], state[2], state[3],
-                                               n, factor, program.keep, h)
+            g = before(e, program, scale, program.before, row, spare, n, &factor)
+        ruled(e, program, row, g, state, n, factor)
     for k in range(first, last):
-        staged(&program.stage[k], program.stage[k].h, row, g, spare, n)
+        if k == program.agrees:
+            h[0], h[1] = program.stage[k].h[0], e.agreed
+            staged(&program.stage[k], h, row, g, spare, n)
+        else:
+            staged(&program.stage[k], program.stage[k].h, row, g, spare, n)
 
     for k in range(e.operands):
         if k != G:
@@ -143,7 +156,7 @@ cdef void stage_range(Entry *e, const Program *program, const Stage *scale, Py_s
         n = min(stop - start, <Py_ssize_t>BLOCK)
         fetched(e, row, state, spare, start, n, scratch)
         aside(e, program, row, n, scratch)
-        g = before(e, program, scale, row, spare, n, &factor)
+        g = before(e, program, scale, program.before, row, spare, n, &factor)
         if real is float:
             (<stage_float>scale.of_float)(NULL, g, state[0], NULL, n, &factor)
             (<stage_float>scale.of_float)(NULL, row[P], state[1], NULL, n, &program.keep)
@@ -153,6 +166,56 @@ cdef void stage_range(Entry *e, const Program *program, const Stage *scale, Py_s
         for k in range(2):
             encoded(&e.operand[FIRST + k], start, n, state[k])
         start += n
+
+
+cdef double held_norm(Entry *e, const Program *program, const Measures *measures,
+                      const Stage *scale, Py_ssize_t start, Py_ssize_t n,
+                      real *scratch) noexcept nogil:
+    """The sum of squares, block by block, of the gradient that the stage which holds its norm
+    will get."""
+    cdef real *row[OPERANDS]
+    cdef real *spare[2]
+    cdef real *state[STATES]
+    cdef const real *g
+    cdef double factor, total = 0
+    cdef Py_ssize_t stop = start + n
+    while start < stop:
+        n = min(stop - start, <Py_ssize_t>BLOCK)
+        fetched(e, row, state, spare, start, n, scratch)
+        aside(e, program, row, n, scratch)
+        g = before(e, program, scale, program.holds, row, spare, n, &factor)
+        if real is float:
+            total += (<measure_float>measures.of[SQUARES][0])(g, n, 1.0, 2.0)
+        else:
+            total += (<measure_double>measures.of[SQUARES][1])(g, n, 1.0, 2.0)
+        start += n
+    return total
+
+
+cdef double agreeing(Entry *e, const Program *program, const Stage *scale, Py_ssize_t start,
+                     Py_ssize_t n, real *scratch) noexcept nogil:
+    """How many elements the rule would move against their gradient, as they are to be."""
+    cdef real *row[OPERANDS]
+    cdef real *spare[2]
+    cdef real *state[STATES]
+    cdef const real *g
+    cdef double factor
+    cdef Py_ssize_t i, count = 0, width = ROW // sizeof(real), stop = start + n
+    cdef int k
+    while start < stop:
+        n = min(stop - start, <Py_ssize_t>BLOCK)
+        fetched(e, row, state, spare, start, n, scratch)
+        aside(e, program, row, n, scratch)
+        for k in range(FIRST, FIRST + e.states):  # the update will change them
+            if e.operand[k].decode == NULL:
+                memcpy(scratch + k * width, row[k], n * sizeof(real))
+                state[k - FIRST] = row[k] = scratch + k * width
+        g = before(e, program, scale, program.before, row, spare, n, &factor)
+        ruled(e, program, row, g, state, n, factor)
+        for i in range(n):
+            count += row[P][i] * g[i] < <real>0
+        start += n
+    return <double>count
 
 
 cdef void surveyed(Entry *e, const Program *program, int number, const Stage *scale,
@@ -166,7 +229,7 @@ cdef void surveyed(Entry *e, const Program *program, int number, const Stage *sc
     cdef int k
     fetched(e, row, state, spare, start, n, scratch)
     aside(e, program, row, n, scratch)
-    g = before(e, program, scale, row, spare, n, &factor)
+    g = before(e, program, scale, program.before, row, spare, n, &factor)
     if real is float:
         (<survey_float>program.survey_float[number])(
             row[P], g, state[0], state[1], state[2], state[3], n, factor, program.keep, e.h, sums)

@@ -53,7 +53,9 @@ class Options(TypedDict, total=False):
     filter: one of ``st.filters``, or a tuple of them.
     l1: weight of the L1 penalty. decay_mode: whether weight_decay enters the gradient (``"l2"``)
     or shrinks the parameter (``"decoupled"``), or another of ``steepest.decay.MODES``; peak_lr: the
-    largest lr, for the modes that go by it. maximize: climb instead of descend. ema: decay rate
+    largest lr, for the modes that go by it. maximize: climb instead of descend. cautious: move only
+    elements that the rule moves against their gradient, by as much more as there are fewer
+    (arXiv:2411.16085). ema: decay rate
     of an averaged copy of the parameters, kept as state ``"ema"``. average: ``st.average.tail``,
     their mean from a step on. lookahead: ``st.average.lookahead``. nonfinite: what an infinite or
     NaN gradient does: ``"propagate"``, ``"raise"`` FloatingPointError, or ``"skip"`` the step and
@@ -81,6 +83,7 @@ class Options(TypedDict, total=False):
     ema: Number | None
     average: averages.tail | None
     lookahead: averages.lookahead | None
+    cautious: bool
     nonfinite: Literal["propagate", "raise", "skip"]
 
 
@@ -96,6 +99,7 @@ _GROUP_OPTIONS: dict[str, Any] = {
     "ema": None,
     "average": None,
     "lookahead": None,
+    "cautious": False,
 }
 _POLICIES = ("propagate", "raise", "skip")
 

@@ -45,7 +45,7 @@ class LiveGroup:
         """The optimizer whose rule the group goes by."""
         self.together = rule.needs == "global"
         """Whether all groups of this rule go by the same sums and numbers."""
-        self.in_c_order = rule.needs != "element-wise"
+        self.in_c_order = False
         """Whether arrays are walked in C order, which sums over them hang on."""
         self.shared: tuple[str, ...] = ()
         """The numbers that the rule keeps of the group."""
@@ -95,6 +95,7 @@ class LiveGroup:
             decay.check_movable(rule.rule, given)
         if not rule.additive:
             decay.check_additive(rule.rule, given)
+        decay.check_cautious(rule.rule, given, rule.additive)
         if rule.own_decay:
             decay.check_own(rule.rule, given)
         # A schedule may be 0 now and not later: what it needs is kept all along.
@@ -128,8 +129,9 @@ class LiveGroup:
         states = h["states"] + stage_arrays(h)
         axes = (*(axis for _, axis in making), *work.axes)
         masks = filters.masks(h["filter"])
-        now = (states, axes, makes, h["clip"])
-        if now != (self.states, self.axes, self.makes, self.clip):
+        in_c_order = self.rule.needs != "element-wise" or any(x.in_c_order for x in h["filter"])
+        now = (states, axes, makes, h["clip"], in_c_order)
+        if now != (self.states, self.axes, self.makes, self.clip, self.in_c_order):
             self.stale = True  # before anything differs, so that Ctrl-C leaves no old plan
         if filters.renewed(self.masks, masks):
             self.stale = self.other_masks = True
@@ -149,7 +151,7 @@ class LiveGroup:
         self._place, self._projects = place, bool(work.units)
         self._averages = bool(average.arrays(h))
         self.units = units
-        self.states, self.axes, self.makes, self.clip = now
+        self.states, self.axes, self.makes, self.clip, self.in_c_order = now
         self.masks = masks or self.masks
 
     def program(self, plan: Any, row: int, count: int, t: int, domain: int) -> None:

@@ -83,6 +83,7 @@ def step(
     lookahead: Any = None,
     average: Any = None,
     peak_lr: float | None = None,
+    cautious: bool = False,
     regularize: Sequence[Any] = (),
     filter: Sequence[Any] = (),
     clip: Any = None,
@@ -105,7 +106,7 @@ def step(
     around = Around(
         lr=lr, weight_decay=weight_decay, decay_mode=decay_mode, l1=l1, ema=ema,
         lookahead=lookahead, average=average, peak_lr=peak_lr, regularize=regularize,
-        filters={type(f).__name__: f for f in filter}, clip=clip,
+        filters={type(f).__name__: f for f in filter}, clip=clip, cautious=cautious,
         factor=-factor if maximize else factor, count=each[0][3] - 1 if count is None else count,
     )  # fmt: skip
     function = _known(rule)
@@ -118,8 +119,8 @@ def step(
     staged = [around.before(x, y, z) for x, y, z, _ in each]
     aside = [around.shrink(x) if shrinks else x for x, _, _, _ in each]
     function(p, staged if together else staged[0], state, t, lr=lr, **hyper)
-    for (x, _, z, k), kept in zip(each, aside, strict=True):
-        around.after(x, z, k, kept)
+    for (x, _, z, k), y, kept in zip(each, staged, aside, strict=True):
+        around.after(x, y, z, k, kept)
 
 
 def _known(rule: str) -> Callable[..., None]:

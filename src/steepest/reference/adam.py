@@ -80,7 +80,8 @@ def adamax(
 
 def nadam(
     p: Array, g: Array, state: State, t: int, *,
-    lr: float, betas: tuple[float, float], eps: float, momentum_decay: float, convention: str = "torch",
+    lr: float, betas: tuple[float, float], eps: float, momentum_decay: float,
+    convention: str = "torch",
 ) -> None:  # fmt: skip
     """NAdam."""
     real = p.dtype.type

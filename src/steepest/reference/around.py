@@ -24,6 +24,7 @@ class Around:
     regularize: Sequence[Any]
     filters: dict[str, Any]
     clip: Any
+    cautious: bool
     factor: float
     count: int
     extra: dict[str, Any] = field(default_factory=dict)
@@ -51,7 +52,7 @@ class Around:
         return float(1.0 - (decayed + self.lr * decoupled))
 
     @property
-    def cautious(self) -> bool:
+    def waits(self) -> bool:
         """Whether decay hangs on what the rule does."""
         return self.decay_mode == "cautious" and self.weight_decay != 0.0
 
@@ -68,6 +69,10 @@ class Around:
                 g = stages.adaptive(g, p, limit, eps, c.axis, raw, self.factor)
             elif type(c).__name__ == "value":
                 g = stages.clip_value(g, c.at("limit", self.count))
+        if "mars" in self.filters:
+            m, count = self.filters["mars"], self.count
+            numbers = (m.at("gamma", count), m.at("beta", count), m.at("max_norm", count))
+            g = stages.mars(g, state["last_grad"], *numbers)
         if "grokfast" in self.filters:
             f, count = self.filters["grokfast"], self.count
             g = stages.grokfast(g, state["grokfast"], f.at("alpha", count), f.at("lamb", count))
@@ -85,7 +90,7 @@ class Around:
 
     def shrink(self, p: Array) -> Array:
         """Decay before the rule; the parameter as it was, for decay that comes after it."""
-        if self.cautious:
+        if self.waits or self.cautious:
             aside = p.copy()
             p[...] = 0
             return aside
@@ -93,10 +98,12 @@ class Around:
             stages.shrink(p, self.keep)
         return p
 
-    def after(self, p: Array, state: State, t: int, aside: Array) -> None:
+    def after(self, p: Array, g: Array, state: State, t: int, aside: Array) -> None:
         """What is done to the parameter, and to arrays that follow it, after the rule."""
         lr, extra, decoupled = self.lr, self.extra, self.extra.get("decoupled", 0.0)
         if self.cautious:
+            stages.agree(p, g, aside, self.keep)
+        elif self.waits:
             decays = 1.0 - lr * (self.weight_decay + decoupled)
             stages.cautious(p, aside, 1.0 - lr * decoupled, decays)
         if self._decays(stages.AFTER):

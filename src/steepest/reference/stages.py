@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from steepest.reference.measures import added
+from steepest.reference.measures import added, squares
 from steepest.reference.measures import unit_norm as norm_of
 from steepest.reference.types import Array
 
@@ -131,6 +131,27 @@ def centralize(g: Array, axis: int | None, raw: Array, factor: float) -> Array:
             mean = added(of_raw.astype(np.float64).ravel()) / of_raw.size
         u[...] = u - u.dtype.type(factor * mean)
     return centred
+
+
+def mars(g: Array, last: Array, gamma: float, beta: float, max_norm: float) -> Array:
+    """What has changed since the last gradient added to it, and its norm held at max_norm."""
+    real = g.dtype.type
+    corrected: Array = real(gamma * (beta / (1.0 - beta))) * (g - last) + g
+    last[...] = g
+    norm = math.sqrt(squares(corrected))
+    held = max_norm / norm if norm > max_norm else 1.0
+    corrected *= real(held)
+    return corrected
+
+
+def agree(p: Array, g: Array, aside: Array, keep: float) -> None:
+    """p, what the rule adds to `aside`, where that is against the gradient, scaled by the inverse
+    of the share of such elements."""
+    real = p.dtype.type
+    agrees = p * g < 0
+    share = np.count_nonzero(agrees) / p.size if p.size else 1.0
+    scaled = real(1.0 / max(share, 1e-3)) * p
+    p[...] = real(keep) * aside + np.where(agrees, scaled, real(0))
 
 
 def grokfast(g: Array, mean: Array, alpha: float, lamb: float) -> Array:
