@@ -353,7 +353,9 @@ def changed(rule, arguments, name):
     """Another allowed value of one argument."""
     other = {
         "betas": (0.7, 0.95, 0.93)[: len(arguments.get("betas", ()))], "nesterov": False,
-        "etas": (0.4, 1.3), "step_sizes": (0.02, 0.03),
+        "etas": (0.4, 1.3), "step_sizes": (0.02, 0.03), "norm_bounds": (0.1, 0.5),
+        "adapt": False, "trust_clip": True, "grad_averaging": True, "safeguard_warmup": True,
+        "use_bias_correction": True, "growth_rate": 1.07,
         "centered": True, "amsgrad": True, "bias_correction": False, "use_clipping": False,
         "eps_inside_sqrt": True, "decoupled_weight_decay": True,
         "l1": 0.3, "maximize": True, "ema": 0.5, "clip": st.clip.value(0.01), "nonfinite": "skip",
@@ -366,6 +368,13 @@ def changed(rule, arguments, name):
     if (rule, name) == ("adopt", "eps"):
         return 0.5  # it matters only where √v is less
     return arguments.get(name, 0.1) * 0.5 + 0.01
+
+
+# Where an argument works only beside others.
+BASES = {
+    "sgd": {"momentum": 0.8}, "rmsprop": {"momentum": 0.5}, "prodigy": {"lr": 0.9, "d0": 0.01},
+    "dadaptadam": {"lr": 1.0, "d0": 0.01},
+}  # fmt: skip
 
 
 def arguments_of(rule):
@@ -388,7 +397,7 @@ def arguments_of(rule):
 )
 def test_every_argument_changes_the_result(rule, name):
     """An argument that is accepted and then ignored is the commonest bug of optimizers."""
-    base = hyper(rule, {"sgd": {"momentum": 0.8}, "rmsprop": {"momentum": 0.5}}.get(rule, {}))
+    base = hyper(rule, BASES.get(rule, {}))
     arguments = base | {name: changed(rule, base, name)}
     if name == "nesterov":
         arguments = base | {"nesterov": True}
