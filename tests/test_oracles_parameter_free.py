@@ -149,7 +149,9 @@ def paper_path(rule, a, grads, start, rates=None):
     count, found = np.zeros(x.size), []
     for now in grads:
         g = flat(p * 0 if y is None else y for p, y in zip(start, now, strict=True))
-        on = np.concatenate([np.full(p.size, y is not None) for p, y in zip(start, now)])
+        on = np.concatenate(
+            [np.full(p.size, y is not None) for p, y in zip(start, now, strict=True)]
+        )
         count += on
         g = -g if a.get("maximize") else g
         decay = a["weight_decay"]

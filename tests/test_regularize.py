@@ -46,9 +46,15 @@ def run(rule, arguments, penalties, dtype, kind="C", shapes=SHAPES, steps=3, **o
     opt = RULES[rule](params, **arguments, regularize=penalties, **options)
     states = [{k: x.copy() for k, x in s.items()} for s in opt.state.values()]
     hyper = reference_hyper(opt)
+    together = RULES[rule].needs == "global"
+    shared = {key: opt.param_groups[0][key] for key in opt._groups[0].shared}
     for t in range(1, steps + 1):
         grads = [np.asarray(rng.standard_normal(s), dtype) for s in shapes]
         opt.step([laid_out(g, kind) for g in grads])
+        if together:
+            each = [t] * len(twins)
+            reference.step(rule, twins, grads, states, each, shared=shared, **hyper)
+            continue
         for p, g, state in zip(twins, grads, states, strict=True):
             reference.step(rule, p, g, state, t, **hyper)
     for p, twin, own, state in zip(params, twins, opt.state.values(), states, strict=True):

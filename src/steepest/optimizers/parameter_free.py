@@ -214,9 +214,9 @@ class Prodigy(Optimizer):
     is best left at 1, or a schedule of factors below 1; the gradients of a group with a smaller lr
     weigh less in the estimate, those of one with lr = 0 nothing. ``beta3`` is √β₂ unless given.
     ``growth_rate`` limits d from one step to the next, after its first rise above d0.
-    ``safeguard_warmup`` leaves lr out of s, unless it is 0. ``use_bias_correction`` multiplies lr with
-    √(1 - β₂ᵗ) / (1 - β₁ᵗ). As long as all gradients are 0, d stays; a NaN in a gradient ends the
-    estimation, d stays as it is. Raises ValueError for hyper-parameters out of range.
+    ``safeguard_warmup`` leaves lr out of s, unless it is 0. ``use_bias_correction`` multiplies lr
+    with √(1 - β₂ᵗ) / (1 - β₁ᵗ). As long as all gradients are 0, d stays; a NaN in a gradient ends
+    the estimation, d stays as it is. Raises ValueError for hyper-parameters out of range.
 
     >>> import numpy as np, steepest as st
     >>> w = np.array([1.0, -2.0])
