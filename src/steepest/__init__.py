@@ -33,7 +33,9 @@ from steepest.optimizers.adam import *
 from steepest.optimizers.adam_variants import *
 from steepest.optimizers.adaptive import *
 from steepest.optimizers.averaged import *
+from steepest.optimizers.by_group import *
 from steepest.optimizers.layerwise import *
+from steepest.optimizers.own import *
 from steepest.optimizers.parameter_free import *
 from steepest.optimizers.sgd import *
 from steepest.optimizers.sign import *

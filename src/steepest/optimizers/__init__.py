@@ -11,3 +11,5 @@ from steepest.optimizers.sign import *  # isort: skip
 from steepest.optimizers.averaged import *  # isort: skip
 from steepest.optimizers.layerwise import *  # isort: skip
 from steepest.optimizers.parameter_free import *  # isort: skip
+from steepest.optimizers.own import *  # isort: skip
+from steepest.optimizers.by_group import *  # isort: skip

@@ -14,8 +14,9 @@ import inspect
 import math
 import operator
 import threading
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
@@ -38,6 +39,9 @@ __all__ = ["RULES", "Number", "Optimizer", "Options", "Schedule"]
 
 RULES: dict[str, type["Optimizer"]] = {}
 """Every optimizer by the name of its rule, from simple to elaborate."""
+
+OWN: MutableMapping[str, type["Optimizer"]] = weakref.WeakValueDictionary()
+"""Those made of Python functions by ``st.rule``, while they are in use."""
 
 
 class Options(TypedDict, total=False):
@@ -100,13 +104,14 @@ class Optimizer(ABC):
     _ranges: ClassVar[dict[str, Range]]
     _counts: ClassVar[dict[str, int]]
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, registered: bool = True) -> None:
         cls.rule = cls.__name__.lower()
         paragraphs = inspect.cleandoc(cls.__doc__ or "").split("\n\n")
         cls.formula = inspect.cleandoc("\n" + paragraphs[1]) if len(paragraphs) > 1 else ""
         cls.source = " ".join(paragraphs[-1].split())
         cls._ranges, cls._counts = {**RANGES, **cls.ranges}, {**COUNTS, **cls.counts}
-        RULES[cls.rule] = cls
+        if registered:
+            RULES[cls.rule] = cls
 
     # What a rule's class defines
 
@@ -135,7 +140,7 @@ class Optimizer(ABC):
         return 0.0
 
     def prepare(
-        self, p: Array, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
+        self, p: Array, g: Array, state: dict[str, Array], t: int, h: Mapping[str, Any]
     ) -> None:
         """The step of a rule that ``prepares``: changes p and the state arrays in place.
 
@@ -190,7 +195,7 @@ class Optimizer(ABC):
         self._names: list[str] = []
         self._order: list[int] = []
         self._in_order = True
-        self._selection = Selection(options.get("exclude", ()), options.get("overrides", {}))
+        self._selection = self._selects(options)
         self._plan: Plan | None = None
         self._plan_kernels: dispatch.Kernels | None = None
         self._lock = threading.Lock()
@@ -199,6 +204,10 @@ class Optimizer(ABC):
         for group in params:
             self.add_param_group(group)
         self._selection.check(self._names, self._hyper_names)
+
+    def _selects(self, options: Options) -> Selection:
+        """Which parameters get hyper-parameters of their own."""
+        return Selection(options.get("exclude", ()), options.get("overrides", {}))
 
     def _settle(self, name: str, value: Any, count: int | None) -> Any:
         """The checked value of a hyper-parameter after `count` updates; None keeps schedules."""
@@ -370,6 +379,7 @@ class Optimizer(ABC):
             if live.sign < 0:
                 climbing = True
         plan = self._resolved(flat)
+        self._check_shared()
         for row, (number, t) in enumerate(plan.rows()):
             live = groups[number]
             live.program(plan, row, t, self._domains[number])
@@ -393,7 +403,11 @@ class Optimizer(ABC):
             if live.rule.prepares:
                 g, p = plan.arrays(i)[1:3]
                 fresh = {key: self._state[name][key].copy() for key in live.h["states"]}
-                live.rule.prepare(p, g, fresh, t, live.h)
+                try:
+                    live.rule.prepare(p, g, fresh, t, live.h)
+                except Exception as error:
+                    error.add_note(f"in the step of parameter {name!r}; nothing was changed")
+                    raise
                 copies += [(self._state[name][key], x) for key, x in fresh.items()]
         plan.replace(copies)
 
@@ -479,7 +493,7 @@ class Optimizer(ABC):
                 written += [(f"state {key!r} of parameter {name!r}", state[key]) for key in keys]
                 cut: list[tuple[int | None, Array | None]] = [(axis, None) for axis in live.axes]
                 if live.rule.prepares:
-                    own = (arrays.zeros_like(p), arrays.zeros_like(p), *own)
+                    own = (np.zeros(p.shape, p.dtype), np.zeros(p.shape, p.dtype), *own)
                 if live.makes_factors:
                     factors, spread = arrays.unit_factors(p, live.axes[0])
                     cut[0] = (live.axes[0], factors)
@@ -522,6 +536,19 @@ class Optimizer(ABC):
             )
             if live.shared
         ]
+
+    def _check_shared(self) -> None:
+        """Raises ValueError where groups that share the numbers of their rule have others."""
+        for number, domain in enumerate(self._domains):
+            if number == domain:
+                continue
+            group, first = self.param_groups[number], self.param_groups[domain]
+            for key in self._groups[number].shared:
+                if group[key] != first[key] and group[key] == group[key]:
+                    raise ValueError(
+                        f"{key} of group {number} = {group[key]!r}: expected that of group "
+                        f"{domain}, {first[key]!r}; they go by the same"
+                    )
 
     def _rebind(self, plan: Plan, flat: list[Any], stale: list[int]) -> None:
         """Checks the gradients that are new in type, layout or place, and binds them."""
@@ -691,9 +718,9 @@ class Optimizer(ABC):
 def other_rule(name: str, defaults: Mapping[str, Any]) -> Optimizer:
     """An optimizer of another rule for groups to go by: with its own defaults, and the options that
     all rules share as in `defaults`. Raises ValueError for an unknown rule."""
-    if name not in RULES:
-        raise ValueError(f"rule {name!r} of a group: expected one of {', '.join(RULES)}")
+    made: Any = RULES.get(name, OWN.get(name))
+    if made is None:
+        raise ValueError(f"rule {name!r} of a group: expected one of {', '.join([*RULES, *OWN])}")
     options = {key: x for key, x in defaults.items() if key in _GROUP_OPTIONS}
     del options["decay_mode"]
-    made: Any = RULES[name]
     return made(np.zeros(1), **options)._bare()  # type: ignore[no-any-return]

@@ -1,0 +1,186 @@
+"""A rule of one's own as a Python function, in the same optimizers as all others."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
+
+from steepest.arrays import Array
+from steepest.optimizers.base import OWN, RULES, Optimizer
+from steepest.optimizers.hyper import RANGES, Range
+
+__all__ = ["rule"]
+
+BLOCK = 1 << 15
+"""Elements of one call of an element-wise function: its temporary arrays stay in the cache."""
+
+
+def rule(
+    function: Callable[..., None] | None = None,
+    *,
+    states: tuple[str, ...] = (),
+    needs: Literal["element-wise", "layer-wise"] = "element-wise",
+    decay_mode: Literal["l2", "decoupled"] = "l2",
+    ranges: Mapping[str, Range] | None = None,
+) -> Any:
+    """Turns a function of the reference's shape into an optimizer: at once, in NumPy.
+
+        function(p, g, state, t, *, lr, ...) changes p and the arrays of state in place
+
+    p, g and the state arrays, which begin as zeros, are copies of the parameter's own type; t
+    counts from 1; what is keyword-only is a hyper-parameter, a number, a flag or a tuple of
+    numbers, with its default. Schedules, clipping, penalties, averages, groups and checkpoints are
+    around it as around every rule, and a step whose function raises changes nothing. An
+    element-wise function gets slices of 1-d arrays, a layer-wise one whole arrays. weight_decay
+    comes by itself; a function with an argument ``decay`` gets its decoupled weight instead.
+    ``ranges`` are (lowest, highest, whether that is allowed) by hyper-parameter.
+
+    Raises TypeError for a function of another shape, ValueError for the name of a rule that exists.
+    The optimizer it makes raises what all optimizers raise.
+
+    >>> import numpy as np, steepest as st
+    >>> @st.rule(states=("momentum_buffer",))
+    ... def heavyball(p, g, state, t, *, lr=0.1, momentum=0.9):
+    ...     v = state["momentum_buffer"]
+    ...     v *= momentum
+    ...     v += g
+    ...     p -= lr * v
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = heavyball(w, lr=0.5, clip=st.clip.value(1.0))
+    >>> for _ in range(2):
+    ...     opt.step(np.array([0.5, -8.0]))
+    >>> w
+    array([ 0.275, -0.55 ])
+
+    The shape of the functions is that of ``steepest.reference``.
+    """
+    if function is None:
+        return lambda f: rule(f, states=states, needs=needs, decay_mode=decay_mode, ranges=ranges)
+    hyper = _hyper(function)
+    name = function.__name__
+    if name.lower() in RULES:
+        raise ValueError(f"rule {name!r} exists; give the function another name")
+    made: Any = type(
+        name,
+        (PythonRule,),
+        {
+            "__doc__": function.__doc__,
+            "__module__": function.__module__,
+            "__qualname__": function.__qualname__,
+            "function": staticmethod(function),
+            "state_names": tuple(states),
+            "needs": needs,
+            "decay_mode": decay_mode,
+            "own_decay": "decay" in inspect.signature(function).parameters,
+            "arguments": hyper,
+            "ranges": _ranges(hyper) | dict(ranges or {}),
+            "counts": {key: len(x) for key, x in hyper.items() if isinstance(x, tuple)},
+            "__signature__": _constructor(hyper),
+        },
+    )
+    OWN[name.lower()] = made
+    return made
+
+
+def _hyper(function: Callable[..., None]) -> dict[str, Any]:
+    """The hyper-parameters of a function and their defaults."""
+    parameters = inspect.signature(function).parameters
+    first = [x.name for x in parameters.values() if x.kind is not x.KEYWORD_ONLY]
+    if first != ["p", "g", "state", "t"]:
+        raise TypeError(
+            f"{function.__name__}({', '.join(parameters)}): expected the arguments p, g, state, t, "
+            "and hyper-parameters after a *"
+        )
+    if "weight_decay" in parameters:
+        raise TypeError(
+            f"{function.__name__} has an argument weight_decay, which every optimizer has: leave "
+            "it out, or name it decay for its decoupled weight"
+        )
+    hyper = {x.name: x.default for x in parameters.values() if x.kind is x.KEYWORD_ONLY}
+    hyper.pop("decay", None)
+    for key, x in hyper.items():
+        numbers = x if isinstance(x, tuple) else (x,)
+        if x is not inspect.Parameter.empty and not all(
+            isinstance(number, (int, float)) for number in numbers
+        ):
+            raise TypeError(f"{key} = {x!r}: expected a number, a flag or a tuple of numbers")
+    if "lr" not in hyper:
+        raise TypeError(f"{function.__name__} has no hyper-parameter lr")
+    return hyper
+
+
+def _ranges(hyper: Mapping[str, Any]) -> dict[str, Range]:
+    return {
+        key: (-math.inf, math.inf, False)
+        for key, x in hyper.items()
+        if key not in RANGES and not isinstance(x, bool)
+    }
+
+
+def _constructor(hyper: Mapping[str, Any]) -> inspect.Signature:
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    either = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Signature(
+        [
+            inspect.Parameter("params", either),
+            *(inspect.Parameter(key, keyword, default=x) for key, x in hyper.items()),
+            inspect.Parameter("weight_decay", keyword, default=0.0),
+            inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD),
+        ]
+    )
+
+
+class PythonRule(Optimizer, registered=False):
+    """An optimizer whose rule is a Python function."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__(registered=False)
+
+    prepares = True
+    function: ClassVar[Callable[..., None]]
+    state_names: ClassVar[tuple[str, ...]]
+    arguments: ClassVar[Mapping[str, Any]]
+
+    def __init__(self, params: Any, **arguments: Any) -> None:
+        hyper = {**self.arguments, "weight_decay": 0.0}
+        hyper |= {key: arguments.pop(key) for key in list(arguments) if key in hyper}
+        missing = [key for key, x in hyper.items() if x is inspect.Parameter.empty]
+        if missing:
+            raise TypeError(f"{type(self).__name__} needs {', '.join(missing)}")
+        options: Any = arguments
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return self.state_names
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        raise NotImplementedError  # such a rule has no kernel: `prepare` is its step
+
+    def prepare(
+        self, p: Array, g: Array, state: dict[str, Array], t: int, h: Mapping[str, Any]
+    ) -> None:
+        hyper = {key: h[key] for key in self.arguments}
+        if self.own_decay:
+            hyper["decay"] = h["decay"]
+        if self.needs != "element-wise":
+            self._call(p, g, state, t, hyper)
+            return
+        flat = {key: x.reshape(-1) for key, x in state.items()}
+        for start in range(0, p.size, BLOCK):
+            part = slice(start, start + BLOCK)
+            own = {key: x[part] for key, x in flat.items()}
+            self._call(p.reshape(-1)[part], g.reshape(-1)[part], own, t, hyper)
+
+    def _call(
+        self, p: Array, g: Array, state: dict[str, Array], t: int, hyper: Mapping[str, Any]
+    ) -> None:
+        given = dict(state)
+        result = type(self).function(p, g, given, t, **hyper)
+        if result is not None:
+            raise TypeError(
+                f"{type(self).__name__} returned a {type(result).__name__}; "
+                "expected None: it has to change p in place"
+            )
+        for key, x in state.items():
+            if given.get(key) is not x:  # another array in place of the state's
+                x[...] = given[key]
