@@ -288,6 +288,12 @@ def test_nesterov_needs_momentum():
         st.LARS(np.ones(2), momentum=0.0, nesterov=True)
 
 
+def test_novograd_leaves_a_parameter_alone_that_has_no_slope():
+    p = np.ones(3)
+    st.NovoGrad(p, eps=0.0).step(np.zeros(3))
+    assert p.tolist() == [1.0, 1.0, 1.0]
+
+
 @pytest.mark.parametrize("rule", sorted(FAMILY))
 def test_nan_spreads_over_its_parameter_and_no_further(rule):
     params = [np.ones(3), np.ones(3)]

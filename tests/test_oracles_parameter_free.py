@@ -372,6 +372,13 @@ def test_d_outlives_a_nan(rule):
 
 
 @pytest.mark.parametrize("rule", ["dog", "ldog", "dowg"])
+def test_zero_gradients_move_nothing_even_without_eps(rule):
+    p = np.ones(3)
+    RULES[rule](p, eps=0.0).step(np.zeros(3))
+    assert p.tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("rule", ["dog", "ldog", "dowg"])
 def test_a_nan_stays_in_a_distance(rule):
     p = np.ones(3)
     opt = RULES[rule](p)
@@ -414,6 +421,24 @@ def test_growth_is_limited(rule):
 def test_bad_arguments_are_refused(rule, name, bad):
     with pytest.raises(ValueError, match=name):
         RULES[rule](np.ones(2), **{name: bad})
+
+
+@pytest.mark.parametrize(("rule", "name", "value"), [
+    ("prodigy", "betas", (0.8, 0.9)), ("prodigy", "beta3", 0.5), ("prodigy", "d0", 0.1),
+    ("prodigy", "d_coef", 0.5), ("prodigy", "growth_rate", 2.0), ("dadaptadam", "growth_rate", 2.0),
+    ("dadaptadam", "betas", (0.8, 0.9)), ("dog", "reps_rel", 0.1),
+    ("dowg", "init_estim_sq_dist", 0.1),
+], ids=str)  # fmt: skip
+def test_groups_do_not_differ_in_what_an_estimate_follows_from(rule, name, value):
+    params = [np.ones(2), np.ones(3)]
+    opt = RULES[rule]([{"params": params[0]}, {"params": params[1], name: value}])
+    with pytest.raises(ValueError, match=f"{name} of group 1"):
+        opt.step([np.ones(2), np.ones(3)])
+    assert flat(params).tolist() == [1.0] * 5
+    opt.param_groups[0][name] = value
+    opt.param_groups[1] |= {key: opt.param_groups[0][key] for key in opt._groups[0].shared}
+    opt.step([np.ones(2), np.ones(3)])
+    assert (flat(params) < 1.0).all()
 
 
 def test_no_beta3_is_the_root_of_beta2():

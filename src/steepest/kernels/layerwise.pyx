@@ -138,8 +138,10 @@ cdef void novograd_survey(const real *restrict p, const real *restrict g, real *
 
 
 cdef void novograd_settle(const double *sums, double *own, double *h) noexcept nogil:
+    cdef double divisor
     own[0] = h[2] * own[0] + h[3] * sums[0]
-    h[4] = 1.0 / (sqrt(own[0]) + h[4])
+    divisor = sqrt(own[0]) + h[4]
+    h[4] = 1.0 / divisor if divisor != 0 else 0
 
 
 cdef void novograd(real *restrict p, const real *restrict g, real *restrict m, real *restrict b,

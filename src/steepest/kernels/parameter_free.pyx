@@ -34,12 +34,13 @@ cdef void dog_survey(const real *restrict p, const real *restrict g, real *restr
 
 
 cdef void dog_settle(const double *sums, double *own, double *h) noexcept nogil:
-    cdef double distance = sqrt(sums[0])
+    cdef double distance = sqrt(sums[0]), divisor
     if own[0] == 0:
         own[0] = h[2] * (1.0 + sqrt(sums[2]))
     own[0] = own[0] if distance <= own[0] or own[0] != own[0] else distance
     own[1] += sums[1]
-    h[0] = h[0] * own[0] / sqrt(own[1] + h[1])
+    divisor = sqrt(own[1] + h[1])
+    h[0] = h[0] * own[0] / divisor if divisor != 0 else 0
     h[1] = 1.0 - h[0] * h[3]
 
 
@@ -64,9 +65,11 @@ cdef void dowg_begin(const double *sums, double *own, double *h) noexcept nogil:
 
 
 cdef void dowg_settle(const double *sums, double *own, double *h) noexcept nogil:
+    cdef double divisor
     own[0] = own[0] if sums[0] <= own[0] or own[0] != own[0] else sums[0]
     own[1] += own[0] * sums[1]
-    h[0] = h[0] * own[0] / (sqrt(own[1]) + h[1])
+    divisor = sqrt(own[1]) + h[1]
+    h[0] = h[0] * own[0] / divisor if divisor != 0 else 0
     h[1] = 1.0 - h[0] * h[3]
 
 RULES["dowg"] = rule(
@@ -167,10 +170,10 @@ cdef void dadaptadam_survey(const real *restrict p, const real *restrict g, real
 
 
 cdef void dadaptadam_settle(const double *sums, double *own, double *h) noexcept nogil:
-    cdef double found, most
+    cdef double found, most, divisor = h[5] * sums[1]
     own[1] = h[4] * own[1] + h[5] * sums[0]
-    if sums[1] != 0:
-        found = own[1] / (h[5] * sums[1])
+    if divisor != 0:
+        found = own[1] / divisor
         most = own[0] * h[9]
         found = most if most < found else found
         own[0] = found if found > own[0] else own[0]

@@ -43,6 +43,7 @@ class DoG(Optimizer):
 
     needs = "global"
     own_decay = True
+    alike = ("reps_rel",)
     ranges: ClassVar[Mapping[str, Range]] = {"rbar": _POSITIVE, "sum_squares": _POSITIVE}
 
     def __init__(
@@ -145,6 +146,7 @@ class DoWG(Optimizer):
 
     needs = "global"
     own_decay = True
+    alike = ("init_estim_sq_dist",)
     ranges: ClassVar[Mapping[str, Range]] = {
         "estim_sq_dist": _POSITIVE,
         "weighted_sq_norm_grads": _POSITIVE,
@@ -233,6 +235,7 @@ class Prodigy(Optimizer):
     decay_mode = "decoupled"
     needs = "global"
     own_decay = True
+    alike = ("betas", "beta3", "d0", "d_coef", "growth_rate")
     ranges: ClassVar[Mapping[str, Range]] = {"d": _POSITIVE, "d_max": _POSITIVE}
 
     def __init__(
@@ -318,6 +321,7 @@ class DAdaptAdam(Optimizer):
 
     needs = "global"
     own_decay = True
+    alike = ("betas", "d0", "growth_rate")
     ranges: ClassVar[Mapping[str, Range]] = {"d": _POSITIVE}
 
     def __init__(

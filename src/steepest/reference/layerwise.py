@@ -64,7 +64,7 @@ def novograd(
     m, v = state["exp_avg"], state["exp_avg_sq"]
     v[...] = squares(g) if t == 1 else b2 * float(v) + (1.0 - b2) * squares(g)
     divisor = math.sqrt(v) + eps
-    inverse = 1.0 / divisor if divisor else math.inf
+    inverse = 1.0 / divisor if divisor else 0.0
     fresh = 1.0 - b1 if grad_averaging and t > 1 else 1.0
     m[...] = real(b1) * m + real(fresh) * (real(inverse) * g + real(decay) * p)
     p[...] = p - real(lr) * m

@@ -27,11 +27,6 @@ def distance(params: list[Array], states: list[State]) -> float:
     return sum(squares(p - s["x0"]) for p, s in zip(params, states, strict=True))
 
 
-def quotient(x: float, y: float) -> float:
-    """x / y as IEEE 754 has it, also for y = 0."""
-    return float(np.float64(x) / np.float64(y))
-
-
 def dog(
     params: list[Array], grads: list[Array], states: list[State], steps: list[int], *,
     shared: dict[str, Any], lr: float, reps_rel: float, eps: float, decay: float,
@@ -41,8 +36,8 @@ def dog(
         shared["rbar"] = reps_rel * (1.0 + math.sqrt(sum(squares(p) for p in params)))
     shared["rbar"] = larger(shared["rbar"], math.sqrt(distance(params, states)))
     shared["sum_squares"] += sum(squares(g) for g in grads)
-    rate = quotient(lr * shared["rbar"], math.sqrt(shared["sum_squares"] + eps))
-    descend(params, grads, rate, decay)
+    divisor = math.sqrt(shared["sum_squares"] + eps)
+    descend(params, grads, lr * shared["rbar"] / divisor if divisor else 0.0, decay)
 
 
 def ldog(
@@ -64,8 +59,8 @@ def dowg(
     far = larger(shared["estim_sq_dist"], distance(params, states))
     shared["estim_sq_dist"] = far
     shared["weighted_sq_norm_grads"] += far * sum(squares(g) for g in grads)
-    rate = quotient(lr * far, math.sqrt(shared["weighted_sq_norm_grads"]) + eps)
-    descend(params, grads, rate, decay)
+    divisor = math.sqrt(shared["weighted_sq_norm_grads"]) + eps
+    descend(params, grads, lr * far / divisor if divisor else 0.0, decay)
 
 
 Each = Iterator[tuple[Array, Array, State, float]]
@@ -140,8 +135,9 @@ def dadaptadam(
         s[...] = real(b3) * s + real(1.0 - b3) * x
         denominator += magnitudes(s)
     shared["numerator_weighted"] = b3 * shared["numerator_weighted"] + (1.0 - b3) * numerator
+    denominator = (1.0 - b3) * denominator
     if denominator != 0.0:
-        found = quotient(shared["numerator_weighted"], (1.0 - b3) * denominator)
+        found = shared["numerator_weighted"] / denominator
         shared["d"] = max(d, min(found, d * growth_rate))
     for p, _, state, step in every:
         real = p.dtype.type
