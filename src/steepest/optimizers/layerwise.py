@@ -228,8 +228,7 @@ class StableAdamW(Optimizer):
     >>> w.round(4)
     array([ 0.1825, -1.7647])
 
-    Wortsman et al. 2023, arXiv:2304.13013, algorithm 2; defaults as in the authors' code, but for
-    the weight decay (there 0.2).
+    Wortsman et al. 2023, arXiv:2304.13013; defaults as in pytorch_optimizer.
     """
 
     decay_mode = "decoupled"

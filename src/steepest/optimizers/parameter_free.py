@@ -90,7 +90,7 @@ class LDoG(Optimizer):
     >>> w.round(4), opt.state["0"]["rbar"].round(4)
     (array([ 0.8058, -1.7411]), np.float64(0.3236))
 
-    Ivgi et al. 2023, arXiv:2302.12022, section 4; defaults as the authors' package dog.
+    Ivgi et al. 2023, arXiv:2302.12022; defaults as the authors' package dog.
     """
 
     needs = "layer-wise"
@@ -228,8 +228,8 @@ class Prodigy(Optimizer):
     >>> w.round(3), round(opt.param_groups[0]["d"], 3)
     (array([-0.14 ,  0.055]), 0.799)
 
-    Mishchenko and Defazio 2023, arXiv:2306.06101, algorithm 4; d and all arguments as in the
-    authors' package prodigyopt, ``decouple`` as ``decay_mode``.
+    Mishchenko and Defazio 2023, arXiv:2306.06101; formula and arguments as in the authors' package
+    prodigyopt, ``decouple`` as ``decay_mode``.
     """
 
     decay_mode = "decoupled"
@@ -315,8 +315,8 @@ class DAdaptAdam(Optimizer):
     >>> w.round(3), round(opt.param_groups[0]["d"], 3)
     (array([0.097, 0.045]), 5.518)
 
-    Defazio and Mishchenko 2023, arXiv:2301.07733, algorithm 5; all arguments as in the authors'
-    package dadaptation, ``decouple`` as ``decay_mode``.
+    Defazio and Mishchenko 2023, arXiv:2301.07733; formula and arguments as in the authors' package
+    dadaptation, ``decouple`` as ``decay_mode``.
     """
 
     needs = "global"
