@@ -99,6 +99,8 @@ class Reference:
             {key: x for key, x in optimizer.state[name].items() if key != "step"}
             for name in group["param_names"]
         ]
+        self.together = optimizer.needs == "global"
+        self.shared = {key: group[key] for key in optimizer.shared(self.hyper)}
         self.gradients, self.fresh = gradients, workload.case.fresh
         self.t = 0
 
@@ -112,6 +114,12 @@ class Reference:
             total = math.sqrt(sum(float(np.linalg.norm(g)) ** 2 for g in self.gradients))
             factor = min(1.0, self.clip / (total + 1e-6))
         self.t += 1
+        if self.together:
+            reference.step(
+                self.rule, self.params, self.gradients, self.states, [self.t] * len(self.params),
+                factor=factor, shared=self.shared, **self.hyper,
+            )  # fmt: skip
+            return
         for p, g, state in zip(self.params, self.gradients, self.states, strict=True):
             reference.step(self.rule, p, g, state, self.t, factor=factor, **self.hyper)
 

@@ -66,7 +66,32 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"lambda1": 0.31, "lambda2": 0.17, "beta": 0.7, "convention": "keras"},
     ],
     "signum": [{"momentum": 0.87}],
+    "lamb": [
+        {},
+        {"norm_bounds": (0.7, 3.1), "bias_correction": False},
+        {"adapt": False},
+    ],
+    "lars": [
+        {"lr": 0.71, "momentum": 0.87, "trust_coefficient": 0.013},
+        {"lr": 0.71, "momentum": 0.87, "trust_coefficient": 0.013, "nesterov": True},
+        {"lr": 0.71, "momentum": 0.0, "trust_coefficient": 0.013},
+        {"momentum": 0.87, "trust_coefficient": 0.13, "trust_clip": True},
+        {"momentum": 0.87, "adapt": False},
+    ],
+    "novograd": [{}, {"grad_averaging": True}],
+    "stableadamw": [{}, {"clip_threshold": 1.31}],
     "dog": [{"reps_rel": 0.013, "lr": 0.83}],
+    "ldog": [{"reps_rel": 0.013, "lr": 0.83}],
+    "dowg": [{"lr": 0.83}, {"lr": 0.83, "init_estim_sq_dist": 0.0013}],
+    "prodigy": [
+        {"lr": 1.3, "d0": 0.013},
+        {"lr": 1.3, "d0": 0.013, "beta3": 0.93, "d_coef": 1.7, "growth_rate": 1.07},
+        {"lr": 1.3, "d0": 0.013, "use_bias_correction": True, "safeguard_warmup": True},
+    ],
+    "dadaptadam": [
+        {"lr": 1.3, "d0": 0.013},
+        {"lr": 1.3, "d0": 0.013, "use_bias_correction": True, "growth_rate": 1.07},
+    ],
     "adam": [
         {},
         {"amsgrad": True},

@@ -353,7 +353,9 @@ def changed(rule, arguments, name):
     """Another allowed value of one argument."""
     other = {
         "betas": (0.7, 0.95, 0.93)[: len(arguments.get("betas", ()))], "nesterov": False,
-        "etas": (0.4, 1.3), "step_sizes": (0.02, 0.03),
+        "etas": (0.4, 1.3), "step_sizes": (0.02, 0.03), "norm_bounds": (0.1, 0.5),
+        "adapt": False, "trust_clip": True, "grad_averaging": True, "safeguard_warmup": True,
+        "use_bias_correction": True, "growth_rate": 1.07,
         "centered": True, "amsgrad": True, "bias_correction": False, "use_clipping": False,
         "eps_inside_sqrt": True, "decoupled_weight_decay": True,
         "convention": next((c for c in reversed(RULES[rule].conventions) if c != "paper"), None),
@@ -363,12 +365,20 @@ def changed(rule, arguments, name):
         "overrides": {"*": {"lr": 0.5}},
         "decay_mode": "l2" if RULES[rule].decay_mode == "decoupled" else "decoupled",
         "lookahead": st.average.lookahead(3), "average": st.average.tail(3), "peak_lr": 0.5,
+        "cautious": True,
     }  # fmt: skip
     if name in other:
         return other[name]
     if (rule, name) == ("adopt", "eps"):
         return 0.5  # it matters only where √v is less
     return arguments.get(name, 0.1) * 0.5 + 0.01
+
+
+# Where an argument works only beside others.
+BASES = {
+    "sgd": {"momentum": 0.8}, "rmsprop": {"momentum": 0.5}, "prodigy": {"lr": 0.9, "d0": 0.01},
+    "dadaptadam": {"lr": 1.0, "d0": 0.01}, "ftrl": {"lambda2": 0.17},
+}  # fmt: skip
 
 
 def arguments_of(rule):
@@ -392,11 +402,14 @@ def arguments_of(rule):
 )
 def test_every_argument_changes_the_result(rule, name):
     """An argument that is accepted and then ignored is the commonest bug of optimizers."""
-    needed = {"sgd": {"momentum": 0.8}, "rmsprop": {"momentum": 0.5}, "ftrl": {"lambda2": 0.17}}
-    base = hyper(rule, needed.get(rule, {}))
+    base = hyper(rule, BASES.get(rule, {}))
     arguments = base | {name: changed(rule, base, name)}
     if name == "nesterov":
         arguments = base | {"nesterov": True}
+    if name == "cautious" and not RULES[rule].additive:
+        with pytest.raises(ValueError, match="does not add a step"):
+            RULES[rule](np.ones(3), cautious=True)
+        return
     if name == "peak_lr" and RULES[rule].own_decay:
         with pytest.raises(ValueError, match=r"peak_lr = 0\.5 has no effect"):
             RULES[rule](np.ones(3), peak_lr=0.5)

@@ -1,5 +1,6 @@
 """Rules as Python functions: the same optimizers around them, the same bits as the kernels'."""
 
+import math
 import pickle
 
 import numpy as np
@@ -32,7 +33,8 @@ def myadam(p, g, state, t, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8):
 
 @st.rule(states=("exp_avg", "exp_avg_sq"), needs="layer-wise", decay_mode="decoupled")
 def mylamb(p, g, state, t, *, lr, decay, betas=(0.9, 0.999), eps=1e-6):
-    reference.RULES["lamb"](p, g, state, t, lr=lr, decay=decay, betas=betas, eps=eps)
+    plain = {"bias_correction": True, "norm_bounds": (0.0, math.inf), "adapt": True}
+    reference.RULES["lamb"](p, g, state, t, lr=lr, decay=decay, betas=betas, eps=eps, **plain)
 
 
 OPTIONS = [

@@ -1,14 +1,17 @@
 """Rules that go by norms over a whole parameter: see ``rules.pxd`` for what all rules share, and
-for surveys, which sum such norms up before the update."""
+for surveys, which sum such norms up before the update. A norm that is NaN, or infinite because a
+square left the range of double, makes NaN (or 0) of the whole parameter's step, as it does when a
+framework computes it."""
 from libc.math cimport sqrt
 
 from steepest.kernels.contract cimport BLOCK, real, root
-from steepest.kernels.rules cimport rule, squares, survey
+from steepest.kernels.rules cimport magnitudes, rule, squares, survey
 
 RULES = {}
 
 
-# LAMB: h = (b1, 1 - b1, b2, 1 - b2, unbias m, unbias v, eps, decay, lr); settled: lr times ratio.
+# LAMB: h = (b1, 1 - b1, b2, 1 - b2, unbias m, unbias v, eps, decay, lr, bounds of the parameter's
+# norm, whether to adapt); settled: lr times ratio.
 
 cdef inline real lamb_direction(real p, real m, real v, real scale, real unbias, real eps,
                                 real decay) noexcept nogil:
@@ -35,8 +38,11 @@ cdef void lamb_survey(const real *restrict p, const real *restrict g, real *rest
 
 
 cdef void lamb_settle(const double *sums, double *own, double *h) noexcept nogil:
-    if sums[0] > 0 and sums[1] > 0:
-        h[8] = h[8] * (sqrt(sums[0]) / sqrt(sums[1]))
+    cdef double length = sqrt(sums[0]), taken = sqrt(sums[1])
+    length = h[9] if length < h[9] else length
+    length = h[10] if length > h[10] else length
+    if h[11] != 0 and length != 0 and taken != 0:
+        h[8] = h[8] * (length / taken)
 
 
 cdef void lamb(real *restrict p, const real *restrict g, real *restrict m, real *restrict v,
@@ -49,3 +55,146 @@ cdef void lamb(real *restrict p, const real *restrict g, real *restrict m, real 
         p[i] = p[i] - step * lamb_direction(p[i], m[i], v[i], scale, unbias, eps, decay)
 
 RULES["lamb"] = rule(lamb, lamb, (survey(lamb_survey, lamb_survey, lamb_settle),))
+
+
+# LARS: h = (lr, decay, momentum, trust coefficient, eps, whether to adapt, whether to clip);
+# settled: lr times ratio.
+
+cdef void lars_survey(const real *restrict p, const real *restrict g, real *restrict m,
+                      real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
+                      double factor, double keep, const double *h, double *sums) noexcept nogil:
+    cdef real f = <real>factor
+    cdef real gradient[BLOCK]
+    cdef Py_ssize_t i
+    for i in range(n):
+        gradient[i] = f * g[i]
+    sums[0] += squares(p, n)
+    sums[1] += squares(gradient, n)
+
+
+cdef void lars_settle(const double *sums, double *own, double *h) noexcept nogil:
+    cdef double length = sqrt(sums[0]), slope = sqrt(sums[1]) + h[1] * sqrt(sums[0]), ratio
+    if h[5] == 0 or length == 0 or slope == 0:
+        return
+    ratio = h[3] * length / (slope + h[4])
+    if h[6] != 0 and ratio > h[0]:
+        return  # the local rate lr * (ratio / lr) would be more than lr
+    h[0] = ratio if h[6] != 0 else h[0] * ratio
+
+
+cdef void lars_plain(real *restrict p, const real *restrict g, real *restrict m, real *restrict b,
+                     real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
+                     const double *h) noexcept nogil:
+    cdef real step = <real>h[0], decay = <real>h[1], f = <real>factor
+    cdef Py_ssize_t i
+    for i in range(n):
+        p[i] = p[i] - step * (f * g[i] + decay * p[i])
+
+RULES["lars_plain"] = rule(lars_plain, lars_plain,
+                           (survey(lars_survey, lars_survey, lars_settle),))
+
+
+cdef void lars(real *restrict p, const real *restrict g, real *restrict m, real *restrict b,
+               real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
+               const double *h) noexcept nogil:
+    cdef real step = <real>h[0], decay = <real>h[1], mu = <real>h[2], f = <real>factor, mi
+    cdef Py_ssize_t i
+    for i in range(n):
+        mi = mu * m[i] + step * (f * g[i] + decay * p[i])
+        m[i] = mi
+        p[i] = p[i] - mi
+
+RULES["lars"] = rule(lars, lars, (survey(lars_survey, lars_survey, lars_settle),))
+
+
+cdef void lars_nesterov(real *restrict p, const real *restrict g, real *restrict m,
+                        real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
+                        double factor, double keep, const double *h) noexcept nogil:
+    cdef real step = <real>h[0], decay = <real>h[1], mu = <real>h[2], f = <real>factor, mi, si
+    cdef Py_ssize_t i
+    for i in range(n):
+        si = step * (f * g[i] + decay * p[i])
+        mi = mu * m[i] + si
+        m[i] = mi
+        p[i] = p[i] - (si + mu * mi)
+
+RULES["lars_nesterov"] = rule(lars_nesterov, lars_nesterov,
+                              (survey(lars_survey, lars_survey, lars_settle),))
+
+
+# NovoGrad: h = (b1, share of the new direction, b2, 1 - b2, eps, decay, lr); settled: 1 / (√v +
+# eps) in place of eps. Kept: v, one number.
+
+cdef void novograd_survey(const real *restrict p, const real *restrict g, real *restrict m,
+                          real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
+                          double factor, double keep, const double *h,
+                          double *sums) noexcept nogil:
+    cdef real f = <real>factor
+    cdef real gradient[BLOCK]
+    cdef Py_ssize_t i
+    for i in range(n):
+        gradient[i] = f * g[i]
+    sums[0] += squares(gradient, n)
+
+
+cdef void novograd_settle(const double *sums, double *own, double *h) noexcept nogil:
+    cdef double divisor
+    own[0] = h[2] * own[0] + h[3] * sums[0]
+    divisor = sqrt(own[0]) + h[4]
+    h[4] = 1.0 / divisor if divisor != 0 else 0
+
+
+cdef void novograd(real *restrict p, const real *restrict g, real *restrict m, real *restrict b,
+                   real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
+                   const double *h) noexcept nogil:
+    cdef real b1 = <real>h[0], fresh = <real>h[1], inverse = <real>h[4], decay = <real>h[5]
+    cdef real lr = <real>h[6], f = <real>factor, mi
+    cdef Py_ssize_t i
+    for i in range(n):
+        mi = b1 * m[i] + fresh * (inverse * (f * g[i]) + decay * p[i])
+        m[i] = mi
+        p[i] = p[i] - lr * mi
+
+RULES["novograd"] = rule(novograd, novograd,
+                         (survey(novograd_survey, novograd_survey, novograd_settle),))
+
+
+# StableAdamW: h = (b1, 1 - b1, b2, 1 - b2, lr, eps, eps², threshold, decay); settled: the rate in
+# place of lr, what decay leaves of p in place of decay.
+
+cdef void stableadamw_survey(const real *restrict p, const real *restrict g, real *restrict m,
+                             real *restrict v, real *restrict c, real *restrict d, Py_ssize_t n,
+                             double factor, double keep, const double *h,
+                             double *sums) noexcept nogil:
+    cdef real b1 = <real>h[0], fresh1 = <real>h[1], b2 = <real>h[2], fresh2 = <real>h[3]
+    cdef real least = <real>h[6], f = <real>factor, gi, vi
+    cdef real surprise[BLOCK]
+    cdef Py_ssize_t i
+    for i in range(n):
+        gi = f * g[i]
+        vi = b2 * v[i] + fresh2 * (gi * gi)
+        m[i] = b1 * m[i] + fresh1 * gi
+        v[i] = vi
+        surprise[i] = gi * gi / (least if vi < least else vi)
+    sums[0] += magnitudes(surprise, n)
+    sums[1] += <double>n
+
+
+cdef void stableadamw_settle(const double *sums, double *own, double *h) noexcept nogil:
+    cdef double rms = sqrt(sums[0] / sums[1])
+    if not rms <= h[7]:
+        h[4] = h[4] * (h[7] / rms)
+    h[8] = 1.0 - h[4] * h[8]
+
+
+cdef void stableadamw(real *restrict p, const real *restrict g, real *restrict m, real *restrict v,
+                      real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
+                      const double *h) noexcept nogil:
+    cdef real step = <real>h[4], eps = <real>h[5], left = <real>h[8]
+    cdef Py_ssize_t i
+    for i in range(n):
+        p[i] = left * p[i] - step * m[i] / (root(v[i]) + eps)
+
+RULES["stableadamw"] = rule(
+    stableadamw, stableadamw, (survey(stableadamw_survey, stableadamw_survey, stableadamw_settle),)
+)

@@ -1,49 +1,195 @@
 """Rules that find their own rate from sums over all parameters: see ``rules.pxd`` for what all
-rules share, and for surveys."""
+rules share, and for surveys. An estimate that is NaN leaves the one before in place, unless a
+comment says otherwise."""
 from libc.math cimport sqrt
 
-from steepest.kernels.contract cimport BLOCK, real
-from steepest.kernels.rules cimport rule, squares, survey
+from steepest.kernels.contract cimport BLOCK, real, root
+from steepest.kernels.rules cimport magnitudes, products, rule, settlement, squares, survey
 
 RULES = {}
 
 
-# DoG: h = (lr, eps, reps_rel); settled: the rate in place of lr. Kept: the largest distance from
-# the start, and the sum of all squared gradients.
+# DoG: h = (lr, eps, reps_rel, decay); settled: the rate in place of lr, what decay leaves of p in
+# place of eps, and first whether to begin. Kept: the largest distance from the start, which NaN
+# stays in, and the sum of all squared gradients.
+
+cdef void dog_begin(const double *sums, double *own, double *h) noexcept nogil:
+    h[4] = 1.0 if own[0] == 0 else 0.0
+
 
 cdef void dog_survey(const real *restrict p, const real *restrict g, real *restrict start,
                      real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
                      double factor, double keep, const double *h, double *sums) noexcept nogil:
-    cdef real f = <real>factor, k = <real>keep, pi
+    cdef real f = <real>factor
     cdef real far[BLOCK]
     cdef real gradient[BLOCK]
-    cdef real point[BLOCK]
     cdef Py_ssize_t i
     for i in range(n):
-        pi = k * p[i]
-        far[i] = pi - start[i]
+        far[i] = p[i] - start[i]
         gradient[i] = f * g[i]
-        point[i] = pi
     sums[0] += squares(far, n)
     sums[1] += squares(gradient, n)
-    sums[2] += squares(point, n)
+    if h[4] != 0:
+        sums[2] += squares(p, n)
 
 
 cdef void dog_settle(const double *sums, double *own, double *h) noexcept nogil:
-    cdef double distance = sqrt(sums[0])
+    cdef double distance = sqrt(sums[0]), divisor
     if own[0] == 0:
         own[0] = h[2] * (1.0 + sqrt(sums[2]))
-    own[0] = own[0] if distance <= own[0] else distance
+    own[0] = own[0] if distance <= own[0] or own[0] != own[0] else distance
     own[1] += sums[1]
-    h[0] = h[0] * own[0] / sqrt(own[1] + h[1])
+    divisor = sqrt(own[1] + h[1])
+    h[0] = h[0] * own[0] / divisor if divisor != 0 else 0
+    h[1] = 1.0 - h[0] * h[3]
 
 
 cdef void dog(real *restrict p, const real *restrict g, real *restrict start, real *restrict b,
               real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
               const double *h) noexcept nogil:
-    cdef real rate = <real>h[0], f = <real>factor, k = <real>keep
+    cdef real rate = <real>h[0], left = <real>h[1], f = <real>factor
     cdef Py_ssize_t i
     for i in range(n):
-        p[i] = k * p[i] - rate * (f * g[i])
+        p[i] = left * p[i] - rate * (f * g[i])
 
-RULES["dog"] = rule(dog, dog, (survey(dog_survey, dog_survey, dog_settle),))
+RULES["dog"] = RULES["ldog"] = rule(
+    dog, dog, (settlement(dog_begin), survey(dog_survey, dog_survey, dog_settle))
+)
+
+
+# DoWG: h = (lr, eps, first distance², decay); settled as DoG. Kept: the largest distance², and the
+# sum of all squared gradients, each times the distance² of its time.
+
+cdef void dowg_begin(const double *sums, double *own, double *h) noexcept nogil:
+    h[4] = 0.0
+
+
+cdef void dowg_settle(const double *sums, double *own, double *h) noexcept nogil:
+    cdef double divisor
+    own[0] = own[0] if sums[0] <= own[0] or own[0] != own[0] else sums[0]
+    own[1] += own[0] * sums[1]
+    divisor = sqrt(own[1]) + h[1]
+    h[0] = h[0] * own[0] / divisor if divisor != 0 else 0
+    h[1] = 1.0 - h[0] * h[3]
+
+RULES["dowg"] = rule(
+    dog, dog, (settlement(dowg_begin), survey(dog_survey, dog_survey, dowg_settle))
+)
+
+
+# Prodigy: h = (b1, 1 - b1, b2, 1 - b2, b3, lr, eps, decay, d0, d_coef, growth_rate, whether to
+# safeguard); settled first: what a gradient adds to m (1), v (3), the numerator (12), s (13), and
+# lr times d (5); then eps times the new d (6), and what decay leaves of p (7). Kept: d, the largest
+# d found, and the numerator.
+
+cdef void prodigy_begin(const double *sums, double *own, double *h) noexcept nogil:
+    cdef double d = own[0], weight = own[0] / h[8]
+    h[1] = h[1] * d
+    h[3] = h[3] * (d * d)
+    h[5] = h[5] * d
+    h[12] = weight * h[5]
+    h[13] = weight * d if h[11] != 0 and h[5] != 0 else h[12]
+
+
+cdef void prodigy_survey(const real *restrict p, const real *restrict g, real *restrict m,
+                         real *restrict v, real *restrict s, real *restrict start, Py_ssize_t n,
+                         double factor, double keep, const double *h,
+                         double *sums) noexcept nogil:
+    cdef real b1 = <real>h[0], fresh1 = <real>h[1], b2 = <real>h[2], fresh2 = <real>h[3]
+    cdef real b3 = <real>h[4], weight = <real>h[12], fresh3 = <real>h[13], f = <real>factor, gi
+    cdef real gradient[BLOCK]
+    cdef real back[BLOCK]
+    cdef Py_ssize_t i
+    for i in range(n):
+        gi = f * g[i]
+        m[i] = b1 * m[i] + fresh1 * gi
+        v[i] = b2 * v[i] + fresh2 * (gi * gi)
+        s[i] = b3 * s[i] + fresh3 * gi
+        gradient[i] = weight * gi
+        back[i] = start[i] - p[i]
+    sums[0] += products(gradient, back, n)
+    sums[1] += magnitudes(s, n)
+
+
+cdef void prodigy_settle(const double *sums, double *own, double *h) noexcept nogil:
+    cdef double found, most
+    own[2] = h[4] * own[2] + sums[0]
+    if sums[1] != 0:
+        found = h[9] * own[2] / sums[1]
+        if own[0] == h[8] and found > own[0]:
+            own[0] = found
+        own[1] = found if found > own[1] else own[1]
+        most = own[0] * h[10]
+        own[0] = most if most < own[1] else own[1]
+    h[6] = own[0] * h[6]
+    h[7] = 1.0 - h[5] * h[7]
+
+
+cdef void prodigy(real *restrict p, const real *restrict g, real *restrict m, real *restrict v,
+                  real *restrict s, real *restrict start, Py_ssize_t n, double factor, double keep,
+                  const double *h) noexcept nogil:
+    cdef real step = <real>h[5], eps = <real>h[6], left = <real>h[7]
+    cdef Py_ssize_t i
+    for i in range(n):
+        p[i] = left * p[i] - step * m[i] / (root(v[i]) + eps)
+
+RULES["prodigy"] = rule(
+    prodigy, prodigy,
+    (settlement(prodigy_begin), survey(prodigy_survey, prodigy_survey, prodigy_settle)),
+)
+
+
+# D-Adapted Adam: h = (b1, 1 - b1, b2, 1 - b2, b3, 1 - b3, lr, eps, decay, growth_rate), where b3 is
+# the root of b2; settled first: lr times d (6); then what decay leaves of p (8). Kept: d and the
+# numerator.
+
+cdef void dadaptadam_begin(const double *sums, double *own, double *h) noexcept nogil:
+    h[6] = h[6] * own[0]
+
+
+cdef void dadaptadam_survey(const real *restrict p, const real *restrict g, real *restrict m,
+                            real *restrict v, real *restrict s, real *restrict d, Py_ssize_t n,
+                            double factor, double keep, const double *h,
+                            double *sums) noexcept nogil:
+    cdef real b1 = <real>h[0], fresh1 = <real>h[1], b2 = <real>h[2], fresh2 = <real>h[3]
+    cdef real b3 = <real>h[4], fresh3 = <real>h[5], step = <real>h[6], eps = <real>h[7]
+    cdef real f = <real>factor, gi, xi
+    cdef real gradient[BLOCK]
+    cdef real along[BLOCK]
+    cdef Py_ssize_t i
+    for i in range(n):
+        gi = f * g[i]
+        xi = step * gi
+        gradient[i] = xi
+        along[i] = s[i] / (root(v[i]) + eps)
+        m[i] = b1 * m[i] + fresh1 * xi
+        v[i] = b2 * v[i] + fresh2 * (gi * gi)
+        s[i] = b3 * s[i] + fresh3 * xi
+    sums[0] += products(gradient, along, n)
+    sums[1] += magnitudes(s, n)
+
+
+cdef void dadaptadam_settle(const double *sums, double *own, double *h) noexcept nogil:
+    cdef double found, most, divisor = h[5] * sums[1]
+    own[1] = h[4] * own[1] + h[5] * sums[0]
+    if divisor != 0:
+        found = own[1] / divisor
+        most = own[0] * h[9]
+        found = most if most < found else found
+        own[0] = found if found > own[0] else own[0]
+    h[8] = 1.0 - h[6] * h[8]
+
+
+cdef void dadaptadam(real *restrict p, const real *restrict g, real *restrict m, real *restrict v,
+                     real *restrict s, real *restrict d, Py_ssize_t n, double factor, double keep,
+                     const double *h) noexcept nogil:
+    cdef real eps = <real>h[7], left = <real>h[8]
+    cdef Py_ssize_t i
+    for i in range(n):
+        p[i] = left * p[i] - m[i] / (root(v[i]) + eps)
+
+RULES["dadaptadam"] = rule(
+    dadaptadam, dadaptadam,
+    (settlement(dadaptadam_begin),
+     survey(dadaptadam_survey, dadaptadam_survey, dadaptadam_settle)),
+)

@@ -127,6 +127,8 @@ class Optimizer(ABC):
     """States that a step reads and does not write."""
     own_decay: ClassVar[bool] = False
     """Whether decoupled decay is in the rule's own formula: its weight is then h["decay"]."""
+    alike: ClassVar[tuple[str, ...]] = ()
+    """Hyper-parameters of a global rule in which its groups must not differ."""
     prepares: ClassVar[bool] = False
     """Whether ``prepare``, in Python, computes the step, which the engine then takes over."""
     conventions: ClassVar[Mapping[str, str]] = {}
@@ -620,7 +622,8 @@ class Optimizer(ABC):
         ]
 
     def _check_shared(self) -> None:
-        """Raises ValueError where groups that share the numbers of their rule have others."""
+        """Raises ValueError where groups that share the numbers of their rule have others, or get
+        to others."""
         for number, domain in enumerate(self._domains):
             if number == domain:
                 continue
@@ -630,6 +633,14 @@ class Optimizer(ABC):
                     raise ValueError(
                         f"{key} of group {number} = {group[key]!r}: expected that of group "
                         f"{domain}, {first[key]!r}; they go by the same"
+                    )
+            live = self._groups[number]
+            for key in live.rule.alike:
+                x, y = live.h[key], self._groups[domain].h[key]
+                if x != y:
+                    raise ValueError(
+                        f"{key} of group {number} = {x!r}: expected that of group {domain}, {y!r}; "
+                        f"groups of {live.rule.rule} share what follows from it"
                     )
 
     def _rebind(self, plan: Plan, flat: list[Any], stale: list[int]) -> None:

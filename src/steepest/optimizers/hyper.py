@@ -45,12 +45,23 @@ RANGES: dict[str, Range] = {
     "weight_lr_power": (0.0, math.inf, False),
     "beta": (0.0, math.inf, False),
     "lambda1": (0.0, math.inf, False),
-    "reps_rel": (0.0, math.inf, False),
     "lambda2": (0.0, math.inf, False),
+    "norm_bounds": (0.0, math.inf, True),
+    "trust_coefficient": (0.0, math.inf, False),
+    "clip_threshold": (0.0, math.inf, True),
+    "reps_rel": (0.0, math.inf, False),
+    "init_estim_sq_dist": (0.0, math.inf, False),
+    "beta3": (0.0, 1.0, False),
+    "d0": (0.0, math.inf, False),
+    "d_coef": (0.0, math.inf, False),
+    "growth_rate": (1.0, math.inf, True),
 }
 
-COUNTS = {"betas": 2, "etas": 2, "step_sizes": 2}
+COUNTS = {"betas": 2, "etas": 2, "step_sizes": 2, "norm_bounds": 2}
 """How many numbers there are, for hyper-parameters of several."""
+
+OPTIONAL = ("ema", "peak_lr", "beta3", "init_estim_sq_dist")
+"""Numbers that may be None, which leaves them to the rule or switches something off."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "decay_mode": decay.MODES,
@@ -113,7 +124,7 @@ def settle(
         return tuple(_one(name, x, count, ranges[name]) for x in value)
     if length is not None:
         raise TypeError(f"{name} = {value!r}: expected {length} numbers or schedules")
-    if value is None and name in ("ema", "peak_lr"):
+    if value is None and name in OPTIONAL:
         return None
     return _one(name, value, count, ranges[name])
 

@@ -1,4 +1,4 @@
-"""Rules that go by norms over a whole parameter: LAMB."""
+"""Rules that go by norms over a whole parameter: LAMB, LARS, NovoGrad, StableAdamW."""
 
 import math
 from collections.abc import Mapping
@@ -7,19 +7,23 @@ from typing import Any, Unpack
 from steepest.kernels.scalars import one_minus_power
 from steepest.optimizers.base import Number, Optimizer, Options
 
-__all__ = ["LAMB"]
+__all__ = ["LAMB", "LARS", "NovoGrad", "StableAdamW"]
 
 
 class LAMB(Optimizer):
-    """LAMB: Adam's direction with decay, as long as the parameter is.
+    """LAMB: Adam's direction with decay, made as long as the parameter is.
 
         m ← β₁ m + (1 - β₁) g
         v ← β₂ v + (1 - β₂) g²
         r ← m / (1 - β₁ᵗ) / (√v / √(1 - β₂ᵗ) + eps) + weight_decay · p
         p ← p - lr · ‖p‖ / ‖r‖ · r
 
-    The norms are those of one parameter array; where one of them is 0, the ratio is 1. Raises
-    ValueError for hyper-parameters out of range.
+    The norms are those of one parameter array, ‖p‖ held within ``norm_bounds``, the paper's φ;
+    where one of them is 0, such as that of a bias that starts at 0, the ratio is 1, as it is with
+    ``adapt=False``, for which ``overrides`` can pick parameters: ``{"*.bias": {"adapt": False}}``.
+    ``bias_correction=False`` leaves both divisors 1 - βᵗ away. One NaN in a gradient, or a norm
+    beyond 1e154, makes NaN of the whole parameter. Raises ValueError for hyper-parameters out of
+    range.
 
     >>> import numpy as np, steepest as st
     >>> w = np.array([3.0, -4.0])
@@ -41,17 +45,226 @@ class LAMB(Optimizer):
         betas: tuple[Number, Number] = (0.9, 0.999),
         eps: Number = 1e-6,
         weight_decay: Number = 0.0,
+        norm_bounds: tuple[Number, Number] = (0.0, math.inf),
+        *,
+        bias_correction: bool = True,
+        adapt: bool = True,
         **options: Unpack[Options],
     ) -> None:
-        hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        hyper = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "norm_bounds": norm_bounds,
+            "bias_correction": bias_correction,
+            "adapt": adapt,
+        }
         super().__init__(params, hyper, options)
+
+    def check(self, h: Mapping[str, Any]) -> None:
+        low, high = h["norm_bounds"]
+        if not (callable(low) or callable(high)) and low > high:
+            raise ValueError(f"norm_bounds = {(low, high)}: expected the lower bound first")
 
     def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, b2 = h["betas"]
-        scale = 1.0 / one_minus_power(b1, t)
-        unbias = 1.0 / math.sqrt(one_minus_power(b2, t))
+        scale = unbias = 1.0
+        if h["bias_correction"]:
+            scale = 1.0 / one_minus_power(b1, t)
+            unbias = 1.0 / math.sqrt(one_minus_power(b2, t))
         moments = (b1, 1.0 - b1, b2, 1.0 - b2, scale, unbias)
-        return "lamb", (*moments, h["eps"], h["decay"], h["lr"])
+        ratio = (*h["norm_bounds"], float(h["adapt"]))
+        return "lamb", (*moments, h["eps"], h["decay"], h["lr"], *ratio)
+
+
+class LARS(Optimizer):
+    """LARS: momentum, with a rate for each parameter in proportion to its norm; and LARC.
+
+        ratio = trust_coefficient · ‖p‖ / (‖g‖ + weight_decay · ‖p‖ + eps)
+        v ← momentum · v + lr · ratio · (g + weight_decay · p)
+        p ← p - v                                   (nesterov: v + momentum · v - momentum · v_old)
+
+    The norms are those of one parameter array. Where p is 0, such as a bias at first, the ratio is
+    1, as it is with ``adapt=False``, for which ``overrides`` can pick parameters:
+    ``{"*.bias": {"adapt": False}}``. ``trust_clip`` takes the ratio itself for the rate, or lr
+    where that is less, which is LARC. ``decay_mode="l2"`` takes ‖g + weight_decay · p‖ for the
+    divisor, as optax does. A g whose norm is beyond 1e154 gives a ratio of 0, one NaN in it makes
+    NaN of the whole parameter. Raises ValueError for hyper-parameters out of range, or nesterov
+    without momentum.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([3.0, -4.0])
+    >>> st.LARS(w, lr=0.5, trust_coefficient=0.1, eps=0.0).step(np.array([6.0, 8.0]))
+    >>> w
+    array([ 2.85, -4.2 ])
+
+    You, Gitman and Ginsburg 2017, arXiv:1708.03888, algorithm 1, with lr inside v; eps and
+    trust_clip as in timm and NVIDIA's LARC.
+    """
+
+    decay_mode = "decoupled"
+    needs = "layer-wise"
+    own_decay = True
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1.0,
+        momentum: Number = 0.9,
+        weight_decay: Number = 0.0,
+        nesterov: bool = False,
+        trust_coefficient: Number = 1e-3,
+        eps: Number = 1e-8,
+        *,
+        trust_clip: bool = False,
+        adapt: bool = True,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "trust_coefficient": trust_coefficient,
+            "eps": eps,
+            "trust_clip": trust_clip,
+            "adapt": adapt,
+        }
+        super().__init__(params, hyper, options)
+
+    def check(self, h: Mapping[str, Any]) -> None:
+        if h["nesterov"] and h["momentum"] == 0:
+            raise ValueError("nesterov needs momentum > 0")
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("momentum_buffer",) if h["momentum"] else ()
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        rule = "lars_nesterov" if h["nesterov"] else "lars" if h["states"] else "lars_plain"
+        trust = (h["trust_coefficient"], h["eps"], float(h["adapt"]), float(h["trust_clip"]))
+        return rule, (h["lr"], h["decay"], h["momentum"], *trust)
+
+
+class NovoGrad(Optimizer):
+    """NovoGrad: momentum of gradients, each divided by a running norm of its whole parameter.
+
+        v ← β₂ v + (1 - β₂) ‖g‖²                                 (v = ‖g‖² at the first step)
+        m ← β₁ m + g / (√v + eps) + weight_decay · p
+        p ← p - lr · m
+
+    v is one number for each parameter array. ``grad_averaging`` adds (1 - β₁) times the new
+    direction to m, except at the first step. A g whose norm is beyond 1e154 makes v infinite, and
+    so all further steps, but for decay and momentum, 0; one NaN makes v NaN for good. Raises
+    ValueError for hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = st.NovoGrad(w, lr=0.5, eps=0.0)
+    >>> opt.step(np.array([3.0, -4.0]))
+    >>> w, opt.state["0"]["exp_avg_sq"]
+    (array([ 0.7, -1.6]), array(25.))
+
+    Ginsburg et al. 2019, arXiv:1905.11286, algorithm 1; betas, eps and grad_averaging as in
+    NVIDIA's code.
+    """
+
+    decay_mode = "decoupled"
+    needs = "layer-wise"
+    own_decay = True
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-3,
+        betas: tuple[Number, Number] = (0.95, 0.98),
+        eps: Number = 1e-8,
+        weight_decay: Number = 0.0,
+        *,
+        grad_averaging: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "grad_averaging": grad_averaging,
+        }
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg",)
+
+    def scalars(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg_sq",)
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        b1, b2 = h["betas"]
+        fresh = 1.0 - b1 if h["grad_averaging"] and t > 1 else 1.0
+        norm = (b2, 1.0 - b2) if t > 1 else (0.0, 1.0)
+        return "novograd", (b1, fresh, *norm, h["eps"], h["decay"], h["lr"])
+
+
+class StableAdamW(Optimizer):
+    """StableAdamW: AdamW whose rate shrinks where gradients are larger than v has them.
+
+        m ← β₁' m + (1 - β₁') g
+        v ← β₂' v + (1 - β₂') g²                                  (β' = β (1 - βᵗ⁻¹) / (1 - βᵗ))
+        η ← lr / max(1, √mean(g² / max(v, eps²)) / clip_threshold)
+        p ← p - η · (m / (√v + eps) + weight_decay · p)
+
+    The mean is over one parameter array. With β' both m and v are unbiased as they stand. One NaN
+    or infinity in a gradient makes NaN of the whole parameter, as does, where eps is 0, an element
+    whose gradients have all been 0. Raises ValueError for hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = st.StableAdamW(w, lr=0.5, weight_decay=0.0)
+    >>> opt.step(np.array([0.25, -8.0])); opt.step(np.array([1.0, 800.0]))
+    >>> w.round(4)
+    array([ 0.1825, -1.7647])
+
+    Wortsman et al. 2023, arXiv:2304.13013; defaults as in pytorch_optimizer.
+    """
+
+    decay_mode = "decoupled"
+    needs = "layer-wise"
+    own_decay = True
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-3,
+        betas: tuple[Number, Number] = (0.9, 0.99),
+        eps: Number = 1e-8,
+        weight_decay: Number = 1e-2,
+        clip_threshold: Number = 1.0,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "clip_threshold": clip_threshold,
+        }
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq")
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        mixes = tuple(
+            x
+            for beta in h["betas"]
+            for x in (
+                beta * one_minus_power(beta, t - 1) / one_minus_power(beta, t),
+                (1.0 - beta) / one_minus_power(beta, t),
+            )
+        )
+        eps = h["eps"]
+        return "stableadamw", (*mixes, h["lr"], eps, eps * eps, h["clip_threshold"], h["decay"])

@@ -1,27 +1,35 @@
-"""Rules that find their own rate from sums over all parameters: DoG."""
+"""Rules that find their own rate from sums over all parameters.
+
+DoG, LDoG, DoWG, Prodigy, DAdaptAdam.
+"""
 
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
 from steepest.arrays import Array
+from steepest.kernels.scalars import one_minus_power
 from steepest.optimizers.averaged import copy_of
 from steepest.optimizers.base import Number, Optimizer, Options
 from steepest.optimizers.hyper import Range
 
-__all__ = ["DoG"]
+__all__ = ["DoG", "LDoG", "DoWG", "Prodigy", "DAdaptAdam"]
+
+_POSITIVE = (0.0, math.inf, False)
 
 
 class DoG(Optimizer):
     """DoG, distance over gradients: gradient descent that finds its own rate.
 
-        r ← max(r, ‖p - x0‖),  r = reps_rel · (1 + ‖x0‖) at first
+        r ← max(r, ‖p - x0‖),  r = reps_rel · (1 + ‖p‖) at first
         G ← G + ‖g‖²
         p ← p - lr · r / √(G + eps) · g
 
     The norms are those of all parameters together, x0 is where they began. r and G are in each of
-    ``param_groups`` as ``"rbar"`` and ``"sum_squares"``. Raises ValueError for hyper-parameters out
-    of range.
+    ``param_groups`` as ``"rbar"`` and ``"sum_squares"``; one NaN or infinity in a gradient stays in
+    them for good (``nonfinite="skip"`` keeps it out). ``decay_mode="decoupled"`` shrinks p by the
+    rate found, lr · r / √(G + eps), times weight_decay. The authors advise to evaluate an average
+    of the parameters (``ema``). Raises ValueError for hyper-parameters out of range.
 
     >>> import numpy as np, steepest as st
     >>> w = np.array([1.0, -2.0])
@@ -35,10 +43,9 @@ class DoG(Optimizer):
 
     needs = "global"
     read_only = ("x0",)
-    ranges: ClassVar[Mapping[str, Range]] = {
-        "rbar": (0.0, math.inf, False),
-        "sum_squares": (0.0, math.inf, False),
-    }
+    own_decay = True
+    alike = ("reps_rel",)
+    ranges: ClassVar[Mapping[str, Range]] = {"rbar": _POSITIVE, "sum_squares": _POSITIVE}
 
     def __init__(
         self,
@@ -62,4 +69,304 @@ class DoG(Optimizer):
         return copy_of(p)
 
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
-        return "dog", (h["lr"], h["eps"], h["reps_rel"])
+        return "dog", (h["lr"], h["eps"], h["reps_rel"], h["decay"])
+
+
+class LDoG(Optimizer):
+    """LDoG, layer-wise DoG: DoG for each parameter by itself.
+
+        r ← max(r, ‖p - x0‖),  r = reps_rel · (1 + ‖p‖) at first
+        G ← G + ‖g‖²
+        p ← p - lr · r / √(G + eps) · g
+
+    The norms are those of one parameter array, whose numbers r and G are states, ``"rbar"`` and
+    ``"sum_squares"``; one NaN or infinity in a gradient stays in them for good. The authors advise
+    to evaluate an average of the parameters (``ema``). Raises ValueError for hyper-parameters out
+    of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = st.LDoG(w, reps_rel=0.1, eps=0.0)
+    >>> opt.step(np.array([3.0, -4.0]))
+    >>> w.round(4), opt.state["0"]["rbar"].round(4)
+    (array([ 0.8058, -1.7411]), np.float64(0.3236))
+
+    Ivgi et al. 2023, arXiv:2302.12022; defaults as the authors' package dog.
+    """
+
+    needs = "layer-wise"
+    read_only = ("x0",)
+    own_decay = True
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1.0,
+        reps_rel: Number = 1e-6,
+        weight_decay: Number = 0.0,
+        eps: Number = 1e-8,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {"lr": lr, "reps_rel": reps_rel, "weight_decay": weight_decay, "eps": eps}
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("x0",)
+
+    def scalars(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("rbar", "sum_squares")
+
+    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+        return copy_of(p)
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        return "ldog", (h["lr"], h["eps"], h["reps_rel"], h["decay"])
+
+
+class DoWG(Optimizer):
+    """DoWG, distance over weighted gradients: DoG that lets older gradients count less.
+
+        r² ← max(r², ‖p - x0‖²),  r² = init_estim_sq_dist at first
+        v ← v + r² ‖g‖²
+        p ← p - lr · r² / (√v + eps) · g
+
+    The norms are those of all parameters together, x0 is where they began. r² is eps at first where
+    ``init_estim_sq_dist`` is None. r² and v are in each of ``param_groups`` as ``"estim_sq_dist"``
+    and ``"weighted_sq_norm_grads"``; one NaN or infinity in a gradient stays in them for good.
+    ``decay_mode="decoupled"`` shrinks p by the rate found times weight_decay. Raises ValueError
+    for hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = st.DoWG(w, init_estim_sq_dist=0.25, eps=0.0)
+    >>> opt.step(np.array([3.0, -4.0]))
+    >>> w
+    array([ 0.7, -1.6])
+
+    Khaled, Mishchenko and Jin 2023, arXiv:2305.16284, algorithm 1; eps and defaults as optax.
+    """
+
+    needs = "global"
+    read_only = ("x0",)
+    own_decay = True
+    alike = ("init_estim_sq_dist",)
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "estim_sq_dist": _POSITIVE,
+        "weighted_sq_norm_grads": _POSITIVE,
+    }
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1.0,
+        init_estim_sq_dist: float | None = None,
+        weight_decay: Number = 0.0,
+        eps: Number = 1e-4,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "init_estim_sq_dist": init_estim_sq_dist,
+            "weight_decay": weight_decay,
+            "eps": eps,
+        }
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("x0",)
+
+    def shared(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("estim_sq_dist", "weighted_sq_norm_grads")
+
+    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+        return copy_of(p)
+
+    def initial_number(self, key: str, h: Mapping[str, Any]) -> float:
+        if key != "estim_sq_dist":
+            return 0.0
+        given: float | None = h["init_estim_sq_dist"]
+        eps: float = h["eps"]
+        return eps if given is None else given
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        return "dowg", (h["lr"], h["eps"], 0.0, h["decay"])
+
+
+def _unbias(h: Mapping[str, Any], t: int) -> float:
+    """What lr is multiplied with to unbias Adam's moments, if asked for."""
+    if not h["use_bias_correction"]:
+        return 1.0
+    b1, b2 = h["betas"]
+    return math.sqrt(one_minus_power(b2, t)) / one_minus_power(b1, t)
+
+
+def _needs_d0(h: Mapping[str, Any]) -> None:
+    if h["d0"] == 0:
+        raise ValueError("d0 = 0.0: expected a number above 0, for d to grow from")
+
+
+class Prodigy(Optimizer):
+    """Prodigy: Adam that estimates d, the distance to the solution, and takes it for its rate.
+
+        m ← β₁ m + (1 - β₁) d g
+        v ← β₂ v + (1 - β₂) d² g²
+        s ← β₃ s + lr d² / d0 · g,  n ← β₃ n + Σ lr d² / d0 · g (p0 - p)
+        d ← max(d, d_coef · n / Σ |s|)
+        p ← p - lr · d_old · (m / (√v + d eps) + weight_decay · p)
+
+    The sums are over all parameters, p0 is where they began. d, its largest estimate and n are in
+    each of ``param_groups`` as ``"d"``, ``"d_max"`` and ``"d_numerator"``, for all groups alike. lr
+    is best left at 1, or a schedule of factors below 1; the gradients of a group with a smaller lr
+    weigh less in the estimate, those of one with lr = 0 nothing. ``beta3`` is √β₂ unless given.
+    ``growth_rate`` limits d from one step to the next, after its first rise above d0.
+    ``safeguard_warmup`` leaves lr out of s, unless it is 0. ``use_bias_correction`` multiplies lr
+    with √(1 - β₂ᵗ) / (1 - β₁ᵗ). As long as all gradients are 0, d stays; a NaN in a gradient ends
+    the estimation, d stays as it is. Raises ValueError for hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = st.Prodigy(w, d0=0.01)
+    >>> for _ in range(50):
+    ...     opt.step(w.copy())
+    >>> w.round(3), round(opt.param_groups[0]["d"], 3)
+    (array([-0.14 ,  0.055]), 0.799)
+
+    Mishchenko and Defazio 2023, arXiv:2306.06101; formula and arguments as in the authors' package
+    prodigyopt, ``decouple`` as ``decay_mode``.
+    """
+
+    decay_mode = "decoupled"
+    needs = "global"
+    read_only = ("p0",)
+    own_decay = True
+    alike = ("betas", "beta3", "d0", "d_coef", "growth_rate")
+    ranges: ClassVar[Mapping[str, Range]] = {"d": _POSITIVE, "d_max": _POSITIVE}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1.0,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        beta3: Number | None = None,
+        eps: Number = 1e-8,
+        weight_decay: Number = 0.0,
+        *,
+        use_bias_correction: bool = False,
+        safeguard_warmup: bool = False,
+        d0: float = 1e-6,
+        d_coef: Number = 1.0,
+        growth_rate: Number = math.inf,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "betas": betas,
+            "beta3": beta3,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "use_bias_correction": use_bias_correction,
+            "safeguard_warmup": safeguard_warmup,
+            "d0": d0,
+            "d_coef": d_coef,
+            "growth_rate": growth_rate,
+        }
+        super().__init__(params, hyper, options)
+
+    def check(self, h: Mapping[str, Any]) -> None:
+        _needs_d0(h)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq", "s", "p0")
+
+    def shared(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("d", "d_max", "d_numerator")
+
+    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+        return copy_of(p) if key == "p0" else super().initial(key, p, h)
+
+    def initial_number(self, key: str, h: Mapping[str, Any]) -> float:
+        return 0.0 if key == "d_numerator" else h["d0"]
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        b1, b2 = h["betas"]
+        b3 = math.sqrt(b2) if h["beta3"] is None else h["beta3"]
+        mixes = (b1, 1.0 - b1, b2, 1.0 - b2, b3)
+        estimate = (h["d0"], h["d_coef"], h["growth_rate"], float(h["safeguard_warmup"]))
+        return "prodigy", (*mixes, h["lr"] * _unbias(h, t), h["eps"], h["decay"], *estimate)
+
+
+class DAdaptAdam(Optimizer):
+    """D-Adapted Adam: Adam that estimates d, the distance to the solution, for its rate.
+
+        n ← √β₂ n + (1 - √β₂) Σ lr d g s / (√v + eps)
+        m ← β₁ m + (1 - β₁) lr d g
+        v ← β₂ v + (1 - β₂) g²
+        s ← √β₂ s + (1 - √β₂) lr d g
+        d ← max(d, min(n / ((1 - √β₂) Σ |s|), d · growth_rate)),  d = d0 at first
+        p ← p - m / (√v + eps) - lr · d_old · weight_decay · p
+
+    The sums are over all parameters. d and n are in each of ``param_groups`` as ``"d"`` and
+    ``"numerator_weighted"``, for all groups alike. lr is best left at 1, or a schedule of factors
+    below 1; groups should not differ in it, other than by 0. ``use_bias_correction`` multiplies lr
+    with √(1 - β₂ᵗ) / (1 - β₁ᵗ). As long as all gradients are 0, d stays; a NaN in a gradient ends
+    the estimation, d stays as it is. Raises ValueError for hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = st.DAdaptAdam(w, d0=0.01)
+    >>> for _ in range(50):
+    ...     opt.step(w.copy())
+    >>> w.round(3), round(opt.param_groups[0]["d"], 3)
+    (array([0.097, 0.045]), 5.518)
+
+    Defazio and Mishchenko 2023, arXiv:2301.07733; formula and arguments as in the authors' package
+    dadaptation, ``decouple`` as ``decay_mode``.
+    """
+
+    needs = "global"
+    own_decay = True
+    alike = ("betas", "d0", "growth_rate")
+    ranges: ClassVar[Mapping[str, Range]] = {"d": _POSITIVE}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1.0,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-8,
+        weight_decay: Number = 0.0,
+        *,
+        use_bias_correction: bool = False,
+        d0: float = 1e-6,
+        growth_rate: Number = math.inf,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "use_bias_correction": use_bias_correction,
+            "d0": d0,
+            "growth_rate": growth_rate,
+        }
+        super().__init__(params, hyper, options)
+
+    def check(self, h: Mapping[str, Any]) -> None:
+        _needs_d0(h)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq", "s")
+
+    def shared(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("d", "numerator_weighted")
+
+    def initial_number(self, key: str, h: Mapping[str, Any]) -> float:
+        return h["d0"] if key == "d" else 0.0
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        b1, b2 = h["betas"]
+        b3 = math.sqrt(b2)
+        mixes = (b1, 1.0 - b1, b2, 1.0 - b2, b3, 1.0 - b3)
+        rest = (h["eps"], h["decay"], h["growth_rate"])
+        return "dadaptadam", (*mixes, h["lr"] * _unbias(h, t), *rest)
