@@ -34,6 +34,7 @@ LEARNING_RATES = {
     "signsgd": 0.001,
     "signum": 0.001,
     "lion": 0.001,
+    "shampoo": 0.1,
 }
 
 # Words that look like the name of a rule and are values.

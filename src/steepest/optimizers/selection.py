@@ -6,7 +6,7 @@ from typing import Any
 
 from steepest.arrays import Array
 
-__all__ = ["RuleTable", "Selection"]
+__all__ = ["VECTORS", "RuleTable", "Selection"]
 
 VECTORS = "vectors"
 
@@ -36,9 +36,7 @@ class Selection:
     def check(self, names: Sequence[str], known: Sequence[str]) -> None:
         """Raises ValueError for patterns without a parameter, and unknown hyper-parameters."""
         for pattern, changes in self._rules:
-            if pattern != VECTORS and not any(fnmatchcase(name, pattern) for name in names):
-                shown = ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
-                raise ValueError(f"no parameter has a name like {pattern!r}; there are {shown}")
+            _check_pattern(pattern, names)
             unknown = [key for key in changes if key not in known]
             if unknown and changes is not _NOTHING:
                 raise ValueError(
@@ -64,11 +62,17 @@ class Selection:
         ]
 
 
+def _check_pattern(pattern: str, names: Sequence[str]) -> None:
+    if pattern != VECTORS and not any(fnmatchcase(name, pattern) for name in names):
+        shown = ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
+        raise ValueError(f"no parameter has a name like {pattern!r}; there are {shown}")
+
+
 class RuleTable(Selection):
     """Rules by patterns of names, the first that fits, and ``exclude`` and ``overrides`` within.
 
     `known` gives the hyper-parameters of each rule in use. With `rest`, what no pattern fits goes
-    by the optimizer's own rule, and patterns may fit nothing.
+    by the optimizer's own rule, and there may be no vectors.
     """
 
     def __init__(
@@ -88,6 +92,8 @@ class RuleTable(Selection):
         everything = {name for own in hyper.values() for name in own}
         super().check(names, [*known, *sorted(everything - set(known))])
         for pattern, changes in self._table:
+            if self._rest:
+                _check_pattern(pattern, names)
             allowed = ("rule", *hyper.get(changes["rule"], ()))
             unknown = [key for key in changes if key not in allowed]
             if unknown:

@@ -18,6 +18,7 @@ from steepest.reference import (
     adaptive,
     averaged,
     layerwise,
+    matrix_rules,
     parameter_free,
     sgd,
     sign,
@@ -43,7 +44,17 @@ def _is_rule(function: object) -> bool:
 # Every such function of a family is a rule; one that goes by sums over all parameters takes lists.
 RULES: dict[str, Callable[..., None]] = {
     name: function
-    for family in (sgd, adaptive, adam, adam_variants, sign, averaged, layerwise, parameter_free)
+    for family in (
+        sgd,
+        adaptive,
+        adam,
+        adam_variants,
+        sign,
+        averaged,
+        layerwise,
+        parameter_free,
+        matrix_rules,
+    )
     for name, function in vars(family).items()
     if _is_rule(function)
 }
@@ -85,6 +96,7 @@ def step(
     clip: Any = None,
     factor: float = 1.0,
     count: int | None = None,
+    name: str = "0",
     **hyper: Any,
 ) -> None:
     """The t-th step (from 1) of one parameter, with everything around the rule.
@@ -92,7 +104,8 @@ def step(
     Hyper-parameters are as in an optimizer's group. `factor` scales the gradient; it is what
     clipping by norms computed, from all gradients, while `clip` does here what it does to single
     elements and units. `regularize` is a sequence of penalties, evaluated after `count` updates
-    (t - 1 unless given). The gradient is not changed.
+    (t - 1 unless given). Random numbers follow from the parameter's `name`. The gradient is not
+    changed.
 
     A rule that goes by sums over all parameters takes lists of parameters, gradients, states and
     steps, and ``shared=``, the dict of the numbers that it keeps.
@@ -110,6 +123,8 @@ def step(
     decay = (0.0 if decay_mode == "l2" else weight_decay) + extra.get("decoupled", 0.0)
     function = _known(rule)
     takes = inspect.signature(function).parameters
+    if "name" in takes:
+        hyper["name"] = name
     each = list(zip(p, g, state, strict=True)) if together else [(p, g, state)]
     staged = [before(x, y, z, lr, l2, l1, extra, clip, factor, count) for x, y, z in each]
     if "decay" in takes:  # a rule with a decay of its own,
