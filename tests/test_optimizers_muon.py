@@ -57,6 +57,13 @@ def test_the_adamw_beside_it_has_the_authors_defaults():
     assert "rule='adamw'" in repr(opt)
 
 
+def test_all_that_goes_by_adamw_is_one_group():
+    opt = st.Muon(arrays(1), adamw_for=["emb*", "head"])
+    assert [g["param_names"] for g in opt.param_groups] == [
+        ["embed", "b", "scale", "head"], ["w", "conv"]
+    ]  # fmt: skip
+
+
 def test_overrides_reach_both():
     opt = st.Muon(
         arrays(1), adamw_for=["emb*", "head"], exclude="vectors",

@@ -105,7 +105,11 @@ class RuleTable(Selection):
     def split(
         self, names: Sequence[str], params: Sequence[Array]
     ) -> list[tuple[dict[str, Any], list[int]]]:
-        used: dict[int, list[int]] = {}
+        tables = [id(changes) for _, changes in self._table]
+        # Patterns with the same dict make one group; the last is the optimizer's own rule.
+        alike = [*map(tables.index, tables), len(tables)]
+        used: set[int] = set()
+        found: dict[int, list[int]] = {}
         for i, (name, p) in enumerate(zip(names, params, strict=True)):
             fitting = (
                 k
@@ -117,12 +121,13 @@ class RuleTable(Selection):
                 raise ValueError(
                     f"no rule for parameter {name!r}; a last pattern '*' takes what is left"
                 )
-            used.setdefault(first, []).append(i)
+            used.add(first)
+            found.setdefault(alike[first], []).append(i)
         idle = [pattern for k, (pattern, _) in enumerate(self._table) if k not in used]
         if idle and not self._rest:
             raise ValueError(f"rules[{idle[0]!r}] has no parameter left to go by it")
         parts = []
-        for k, members in used.items():
+        for k, members in found.items():
             chosen = super().split([names[i] for i in members], [params[i] for i in members])
             own = dict(self._table[k][1]) if k < len(self._table) else {}
             parts += [(own | changes, [members[i] for i in part]) for changes, part in chosen]
