@@ -4,6 +4,7 @@ repeat. Their directions have tests of their own, test_matrix_*.py.
 
 import copy
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -350,6 +351,19 @@ def test_facts():
     assert found["apollo"].read == 12.0
     assert found["psgdkron"].states == ("momentum_buffer", "waited", "Q_0", "Q_1")
     assert found["shampoo"].states == ("L_0", "root_0", "L_1", "root_1")
+
+
+def test_a_step_keeps_nothing_of_what_it_made():
+    w, g = np.zeros((300, 300)), np.random.default_rng(0).standard_normal((300, 300))
+    opt = st.Muon(w)
+    opt.step(g)
+    tracemalloc.start()
+    try:
+        opt.step(g)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 0.1 * w.nbytes and peak < 6.5 * w.nbytes
 
 
 def test_soap_leaves_the_parameter_alone_at_its_first_step():
