@@ -158,7 +158,7 @@ def hyper(rule: str, variant: dict[str, Any]) -> dict[str, Any]:
     return odd | variant
 
 
-MATRICES_ONLY = ("muon", "normuon")
+MATRICES_ONLY = tuple(rule for rule, cls in RULES.items() if cls.least_axes > 1)
 """Rules that leave vectors to AdamW, and have tests of their own for that reason."""
 
 CONFIGURATIONS = [

@@ -106,6 +106,22 @@ def test_bits_repeat_with_any_number_of_threads_and_any_layout(rule, arguments, 
         assert_same_state(opt, runs[0][1])
 
 
+@every
+def test_bits_repeat_on_a_matrix_of_many_blocks(rule, arguments):
+    """Wherever in memory its arrays lie."""
+    ends = []
+    for k, layout in enumerate(("C", "F", "strided")):
+        use_threads(k + 1)
+        room = [np.empty(1000 * k + 8, np.uint8)]
+        rng = np.random.default_rng(0)
+        w = laid_out(rng.standard_normal((130, 97)).astype(np.float32), layout)
+        opt = RULES[rule]({"w": w}, **arguments)
+        for _ in range(3):
+            opt.step({"w": rng.standard_normal((130, 97)).astype(np.float32)})
+        ends.append((w.tobytes(), {key: x.tobytes() for key, x in opt.state["w"].items()}, room))
+    assert ends[0][:2] == ends[1][:2] == ends[2][:2]
+
+
 # Error of five steps, ‖Δ₃₂ - Δ₆₄‖ / ‖Δ₆₄‖ over all parameters: four times the largest that was
 # measured on five seeds, 8e-6. SOAP is compared on a square matrix: the first statistics of others
 # have a null space, where rounding chooses the basis, and nothing says that two runs choose alike.

@@ -144,6 +144,12 @@ def test_iterations_may_be_changed_on_the_way():
         opt.step(g)
 
 
+def test_a_point_of_scipys_is_a_vector():
+    for rule in ("muon", st.NorMuon):
+        with pytest.raises(ValueError, match="Muon is for matrices; a point is a vector"):
+            st.scipy_method(rule, lr=0.1)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -159,7 +165,7 @@ def test_iterations_may_be_changed_on_the_way():
         (
             lambda p: st.ByGroup(p, {"*": {"rule": "muon"}}),
             ValueError,
-            r"parameter 'b' has shape \(6,\); Muon needs two axes or more",
+            r"parameter 'b' has shape \(6,\); Muon needs 2 axes or more",
         ),
     ],
 )

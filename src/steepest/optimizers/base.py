@@ -99,6 +99,8 @@ class Optimizer(ABC):
     """The compiled module of a rule of another package, by its full name; see docs/own-rules.md."""
     needs: ClassVar[Literal["element-wise", "layer-wise", "global", "matrix"]] = "element-wise"
     """What an element's update looks at: itself, its whole array, all arrays, or a matrix."""
+    least_axes: ClassVar[int] = 0
+    """Parameters of fewer axes are not for this rule."""
     read_only: ClassVar[tuple[str, ...]] = ()
     """States that a step reads and does not write."""
     own_decay: ClassVar[bool] = False
@@ -143,6 +145,11 @@ class Optimizer(ABC):
 
     def check_parameter(self, p: Array, name: str) -> None:
         """Raises ValueError for a parameter that the rule is not for."""
+        if p.ndim < self.least_axes:
+            raise ValueError(
+                f"parameter {name!r} has shape {p.shape}; {type(self).__name__} needs "
+                f"{self.least_axes} axes or more: let it go by another rule, such as adamw"
+            )
 
     def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
         """A new state array for the parameter p."""

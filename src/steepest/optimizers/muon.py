@@ -42,6 +42,7 @@ def coefficients(name: str, value: Any) -> Any:
 class WithAdamW(MatrixRule, registered=False):
     """A rule for matrices, and AdamW for everything else in the same optimizer."""
 
+    least_axes = 2
     values: ClassVar = {
         "ns_coefficients": coefficients,
         "ns_steps": whole(0, 99),
@@ -85,13 +86,6 @@ class WithAdamW(MatrixRule, registered=False):
         if "rule" in group:  # which then says what its parameters go by
             return Selection.split(self._selection, names, added)
         return super()._split(group, names, added)
-
-    def check_parameter(self, p: Array, name: str) -> None:
-        if p.ndim < 2:
-            raise ValueError(
-                f"parameter {name!r} has shape {p.shape}; {type(self).__name__} needs two axes or "
-                "more: let it go by another rule, such as adamw"
-            )
 
 
 class Muon(WithAdamW):
