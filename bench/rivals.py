@@ -19,6 +19,7 @@ from steepest import clip, reference
 from steepest.arrays import Array
 from steepest.optimizers import RULES, Optimizer
 from steepest.optimizers.facts import bytes_moved
+from steepest.testing import reference_hyper
 
 
 class Rival(Protocol):
@@ -92,8 +93,9 @@ class Reference:
     def __init__(self, workload: Workload, gradients: list[Array]) -> None:
         optimizer = _optimizer(workload, parameters(workload, 1), clipped=False)
         [group] = optimizer.param_groups
-        self.rule, self.clip = workload.rule, workload.clip
-        self.hyper = {k: group[k] for k in optimizer.defaults}
+        # A rule for matrices leaves vectors to another one.
+        self.rule, self.clip = group.get("rule", workload.rule), workload.clip
+        self.hyper = reference_hyper(optimizer)
         self.params: list[Array] = group["params"]
         self.states = [
             {key: x for key, x in optimizer.state[name].items() if key != "step"}
@@ -120,8 +122,9 @@ class Reference:
                 factor=factor, shared=self.shared, **self.hyper,
             )  # fmt: skip
             return
-        for p, g, state in zip(self.params, self.gradients, self.states, strict=True):
-            reference.step(self.rule, p, g, state, self.t, factor=factor, **self.hyper)
+        each = zip(self.params, self.gradients, self.states, strict=True)
+        for i, (p, g, state) in enumerate(each):
+            reference.step(self.rule, p, g, state, self.t, factor=factor, name=str(i), **self.hyper)
 
 
 class Torch:
@@ -147,10 +150,10 @@ class Torch:
         self.gradients = [torch.from_numpy(g.copy() if own else g) for g in gradients]
         for p, g in zip(self.params, self.gradients, strict=True):
             p.grad = g
-        twin = getattr(torch.optim, RULES[workload.rule].__name__)
-        takes = inspect.signature(twin).parameters
         sample = np.zeros((1,) * gradients[0].ndim, np.float32)
         [group] = _optimizer(workload, [sample], clipped=False).param_groups
+        twin = getattr(torch.optim, RULES[group.get("rule", workload.rule)].__name__)
+        takes = inspect.signature(twin).parameters
         hyper = {k: v for k, v in group.items() if k in takes and k != "params"}
         flags = {k: v for k, v in self.FLAGS[name].items() if k in takes}
         self.optimizer = twin(self.params, **hyper, **flags)

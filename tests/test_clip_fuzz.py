@@ -5,7 +5,7 @@ to the reference to the last bit, with factors, skips and histories worked out h
 import math
 
 import numpy as np
-from cases import CONFIGURATIONS, LEVELS, same_bits, use_threads
+from cases import CONFIGURATIONS, LEVELS, MATRICES_ONLY, hyper, same_bits, use_threads
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as hs
 from test_clip import laid_out
@@ -29,6 +29,7 @@ DRAWN = [
     for rule, h in CONFIGURATIONS
     if not rule.startswith("schedulefree") and RULES[rule].needs != "global"
 ]
+DRAWN += [(rule, hyper(rule, {"momentum": 0.83, "ns_steps": 2})) for rule in MATRICES_ONLY]
 by_norm = hs.one_of(
     hs.builds(
         lambda make, limit, p: make(limit, p),
@@ -193,11 +194,12 @@ def test_any_step_equals_the_reference(data):
                 for i, factor, own in zip(order, factors, group, strict=True):
                     if grads[i] is None:
                         continue
-                    hyper = {k: x for k, x in own.items() if k in opt.defaults}
+                    hyper = {k: x for k, x in own.items() if k in opt._rule_of(own).defaults}
                     states[i]["step"] += 1
                     t = int(states[i]["step"])
-                    reference.step(rule, twins[i], grads[i], states[i], t, **hyper,
-                                   factor=factor, count=count)  # fmt: skip
+                    goes_by = own.get("rule", rule)
+                    reference.step(goes_by, twins[i], grads[i], states[i], t, **hyper,
+                                   factor=factor, count=count, name=f"p{i}")  # fmt: skip
                 count += 1
         history |= fresh
         for name, g in handed.items():

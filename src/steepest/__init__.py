@@ -39,6 +39,9 @@ from steepest.optimizers.averaged import *
 from steepest.optimizers.by_group import *
 from steepest.optimizers.layerwise import *
 from steepest.optimizers.lbfgs import LBFGS as LBFGS
+from steepest.optimizers.low_rank import *
+from steepest.optimizers.matrix_rules import *
+from steepest.optimizers.muon import *
 from steepest.optimizers.own import *
 from steepest.optimizers.parameter_free import *
 from steepest.optimizers.sgd import *

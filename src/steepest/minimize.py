@@ -329,9 +329,14 @@ def _rule(rule: type[Optimizer] | str) -> type[Optimizer]:
     if isinstance(rule, str):
         if rule.lower() not in RULES:
             raise ValueError(f"rule {rule!r}: expected one of {', '.join(RULES)}")
-        return RULES[rule.lower()]
+        rule = RULES[rule.lower()]
     if not (isinstance(rule, type) and issubclass(rule, Optimizer)):
         raise TypeError(f"rule = {rule!r}: expected an optimizer's class, such as st.Adam, or name")
+    if rule.least_axes > 1:
+        raise ValueError(
+            f"{rule.__name__} is for matrices; a point is a vector, which it leaves to AdamW: give "
+            "'adamw'"
+        )
     return rule
 
 

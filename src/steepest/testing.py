@@ -127,8 +127,9 @@ def reference_step(
             steps = [t] * len(params)
             reference.step(opt.rule, params, grads, states, steps, shared=shared, **hyper)
             return
-        for p, g, state in zip(params, grads, states, strict=True):
-            reference.step(opt.rule, p, g, state, t, **hyper)
+        names = [name for group in opt.param_groups for name in group["param_names"]]
+        for name, p, g, state in zip(names, params, grads, states, strict=True):
+            reference.step(opt.rule, p, g, state, t, name=name, **hyper)
 
 
 def shared_numbers(opt: Optimizer, group: int = 0) -> dict[str, Any]:
@@ -158,7 +159,8 @@ def running(level: str, workers: int) -> Iterator[None]:
 
 def reference_hyper(opt: Optimizer, group: int = 0) -> dict[str, Any]:
     """A group's hyper-parameters as ``reference.step`` takes them."""
-    return {k: opt.param_groups[group][k] for k in opt.defaults}
+    found = opt.param_groups[group]
+    return {key: found[key] for key in opt._rule_of(found).defaults}
 
 
 def same_bits(actual: Array, expected: Array, what: str = "") -> None:

@@ -35,6 +35,7 @@ LEARNING_RATES = {
     "signum": 0.001,
     "sophia": 0.001,
     "lion": 0.001,
+    "shampoo": 0.1,
 }
 
 # Words that look like the name of a rule and are values.

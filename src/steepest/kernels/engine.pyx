@@ -819,6 +819,8 @@ cdef class Plan:
             for i in range(self.actives):
                 self.entries[self.active[i]].count[0] += 1
             self.updates[0] += 1
+        if copies:
+            self.copied = []  # and frees what was copied
         # From here on no Python function runs, so that no Ctrl-C comes between step and history.
         if fresh:
             history.update(fresh)

@@ -82,7 +82,9 @@ def galore_direction(
     Zhao et al. 2024, arXiv:2403.03507, algorithm 2; ε-hat and defaults as the authors' code, where
     scale is given by group, 0.25 in the paper.
     """
-    if g.ndim != 2 or g.size == 0:
+    if g.size == 0:
+        return np.zeros_like(g), {}
+    if g.ndim != 2:
         return adam.direction(g, state, t, betas=betas, eps=eps, correct_bias=correct_bias)
     axis = side(g.shape, proj_type)
     projector, new = state["projector"], {}
@@ -156,7 +158,9 @@ def apollo_direction(
     """
     if scale_type not in SCALES:
         raise ValueError(f"scale_type = {scale_type!r}: expected one of {', '.join(SCALES)}")
-    if g.ndim != 2 or g.size == 0:
+    if g.size == 0:
+        return np.zeros_like(g), {}
+    if g.ndim != 2:
         return adam.direction(g, state, t, betas=betas, eps=eps, correct_bias=correct_bias)
     axis = side(g.shape, proj_type)
     short = min(rank, *g.shape)

@@ -94,7 +94,7 @@ def direction(
         d = np.ascontiguousarray(d, g.dtype)
         if grafting is not None:
             d = _grafted(d, g, state, new, grafting)
-        if momentum:
+        if "momentum_buffer" in state:
             d = g.dtype.type(momentum) * state["momentum_buffer"] + d
             new["momentum_buffer"] = d
     return d.reshape(shape), new

@@ -11,6 +11,9 @@ from steepest.optimizers.sign import *  # isort: skip
 from steepest.optimizers.averaged import *  # isort: skip
 from steepest.optimizers.layerwise import *  # isort: skip
 from steepest.optimizers.parameter_free import *  # isort: skip
+from steepest.optimizers.muon import *  # isort: skip
+from steepest.optimizers.matrix_rules import *  # isort: skip
+from steepest.optimizers.low_rank import *  # isort: skip
 from steepest.optimizers.own import *  # isort: skip
 from steepest.optimizers.by_group import *  # isort: skip
 

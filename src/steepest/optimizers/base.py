@@ -123,6 +123,8 @@ class Optimizer(ABC):
     """The compiled module of a rule of another package, by its full name; see docs/own-rules.md."""
     needs: ClassVar[Literal["element-wise", "layer-wise", "global", "matrix"]] = "element-wise"
     """What an element's update looks at: itself, its whole array, all arrays, or a matrix."""
+    least_axes: ClassVar[int] = 0
+    """Parameters of fewer axes are not for this rule."""
     read_only: ClassVar[tuple[str, ...]] = ()
     """States that a step reads and does not write."""
     own_decay: ClassVar[bool] = False
@@ -137,6 +139,8 @@ class Optimizer(ABC):
     """Whether ``prepare`` is given copies of the state, to be changed in place."""
     values: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {}
     """Checks of hyper-parameters that are neither numbers nor flags: (name, value) -> value."""
+    fixed: ClassVar[tuple[str, ...]] = ()
+    """Hyper-parameters that give states their shapes: those of a group cannot change."""
     _ranges: ClassVar[dict[str, Range]]
     _counts: ClassVar[dict[str, int]]
 
@@ -161,6 +165,19 @@ class Optimizer(ABC):
 
         `h` is as the group has it: numbers or schedules.
         """
+
+    def shape_states(self, p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the states that p has for its shape, beside those of ``states``; only where
+        the rule ``prepares``."""
+        return ()
+
+    def check_parameter(self, p: Array, name: str) -> None:
+        """Raises ValueError for a parameter that the rule is not for."""
+        if p.ndim < self.least_axes:
+            raise ValueError(
+                f"parameter {name!r} has shape {p.shape}; {type(self).__name__} needs "
+                f"{self.least_axes} axes or more: let it go by another rule, such as adamw"
+            )
 
     def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
         """A new state array for the parameter p."""
@@ -255,6 +272,12 @@ class Optimizer(ABC):
         """Which parameters get hyper-parameters of their own."""
         return Selection(options.get("exclude", ()), options.get("overrides", {}))
 
+    def _split(
+        self, group: Mapping[str, Any], names: Sequence[str], added: Sequence[Array]
+    ) -> list[tuple[dict[str, Any], list[int]]]:
+        """The parameters of a new group that get the same changes: (the changes, which)."""
+        return self._selection.split(names, added)
+
     def _settle(self, name: str, value: Any, count: int | None) -> Any:
         """The checked value of a hyper-parameter after `count` updates; None keeps schedules."""
         if name == "convention" and value not in tuple(self.conventions):
@@ -294,7 +317,7 @@ class Optimizer(ABC):
                 raise ValueError(f"parameter name {name!r} is given twice; names must differ")
             taken.add(name)
         first = len(self._names)
-        split = self._selection.split(names, added)
+        split = self._split(group, names, added)
         groups = [self._filled(group, changes, part, names, added) for changes, part in split]
         lives = [LiveGroup(self._rule_of(filled), filled, self.updates) for filled in groups]
         for filled, live in zip(groups, lives, strict=True):
@@ -370,12 +393,12 @@ class Optimizer(ABC):
 
     def _new_state(self, p: Array, name: str, step: Array, live: LiveGroup) -> WatchedDict:
         live.check_axes(p, name)
-        fresh = {key: self._new_array(key, p, name, live) for key in live.states}
+        fresh = {key: self._new_array(key, p, name, live) for key in live.keys(p)}
         return WatchedDict({"step": step} | fresh | new_scalars(live), self._changes)
 
     def _new_array(self, key: str, p: Array, name: str, live: LiveGroup) -> Array:
         """A state array as it begins: the rule's own, a filter's, or a copy of the parameter."""
-        if key in live.h["states"]:
+        if live.of_rule(key):
             begun: Array = live.rule.initial(key, p, live.h)
             return begun
         fresh = arrays.zeros_like(p)
@@ -481,7 +504,7 @@ class Optimizer(ABC):
             live, name = self._places[i]
             if live.rule.prepares:
                 g, p = plan.arrays(i)[1:3]
-                state = {key: self._state[name][key] for key in live.h["states"]}
+                state = {key: self._state[name][key] for key in live.rule_keys(p)}
                 fresh = given(state, live.rule.copies)
                 before = dict(fresh)
                 try:
@@ -557,11 +580,11 @@ class Optimizer(ABC):
         cuts: list[list[tuple[int | None, Array | None]]] = []
         places: list[tuple[LiveGroup, str]] = []
         for number, (group, live) in enumerate(zip(self.param_groups, self._groups, strict=True)):
-            keys = live.states
             ordered = live.in_c_order
             for name, x in zip(group["param_names"], group["params"], strict=True):
                 p = arrays.parameter(x, name)
                 live.check_axes(p, name)
+                keys = live.keys(p)
                 state = dict(self._state.get(name, {}))
                 state["step"] = counter(state.get("step", 0), name)
                 for key in keys:
@@ -720,7 +743,8 @@ class Optimizer(ABC):
             for name, p in zip(group["param_names"], group["params"], strict=True):
                 state = self._state.get(name, {})
                 needed[name] = {"step": np.array(state.get("step", 0))}
-                for key in rule.states(h) + stage_arrays(h):
+                own = rule.states(h) + rule.shape_states(p, h)
+                for key in own + stage_arrays(h):
                     if key in state and not (key == "mask" and renewed):
                         needed[name][key] = np.array(state[key])
                     else:
@@ -764,7 +788,7 @@ class Optimizer(ABC):
             for name, p in zip(group["param_names"], group["params"], strict=True):
                 given = state_dict["state"][name]
                 live.check_axes(p, name)
-                keys = ("step", *live.states)
+                keys = ("step", *live.keys(p))
                 scalars = live.rule.scalars(live.h)
                 if set(given) != {*keys, *scalars}:
                     raise ValueError(
@@ -775,7 +799,10 @@ class Optimizer(ABC):
                 state[name]["step"] = counter(np.array(given["step"]), name)
                 for key in keys[1:]:
                     x = live.checked(np.array(given[key]), p, name, key)
-                    state[name][key] = arrays.zeros_like(p) if x.shape == p.shape else x
+                    if rule.prepares and live.of_rule(key):
+                        state[name][key] = x
+                        continue
+                    state[name][key] = arrays.zeros_like(p)
                     state[name][key][...] = x
                 for key in scalars:
                     state[name][key] = np.array(given[key])

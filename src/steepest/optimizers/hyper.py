@@ -158,6 +158,17 @@ def whole(low: int, high: int) -> Callable[[str, Any], int]:
     return check
 
 
+def maybe(low: float, high: float, inclusive: bool, schedule: bool) -> Callable[[str, Any], Any]:
+    """A check for None or a number in a range or, with `schedule`, a function of the step."""
+
+    def check(name: str, value: Any) -> Any:
+        if value is None or (schedule and callable(value)):
+            return value
+        return _number(name, value, (low, high, inclusive))
+
+    return check
+
+
 def one_of(*choices: Any) -> Callable[[str, Any], Any]:
     """A check for one of some values."""
 

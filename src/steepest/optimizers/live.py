@@ -53,7 +53,9 @@ class LiveGroup:
         self._seen: tuple[Any, ...] = ()
         self._variable = False
         self.states: tuple[str, ...] = ()
-        """The state arrays: those of the rule, then those of stages."""
+        """The state arrays: those of the rule, then those of stages; see ``keys``."""
+        self._shaping: tuple[Any, ...] | None = None
+        """The values of the rule's ``fixed`` hyper-parameters, once there are some."""
         self.axes: tuple[int | None, ...] = ()
         """The axis of the units of each unit stage."""
         self.makes: tuple[str, ...] = ()
@@ -91,6 +93,7 @@ class LiveGroup:
         h = {name: rule._settle(name, x, count) for name, x in zip(names, seen, strict=True)}
         given = dict(zip(names, seen, strict=True))
         rule.check(given)
+        self._check_fixed(h)
         if not rule.may_be_moved:
             decay.check_movable(rule.rule, given)
         if not rule.additive:
@@ -101,6 +104,7 @@ class LiveGroup:
         # A schedule may be 0 now and not later: what it needs is kept all along.
         h["states"] = rule.states(given)
         h["updates"] = count + 1
+        self._given = given
         self.shared = rule.shared(given)
         h["terms"] = regularize.terms(h["regularize"], count)
         h["masked"] = filters.masks(h["filter"]) is not None
@@ -110,6 +114,32 @@ class LiveGroup:
         self.sign = -1.0 if h["maximize"] else 1.0
         self._variable = any(variable(x) for x in seen)
         self._seen = seen
+
+    def _check_fixed(self, h: Mapping[str, Any]) -> None:
+        """Raises ValueError where a hyper-parameter that gives states their shapes has changed."""
+        shaping = tuple(h[key] for key in self.rule.fixed)
+        if self._shaping is None:
+            self._shaping = shaping
+        for key, now, before in zip(self.rule.fixed, shaping, self._shaping, strict=True):
+            if now != before:
+                raise ValueError(
+                    f"{key} = {now!r}: the group's states were made for {before!r}, which cannot "
+                    "change; make a new optimizer, or add the parameters as a group with the other"
+                )
+
+    def keys(self, p: Array) -> tuple[str, ...]:
+        """The state arrays of the parameter p: those of the rule, then those of stages."""
+        own = self.rule.shape_states(p, self._given)
+        return (*self.h["states"], *own, *self._around) if own else self.states
+
+    def rule_keys(self, p: Array) -> tuple[str, ...]:
+        """The state arrays that the rule has of the parameter p."""
+        own: tuple[str, ...] = self.h["states"] + self.rule.shape_states(p, self._given)
+        return own
+
+    def of_rule(self, key: str) -> bool:
+        """Whether a state array is the rule's, and not a stage's."""
+        return key in self.h["states"] or key not in self._around
 
     def _stage(self, h: dict[str, Any], count: int) -> None:
         """Takes over the stages of filters, clips and penalties."""
@@ -126,7 +156,8 @@ class LiveGroup:
                 f"clip, filter and regularize go by units {len(units)} times ({kinds}); "
                 f"expected at most {UNIT_STAGE_LIMIT} times"
             )
-        states = h["states"] + stage_arrays(h)
+        self._around = stage_arrays(h)
+        states = h["states"] + self._around
         axes = (*(axis for _, axis in making), *work.axes)
         masks = filters.masks(h["filter"])
         in_c_order = self.rule.needs != "element-wise" or any(x.in_c_order for x in h["filter"])
@@ -173,7 +204,7 @@ class LiveGroup:
 
     def checked(self, x: Any, p: Array, name: str, key: str) -> Array:
         """x as a state array of the parameter p. Raises TypeError or ValueError if it is not."""
-        if self.rule.prepares and key in self.h["states"]:
+        if self.rule.prepares and self.of_rule(key):
             return arrays.like(x, self.rule.initial(key, p, self.h), name, key)
         return arrays.state(x, p, name, key)
 
@@ -190,7 +221,9 @@ class LiveGroup:
         return self.after + last, self.late
 
     def check_axes(self, p: Array, name: str) -> None:
-        """Raises ValueError where the parameter lacks an axis that a clip or penalty goes by."""
+        """Raises ValueError where the rule is not for the parameter, or the parameter lacks an axis
+        that a clip or penalty goes by."""
+        self.rule.check_parameter(p, name)
         for axis in self.axes:
             try:
                 arrays.units(p, axis)

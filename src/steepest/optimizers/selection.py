@@ -6,7 +6,7 @@ from typing import Any
 
 from steepest.arrays import Array
 
-__all__ = ["RuleTable", "Selection"]
+__all__ = ["VECTORS", "RuleTable", "Selection"]
 
 VECTORS = "vectors"
 
@@ -36,9 +36,7 @@ class Selection:
     def check(self, names: Sequence[str], known: Sequence[str]) -> None:
         """Raises ValueError for patterns without a parameter, and unknown hyper-parameters."""
         for pattern, changes in self._rules:
-            if pattern != VECTORS and not any(fnmatchcase(name, pattern) for name in names):
-                shown = ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
-                raise ValueError(f"no parameter has a name like {pattern!r}; there are {shown}")
+            _check_pattern(pattern, names)
             unknown = [key for key in changes if key not in known]
             if unknown and changes is not _NOTHING:
                 raise ValueError(
@@ -64,11 +62,17 @@ class Selection:
         ]
 
 
+def _check_pattern(pattern: str, names: Sequence[str]) -> None:
+    if pattern != VECTORS and not any(fnmatchcase(name, pattern) for name in names):
+        shown = ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
+        raise ValueError(f"no parameter has a name like {pattern!r}; there are {shown}")
+
+
 class RuleTable(Selection):
     """Rules by patterns of names, the first that fits, and ``exclude`` and ``overrides`` within.
 
     `known` gives the hyper-parameters of each rule in use. With `rest`, what no pattern fits goes
-    by the optimizer's own rule, and patterns may fit nothing.
+    by the optimizer's own rule, and there may be no vectors.
     """
 
     def __init__(
@@ -88,6 +92,8 @@ class RuleTable(Selection):
         everything = {name for own in hyper.values() for name in own}
         super().check(names, [*known, *sorted(everything - set(known))])
         for pattern, changes in self._table:
+            if self._rest:
+                _check_pattern(pattern, names)
             allowed = ("rule", *hyper.get(changes["rule"], ()))
             unknown = [key for key in changes if key not in allowed]
             if unknown:
@@ -99,7 +105,11 @@ class RuleTable(Selection):
     def split(
         self, names: Sequence[str], params: Sequence[Array]
     ) -> list[tuple[dict[str, Any], list[int]]]:
-        used: dict[int, list[int]] = {}
+        tables = [id(changes) for _, changes in self._table]
+        # Patterns with the same dict make one group; the last is the optimizer's own rule.
+        alike = [*map(tables.index, tables), len(tables)]
+        used: set[int] = set()
+        found: dict[int, list[int]] = {}
         for i, (name, p) in enumerate(zip(names, params, strict=True)):
             fitting = (
                 k
@@ -111,12 +121,13 @@ class RuleTable(Selection):
                 raise ValueError(
                     f"no rule for parameter {name!r}; a last pattern '*' takes what is left"
                 )
-            used.setdefault(first, []).append(i)
+            used.add(first)
+            found.setdefault(alike[first], []).append(i)
         idle = [pattern for k, (pattern, _) in enumerate(self._table) if k not in used]
         if idle and not self._rest:
             raise ValueError(f"rules[{idle[0]!r}] has no parameter left to go by it")
         parts = []
-        for k, members in used.items():
+        for k, members in found.items():
             chosen = super().split([names[i] for i in members], [params[i] for i in members])
             own = dict(self._table[k][1]) if k < len(self._table) else {}
             parts += [(own | changes, [members[i] for i in part]) for changes, part in chosen]

@@ -18,6 +18,7 @@ from steepest.reference import (
     adaptive,
     averaged,
     layerwise,
+    matrix_rules,
     parameter_free,
     sgd,
     sign,
@@ -42,7 +43,17 @@ def _is_rule(function: object) -> bool:
 # Every such function of a family is a rule; one that goes by sums over all parameters takes lists.
 RULES: dict[str, Callable[..., None]] = {
     name: function
-    for family in (sgd, adaptive, adam, adam_variants, sign, averaged, layerwise, parameter_free)
+    for family in (
+        sgd,
+        adaptive,
+        adam,
+        adam_variants,
+        sign,
+        averaged,
+        layerwise,
+        parameter_free,
+        matrix_rules,
+    )
     for name, function in vars(family).items()
     if _is_rule(function)
 }
@@ -89,6 +100,7 @@ def step(
     clip: Any = None,
     factor: float = 1.0,
     count: int | None = None,
+    name: str = "0",
     **hyper: Any,
 ) -> None:
     """The t-th step (from 1) of one parameter, with everything around the rule.
@@ -96,7 +108,8 @@ def step(
     Hyper-parameters are as in an optimizer's group. `factor` scales the gradient; it is what
     clipping by norms computed, from all gradients, while `clip` does here what it does to single
     elements and units. `regularize` and `filter` are sequences of penalties and filters; all are
-    evaluated after `count` updates (t - 1 unless given). The gradient is not changed.
+    evaluated after `count` updates (t - 1 unless given). Random numbers follow from the parameter's
+    `name`. The gradient is not changed.
 
     A rule that goes by sums over all parameters takes lists of parameters, gradients, states and
     steps, and ``shared=``, the dict of the numbers that it keeps.
@@ -111,6 +124,8 @@ def step(
     )  # fmt: skip
     function = _known(rule)
     takes = inspect.signature(function).parameters
+    if "name" in takes:
+        hyper["name"] = name
     if "decay" in takes:  # a rule with a decay of its own,
         hyper["decay"] = around.decay
     elif "keep" in takes:  # which may be by what it leaves

@@ -1,0 +1,309 @@
+"""Rules with a preconditioner for each axis of a parameter: SOAP, Shampoo, PSGDKron."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Unpack
+
+from steepest.arrays import Array
+from steepest.matrix import kron, shampoo, soap
+from steepest.optimizers.base import Number, Options
+from steepest.optimizers.hyper import maybe, one_of, variable, whole
+from steepest.optimizers.matrix_rule import MatrixRule, stream
+
+__all__ = ["SOAP", "PSGDKron", "Shampoo"]
+
+MANY = 2**62
+
+
+class SOAP(MatrixRule):
+    """SOAP: Adam in the eigenbasis of Shampoo's statistics.
+
+        p ← (1 - lr · weight_decay) · p                from the second step on
+        m ← β₁ m + (1 - β₁) g
+        v ← β₂ v + (1 - β₂) (Qᵀ g)²                    Qᵀ g: each axis k in the basis Q_k
+        p ← p - lr · √(1 - β₂ᵗ') / (1 - β₁ᵗ') · Q (Qᵀ m / (√v + eps)),  t' = t - 1
+        GG_k ← β GG_k + (1 - β) g₍ₖ₎ g₍ₖ₎ᵀ              g₍ₖ₎: axis k by all others
+        Q_k ← QR(GG_k Q_k)  every precondition_frequency steps
+
+    β is shampoo_beta, or β₂ where that is None. The first step of a parameter only starts GG_k and
+    takes Q_k from its eigenvectors: p stays, and does not decay. Axes longer than
+    max_precondition_dim are not rotated, nor are vectors without precondition_1d; what has no axis
+    that is rotated has Adam's direction. normalize_gradient divides Q (...) by its root mean square
+    + eps; correct_bias=False leaves the roots of the rate away. betas and shampoo_beta are in
+    [0, 1), precondition_frequency is a whole number from 1. max_precondition_dim and
+    precondition_1d cannot change later. Bits repeat on one machine; see docs/matrix-rules.md.
+
+    Raises ValueError for hyper-parameters out of range, ``matrix.linalg.DecompositionError`` for
+    statistics whose eigenvectors are not found; nothing is changed then.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.zeros((2, 2))
+    >>> opt = st.SOAP(w, lr=0.5)
+    >>> for _ in range(2):
+    ...     opt.step(np.array([[4.0, 0.0], [3.0, 0.0]]))
+    >>> w[:, 0].round(3)
+    array([-0.4, -0.3])
+
+    Vyas et al. 2024, arXiv:2409.11321, algorithm 3; formula and defaults as the authors' code, but
+    for the decay, which they do after the step.
+    """
+
+    decay_mode = "decoupled"
+    own_decay = True
+    fixed = ("max_precondition_dim", "precondition_1d")
+    values: ClassVar = {
+        "shampoo_beta": maybe(0.0, 1.0, False, schedule=False),
+        "precondition_frequency": whole(1, MANY),
+        "max_precondition_dim": whole(0, MANY),
+    }
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 3e-3,
+        betas: tuple[Number, Number] = (0.95, 0.95),
+        shampoo_beta: float | None = None,
+        eps: Number = 1e-8,
+        weight_decay: Number = 0.01,
+        precondition_frequency: int = 10,
+        max_precondition_dim: int = 10000,
+        precondition_1d: bool = False,
+        *,
+        correct_bias: bool = True,
+        normalize_gradient: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "betas": betas,
+            "shampoo_beta": shampoo_beta,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "precondition_frequency": precondition_frequency,
+            "max_precondition_dim": max_precondition_dim,
+            "precondition_1d": precondition_1d,
+            "correct_bias": correct_bias,
+            "normalize_gradient": normalize_gradient,
+        }
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq")
+
+    def shape_states(self, p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
+        axes = soap.axes(p.shape, h["max_precondition_dim"], h["precondition_1d"])
+        return tuple(f"{kind}_{k}" for k in axes for kind in ("GG", "Q"))
+
+    def begun(self, shape: tuple[int, ...], dtype: Any, h: Mapping[str, Any]) -> dict[str, Array]:
+        return soap.initial_states(
+            shape,
+            dtype,
+            max_precondition_dim=h["max_precondition_dim"],
+            precondition_1d=h["precondition_1d"],
+        )
+
+    def prepare(
+        self, name: str, p: Array, g: Array, state: dict[str, Array], t: int, h: Mapping[str, Any]
+    ) -> None:
+        if t > 1 and h["decay"]:
+            p *= p.dtype.type(1.0 - h["lr"] * h["decay"])
+        super().prepare(name, p, g, state, t, h)
+
+    def direction(
+        self, name: str, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
+    ) -> tuple[Array, dict[str, Array]]:
+        names = (
+            "betas", "shampoo_beta", "eps", "precondition_frequency", "max_precondition_dim",
+            "precondition_1d", "correct_bias", "normalize_gradient",
+        )  # fmt: skip
+        return soap.direction(g, dict(state), t, **{key: h[key] for key in names})
+
+
+class Shampoo(MatrixRule):
+    """Shampoo: the gradient multiplied along each axis by an inverse root of its statistics.
+
+        Lᵢ ← Lᵢ + g₍ᵢ₎ g₍ᵢ₎ᵀ                           g₍ᵢ₎: axis i by all others; from matrix_eps I
+        d = g ×₀ L₀^(-1/2k) ... ×ₖ₋₁ Lₖ₋₁^(-1/2k)       k axes; a matrix: L₀^(-1/4) g L₁^(-1/4)
+        m ← momentum · m + d
+        p ← p - lr · m
+
+    The roots are computed in double, at the first step and then at every
+    preconditioning_compute_steps-th, a whole number from 1. An axis longer than
+    max_precondition_dim has the diagonal of its matrix, as has a vector: that is Adagrad. grafting
+    gives d the norm of the direction of ``"sgd"`` or ``"adagrad"``. momentum 0 keeps no state m.
+    weight_decay enters the gradient unless decay_mode says otherwise. max_precondition_dim cannot
+    change later. Bits repeat on one machine; see docs/matrix-rules.md.
+
+    Raises ValueError for hyper-parameters out of range, ``matrix.linalg.DecompositionError`` for
+    statistics whose eigenvalues are not found; nothing is changed then.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.zeros((2, 2))
+    >>> opt = st.Shampoo(w, lr=0.5, matrix_eps=0.0)
+    >>> opt.step(np.diag([4.0, 3.0]))
+    >>> w.diagonal().round(3)
+    array([-0.5, -0.5])
+
+    Gupta et al. 2018, arXiv:1802.09568, algorithms 1 and 2; grafting: Agarwal et al. 2020,
+    arXiv:2002.11803.
+    """
+
+    fixed = ("max_precondition_dim",)
+    ranges: ClassVar = {"matrix_eps": (0.0, math.inf, False)}
+    values: ClassVar = {
+        "preconditioning_compute_steps": whole(1, MANY),
+        "max_precondition_dim": whole(0, MANY),
+        "grafting": one_of(*shampoo.GRAFTING),
+    }
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-3,
+        momentum: Number = 0.0,
+        weight_decay: Number = 0.0,
+        preconditioning_compute_steps: int = 1,
+        matrix_eps: Number = 1e-6,
+        *,
+        max_precondition_dim: int = 8192,
+        grafting: str | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "preconditioning_compute_steps": preconditioning_compute_steps,
+            "matrix_eps": matrix_eps,
+            "max_precondition_dim": max_precondition_dim,
+            "grafting": grafting,
+        }
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        averaged = ("momentum_buffer",) if variable(h["momentum"]) or h["momentum"] else ()
+        return (*averaged, "sum") if h["grafting"] == "adagrad" else averaged
+
+    def shape_states(self, p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(f"{kind}_{k}" for k in range(max(p.ndim, 1)) for kind in ("L", "root"))
+
+    def begun(self, shape: tuple[int, ...], dtype: Any, h: Mapping[str, Any]) -> dict[str, Array]:
+        return shampoo.initial_states(
+            shape,
+            dtype,
+            momentum=1.0,  # `states` says whether it is kept
+            matrix_eps=h["matrix_eps"],
+            max_precondition_dim=h["max_precondition_dim"],
+            grafting=h["grafting"],
+        )
+
+    def direction(
+        self, name: str, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
+    ) -> tuple[Array, dict[str, Array]]:
+        names = (
+            "momentum", "preconditioning_compute_steps", "matrix_eps", "max_precondition_dim",
+            "grafting",
+        )  # fmt: skip
+        return shampoo.direction(g, dict(state), t, **{key: h[key] for key in names})
+
+
+class PSGDKron(MatrixRule):
+    """PSGD-Kron: a preconditioner fitted to the gradients, one triangular factor for each axis.
+
+        m ← momentum · m + (1 - momentum) · g,  m̂ = m / (1 - momentumᵗ)
+        A = Q₀ ... Qₖ m̂,  B = v ×ⱼ Qⱼ⁻¹  with random normal v     Qⱼ on axis j, upper triangular
+        Qⱼ ← Qⱼ - precond_lr / ‖A₍ⱼ₎A₍ⱼ₎ᵀ + B₍ⱼ₎B₍ⱼ₎ᵀ‖ · triu(A₍ⱼ₎A₍ⱼ₎ᵀ - B₍ⱼ₎B₍ⱼ₎ᵀ) Qⱼ
+        p ← (1 - lr · weight_decay) · p - lr · d,  d = Q₀ᵀQ₀ ... QₖᵀQₖ m̂
+
+    d is made smaller where its root mean square is above 1.1. Factors are renewed once 1 / q steps
+    have passed, q being preconditioner_update_probability: a number in [0, 1], a function of the
+    parameter's steps done, or None: 1 for 500 steps, falling to 0.03 in 4,000. They are balanced at
+    every balance_interval-th step; 0 is never. Axes longer than max_size_triangular, parameters of
+    fewer than min_ndim_triangular axes, and those that memory_save_mode says (``"one_diag"``,
+    ``"smart_one_diag"``, ``"all_diag"``) have diagonal factors; these three cannot change later.
+    With momentum_into_precondition_update=False A is made of g. v is a function of seed, the
+    parameter's name and its step, so that a resumed run has the same. momentum is in [0, 1). Bits
+    repeat on one machine; see docs/matrix-rules.md.
+
+    Raises ValueError for hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.zeros((2, 2))
+    >>> st.PSGDKron(w, lr=0.5).step(np.diag([0.5, 0.25]))
+    >>> w.diagonal().round(2)
+    array([-0.34, -0.14])
+
+    Li 2015, arXiv:1512.04202; Pooladzandi and Li 2024, arXiv:2402.11858; formula and defaults as
+    the package kron_torch, whose draws decide by chance when to balance, and which leaves vectors
+    without decay, as exclude="vectors" does.
+    """
+
+    decay_mode = "decoupled"
+    fixed = ("max_size_triangular", "min_ndim_triangular", "memory_save_mode")
+    ranges: ClassVar = {
+        "momentum": (0.0, 1.0, False),
+        "precond_lr": (0.0, math.inf, False),
+        "precond_init_scale": (0.0, math.inf, False),
+    }
+    values: ClassVar = {
+        "preconditioner_update_probability": maybe(0.0, 1.0, True, schedule=True),
+        "max_size_triangular": whole(0, MANY),
+        "min_ndim_triangular": whole(0, MANY),
+        "memory_save_mode": one_of(*kron.MODES),
+        "balance_interval": whole(0, MANY),
+        "seed": whole(0, 2**64 - 1),
+    }
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-3,
+        momentum: Number = 0.9,
+        weight_decay: Number = 0.0,
+        preconditioner_update_probability: float | Callable[[int], float] | None = None,
+        max_size_triangular: int = 8192,
+        min_ndim_triangular: int = 2,
+        memory_save_mode: str | None = None,
+        momentum_into_precondition_update: bool = True,
+        precond_lr: Number = 0.1,
+        precond_init_scale: Number = 1.0,
+        *,
+        balance_interval: int = 100,
+        seed: int = 0,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "preconditioner_update_probability": preconditioner_update_probability,
+            "max_size_triangular": max_size_triangular,
+            "min_ndim_triangular": min_ndim_triangular,
+            "memory_save_mode": memory_save_mode,
+            "momentum_into_precondition_update": momentum_into_precondition_update,
+            "precond_lr": precond_lr,
+            "precond_init_scale": precond_init_scale,
+            "balance_interval": balance_interval,
+            "seed": seed,
+        }
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("momentum_buffer", "waited")
+
+    def shape_states(self, p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(f"Q_{k}" for k in range(max(p.ndim, 1)))
+
+    def begun(self, shape: tuple[int, ...], dtype: Any, h: Mapping[str, Any]) -> dict[str, Array]:
+        names = (*self.fixed, "precond_init_scale")
+        return kron.initial_states(shape, dtype, **{key: h[key] for key in names})
+
+    def direction(
+        self, name: str, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
+    ) -> tuple[Array, dict[str, Array]]:
+        names = (
+            "momentum", "preconditioner_update_probability", "momentum_into_precondition_update",
+            "precond_lr", "balance_interval", "seed",
+        )  # fmt: skip
+        own = {key: h[key] for key in names}
+        return kron.direction(g, dict(state), t, stream=stream(name), **own)

@@ -1,0 +1,242 @@
+"""Muon and NorMuon, with AdamW in the same optimizer for what is not a matrix."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Unpack
+
+import numpy as np
+
+from steepest.arrays import Array
+from steepest.matrix import muon, newton_schulz
+from steepest.optimizers.base import Number, Options
+from steepest.optimizers.hyper import one_of, whole
+from steepest.optimizers.matrix_rule import MatrixRule
+from steepest.optimizers.selection import VECTORS, RuleTable, Selection
+
+__all__ = ["Muon", "NorMuon"]
+
+ADAMW: dict[str, Any] = {"lr": 3e-4, "betas": (0.9, 0.95), "eps": 1e-10, "weight_decay": 0.0}
+"""The AdamW beside Muon: the defaults of its authors."""
+
+Coefficients = str | Sequence[float] | Sequence[Sequence[float]]
+
+
+def coefficients(name: str, value: Any) -> Any:
+    """A check for the coefficients of the iteration: a name, one triple or several.
+
+    >>> coefficients("ns_coefficients", [3, -3.2, 1.2])
+    (3.0, -3.2, 1.2)
+    """
+    if isinstance(value, str):
+        return one_of("jordan", "polar_express")(name, value)
+    try:
+        newton_schulz.schedule(value, 1)
+        table = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name} = {value!r}: expected 'jordan', 'polar_express', three finite numbers, or a "
+            "list of such"
+        ) from None
+    return tuple(table.tolist()) if table.ndim == 1 else tuple(map(tuple, table.tolist()))
+
+
+class WithAdamW(MatrixRule, registered=False):
+    """A rule for matrices, and AdamW for everything else in the same optimizer."""
+
+    least_axes = 2
+    values: ClassVar = {
+        "ns_coefficients": coefficients,
+        "ns_steps": whole(0, 99),
+        "adjust_lr_fn": one_of(None, "original", "match_rms_adamw"),
+    }
+
+    def __init__(
+        self,
+        params: Any,
+        hyper: dict[str, Any],
+        options: Options,
+        adamw: Mapping[str, Any] | None,
+        adamw_for: str | Sequence[str],
+    ) -> None:
+        if adamw is not None and not isinstance(adamw, Mapping):
+            raise TypeError(f"adamw = {adamw!r}: expected a dict of AdamW's hyper-parameters")
+        patterns = [adamw_for] if isinstance(adamw_for, str) else adamw_for
+        if not isinstance(patterns, (tuple, list)) or not all(isinstance(x, str) for x in patterns):
+            raise TypeError(f"adamw_for = {adamw_for!r}: expected patterns of names")
+        self._adamw = {**ADAMW, **(adamw or {})}
+        self._adamw_for = tuple(patterns)
+        super().__init__(params, hyper, options)
+
+    def _selects(self, options: Options) -> Selection:
+        names = self._rule_of({"rule": "adamw"})._hyper_names
+        unknown = [key for key in self._adamw if key not in names]
+        if unknown:
+            raise ValueError(
+                f"adamw: there is no hyper-parameter {unknown[0]!r}; there are {', '.join(names)}"
+            )
+        chosen = {"rule": "adamw", **self._adamw}
+        table = dict.fromkeys((VECTORS, *self._adamw_for), chosen)
+        return RuleTable(table, options, self._known, rest=True)
+
+    def _known(self) -> dict[str, tuple[str, ...]]:
+        return {name: rule._hyper_names for name, rule in self._rules.items()}
+
+    def _split(
+        self, group: Mapping[str, Any], names: Sequence[str], added: Sequence[Array]
+    ) -> list[tuple[dict[str, Any], list[int]]]:
+        if "rule" in group:  # which then says what its parameters go by
+            return Selection.split(self._selection, names, added)
+        return super()._split(group, names, added)
+
+
+class Muon(WithAdamW):
+    """Muon: momentum whose singular values are all brought near 1; AdamW for vectors.
+
+        m ← momentum · m + (1 - momentum) · g
+        u = momentum · m + (1 - momentum) · g  with nesterov, else m
+        p ← (1 - lr · weight_decay) · p - lr · factor · NS(u / max(‖u‖, eps))
+
+    NS is ns_steps rounds of X ← (aI + bA + cA²) X, A = XXᵀ, in p's type; torch.optim.Muon runs them
+    in bfloat16. ns_coefficients are three numbers, a list of such, one for each round (the last is
+    repeated), ``"jordan"`` or ``"polar_express"``. For r rows and c columns the factor is
+    √max(1, r/c), or 0.2 √max(r, c) with adjust_lr_fn ``"match_rms_adamw"``, for AdamW's rates. A
+    parameter of more than two axes, such as the weight of a convolution, is a matrix of its first
+    axis times all others.
+
+    What has fewer than two axes, and what has a name like one of ``adamw_for`` (embeddings, heads),
+    goes by AdamW with the hyper-parameters ``adamw``, a dict; what it leaves out is that of Muon's
+    authors: lr 3e-4, betas (0.9, 0.95), eps 1e-10, weight_decay 0. These are groups of their own,
+    with the key ``"rule"``; a group that is given with that key goes by its rule. momentum is in
+    [0, 1), ns_steps a whole number below 100. Bits repeat on one machine; see docs/matrix-rules.md.
+
+    Raises ValueError for hyper-parameters out of range and patterns that fit no parameter.
+
+    >>> import numpy as np, steepest as st
+    >>> params = {"w": np.zeros((2, 2)), "b": np.zeros(2)}
+    >>> opt = st.Muon(params, lr=0.5, adamw={"lr": 0.25})
+    >>> opt.step({"w": np.diag([4.0, 3.0]), "b": np.array([2.0, -2.0])})
+    >>> params["w"].diagonal().round(3)
+    array([-0.56 , -0.361])
+    >>> params["b"].round(3)
+    array([-0.25,  0.25])
+
+    Jordan et al. 2024, kellerjordan.github.io/posts/muon; formula and defaults as torch.optim.Muon;
+    factors: Liu et al. 2025, arXiv:2502.16982; polar_express: Amsel et al. 2025, arXiv:2505.16932.
+    """
+
+    decay_mode = "decoupled"
+    ranges: ClassVar = {"momentum": (0.0, 1.0, False)}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-3,
+        weight_decay: Number = 0.1,
+        momentum: Number = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: Coefficients = newton_schulz.JORDAN,
+        eps: Number = 1e-7,
+        ns_steps: int = 5,
+        adjust_lr_fn: str | None = None,
+        *,
+        adamw: Mapping[str, Any] | None = None,
+        adamw_for: str | Sequence[str] = (),
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "ns_coefficients": ns_coefficients,
+            "eps": eps,
+            "ns_steps": ns_steps,
+            "adjust_lr_fn": adjust_lr_fn,
+        }
+        super().__init__(params, hyper, options, adamw, adamw_for)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("momentum_buffer",)
+
+    def begun(self, shape: tuple[int, ...], dtype: Any, h: Mapping[str, Any]) -> dict[str, Array]:
+        return muon.initial_states(shape, dtype)
+
+    def direction(
+        self, name: str, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
+    ) -> tuple[Array, dict[str, Array]]:
+        own = {key: h[key] for key in ("momentum", "nesterov", "eps", "ns_steps", "adjust_lr_fn")}
+        return muon.direction(g, dict(state), t, coefficients=h["ns_coefficients"], **own)
+
+
+class NorMuon(WithAdamW):
+    """NorMuon: Muon with the rows of its direction brought to like sizes; AdamW for vectors.
+
+        o = NS(u / max(‖u‖, ns_eps))                  u and NS as in Muon
+        vᵢ ← beta2 · vᵢ + (1 - beta2) · mean oᵢⱼ²     i the row
+        ôᵢⱼ = oᵢⱼ / (√vᵢ + eps)
+        p ← (1 - lr · weight_decay) · p - lr · factor · ô / (‖ô‖ + eps)
+
+    For r rows and c columns the factor is √max(1, r/c) ‖o‖, which keeps the length of Muon's step,
+    as in the authors' code; with adjust_lr_fn ``"match_rms_adamw"`` it is 0.2 √(r c), as in the
+    paper. ``adamw``, ``adamw_for`` and all else as in Muon; momentum and beta2 are in [0, 1).
+    Raises ValueError for hyper-parameters out of range and patterns that fit no parameter.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.zeros((2, 2))
+    >>> st.NorMuon(w, lr=0.5).step(np.diag([4.0, 3.0]))
+    >>> w.diagonal().round(3)
+    array([-0.471, -0.471])
+
+    Li et al. 2025, arXiv:2510.05491, algorithm 1; factor and defaults as the authors' code.
+    """
+
+    decay_mode = "decoupled"
+    ranges: ClassVar = {
+        "momentum": (0.0, 1.0, False),
+        "beta2": (0.0, 1.0, False),
+        "ns_eps": (0.0, np.inf, False),
+    }
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 0.02,
+        weight_decay: Number = 0.0,
+        momentum: Number = 0.95,
+        beta2: Number = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: Coefficients = newton_schulz.JORDAN,
+        eps: Number = 1e-10,
+        ns_eps: Number = 1e-7,
+        ns_steps: int = 5,
+        adjust_lr_fn: str | None = None,
+        *,
+        adamw: Mapping[str, Any] | None = None,
+        adamw_for: str | Sequence[str] = (),
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "beta2": beta2,
+            "nesterov": nesterov,
+            "ns_coefficients": ns_coefficients,
+            "eps": eps,
+            "ns_eps": ns_eps,
+            "ns_steps": ns_steps,
+            "adjust_lr_fn": adjust_lr_fn,
+        }
+        super().__init__(params, hyper, options, adamw, adamw_for)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("momentum_buffer", "second_momentum_buffer")
+
+    def begun(self, shape: tuple[int, ...], dtype: Any, h: Mapping[str, Any]) -> dict[str, Array]:
+        return muon.normuon_states(shape, dtype)
+
+    def direction(
+        self, name: str, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
+    ) -> tuple[Array, dict[str, Array]]:
+        names = ("momentum", "beta2", "nesterov", "eps", "ns_eps", "ns_steps", "adjust_lr_fn")
+        own = {key: h[key] for key in names}
+        return muon.normuon_direction(g, dict(state), t, coefficients=h["ns_coefficients"], **own)

@@ -1,0 +1,68 @@
+"""The matrix rules: directions of ``steepest.matrix``, which are plain NumPy and are what the
+optimizers call too. Their bits are those of one machine's BLAS."""
+
+import zlib
+from typing import Any
+
+from steepest.matrix import kron, low_rank
+from steepest.matrix import muon as orthogonal
+from steepest.matrix import shampoo as roots
+from steepest.matrix import soap as rotated
+from steepest.reference.types import Array, State
+
+
+def muon(
+    p: Array, g: Array, state: State, t: int, *, lr: float, ns_coefficients: Any, **hyper: Any
+) -> None:
+    """Muon, for two axes or more."""
+    _descend(p, state, lr, orthogonal.direction(g, state, t, coefficients=ns_coefficients, **hyper))
+
+
+def normuon(
+    p: Array, g: Array, state: State, t: int, *, lr: float, ns_coefficients: Any, **hyper: Any
+) -> None:
+    """NorMuon, for two axes or more."""
+    own = hyper | {"coefficients": ns_coefficients}
+    _descend(p, state, lr, orthogonal.normuon_direction(g, state, t, **own))
+
+
+def soap(
+    p: Array, g: Array, state: State, t: int, *, lr: float, decay: float, **hyper: Any
+) -> None:
+    """SOAP; its first step leaves p as it is."""
+    if t > 1 and decay:
+        p *= p.dtype.type(1.0 - lr * decay)
+    _descend(p, state, lr, rotated.direction(g, state, t, **hyper))
+
+
+def shampoo(p: Array, g: Array, state: State, t: int, *, lr: float, **hyper: Any) -> None:
+    """Shampoo."""
+    _descend(p, state, lr, roots.direction(g, state, t, **hyper))
+
+
+def psgdkron(
+    p: Array, g: Array, state: State, t: int, *, lr: float, name: str, **hyper: Any
+) -> None:
+    """PSGD-Kron; its random numbers follow from the parameter's name."""
+    begun = ("max_size_triangular", "min_ndim_triangular", "memory_save_mode", "precond_init_scale")
+    own = {key: x for key, x in hyper.items() if key not in begun}
+    found = kron.direction(g, state, t, stream=zlib.crc32(name.encode()), **own)
+    _descend(p, state, lr, found)
+
+
+def galore(p: Array, g: Array, state: State, t: int, *, lr: float, **hyper: Any) -> None:
+    """GaLore."""
+    _descend(p, state, lr, low_rank.galore_direction(g, state, t, **hyper))
+
+
+def apollo(p: Array, g: Array, state: State, t: int, *, lr: float, name: str, **hyper: Any) -> None:
+    """APOLLO; its projections follow from the parameter's name."""
+    stream = zlib.crc32(name.encode())
+    _descend(p, state, lr, low_rank.apollo_direction(g, state, t, stream=stream, **hyper))
+
+
+def _descend(p: Array, state: State, lr: float, found: tuple[Array, State]) -> None:
+    d, new = found
+    p -= p.dtype.type(lr) * d
+    for key, x in new.items():
+        state[key][...] = x
