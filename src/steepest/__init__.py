@@ -33,6 +33,7 @@ from steepest.optimizers.adam import *
 from steepest.optimizers.adam_variants import *
 from steepest.optimizers.adaptive import *
 from steepest.optimizers.averaged import *
+from steepest.optimizers.factored import *
 from steepest.optimizers.layerwise import *
 from steepest.optimizers.parameter_free import *
 from steepest.optimizers.sgd import *

@@ -15,6 +15,9 @@ from steepest.kernels.contract cimport (
 
 CODECS = {}
 
+cdef enum:
+    LONG = 16  # a run from which it pays to ask how it lies
+
 
 cdef object entry(decode_float to_float, decode_double to_double,
                   encode_float from_float, encode_double from_double):
@@ -53,10 +56,18 @@ cdef void gather(const Operand *x, Py_ssize_t start, Py_ssize_t n, real *row) no
     cdef Py_ssize_t index[MAXDIMS]
     cdef Py_ssize_t offset = seek(x, start, index), done = 0, run, i
     cdef int inner = x.ndim - 1
+    cdef real one
     while done < n:
         run = min(n - done, x.shape[inner] - index[inner])
-        for i in range(run):
-            memcpy(row + done + i, x.data + offset + i * x.strides[inner], sizeof(real))
+        if run >= LONG and x.strides[inner] == sizeof(real):
+            memcpy(row + done, x.data + offset, run * sizeof(real))
+        elif run >= LONG and x.strides[inner] == 0:
+            memcpy(&one, x.data + offset, sizeof(real))
+            for i in range(run):
+                row[done + i] = one
+        else:
+            for i in range(run):
+                memcpy(row + done + i, x.data + offset + i * x.strides[inner], sizeof(real))
         done += run
         index[inner] += run
         offset = carry(x, offset + run * x.strides[inner], index)

@@ -24,7 +24,7 @@ cdef enum:
     STATES = 4         # state arrays of one rule
     STAGES = 8         # stages before or after a rule
     COEFFICIENTS = 16  # scalars of one rule or stage
-    SURVEYS = 2        # sweeps of one rule before its update
+    SURVEYS = 3        # sweeps of one rule before its update
     SUMS = 4           # numbers that a survey adds up
     SCALARS = 6        # numbers that a rule keeps of a parameter, or of all
     MAXDIMS = 64       # NumPy's own limit
@@ -54,6 +54,48 @@ ctypedef void (*survey_double)(const double *restrict p, const double *restrict 
 # After it: the sums of a parameter (or of all) turn into coefficients h of what follows, and into
 # the numbers `own` that the rule keeps from step to step.
 ctypedef void (*settle_function)(const double *sums, double *own, double *h) noexcept nogil
+
+# A tally: a survey of a rule that goes by rows and columns of matrices. It writes one term for each
+# element of the block, whose squares are added up, or whose largest is found, in each row and each
+# column.
+ctypedef void (*tally_float)(const float *restrict p, const float *restrict g, float *restrict a,
+                             float *restrict b, float *restrict c, float *restrict d,
+                             Py_ssize_t n, double factor, double keep, const double *h,
+                             float *restrict terms) noexcept nogil
+ctypedef void (*tally_double)(const double *restrict p, const double *restrict g,
+                              double *restrict a, double *restrict b, double *restrict c,
+                              double *restrict d, Py_ssize_t n, double factor, double keep,
+                              const double *h, double *restrict terms) noexcept nogil
+
+cdef struct Table:
+    # A parameter as matrices, one after the other in C order, and what is known of their rows and
+    # columns. `row` and `column` are what a tally has found; a matrix's columns begin `step`
+    # numbers behind the last one's.
+    Py_ssize_t matrices
+    Py_ssize_t rows                # of one matrix
+    Py_ssize_t columns
+    Py_ssize_t step
+    double *row
+    double *column                 # NULL for a rule that goes by rows alone
+    int states
+    void **state                   # the states by rows and columns, in C order
+    Py_ssize_t *length             # their sizes
+
+# After it: what was found turns into new states of the matrices first to last, and into the factors
+# of rows and columns that the rule and its surveys get spread over the block, as a and b.
+ctypedef void (*table_float)(Table *x, float *row, float *column, Py_ssize_t first,
+                             Py_ssize_t last, const double *h) noexcept nogil
+ctypedef void (*table_double)(Table *x, double *row, double *column, Py_ssize_t first,
+                              Py_ssize_t last, const double *h) noexcept nogil
+
+# What a tally's terms come to: `rows` rows of n terms, the first of them the `place`-th of its
+# matrix, are added to numbers of rows, and of columns if there are any.
+ctypedef void (*fold_float)(const float *restrict terms, Py_ssize_t rows, Py_ssize_t n,
+                            Py_ssize_t place, Py_ssize_t height, Py_ssize_t step, double *row,
+                            double *column) noexcept nogil
+ctypedef void (*fold_double)(const double *restrict terms, Py_ssize_t rows, Py_ssize_t n,
+                             Py_ssize_t place, Py_ssize_t height, Py_ssize_t step, double *row,
+                             double *column) noexcept nogil
 
 # A stage either writes `out`, the gradient that goes on to the next stage or to the rule, or it
 # changes p, or the stage's own array x. It never writes g, which may be the caller's.

@@ -23,6 +23,7 @@ FAMILIES = (
     "averaged",
     "layerwise",
     "parameter_free",
+    "factored",
     "prepared",
 )
 
@@ -36,6 +37,7 @@ class Kernels:
     stages: dict[str, tuple[Any, Any, bool]]
     measures: dict[str, tuple[Any, Any]]
     codecs: dict[str, tuple[Any, Any, Any, Any]]
+    folds: dict[str, tuple[Any, Any]]
 
 
 def available() -> tuple[str, ...]:
@@ -56,12 +58,12 @@ def load(level: str) -> Kernels:
             f"instruction-set level {level!r} cannot be used: this CPU and this build have "
             f"{', '.join(available())}; unset STEEPEST_ISA to take the best"
         )
-    *families, stages, codecs = (
+    *families, stages, codecs, tables = (
         importlib.import_module(f"steepest.kernels.{source}_{level}")
-        for source in (*FAMILIES, "stages", "codecs")
+        for source in (*FAMILIES, "stages", "codecs", "tables")
     )
     rules = {name: entry for family in families for name, entry in family.RULES.items()}
-    return Kernels(level, rules, stages.STAGES, stages.MEASURES, codecs.CODECS)
+    return Kernels(level, rules, stages.STAGES, stages.MEASURES, codecs.CODECS, tables.FOLDS)
 
 
 def use(level: str) -> None:

@@ -16,6 +16,7 @@ from cpython.pycapsule cimport PyCapsule_New
 
 from steepest.kernels.contract cimport (
     LANES, magnitude, real, rule_double, rule_float, settle_function, survey_double, survey_float,
+    table_double, table_float, tally_double, tally_float,
 )
 
 
@@ -35,6 +36,22 @@ cdef inline tuple survey(survey_float of_float, survey_double of_double, settle_
 cdef inline tuple settlement(settle_function settle):
     """In place of a survey: coefficients that hang on what the rule keeps, and on no sum."""
     return (None, None, PyCapsule_New(<void *>settle, "steepest.settle", NULL))
+
+
+cdef inline tuple tally(str fold, tally_float of_float, tally_double of_double,
+                        table_float settle_float, table_double settle_double):
+    """A survey by rows and columns: the loop for each type, what becomes of its terms ("squares",
+    "largest"), and what follows from that."""
+    return (PyCapsule_New(<void *>of_float, "steepest.survey", NULL),
+            PyCapsule_New(<void *>of_double, "steepest.survey", NULL), fold,
+            PyCapsule_New(<void *>settle_float, "steepest.table", NULL),
+            PyCapsule_New(<void *>settle_double, "steepest.table", NULL))
+
+
+cdef inline tuple tabled(table_float settle_float, table_double settle_double):
+    """In place of a tally: factors that hang on states of rows and columns alone."""
+    return (None, None, None, PyCapsule_New(<void *>settle_float, "steepest.table", NULL),
+            PyCapsule_New(<void *>settle_double, "steepest.table", NULL))
 
 
 cdef enum:

@@ -2,7 +2,7 @@
 from libc.stdint cimport int64_t
 
 from steepest.kernels.contract cimport (
-    BLOCK, COEFFICIENTS, SCALARS, STAGES, SUMS, SURVEYS, Operand, real,
+    BLOCK, COEFFICIENTS, SCALARS, STAGES, SUMS, SURVEYS, Operand, Table, real,
 )
 from steepest.kernels.sources cimport Source
 
@@ -42,6 +42,19 @@ cdef struct UnitStage:
     double h[2]
 
 
+cdef struct Bands:
+    # A parameter as matrices, cut into items that are one thread's each: bands of rows of one
+    # matrix, or several small matrices; and long rows into panels of columns. See bands.pyx.
+    Table table
+    Py_ssize_t bands                   # of one matrix
+    Py_ssize_t height                  # rows of a band
+    Py_ssize_t panels
+    Py_ssize_t group                   # matrices of an item
+    Py_ssize_t items
+    char *row                          # the factors of rows and columns, in the parameter's type
+    char *column
+
+
 cdef struct Entry:
     # What every step looks at stands first and together: there may be thousands of entries.
     Py_ssize_t size
@@ -69,6 +82,7 @@ cdef struct Entry:
     double h[COEFFICIENTS]             # the rule's, where surveys settle them
     double sums[SUMS]
     double *own                        # the scalar states, or NULL
+    Bands *bands                       # owned, or NULL for a rule that goes by elements
     Py_ssize_t *axes[SOURCE + 1]       # owned: what the shapes and strides above point into
 
 
@@ -96,7 +110,12 @@ cdef struct Program:
     bint moves                         # whether a stage before the rule changes the parameter
     void *survey_float[SURVEYS]
     void *survey_double[SURVEYS]
-    void *settle[SURVEYS]
+    void *settle[SURVEYS]              # NULL for a tally, which has these:
+    void *table_float[SURVEYS]
+    void *table_double[SURVEYS]
+    void *fold_float[SURVEYS]
+    void *fold_double[SURVEYS]
+    bint largest[SURVEYS]              # whether they find the largest instead of adding up
     double kept[SCALARS]               # the domain's numbers before the step
     double h[COEFFICIENTS]
     Stage stage[STAGES]                # those before the rule, after it, and after the units'
@@ -121,5 +140,7 @@ cdef void stage_range(Entry *e, const Program *program, const Stage *scale, Py_s
 cdef void survey_range(Entry *e, const Program *program, int number, const Stage *scale,
                        double *partial, Py_ssize_t start, Py_ssize_t stop,
                        real *scratch) noexcept nogil
+cdef void tallied(Entry *e, const Program *program, int number, const Stage *scale, real *terms,
+                  Py_ssize_t start, Py_ssize_t n, real *scratch) noexcept nogil
 cdef void unit_range(Entry *e, const Program *program, const Measures *measures, int stage,
                      Py_ssize_t start, Py_ssize_t stop, real *scratch) noexcept nogil

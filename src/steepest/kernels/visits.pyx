@@ -11,7 +11,7 @@ from libc.string cimport memcpy
 from steepest.kernels.contract cimport (
     BLOCK, CHUNK, STATES, SUMS, Operand, decode_double, decode_float, encode_double, encode_float,
     larger, measure_double, measure_float, real, rule_double, rule_float, stage_double,
-    stage_float, survey_double, survey_float,
+    stage_float, survey_double, survey_float, tally_double, tally_float,
 )
 from steepest.kernels.visits cimport (
     ADAPTIVE_CLIP, FIRST, G, GROUP_LASSO, LINE, OPERANDS, P, ROW, Entry, Measures, Program, Stage,
@@ -187,6 +187,29 @@ cdef void survey_range(Entry *e, const Program *program, int number, const Stage
                 sums[k] = 0
         surveyed(e, program, number, scale, sums, start, n, scratch)
         start += n
+
+
+cdef void tallied(Entry *e, const Program *program, int number, const Stage *scale, real *terms,
+                  Py_ssize_t start, Py_ssize_t n, real *scratch) noexcept nogil:
+    """One block of one parameter: the stages before the rule, and the terms of one of its
+    tallies."""
+    cdef real *row[OPERANDS]
+    cdef real *spare[2]
+    cdef real *state[STATES]
+    cdef const real *g
+    cdef double factor
+    cdef int k
+    fetched(e, row, state, spare, start, n, scratch)
+    aside(e, program, row, n, scratch)
+    g = before(e, program, scale, row, spare, n, &factor)
+    if real is float:
+        (<tally_float>program.survey_float[number])(
+            row[P], g, state[0], state[1], state[2], state[3], n, factor, program.keep, e.h, terms)
+    else:
+        (<tally_double>program.survey_double[number])(
+            row[P], g, state[0], state[1], state[2], state[3], n, factor, program.keep, e.h, terms)
+    for k in range(e.states):
+        encoded(&e.operand[FIRST + k], start, n, state[k])
 
 
 cdef void update_range(Entry *e, const Program *program, const Stage *scale, bint late,

@@ -11,3 +11,4 @@ from steepest.optimizers.sign import *  # isort: skip
 from steepest.optimizers.averaged import *  # isort: skip
 from steepest.optimizers.layerwise import *  # isort: skip
 from steepest.optimizers.parameter_free import *  # isort: skip
+from steepest.optimizers.factored import *  # isort: skip

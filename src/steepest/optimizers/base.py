@@ -97,6 +97,11 @@ class Optimizer(ABC):
     """Whether decoupled decay is in the rule's own formula: its weight is then h["decay"]."""
     prepares: ClassVar[bool] = False
     """Whether ``prepare``, in Python, computes the step, which the engine then takes over."""
+    factors: ClassVar[int] = 0
+    """What a rule that goes by rows and columns takes beside its states: 1, factors of rows, or 2,
+    factors of rows and of columns."""
+    optional: ClassVar[frozenset[str]] = frozenset()
+    """Hyper-parameters that may be None, or have None among their numbers."""
     _ranges: ClassVar[dict[str, Range]]
     _counts: ClassVar[dict[str, int]]
 
@@ -117,8 +122,26 @@ class Optimizer(ABC):
         `h` is as the group has it: numbers or schedules.
         """
 
+    def matrices(self, p: Array, h: Mapping[str, Any]) -> arrays.Matrices | None:
+        """How the rule takes p that goes by rows and columns, and the states that hold numbers of
+        these; None for a parameter that it takes by elements, with ``states``."""
+        return None
+
+    def beside(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the states that a parameter has beside those of rows and columns, and that
+        have its shape; the kernel takes them behind the factors."""
+        return ()
+
+    def state_names(self, p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the rule's state arrays for the parameter p."""
+        matrices = self.matrices(p, h)
+        return self.states(h) if matrices is None else (*matrices.states, *self.beside(h))
+
     def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
         """A new state array for the parameter p."""
+        matrices = self.matrices(p, h)
+        if matrices is not None and key in matrices.states:
+            return np.zeros(matrices.states[key], p.dtype)
         return arrays.zeros_like(p)
 
     def scalars(self, h: Mapping[str, Any]) -> tuple[str, ...]:
@@ -148,8 +171,9 @@ class Optimizer(ABC):
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         """The kernel and its coefficients, in double, for the t-th step (from 1).
 
-        `h` has the hyper-parameters' values at this step, the rule's states as h["states"], and
-        the count of this update, from 1, as h["updates"].
+        `h` has the hyper-parameters' values at this step, the rule's states as h["states"],
+        the count of this update, from 1, as h["updates"], and as h["by_rows"] whether it is for
+        parameters with ``matrices``, which have the states of h["beside"] instead.
         """
 
     # Construction
@@ -202,7 +226,7 @@ class Optimizer(ABC):
 
     def _settle(self, name: str, value: Any, count: int | None) -> Any:
         """The checked value of a hyper-parameter after `count` updates; None keeps schedules."""
-        return settle(name, value, count, self._ranges, self._counts)
+        return settle(name, value, count, self._ranges, self._counts, self.optional)
 
     def _settled(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         settled = {name: self._settle(name, value, None) for name, value in hyper.items()}
@@ -304,12 +328,12 @@ class Optimizer(ABC):
 
     def _new_state(self, p: Array, name: str, step: Array, live: LiveGroup) -> WatchedDict:
         live.check_axes(p, name)
-        fresh = {key: self._new_array(key, p, live) for key in live.states}
+        fresh = {key: self._new_array(key, p, live) for key in live.names(p)}
         return WatchedDict({"step": step} | fresh | new_scalars(live), self._changes)
 
     def _new_array(self, key: str, p: Array, live: LiveGroup) -> Array:
         """A state array as it begins: the rule's own, or for a stage a copy of the parameter."""
-        if key in live.h["states"]:
+        if key not in live.of_stages:
             begun: Array = live.rule.initial(key, p, live.h)
             return begun
         shadow = arrays.zeros_like(p)
@@ -370,9 +394,9 @@ class Optimizer(ABC):
             if live.sign < 0:
                 climbing = True
         plan = self._resolved(flat)
-        for row, (number, t) in enumerate(plan.rows()):
+        for row, (number, t, by_rows) in enumerate(plan.rows()):
             live = groups[number]
-            live.program(plan, row, t, self._domains[number])
+            live.program(plan, row, t, self._domains[number], by_rows)
         workers = threads.get_num_threads() if plan.large() else 1
         if self._clipping.domains or self._nonfinite != "propagate":
             self._clipped_step(plan, workers, count, climbing)
@@ -460,11 +484,11 @@ class Optimizer(ABC):
         cuts: list[list[tuple[int | None, Array | None]]] = []
         places: list[tuple[LiveGroup, str]] = []
         for number, (group, live) in enumerate(zip(self.param_groups, self._groups, strict=True)):
-            keys = live.states
             ordered = live.in_c_order
             for name, x in zip(group["param_names"], group["params"], strict=True):
                 p = arrays.parameter(x, name)
                 live.check_axes(p, name)
+                keys = live.names(p)
                 state = dict(self._state.get(name, {}))
                 state["step"] = counter(state.get("step", 0), name)
                 for key in keys:
@@ -474,19 +498,27 @@ class Optimizer(ABC):
                 numbers = packed_scalars(state, live, name)
                 replaced[name] = state
                 places.append((live, name))
-                own = tuple(state[key] for key in live.bound)
+                matrices = live.rule.matrices(p, live.h)
+                operands = live.by_elements if matrices is None else live.by_rows
+                own = tuple(state[key] for key in operands.bound)
                 written.append((f"parameter {name!r}", p))
                 written += [(f"state {key!r} of parameter {name!r}", state[key]) for key in keys]
                 cut: list[tuple[int | None, Array | None]] = [(axis, None) for axis in live.axes]
                 if live.rule.prepares:
                     own = (arrays.zeros_like(p), arrays.zeros_like(p), *own)
                 if live.makes_factors:
-                    factors, spread = arrays.unit_factors(p, live.axes[0])
-                    cut[0] = (live.axes[0], factors)
+                    of_units, spread = arrays.unit_factors(p, live.axes[0])
+                    cut[0] = (live.axes[0], of_units)
                     own += (spread,)
                 cuts.append(cut)
+                table = None
+                if matrices is not None:
+                    factors, spreads = arrays.factors(matrices, p)
+                    own = (*spreads, *own)
+                    shape = (matrices.count, matrices.rows, matrices.columns)
+                    table = (*shape, factors, tuple(state[key] for key in matrices.states))
                 walks = arrays.layout((p, *own), p, cut, ordered)
-                plan.add(number, (p, *own), state["step"], live.taken, walks, numbers)
+                plan.add(number, (p, *own), state["step"], operands.taken, walks, numbers, table)
         plan.guard(arrays.disjoint_bounds(written))
         for name, state in replaced.items():
             if isinstance(self._state.get(name), WatchedDict):
@@ -533,7 +565,7 @@ class Optimizer(ABC):
             low, high = arrays.byte_bounds(g)
             if g.size and plan.overlaps(low, high):
                 for j, name in enumerate(names):
-                    for x in plan.arrays(j):
+                    for x in (*plan.arrays(j), *plan.states_by_rows(j)):
                         if arrays.share_memory(g, x):
                             raise ValueError(
                                 f"gradient of parameter {names[i]!r} shares memory with parameter "
@@ -599,7 +631,7 @@ class Optimizer(ABC):
             for name, p in zip(group["param_names"], group["params"], strict=True):
                 state = self._state.get(name, {})
                 needed[name] = {"step": np.array(state.get("step", 0))}
-                for key in rule.states(h) + regularize.arrays(h):
+                for key in (*rule.state_names(p, h), *regularize.arrays(h)):
                     if key in state:
                         needed[name][key] = np.array(state[key])
                     else:
@@ -641,7 +673,7 @@ class Optimizer(ABC):
             for name, p in zip(group["param_names"], group["params"], strict=True):
                 given = state_dict["state"][name]
                 live.check_axes(p, name)
-                keys = ("step", *live.states)
+                keys = ("step", *live.names(p))
                 scalars = live.rule.scalars(live.h)
                 if set(given) != {*keys, *scalars}:
                     raise ValueError(

@@ -46,12 +46,20 @@ RANGES: dict[str, Range] = {
     "lambda1": (0.0, math.inf, False),
     "reps_rel": (0.0, math.inf, False),
     "lambda2": (0.0, math.inf, False),
+    "beta1": (0.0, 1.0, False),
+    "beta2_decay": (-math.inf, 0.0, True),
+    "d": (0.0, math.inf, False),
+    "clip_threshold": (0.0, math.inf, False),
 }
 
 COUNTS = {"betas": 2, "etas": 2, "step_sizes": 2}
 """How many numbers there are, for hyper-parameters of several."""
 
-CHOICES: dict[str, tuple[str, ...]] = {"decay_mode": ("l2", "decoupled")}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "decay_mode": ("l2", "decoupled"),
+    "form": ("torch", "paper"),
+    "blocks": ("rows", "arrays"),
+}
 
 
 VALUES: dict[str, Callable[[Any], Any]] = {
@@ -82,8 +90,10 @@ def settle(
     count: int | None,
     ranges: Mapping[str, Range] = RANGES,
     counts: Mapping[str, int] = COUNTS,
+    optional: frozenset[str] = frozenset(),
 ) -> Any:
-    """The checked value of a hyper-parameter after `count` updates; None keeps schedules.
+    """The checked value of a hyper-parameter after `count` updates; None keeps schedules. What is
+    `optional` may be None, or have None among its numbers.
 
     Raises TypeError or ValueError naming the hyper-parameter.
     """
@@ -103,10 +113,13 @@ def settle(
             raise TypeError(f"{name} = {value!r}: expected one number or schedule")
         if len(value) != length:
             raise ValueError(f"{name} = {value!r}: expected {length} numbers or schedules")
-        return tuple(_one(name, x, count, ranges[name]) for x in value)
+        return tuple(
+            None if x is None and name in optional else _one(name, x, count, ranges[name])
+            for x in value
+        )
     if length is not None:
         raise TypeError(f"{name} = {value!r}: expected {length} numbers or schedules")
-    if value is None and name == "ema":
+    if value is None and (name == "ema" or name in optional) and length is None:
         return None
     return _one(name, value, count, ranges[name])
 

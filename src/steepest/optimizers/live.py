@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from steepest import arrays, regularize
@@ -12,6 +13,21 @@ from steepest.optimizers.hyper import variable
 
 __all__ = ["LiveGroup"]
 
+@dataclass(frozen=True)
+class Operands:
+    """The arrays of the group's parameters that have the parameter's shape, and the stages that go
+    by their numbers; one for parameters that the rule takes by elements, one for those that it
+    takes by rows and columns."""
+
+    bound: tuple[str, ...]
+    """The states: the rule's and then those of stages."""
+    taken: int
+    """How many arrays the rule itself takes."""
+    before: list["_Staged"]
+    after: list["_Staged"]
+    late: list["_Staged"]
+
+
 _Staged = tuple[str, tuple[float, ...], int]
 """A stage as the plan takes it: name, coefficients, the number of its own array or 0."""
 
@@ -21,11 +37,8 @@ class LiveGroup:
 
     h: dict[str, Any]
     keep: float
-    before: list[_Staged]
-    after: list[_Staged]
-    late: list[_Staged]
-    bound: tuple[str, ...]
-    taken: int
+    by_elements: Operands
+    by_rows: Operands
     units: list[regularize.UnitStage]
     sign: float
 
@@ -42,7 +55,9 @@ class LiveGroup:
         self._seen: tuple[Any, ...] = ()
         self._variable = False
         self.states: tuple[str, ...] = ()
-        """The state arrays: those of the rule, then those of stages."""
+        """The state arrays that a parameter may have: those of the rule, then those of stages."""
+        self.of_stages: tuple[str, ...] = ()
+        """Those of stages."""
         self.axes: tuple[int | None, ...] = ()
         """The axis of the units of each unit stage."""
         self.makes_factors = False
@@ -78,6 +93,7 @@ class LiveGroup:
         rule.check(given)
         # A schedule may be 0 now and not later: what it needs is kept all along.
         h["states"] = rule.states(given)
+        h["beside"] = rule.beside(given)
         h["updates"] = count + 1
         self.shared = rule.shared(given)
         h["terms"] = regularize.terms(h["regularize"], count)
@@ -101,29 +117,36 @@ class LiveGroup:
                 f"clip and regularize go by units {len(units)} times ({kinds}); "
                 f"expected at most {UNIT_STAGE_LIMIT} times"
             )
-        states = h["states"] + work.arrays
+        states = (*h["states"], *h["beside"], *work.arrays)
         axes = (*(axis for _, axis in making), *work.axes)
         now = (states, axes, bool(making), h["clip"])
         if now != (self.states, self.axes, self.makes_factors, self.clip):
             self.stale = True  # before anything differs, so that Ctrl-C leaves no old plan
         rule = self.rule
-        self.bound = work.arrays if rule.prepares else states
-        self.taken = 2 if rule.prepares else len(h["states"])
-        operands = (*(("", "") if rule.prepares else ()), *self.bound, "factors")
-        place = {name: 2 + i for i, name in enumerate(operands)} | {None: 0}
-        self.keep = 1.0 if rule.own_decay else work.keep
-        self.before, self.after, self.late = (
-            [(stage, numbers, place[own]) for stage, numbers, own in stages]
-            for stages in (before + work.before, work.after, work.late)
+        stages = (before + work.before, work.after, work.late)
+        self.by_elements = (
+            _operands(2, (), work.arrays, stages)
+            if rule.prepares
+            else _operands(0, h["states"], work.arrays, stages)
         )
+        self.by_rows = _operands(rule.factors, h["beside"], work.arrays, stages)
+        self.keep = 1.0 if rule.own_decay else work.keep
         self.units = units
+        self.of_stages = work.arrays
         self.states, self.axes, self.makes_factors, self.clip = now
 
-    def program(self, plan: Any, row: int, t: int, domain: int) -> None:
-        """Tells the plan what to do for the group's parameters at their t-th step."""
+    def names(self, p: Array) -> tuple[str, ...]:
+        """The state arrays of the parameter p: those of the rule, then those of stages."""
+        return (*self.rule.state_names(p, self.h), *self.of_stages)
+
+    def program(self, plan: Any, row: int, t: int, domain: int, by_rows: bool) -> None:
+        """Tells the plan what to do for the group's parameters at their t-th step; for those that
+        the rule takes by elements, or for those that it takes by rows and columns."""
+        x = self.by_rows if by_rows else self.by_elements
+        self.h["by_rows"] = by_rows
         rule, h = ("take", ()) if self.rule.prepares else self.rule.coefficients(self.h, t)
         plan.program(
-            row, rule, h, self.keep, self.before, self.after, self.units, self.late,
+            row, rule, h, self.keep, x.before, x.after, self.units, x.late,
             domain, self.together, self._kept, self.rule.prepares,
         )  # fmt: skip
 
@@ -139,6 +162,9 @@ class LiveGroup:
         """x as a state array of the parameter p. Raises TypeError or ValueError if it is not."""
         if self.rule.prepares and key in self.h["states"]:
             return arrays.like(x, self.rule.initial(key, p, self.h), name, key)
+        matrices = self.rule.matrices(p, self.h)
+        if matrices is not None and key in matrices.states:
+            return arrays.shaped(x, p.dtype, matrices.states[key], name, key)
         return arrays.state(x, p, name, key)
 
     def check_axes(self, p: Array, name: str) -> None:
@@ -148,3 +174,16 @@ class LiveGroup:
                 arrays.units(p, axis)
             except ValueError as error:
                 raise ValueError(f"parameter {name!r}: {error}") from None
+
+
+def _operands(
+    first: int, own: tuple[str, ...], of_stages: tuple[str, ...], stages: Any
+) -> Operands:
+    """The rule takes `first` arrays that are no states, and then its own; stages are (name,
+    numbers, name of its own array or None)."""
+    bound = (*own, *of_stages)
+    place = {name: 2 + first + i for i, name in enumerate((*bound, "factors"))} | {None: 0}
+    before, after, late = (
+        [(stage, numbers, place[own]) for stage, numbers, own in some] for some in stages
+    )
+    return Operands(bound, first + len(own), before, after, late)

@@ -17,6 +17,7 @@ from steepest.reference import (
     adam_variants,
     adaptive,
     averaged,
+    factored,
     layerwise,
     parameter_free,
     sgd,
@@ -32,7 +33,7 @@ __all__ = ["RULES", "norm", "step"]
 # all parameters takes lists of them.
 RULES: dict[str, Callable[..., None]] = {
     name: function
-    for family in (sgd, adaptive, adam, adam_variants, sign, averaged, layerwise, parameter_free)
+    for family in (sgd, adaptive, adam, adam_variants, sign, averaged, layerwise, parameter_free, factored)
     for name, function in vars(family).items()
     if inspect.isfunction(function)
     and list(inspect.signature(function).parameters)[:4]
