@@ -359,12 +359,17 @@ def changed(rule, arguments, name):
         "l1": 0.3, "maximize": True, "ema": 0.5, "clip": st.clip.value(0.01), "nonfinite": "skip",
         "regularize": st.regularize.l1(0.3), "exclude": "vectors",
         "overrides": {"*": {"lr": 0.5}},
+        "beta1": 0.5, "beta2_decay": -0.5, "d": 0.3, "form": "paper", "relative_step": False,
+        "warmup_init": True, "scale_parameter": False, "clip_threshold": 0.3, "blocks": "arrays",
+        "beta": 0.5,
         "decay_mode": "l2" if RULES[rule].decay_mode == "decoupled" else "decoupled",
     }  # fmt: skip
     if name in other:
         return other[name]
     if (rule, name) == ("adopt", "eps"):
         return 0.5  # it matters only where √v is less
+    if isinstance(arguments.get(name), tuple):
+        return tuple(0.5 * x + 3.0 for x in arguments[name])
     return arguments.get(name, 0.1) * 0.5 + 0.01
 
 
@@ -388,15 +393,17 @@ def arguments_of(rule):
 )
 def test_every_argument_changes_the_result(rule, name):
     """An argument that is accepted and then ignored is the commonest bug of optimizers."""
-    base = hyper(rule, {"sgd": {"momentum": 0.8}, "rmsprop": {"momentum": 0.5}}.get(rule, {}))
+    own = {"sgd": {"momentum": 0.8}, "rmsprop": {"momentum": 0.5}, "adafactor": {"lr": 0.3}}
+    base = hyper(rule, own.get(rule, {}))
     arguments = base | {name: changed(rule, base, name)}
     if name == "nesterov":
         arguments = base | {"nesterov": True}
     if name == "weight_lr_power":  # a constant lr weighs alike at any power
         base, arguments = (a | {"lr": lambda t: 0.01 * (1 + t)} for a in (base, arguments))
     rng = np.random.default_rng(0)
-    start = rng.standard_normal(9)
-    grads = rng.standard_normal((40, 9))
+    shape = (3, 3) if RULES[rule].needs == "matrix" and name != "exclude" else (9,)
+    start = rng.standard_normal(shape)
+    grads = rng.standard_normal((40, *shape))
     if name == "nonfinite":
         grads[3, 2] = np.nan
     results = []

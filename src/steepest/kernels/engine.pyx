@@ -8,11 +8,10 @@ parallel region each, over the elements of all parameters with a gradient, cut a
 units, such as rows, where those are measured) into one contiguous share per thread. An element is
 owned by one thread, and what is measured of a chunk is folded in order by one thread, so no result
 depends on the number of threads. A rule that goes by sums has its surveys swept first, and its
-coefficients settled between the sweeps; a rule in Python computes its step before the commit, from
-what `stage` makes, and `replace` says what else the commit copies. A rule that goes by rows and columns
-tallies them in such sweeps (see `bands`). Once `commit` has its scratch
-memory it cannot fail: it allocates nothing and calls no Python until the counters have advanced
-with the parameters.
+coefficients settled between the sweeps; one that goes by rows and columns tallies them in such
+sweeps (see `bands`); a rule in Python computes its step before the commit, from what `stage` makes,
+and `replace` says what else the commit copies. Once `commit` has its scratch memory it cannot fail:
+it allocates nothing and calls no Python until the counters have advanced with the parameters.
 
 Every thread works in the default floating-point mode and puts its own mode back.
 """

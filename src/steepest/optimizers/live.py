@@ -13,6 +13,7 @@ from steepest.optimizers.hyper import variable
 
 __all__ = ["LiveGroup"]
 
+
 @dataclass(frozen=True)
 class Operands:
     """The arrays of the group's parameters that have the parameter's shape, and the stages that go
@@ -63,6 +64,8 @@ class LiveGroup:
         self.makes_factors = False
         """Whether the first unit stage makes factors of the gradient."""
         self.clip: Any = None
+        self.blocks: str | None = None
+        """What shape the states of rows have, where a rule lets that be chosen."""
         self.stale = True
         """Whether the group has changed since the plan was built."""
         self.update(group, count)
@@ -119,8 +122,8 @@ class LiveGroup:
             )
         states = (*h["states"], *h["beside"], *work.arrays)
         axes = (*(axis for _, axis in making), *work.axes)
-        now = (states, axes, bool(making), h["clip"])
-        if now != (self.states, self.axes, self.makes_factors, self.clip):
+        now = (states, axes, bool(making), h["clip"], h.get("blocks"))
+        if now != (self.states, self.axes, self.makes_factors, self.clip, self.blocks):
             self.stale = True  # before anything differs, so that Ctrl-C leaves no old plan
         rule = self.rule
         stages = (before + work.before, work.after, work.late)
@@ -133,11 +136,13 @@ class LiveGroup:
         self.keep = 1.0 if rule.own_decay else work.keep
         self.units = units
         self.of_stages = work.arrays
-        self.states, self.axes, self.makes_factors, self.clip = now
+        self.states, self.axes, self.makes_factors, self.clip, self.blocks = now
 
     def names(self, p: Array) -> tuple[str, ...]:
         """The state arrays of the parameter p: those of the rule, then those of stages."""
-        return (*self.rule.state_names(p, self.h), *self.of_stages)
+        matrices = self.rule.matrices(p, self.h)
+        own = self.h["states"] if matrices is None else (*matrices.states, *self.h["beside"])
+        return (*own, *self.of_stages)
 
     def program(self, plan: Any, row: int, t: int, domain: int, by_rows: bool) -> None:
         """Tells the plan what to do for the group's parameters at their t-th step; for those that

@@ -33,7 +33,17 @@ __all__ = ["RULES", "norm", "step"]
 # all parameters takes lists of them.
 RULES: dict[str, Callable[..., None]] = {
     name: function
-    for family in (sgd, adaptive, adam, adam_variants, sign, averaged, layerwise, parameter_free, factored)
+    for family in (
+        sgd,
+        adaptive,
+        adam,
+        adam_variants,
+        sign,
+        averaged,
+        layerwise,
+        parameter_free,
+        factored,
+    )
     for name, function in vars(family).items()
     if inspect.isfunction(function)
     and list(inspect.signature(function).parameters)[:4]

@@ -25,9 +25,8 @@ def adafactor(
     if "variance" in state:
         v = state["variance"]
         v[...] = real(1.0 - w) * v + real(w) * (g * g + real(least if paper else 0.0))
-        size = np.sqrt(v)
-        bound = real(0.0 if paper else least)
-        direction = g / np.where(size < bound, bound, size)
+        root, bound = np.sqrt(v), real(0.0 if paper else least)
+        direction = g / np.where(root < bound, bound, root)
     else:
         row, column = state["row_var"], state["col_var"]
         mean = averaged(row, row_squares(g), g.shape[-1], least if paper else 0.0, w, 1.0 - w)
@@ -81,9 +80,7 @@ def came(
         p[...] = p - real(lr) * (scale * m)
 
 
-def came_scale(
-    row: Array, column: Array, x: Array, eps: float, fresh: float, old: float
-) -> Array:
+def came_scale(row: Array, column: Array, x: Array, eps: float, fresh: float, old: float) -> Array:
     """Takes the squares of x in; returns what makes x as large as their root for each element."""
     rows, columns = row[..., :, None], column[..., None, :]
     mean = averaged(rows, row_squares(x), x.shape[-1], eps, fresh, old)
@@ -133,18 +130,18 @@ def adammini(
     p[...] = p - real(lr / one_minus_power(b1, t)) * (m * scale)
 
 
-def averaged(
-    state: Array, sums: Array, count: int, eps: float, fresh: float, old: float
-) -> Array:
+def averaged(state: Array, sums: Array, count: int, eps: float, fresh: float, old: float) -> Array:
     """Takes in the means of sums over `count` squares, plus eps; returns the means of the states
     of each matrix, along the one of the last two axes that is not 1, added up in order."""
     each = state.astype(np.float64)
     state[...] = old * each + fresh * (sums.reshape(state.shape) / count + eps)
     axis = -1 if state.shape[-1] != 1 else -2
     together = np.cumsum(state.astype(np.float64), axis=axis)
-    return np.take(together, [-1], axis=axis) / state.shape[axis]
+    mean: Array = np.take(together, [-1], axis=axis) / state.shape[axis]
+    return mean
 
 
 def inverse_roots(state: Array, unit: Array | float) -> Array:
     """1 / √(state / unit)"""
-    return (1.0 / np.sqrt(state.astype(np.float64) / unit)).astype(state.dtype)
+    factor: Array = 1.0 / np.sqrt(state.astype(np.float64) / unit)
+    return factor.astype(state.dtype)
