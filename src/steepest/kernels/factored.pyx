@@ -23,24 +23,62 @@ cdef void gradients(const real *restrict p, const real *restrict g, real *restri
         terms[i] = f * g[i]
 
 
-cdef inline double averaged(real *state, const double *sums, Py_ssize_t n, double count,
-                            double eps, double old, double fresh) noexcept nogil:
-    """n states take in the means of sums over `count` squares, plus eps; returns the mean of the
-    states, added up one after the other."""
-    cdef double together = 0
+cdef inline void averaged(real *restrict state, const double *restrict sums, Py_ssize_t n,
+                          double count, double eps, double old, double fresh) noexcept nogil:
+    """States take in the means of sums over `count` squares, plus eps."""
     cdef Py_ssize_t i
     for i in range(n):
         state[i] = <real>(old * <double>state[i] + fresh * (sums[i] / count + eps))
-        together += <double>state[i]
+
+
+cdef inline double mean(const real *state, Py_ssize_t n) noexcept nogil:
+    """Added up one after the other."""
+    cdef double together = 0
+    cdef Py_ssize_t j
+    for j in range(n):
+        together += <double>state[j]
     return together / <double>n
 
 
-cdef inline void inverse_roots(real *factor, const real *state, Py_ssize_t n,
-                               double unit) noexcept nogil:
-    """1 / √(state / unit)"""
+cdef inline void inverse_roots(real *restrict factor, const double *restrict x,
+                               Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n):
-        factor[i] = <real>(1.0 / sqrt(<double>state[i] / unit))
+        factor[i] = <real>(1.0 / sqrt(x[i]))
+
+
+cdef inline void inverse_state_roots(real *restrict factor, const real *restrict x,
+                                     Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        factor[i] = <real>(1.0 / sqrt(<double>x[i]))
+
+
+cdef inline void second_moments(Table *x, real *row, real *column, Py_ssize_t first,
+                                Py_ssize_t last, int state, double eps, double bound, double old,
+                                double fresh) noexcept nogil:
+    """The states of rows and columns, of two numbers, take in what a tally has found, plus eps. The
+    factors of rows are 1 / √(state / mean of them), which is at least `bound`; of columns
+    1 / √state. Loops go over all matrices where they can: these may be as small as 3 x 3."""
+    cdef Py_ssize_t k, j, start = first * x.rows, n = (last - first) * x.rows
+    cdef real *rows = <real *>x.state[state]
+    cdef real *columns = <real *>x.state[state + 1]
+    cdef double unit
+    averaged(rows + start, x.row + start, n, <double>x.columns, eps, old, fresh)
+    for k in range(first, last):
+        unit = mean(rows + k * x.rows, x.rows)
+        unit = bound if unit < bound else unit
+        for j in range(k * x.rows, (k + 1) * x.rows):
+            x.row[j] = <double>rows[j] / unit
+    inverse_roots(row + start, x.row + start, n)
+    start, n = first * x.columns, (last - first) * x.columns
+    if x.step == x.columns:
+        averaged(columns + start, x.column + start, n, <double>x.rows, eps, old, fresh)
+    else:
+        for k in range(first, last):
+            averaged(columns + k * x.columns, x.column + k * x.step, x.columns, <double>x.rows,
+                     eps, old, fresh)
+    inverse_state_roots(column + start, columns + start, n)
 
 
 # Adafactor: h = (1 - w, w, eps1, paper, eps2, rho, d, scale, decay, lr, b1, 1 - b1); settled: step,
@@ -54,17 +92,9 @@ cdef inline double least(const real *x, double eps) noexcept nogil:
 
 cdef void adafactor_table(Table *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
                           const double *h) noexcept nogil:
-    cdef double eps = least(row, h[2]), added = eps if h[3] else 0.0, mean
-    cdef Py_ssize_t k
-    cdef real *rows
-    cdef real *columns
-    for k in range(first, last):
-        rows = <real *>x.state[0] + k * x.rows
-        columns = <real *>x.state[1] + k * x.columns
-        mean = averaged(rows, x.row + k * x.rows, x.rows, <double>x.columns, added, h[0], h[1])
-        averaged(columns, x.column + k * x.step, x.columns, <double>x.rows, added, h[0], h[1])
-        inverse_roots(row + k * x.rows, rows, x.rows, eps if mean < eps and not h[3] else mean)
-        inverse_roots(column + k * x.columns, columns, x.columns, 1.0)
+    cdef double eps = least(row, h[2])
+    second_moments(x, row, column, first, last, 0, eps if h[3] else 0.0, 0.0 if h[3] else eps,
+                   h[0], h[1])
 
 
 cdef void adafactor_survey(const real *restrict p, const real *restrict g, real *restrict row,
@@ -178,30 +208,14 @@ RULES["adafactor_vector_momentum"] = rule(adafactor_vector_momentum, adafactor_v
 
 # CAME: h = (b1, 1 - b1, b2, 1 - b2, b3, 1 - b3, eps1, eps2, clip, lr); settled: what is left of u.
 
-cdef inline void came_factors(Table *x, real *row, real *column, Py_ssize_t first,
-                              Py_ssize_t last, int state, double eps, double old,
-                              double fresh) noexcept nogil:
-    cdef Py_ssize_t k
-    cdef double mean
-    cdef real *rows
-    cdef real *columns
-    for k in range(first, last):
-        rows = <real *>x.state[state] + k * x.rows
-        columns = <real *>x.state[state + 1] + k * x.columns
-        mean = averaged(rows, x.row + k * x.rows, x.rows, <double>x.columns, eps, old, fresh)
-        averaged(columns, x.column + k * x.step, x.columns, <double>x.rows, eps, old, fresh)
-        inverse_roots(row + k * x.rows, rows, x.rows, mean)
-        inverse_roots(column + k * x.columns, columns, x.columns, 1.0)
-
-
 cdef void came_moments(Table *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
                        const double *h) noexcept nogil:
-    came_factors(x, row, column, first, last, 0, h[6], h[2], h[3])
+    second_moments(x, row, column, first, last, 0, h[6], 0.0, h[2], h[3])
 
 
 cdef void came_residuals(Table *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
                          const double *h) noexcept nogil:
-    came_factors(x, row, column, first, last, 2, h[7], h[4], h[5])
+    second_moments(x, row, column, first, last, 2, h[7], 0.0, h[4], h[5])
 
 
 cdef void came_survey(const real *restrict p, const real *restrict g, real *restrict row,
