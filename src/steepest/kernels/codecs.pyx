@@ -15,9 +15,6 @@ from steepest.kernels.contract cimport (
 
 CODECS = {}
 
-cdef enum:
-    LONG = 16  # a run from which it pays to ask how it lies
-
 
 cdef object entry(decode_float to_float, decode_double to_double,
                   encode_float from_float, encode_double from_double):
@@ -38,9 +35,9 @@ cdef inline Py_ssize_t seek(const Operand *x, Py_ssize_t start, Py_ssize_t *inde
     return offset
 
 
-cdef inline Py_ssize_t carry(const Operand *x, Py_ssize_t offset, Py_ssize_t *index,
-                             int axis) noexcept nogil:
-    """From the end of an axis, the innermost or the next, to the beginning of the next run."""
+cdef inline Py_ssize_t carry(const Operand *x, Py_ssize_t offset, Py_ssize_t *index) noexcept nogil:
+    """From the end of the innermost axis to the beginning of the next run."""
+    cdef int axis = x.ndim - 1
     while axis > 0 and index[axis] == x.shape[axis]:
         offset -= index[axis] * x.strides[axis]
         index[axis] = 0
@@ -52,53 +49,17 @@ cdef inline Py_ssize_t carry(const Operand *x, Py_ssize_t offset, Py_ssize_t *in
 
 # A strided or misaligned array of the row's own type. memcpy reads what is not aligned.
 
-cdef inline Py_ssize_t short_runs(const Operand *x, Py_ssize_t offset, const Py_ssize_t *index,
-                                  Py_ssize_t n, real *row) noexcept nogil:
-    """Whole runs of the innermost axis, as many as there are in the next and fit into n."""
-    cdef int inner = x.ndim - 1
-    cdef Py_ssize_t length = x.shape[inner], stride = x.strides[inner], k, i
-    cdef Py_ssize_t runs = min(n // length, x.shape[inner - 1] - index[inner - 1])
-    cdef const char *data = x.data + offset
-    cdef real one
-    for k in range(runs):
-        if stride == 0:
-            memcpy(&one, data, sizeof(real))
-            for i in range(length):
-                row[i] = one
-        else:
-            for i in range(length):
-                memcpy(row + i, data + i * stride, sizeof(real))
-        row += length
-        data += x.strides[inner - 1]
-    return runs
-
-
 cdef void gather(const Operand *x, Py_ssize_t start, Py_ssize_t n, real *row) noexcept nogil:
     cdef Py_ssize_t index[MAXDIMS]
     cdef Py_ssize_t offset = seek(x, start, index), done = 0, run, i
     cdef int inner = x.ndim - 1
-    cdef real one
     while done < n:
-        if inner and x.shape[inner] < LONG and index[inner] == 0:
-            run = short_runs(x, offset, index, n - done, row + done)
-            if run:
-                done += run * x.shape[inner]
-                index[inner - 1] += run
-                offset = carry(x, offset + run * x.strides[inner - 1], index, inner - 1)
-                continue
         run = min(n - done, x.shape[inner] - index[inner])
-        if run >= LONG and x.strides[inner] == sizeof(real):
-            memcpy(row + done, x.data + offset, run * sizeof(real))
-        elif run >= LONG and x.strides[inner] == 0:
-            memcpy(&one, x.data + offset, sizeof(real))
-            for i in range(run):
-                row[done + i] = one
-        else:
-            for i in range(run):
-                memcpy(row + done + i, x.data + offset + i * x.strides[inner], sizeof(real))
+        for i in range(run):
+            memcpy(row + done + i, x.data + offset + i * x.strides[inner], sizeof(real))
         done += run
         index[inner] += run
-        offset = carry(x, offset + run * x.strides[inner], index, inner)
+        offset = carry(x, offset + run * x.strides[inner], index)
 
 
 cdef void scatter(Operand *x, Py_ssize_t start, Py_ssize_t n, const real *row) noexcept nogil:
@@ -111,6 +72,6 @@ cdef void scatter(Operand *x, Py_ssize_t start, Py_ssize_t n, const real *row) n
             memcpy(x.data + offset + i * x.strides[inner], row + done + i, sizeof(real))
         done += run
         index[inner] += run
-        offset = carry(x, offset + run * x.strides[inner], index, inner)
+        offset = carry(x, offset + run * x.strides[inner], index)
 
 CODECS["strided"] = entry(gather, gather, scatter, scatter)

@@ -97,6 +97,16 @@ ctypedef void (*fold_double)(const double *restrict terms, Py_ssize_t rows, Py_s
                              Py_ssize_t place, Py_ssize_t height, Py_ssize_t step, double *row,
                              double *column) noexcept nogil
 
+# Factors for a block that begins at column j of a matrix's `place`-th row: each element's own. No
+# columns: those of its row are lent.
+ctypedef void (*spread_float)(const float *row, const float *column, Py_ssize_t j, Py_ssize_t n,
+                              Py_ssize_t columns, Py_ssize_t place, Py_ssize_t height,
+                              float *restrict a, float *restrict b) noexcept nogil
+ctypedef void (*spread_double)(const double *row, const double *column, Py_ssize_t j,
+                               Py_ssize_t n, Py_ssize_t columns, Py_ssize_t place,
+                               Py_ssize_t height, double *restrict a,
+                               double *restrict b) noexcept nogil
+
 # A stage either writes `out`, the gradient that goes on to the next stage or to the rule, or it
 # changes p, or the stage's own array x. It never writes g, which may be the caller's.
 ctypedef void (*stage_float)(float *restrict p, const float *restrict g, float *restrict out,

@@ -38,6 +38,7 @@ class Kernels:
     measures: dict[str, tuple[Any, Any]]
     codecs: dict[str, tuple[Any, Any, Any, Any]]
     folds: dict[str, tuple[Any, Any]]
+    spread: tuple[Any, Any]
 
 
 def available() -> tuple[str, ...]:
@@ -63,7 +64,9 @@ def load(level: str) -> Kernels:
         for source in (*FAMILIES, "stages", "codecs", "tables")
     )
     rules = {name: entry for family in families for name, entry in family.RULES.items()}
-    return Kernels(level, rules, stages.STAGES, stages.MEASURES, codecs.CODECS, tables.FOLDS)
+    return Kernels(
+        level, rules, stages.STAGES, stages.MEASURES, codecs.CODECS, tables.FOLDS, tables.SPREAD
+    )
 
 
 def use(level: str) -> None:

@@ -244,6 +244,7 @@ cdef class Plan:
                 raise ValueError("factors or states of another type or order")
         b.row = address(factors[0], True)
         b.column = address(factors[1], True) if len(factors) > 1 else NULL
+        b.spread = pointer(self.kernels.spread[1 if e.is_double else 0], "steepest.spread")
         b.table.states = <int>len(states)
         b.table.state = <void **>malloc((len(states) + 1) * sizeof(void *))
         b.table.length = <Py_ssize_t *>malloc((len(states) + 1) * sizeof(Py_ssize_t))
@@ -566,10 +567,11 @@ cdef class Plan:
         program.table_float[k] = pointer(of_float, "steepest.table")
         program.table_double[k] = pointer(of_double, "steepest.table")
         if fold is not None:
-            functions = self.kernels.folds[fold]
+            name, program.blind[k] = fold
+            functions = self.kernels.folds[name]
             program.fold_float[k] = pointer(functions[0], "steepest.fold")
             program.fold_double[k] = pointer(functions[1], "steepest.fold")
-            program.largest[k] = fold == "largest"
+            program.largest[k] = name == "largest"
         return 0
 
     def rescale(self, scales):

@@ -132,7 +132,7 @@ cdef void adafactor(real *restrict p, const real *restrict g, real *restrict row
         p[i] = k * p[i] - step * ((cap if s > cap else s) * (f * g[i]))
 
 RULES["adafactor"] = rule(adafactor, adafactor, (
-    tally("squares", gradients, gradients, adafactor_table, adafactor_table),
+    tally("squares", gradients, gradients, adafactor_table, adafactor_table, blind=True),
     survey(adafactor_survey, adafactor_survey, adafactor_settle)))
 
 
@@ -150,7 +150,7 @@ cdef void adafactor_momentum(real *restrict p, const real *restrict g, real *res
         p[i] = k * p[i] - mi
 
 RULES["adafactor_momentum"] = rule(adafactor_momentum, adafactor_momentum, (
-    tally("squares", gradients, gradients, adafactor_table, adafactor_table),
+    tally("squares", gradients, gradients, adafactor_table, adafactor_table, blind=True),
     survey(adafactor_survey, adafactor_survey, adafactor_settle)))
 
 
@@ -257,7 +257,7 @@ cdef void came(real *restrict p, const real *restrict g, real *restrict row,
         p[i] = k * p[i] - lr * ((row[i] * column[i]) * m[i])
 
 RULES["came"] = rule(came, came, (
-    tally("squares", gradients, gradients, came_moments, came_moments),
+    tally("squares", gradients, gradients, came_moments, came_moments, blind=True),
     survey(came_survey, came_survey, came_settle),
     tally("squares", came_tally, came_tally, came_residuals, came_residuals)))
 
@@ -458,4 +458,4 @@ cdef void adammini(real *restrict p, const real *restrict g, real *restrict row,
         p[i] = k * p[i] - step * (mi * row[i])
 
 RULES["adammini"] = rule(adammini, adammini, (
-    tally("squares", gradients, gradients, adammini_table, adammini_table),))
+    tally("squares", gradients, gradients, adammini_table, adammini_table, blind=True),))

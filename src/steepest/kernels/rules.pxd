@@ -39,11 +39,12 @@ cdef inline tuple settlement(settle_function settle):
 
 
 cdef inline tuple tally(str fold, tally_float of_float, tally_double of_double,
-                        table_float settle_float, table_double settle_double):
+                        table_float settle_float, table_double settle_double,
+                        bint blind=False):
     """A survey by rows and columns: the loop for each type, what becomes of its terms ("squares",
-    "largest"), and what follows from that."""
+    "largest"), and what follows from that; `blind` if the loop does not look at factors."""
     return (PyCapsule_New(<void *>of_float, "steepest.survey", NULL),
-            PyCapsule_New(<void *>of_double, "steepest.survey", NULL), fold,
+            PyCapsule_New(<void *>of_double, "steepest.survey", NULL), (fold, blind),
             PyCapsule_New(<void *>settle_float, "steepest.table", NULL),
             PyCapsule_New(<void *>settle_double, "steepest.table", NULL))
 

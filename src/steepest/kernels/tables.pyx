@@ -2,11 +2,14 @@
 instruction-set level.
 
 FOLDS maps "squares" (their sum, in double: a row's in lanes, as ``rules.squares`` adds, a column's
-row by row) and "largest" (of terms that are not negative) to the function for each type.
+row by row) and "largest" (of terms that are not negative) to the function for each type; SPREAD
+makes factors of rows and columns into those of elements.
 """
 from cpython.pycapsule cimport PyCapsule_New
 
-from steepest.kernels.contract cimport LANES, fold_double, fold_float, larger, real
+from steepest.kernels.contract cimport (
+    LANES, fold_double, fold_float, larger, real, spread_double, spread_float,
+)
 
 FOLDS = {}
 
@@ -101,3 +104,30 @@ cdef void largest(const real *restrict terms, Py_ssize_t rows, Py_ssize_t n, Py_
                 column += step
 
 FOLDS["largest"] = entry(largest, largest)
+
+
+cdef void spread(const real *row, const real *column, Py_ssize_t j, Py_ssize_t n,
+                 Py_ssize_t columns, Py_ssize_t place, Py_ssize_t height, real *restrict a,
+                 real *restrict b) noexcept nogil:
+    cdef Py_ssize_t run, i
+    cdef real one
+    while n > 0:
+        run = min(n, columns - j)
+        one = row[0]
+        for i in range(run):
+            a[i] = one
+        if column != NULL:
+            for i in range(run):
+                b[i] = column[j + i]
+            b += run
+        a += run
+        n -= run
+        j = 0
+        row += 1
+        place += 1
+        if place == height and column != NULL:
+            place = 0
+            column += columns
+
+SPREAD = (PyCapsule_New(<void *><spread_float>spread, "steepest.spread", NULL),
+          PyCapsule_New(<void *><spread_double>spread, "steepest.spread", NULL))

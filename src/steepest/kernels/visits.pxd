@@ -53,6 +53,7 @@ cdef struct Bands:
     Py_ssize_t items
     char *row                          # the factors of rows and columns, in the parameter's type
     char *column
+    void *spread                       # what makes them into rows of a block
 
 
 cdef struct Entry:
@@ -115,7 +116,8 @@ cdef struct Program:
     void *table_double[SURVEYS]
     void *fold_float[SURVEYS]
     void *fold_double[SURVEYS]
-    bint largest[SURVEYS]              # whether they find the largest instead of adding up
+    bint largest[SURVEYS]              # whether they find the largest instead of adding up,
+    bint blind[SURVEYS]                # and whether they take no factors
     double kept[SCALARS]               # the domain's numbers before the step
     double h[COEFFICIENTS]
     Stage stage[STAGES]                # those before the rule, after it, and after the units'

@@ -9,12 +9,12 @@ from libc.math cimport frexp, isfinite, ldexp, sqrt
 from libc.string cimport memcpy
 
 from steepest.kernels.contract cimport (
-    BLOCK, CHUNK, STATES, SUMS, Operand, decode_double, decode_float, encode_double, encode_float,
-    larger, measure_double, measure_float, real, rule_double, rule_float, stage_double,
-    stage_float, survey_double, survey_float, tally_double, tally_float,
+    BLOCK, CHUNK, STATES, SUMS, Operand, Table, decode_double, decode_float, encode_double, encode_float,
+    larger, measure_double, measure_float, real, rule_double, rule_float, spread_double,
+    spread_float, stage_double, stage_float, survey_double, survey_float, tally_double, tally_float,
 )
 from steepest.kernels.visits cimport (
-    ADAPTIVE_CLIP, FIRST, G, GROUP_LASSO, LINE, OPERANDS, P, ROW, Entry, Measures, Program, Stage,
+    ADAPTIVE_CLIP, FIRST, G, GROUP_LASSO, LINE, OPERANDS, P, ROW, Bands, Entry, Measures, Program, Stage,
     Units, UnitStage,
 )
 
@@ -55,12 +55,43 @@ cdef inline void encoded(Operand *x, Py_ssize_t start, Py_ssize_t n,
             (<encode_double>x.encode)(x, start, n, row)
 
 
+cdef inline int spread(Bands *b, real **row, Py_ssize_t start, Py_ssize_t n,
+                       real *scratch) noexcept nogil:
+    """The factors of rows, and of columns if there are any, for each element of a block; returns
+    how many rows these are."""
+    cdef Table *x = &b.table
+    cdef Py_ssize_t i = start // x.columns, j = start - i * x.columns
+    cdef const real *factor = <real *>b.row + i
+    cdef real *column = NULL
+    row[0] = scratch
+    if b.column != NULL:
+        column = <real *>b.column + i // x.rows * x.columns
+        row[1] = scratch + ROW // sizeof(real)
+        if j + n <= x.columns:
+            row[1], column = column + j, NULL
+    if real is float:
+        (<spread_float>b.spread)(factor, column, j, n, x.columns, i % x.rows, x.rows, row[0],
+                                 row[1])
+    else:
+        (<spread_double>b.spread)(factor, column, j, n, x.columns, i % x.rows, x.rows, row[0],
+                                  row[1])
+    return 1 if b.column == NULL else 2
+
+
 cdef inline void fetched(Entry *e, real **row, real **state, real **spare, Py_ssize_t start,
-                         Py_ssize_t n, real *scratch) noexcept nogil:
+                         Py_ssize_t n, bint blind, real *scratch) noexcept nogil:
     """The rows of a block: those of all operands, of the rule's states, and for new gradients."""
     cdef Py_ssize_t width = ROW // sizeof(real)
-    cdef int k
-    for k in range(e.operands):
+    cdef int k, first = FIRST
+    if e.bands != NULL:
+        if blind:
+            row[FIRST] = row[FIRST + 1] = NULL
+            first += 1 if e.bands.column == NULL else 2
+        else:
+            first += spread(e.bands, &row[FIRST], start, n, scratch + FIRST * width)
+    for k in range(FIRST):
+        row[k] = decoded(&e.operand[k], start, n, scratch + k * width)
+    for k in range(first, e.operands):
         row[k] = decoded(&e.operand[k], start, n, scratch + k * width)
     for k in range(STATES):
         state[k] = row[FIRST + k] if k < e.states else NULL
@@ -92,7 +123,7 @@ cdef void visit(Entry *e, const Program *program, const Stage *scale, bint late,
     cdef const double *h = &e.h[0] if program.surveys else &program.h[0]
     cdef double factor
     cdef int k, first = program.before, last = program.before + program.after
-    fetched(e, row, state, spare, start, n, scratch)
+    fetched(e, row, state, spare, start, n, False, scratch)
     g = row[G]
     if late:
         first, last = last, last + program.late
@@ -135,7 +166,7 @@ cdef void stage_range(Entry *e, const Program *program, const Stage *scale, Py_s
     cdef int k
     while start < stop:
         n = min(stop - start, <Py_ssize_t>BLOCK)
-        fetched(e, row, state, spare, start, n, scratch)
+        fetched(e, row, state, spare, start, n, False, scratch)
         aside(e, program, row, n, scratch)
         g = before(e, program, scale, row, spare, n, &factor)
         if real is float:
@@ -158,7 +189,7 @@ cdef void surveyed(Entry *e, const Program *program, int number, const Stage *sc
     cdef const real *g
     cdef double factor
     cdef int k
-    fetched(e, row, state, spare, start, n, scratch)
+    fetched(e, row, state, spare, start, n, False, scratch)
     aside(e, program, row, n, scratch)
     g = before(e, program, scale, row, spare, n, &factor)
     if real is float:
@@ -199,7 +230,7 @@ cdef void tallied(Entry *e, const Program *program, int number, const Stage *sca
     cdef const real *g
     cdef double factor
     cdef int k
-    fetched(e, row, state, spare, start, n, scratch)
+    fetched(e, row, state, spare, start, n, program.blind[number], scratch)
     aside(e, program, row, n, scratch)
     g = before(e, program, scale, row, spare, n, &factor)
     if real is float:
@@ -208,7 +239,7 @@ cdef void tallied(Entry *e, const Program *program, int number, const Stage *sca
     else:
         (<tally_double>program.survey_double[number])(
             row[P], g, state[0], state[1], state[2], state[3], n, factor, program.keep, e.h, terms)
-    for k in range(e.states):
+    for k in range(1 if e.bands.column == NULL else 2, e.states):
         encoded(&e.operand[FIRST + k], start, n, state[k])
 
 
