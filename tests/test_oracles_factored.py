@@ -144,7 +144,7 @@ def test_sm3_is_that_of_pytorch_optimizer(shape, maximize, arguments):
 
 @pytest.mark.torch
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("momentum, beta, eps", [(0.9, 1.0, 1e-8), (0.7, 0.93, 0.2)])
+@pytest.mark.parametrize(("momentum", "beta", "eps"), [(0.9, 1.0, 1e-8), (0.7, 0.93, 0.2)])
 def test_sm3_is_optaxs(shape, momentum, beta, eps):
     optax = pytest.importorskip("optax")
     start, grads = problem(shape)

@@ -9,13 +9,14 @@ from libc.math cimport frexp, isfinite, ldexp, sqrt
 from libc.string cimport memcpy
 
 from steepest.kernels.contract cimport (
-    BLOCK, CHUNK, STATES, SUMS, Operand, Table, decode_double, decode_float, encode_double, encode_float,
-    larger, measure_double, measure_float, real, rule_double, rule_float, spread_double,
-    spread_float, stage_double, stage_float, survey_double, survey_float, tally_double, tally_float,
+    BLOCK, CHUNK, STATES, SUMS, Operand, Table, decode_double, decode_float, encode_double,
+    encode_float, larger, measure_double, measure_float, real, rule_double, rule_float,
+    spread_double, spread_float, stage_double, stage_float, survey_double, survey_float,
+    tally_double, tally_float,
 )
 from steepest.kernels.visits cimport (
-    ADAPTIVE_CLIP, FIRST, G, GROUP_LASSO, LINE, OPERANDS, P, ROW, Bands, Entry, Measures, Program, Stage,
-    Units, UnitStage,
+    ADAPTIVE_CLIP, FIRST, G, GROUP_LASSO, LINE, OPERANDS, P, ROW, Bands, Entry, Measures, Program,
+    Stage, Units, UnitStage,
 )
 
 
