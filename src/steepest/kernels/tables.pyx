@@ -19,9 +19,11 @@ cdef object entry(fold_float of_float, fold_double of_double):
             PyCapsule_New(<void *>of_double, "steepest.fold", NULL))
 
 
-cdef inline double row_squares(const real *x, Py_ssize_t n) noexcept nogil:
-    """The sum of squares: element i goes to lane i mod 32, and lanes are added in halves. Of fewer
-    lanes than that only those are added that have got something: the others are 0."""
+cdef inline double row_squares(const real *restrict x, double *restrict column,
+                               Py_ssize_t n) noexcept nogil:
+    """The sum of squares, each of which is added to its column, if there are any: element i goes to
+    lane i mod 32, and lanes are added in halves. Of fewer lanes than that only those are added that
+    have got something: the others are 0."""
     cdef double lane[LANES]
     cdef double term
     cdef Py_ssize_t i, j, width = LANES, whole = n // LANES
@@ -29,13 +31,24 @@ cdef inline double row_squares(const real *x, Py_ssize_t n) noexcept nogil:
         width = width // 2
     for j in range(width):
         lane[j] = 0
-    for i in range(whole):
-        for j in range(LANES):
-            term = <double>x[i * LANES + j]
-            lane[j] += term * term
-    for j in range(n - whole * LANES):
-        term = <double>x[whole * LANES + j]
-        lane[j] += term * term
+    if column == NULL:
+        for i in range(whole):
+            for j in range(LANES):
+                term = <double>x[i * LANES + j] * <double>x[i * LANES + j]
+                lane[j] += term
+        for j in range(n - whole * LANES):
+            term = <double>x[whole * LANES + j] * <double>x[whole * LANES + j]
+            lane[j] += term
+    else:
+        for i in range(whole):
+            for j in range(LANES):
+                term = <double>x[i * LANES + j] * <double>x[i * LANES + j]
+                lane[j] += term
+                column[i * LANES + j] += term
+        for j in range(n - whole * LANES):
+            term = <double>x[whole * LANES + j] * <double>x[whole * LANES + j]
+            lane[j] += term
+            column[whole * LANES + j] += term
     while width > 1:
         width = width // 2
         for j in range(width):
@@ -43,21 +56,13 @@ cdef inline double row_squares(const real *x, Py_ssize_t n) noexcept nogil:
     return lane[0]
 
 
-cdef inline void column_squares(const real *restrict x, double *restrict column,
-                                Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n):
-        column[i] += <double>x[i] * <double>x[i]
-
-
 cdef void squares(const real *restrict terms, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t place,
                   Py_ssize_t height, Py_ssize_t step, double *row,
                   double *column) noexcept nogil:
     cdef Py_ssize_t k
     for k in range(rows):
-        row[k] += row_squares(terms + k * n, n)
+        row[k] += row_squares(terms + k * n, column, n)
         if column != NULL:
-            column_squares(terms + k * n, column, n)
             place += 1
             if place == height:
                 place = 0
