@@ -81,6 +81,21 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "novograd": [{}, {"grad_averaging": True}],
     "stableadamw": [{}, {"clip_threshold": 1.31}],
     "dog": [{"reps_rel": 0.013, "lr": 0.83}],
+    "adafactor": [
+        {"lr": 0.3, "eps": (0.3, 0.7), "d": 0.9, "beta2_decay": -0.7},
+        {"eps": (None, 0.01), "beta1": 0.83},
+        {"eps": (1e-20, 0.01), "form": "paper", "warmup_init": True},
+        {
+            "eps": (None, 0.3),
+            "form": "paper",
+            "beta1": 0.83,
+            "relative_step": False,
+            "scale_parameter": False,
+        },
+    ],
+    "came": [{"eps": (1e-7, 1e-5), "clip_threshold": 0.7}, {"eps": (1e-30, 1e-16)}],
+    "sm3": [{"momentum": 0.87}, {"momentum": 0.0}, {"momentum": 0.87, "beta": 0.93}],
+    "adammini": [{}, {"blocks": "arrays"}],
     "ldog": [{"reps_rel": 0.013, "lr": 0.83}],
     "dowg": [{"lr": 0.83}, {"lr": 0.83, "init_estim_sq_dist": 0.0013}],
     "prodigy": [
@@ -181,6 +196,8 @@ def hyper(rule: str, variant: dict[str, Any]) -> dict[str, Any]:
     odd = {name: value for name, value in _ODD.items() if name in names}
     if "betas" in names:
         odd["betas"] = odd["betas"][: len(names["betas"].default)]
+    if "eps" in names and isinstance(names["eps"].default, tuple):
+        odd["eps"] = (odd["eps"], 0.017)
     return odd | variant
 
 

@@ -221,7 +221,7 @@ def test_every_rule_has_a_space_that_its_constructor_takes(rule) -> None:
         assert group["lr"] == values["lr"]
         for name, key, i in (("beta1", "betas", 0), ("beta2", "betas", 1), ("momentum", None, 0)):
             if name in values:
-                assert (group[key][i] if key else group[name]) == values[name]
+                assert (group[key][i] if key in group else group[name]) == values[name]
 
 
 def test_the_arguments_of_a_candidate() -> None:

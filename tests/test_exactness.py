@@ -8,7 +8,7 @@ from cases import CONFIGURATIONS, DTYPES, LEVELS, label, use_threads
 import steepest as st
 from steepest import decay
 from steepest.kernels import dispatch
-from steepest.kernels.engine import BLOCK_SIZE
+from steepest.kernels.engine import BLOCK_SIZE, CHUNK_SIZE
 from steepest.optimizers import RULES
 from steepest.testing import SIZES, equals_reference, normal, special, wide
 
@@ -88,23 +88,80 @@ STAGES = [
 ]
 
 
+def fitting(rule: str, arguments: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Both together, without what the rule refuses: see test_average, test_cautious, test_decay."""
+    cls, mode, refused = RULES[rule], options.get("decay_mode"), set()
+    if "decoupled_weight_decay" in arguments and mode:
+        arguments = {k: v for k, v in arguments.items() if k != "decoupled_weight_decay"}
+    if not cls.may_be_moved:
+        refused |= {"lookahead"} | ({"decay_mode"} if mode in decay.AFTER else set())
+    if not cls.additive:
+        refused |= {"cautious"} | ({"decay_mode"} if mode == "cautious" else set())
+    if cls.own_decay and mode not in decay.OWN:
+        refused |= {"decay_mode", "peak_lr"}
+    return arguments | {k: v for k, v in options.items() if k not in refused}
+
+
 @pytest.mark.parametrize(("rule", "arguments"), CONFIGURATIONS, ids=label)
 @pytest.mark.parametrize("options", STAGES, ids="+".join)
 def test_stages_around_every_rule(rule, arguments, options):
-    if "decoupled_weight_decay" in arguments and "decay_mode" in options:
-        arguments = {k: v for k, v in arguments.items() if k != "decoupled_weight_decay"}
-    if not RULES[rule].may_be_moved:  # refused there: test_average, test_decay
-        if options.get("decay_mode") in ("decoupled_after", "proximal"):
-            options = {k: v for k, v in options.items() if k != "decay_mode"}
-        options = {k: v for k, v in options.items() if k != "lookahead"}
-    if options.get("decay_mode") == "cautious" and not RULES[rule].additive:
-        options = {k: v for k, v in options.items() if k != "decay_mode"}
-    if "cautious" in options and not RULES[rule].additive:
-        options = {k: v for k, v in options.items() if k != "cautious"}
-    if RULES[rule].own_decay and options.get("decay_mode") not in decay.OWN:
-        options = {k: v for k, v in options.items() if k not in ("decay_mode", "peak_lr")}
+    options = fitting(rule, arguments, options)
     for level in LEVELS:
         dispatch.use(level)
         for dtype in DTYPES:
             for draw in (normal, special):
-                run(rule, arguments | options, dtype, (1, 7, BLOCK_SIZE + 1), 4, draw)
+                run(rule, options, dtype, (1, 7, BLOCK_SIZE + 1), 4, draw)
+
+
+# What goes by the shape of a parameter, and not by its elements alone.
+SHAPED = [(r, a) for r, a in CONFIGURATIONS if RULES[r].needs in ("layer-wise", "global")]
+BY_ROWS = [(rule, a) for rule, a in SHAPED if RULES[rule].factors]
+SHAPES = (
+    (), (0,), (7,), (0, 5), (5, 0), (2, 0, 3), (1, 1), (3, 5), (5, 3), (1, 700), (700, 1),
+    (40, BLOCK_SIZE + 1), (2, CHUNK_SIZE + 1), (3, 20, 30), (3, 4, 3, 3),
+)  # fmt: skip
+# Several bands of rows; of long rows; several items of small matrices; bands of several matrices.
+LARGE = ((600, 100), (40, 2 * CHUNK_SIZE + 1), (41, 100, 3, 3), (2, 400, 200), (2100, 33))
+
+
+@pytest.mark.parametrize(("rule", "arguments"), SHAPED, ids=label)
+@pytest.mark.parametrize("dtype", DTYPES, ids=label)
+@pytest.mark.parametrize("level", LEVELS)
+def test_shapes(rule, arguments, dtype, level):
+    """In four layouts, which change from step to step for gradients."""
+    dispatch.use(level)
+    use_threads(3)
+    for first in range(4):
+        run(rule, arguments, dtype, SHAPES[first:] + SHAPES[:first], 4, normal, layouts=4)
+    run(rule, arguments, dtype, SHAPES, 4, special, layouts=4)
+    run(rule, arguments, dtype, SHAPES, 4, wide, layouts=4)
+
+
+@pytest.mark.parametrize(("rule", "arguments"), SHAPED, ids=label)
+@pytest.mark.parametrize("dtype", DTYPES, ids=label)
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_large_shapes(rule, arguments, dtype, threads):
+    use_threads(threads)
+    run(rule, arguments, dtype, LARGE, 2, normal, layouts=4)
+
+
+@pytest.mark.parametrize(("rule", "arguments"), BY_ROWS, ids=label)
+@pytest.mark.parametrize("options", STAGES, ids="+".join)
+def test_stages_around_shapes(rule, arguments, options):
+    options = fitting(rule, arguments, options)
+    for level in LEVELS:
+        dispatch.use(level)
+        for dtype in DTYPES:
+            run(rule, options, dtype, ((7,), (20, 30), (3, 4, 5)), 4, normal, layouts=4)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("rule", "arguments"), BY_ROWS, ids=label)
+@pytest.mark.parametrize("dtype", DTYPES, ids=label)
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("draw", [wide, special], ids=lambda f: f.__name__)
+def test_every_product_of_the_axes_of_shapes(rule, arguments, dtype, level, threads, draw):
+    dispatch.use(level)
+    use_threads(threads)
+    run(rule, arguments, dtype, SHAPES + LARGE, 4, draw, seed=threads, layouts=4)

@@ -362,6 +362,9 @@ def changed(rule, arguments, name):
         "l1": 0.3, "maximize": True, "ema": 0.5, "clip": st.clip.value(0.01), "nonfinite": "skip",
         "regularize": st.regularize.l1(0.3), "filter": st.filters.grokfast(),
         "overrides": {"*": {"lr": 0.5}},
+        "beta1": 0.5, "beta2_decay": -0.5, "d": 0.3, "form": "paper", "relative_step": False,
+        "warmup_init": True, "scale_parameter": False, "clip_threshold": 0.3, "blocks": "arrays",
+        "beta": 0.5,
         "decay_mode": "l2" if RULES[rule].decay_mode == "decoupled" else "decoupled",
         "lookahead": st.average.lookahead(3), "average": st.average.tail(3), "peak_lr": 0.5,
         "cautious": True,
@@ -380,13 +383,15 @@ def changed(rule, arguments, name):
         return other[name]
     if (rule, name) == ("adopt", "eps"):
         return 0.5  # it matters only where √v is less
+    if isinstance(arguments.get(name), tuple):
+        return tuple(0.5 * x + 3.0 for x in arguments[name])
     return arguments.get(name, 0.1) * 0.5 + 0.01
 
 
 # Where an argument works only beside others.
 BASES = {
     "sgd": {"momentum": 0.8}, "rmsprop": {"momentum": 0.5}, "prodigy": {"lr": 0.9, "d0": 0.01},
-    "dadaptadam": {"lr": 1.0, "d0": 0.01}, "ftrl": {"lambda2": 0.17},
+    "dadaptadam": {"lr": 1.0, "d0": 0.01}, "ftrl": {"lambda2": 0.17}, "adafactor": {"lr": 0.3},
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ KERNELS = ROOT / "src/steepest/kernels"
 @pytest.mark.exhaustive
 @pytest.mark.skipif(sys.platform != "linux", reason="asks gcc for x86-64")
 @pytest.mark.parametrize("level", ["base", "v3", "v4"])
-@pytest.mark.parametrize("source", [*dispatch.FAMILIES, "stages"])
+@pytest.mark.parametrize("source", [*dispatch.FAMILIES, "stages", "tables"])
 def test_every_loop_is_vectorised(source, level, tmp_path):
     path = KERNELS / f"{source}.pyx"
     generated = tmp_path / f"{source}.c"

@@ -37,6 +37,7 @@ from steepest.optimizers.adam_variants import *
 from steepest.optimizers.adaptive import *
 from steepest.optimizers.averaged import *
 from steepest.optimizers.by_group import *
+from steepest.optimizers.factored import *
 from steepest.optimizers.layerwise import *
 from steepest.optimizers.lbfgs import LBFGS as LBFGS
 from steepest.optimizers.low_rank import *

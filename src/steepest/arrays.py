@@ -6,7 +6,7 @@ writable, each element in its own place. It may have any strides. All written ar
 disjoint, and no gradient may overlap one of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -52,6 +52,29 @@ class Layout:
     walks: tuple[Walk, ...]
     c_order: Walk
     cuts: tuple[Cut, ...]
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """A parameter as a rule takes it that goes by rows and columns: `count` matrices, one after the
+    other in C order.
+
+    `factors` are the shapes of the factors of all rows, and of all columns unless the rule goes by
+    rows alone, which NumPy would spread over the parameter's shape; `states` those of the states
+    that hold numbers of rows and columns.
+    """
+
+    count: int
+    rows: int
+    columns: int
+    factors: tuple[tuple[int, ...], ...]
+    states: Mapping[str, tuple[int, ...]]
+
+
+def factors(matrices: Matrices, p: Array) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """New factors of the rows and columns of p, and the same memory as arrays of the shape of p."""
+    made = tuple(np.zeros(shape, p.dtype) for shape in matrices.factors)
+    return made, tuple(np.broadcast_to(x, p.shape) for x in made)
 
 
 def _walk(x: Array, axes: Sequence[int], flips: Sequence[int]) -> Walk:
@@ -235,15 +258,20 @@ def state(x: Any, p: Array, name: str, key: str) -> Array:
 
 
 def like(x: Any, expected: Array, name: str, key: str) -> Array:
+    """x as a state array alike in type and shape, in C order: a copy if it is not. Raises TypeError
+    or ValueError if it cannot be."""
+    return shaped(x, expected.dtype, expected.shape, name, key)
+
+
+def shaped(x: Any, dtype: Any, shape: tuple[int, ...], name: str, key: str) -> Array:
     """x as a state array of a shape of its own, in C order: a copy if it is not. Raises TypeError
     or ValueError if it cannot be."""
     what = f"state {key!r} of parameter {name!r}"
     if not isinstance(x, np.ndarray):
         raise TypeError(f"{what} is a {type(x).__name__}; expected a NumPy array")
-    if x.dtype != expected.dtype or x.shape != expected.shape:
+    if x.dtype != dtype or x.shape != shape:
         raise ValueError(
-            f"{what} is {x.dtype} of shape {x.shape}; "
-            f"expected {expected.dtype} of shape {expected.shape}"
+            f"{what} is {x.dtype} of shape {x.shape}; expected {dtype} of shape {shape}"
         )
     return x if x.flags.carray else x.copy()
 

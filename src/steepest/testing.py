@@ -3,6 +3,7 @@
 ``check_rule`` runs them all for one class, of this library or of another package.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -73,17 +74,21 @@ def equals_reference(
     cls: type[Optimizer],
     arguments: Mapping[str, Any],
     dtype: type,
-    sizes: Sequence[int],
+    sizes: Sequence[int | tuple[int, ...]],
     steps: int,
     draw: Callable[[np.random.Generator, int], Array],
     seed: int = 0,
+    layouts: int = 1,
 ) -> None:
     """Steps all sizes as one list of parameters, and each by the reference; compares the bits.
 
-    Raises AssertionError where they differ. Parameters and gradients are misaligned.
+    A size may be a shape; with `layouts` up to 4, such arrays lie in memory in as many ways, which
+    change from step to step for gradients. Raises AssertionError where bits differ. Parameters and
+    gradients are misaligned.
     """
     rng = np.random.default_rng(seed)
-    params = [misaligned(draw(rng, n).astype(dtype), i % 5) for i, n in enumerate(sizes)]
+    shapes = [n if isinstance(n, tuple) else (n,) for n in sizes]
+    params = [_new(draw, rng, s, dtype, i % 5, i % layouts) for i, s in enumerate(shapes)]
     twins = [p.copy() for p in params]
     make: Any = cls
     opt: Optimizer = make(params, **arguments)
@@ -94,7 +99,9 @@ def equals_reference(
     hyper, shared = reference_hyper(opt), shared_numbers(opt)
     where = f"{opt.rule}, level {dispatch.current.level}, {np.dtype(dtype)}, {draw.__name__} values"
     for t in range(1, steps + 1):
-        grads = [misaligned(draw(rng, n).astype(dtype), (i + t) % 7) for i, n in enumerate(sizes)]
+        grads = [
+            _new(draw, rng, s, dtype, (i + t) % 7, (i + t) % layouts) for i, s in enumerate(shapes)
+        ]
         kept = [g.copy() for g in grads]
         opt.step(grads)
         reference_step(opt, twins, grads, states, t, shared, **hyper)
@@ -171,6 +178,29 @@ def same_bits(actual: Array, expected: Array, what: str = "") -> None:
     np.testing.assert_array_equal(
         np.signbit(actual)[numbers], np.signbit(expected)[numbers], err_msg=f"{what}: sign of zero"
     )
+
+
+def _new(
+    draw: Callable[[np.random.Generator, int], Array],
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    dtype: type,
+    shift: int,
+    kind: int,
+) -> Array:
+    """An array of a draw: misaligned, or in Fortran's order, or every other element of a larger
+    one, or with its first axis running backwards."""
+    values: Array = draw(rng, math.prod(shape)).astype(dtype)
+    if kind == 0 or not shape:
+        return misaligned(values, shift).reshape(shape)
+    if kind == 1:
+        return np.asfortranarray(values.reshape(shape))
+    room: Array = np.zeros([2 * n for n in shape], dtype)
+    x: Array = room[tuple(slice(None, None, 2) for _ in shape)]
+    if kind == 3:
+        x = room[: shape[0]][::-1][tuple(slice(0, n) for n in shape)]
+    x[...] = values.reshape(shape)
+    return x
 
 
 def misaligned(values: Array, shift: int) -> Array:

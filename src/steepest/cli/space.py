@@ -178,9 +178,11 @@ def candidate(base: Settings, values: Mapping[str, Any]) -> Settings:
     hyper = {name: value for name, value in values.items() if name not in SETTINGS}
     if hyper.keys() & {"beta1", "beta2"}:
         rule = syntax.call("--optimizer", base.optimizer, RULES)[0]
-        usual = inspect.signature(RULES[rule]).parameters["betas"].default
-        two = hyper.pop("beta1", usual[0]), hyper.pop("beta2", usual[1])
-        hyper["betas"] = (*two, *usual[2:])
+        takes = inspect.signature(RULES[rule]).parameters
+        if "betas" in takes:  # and no beta1 of its own
+            usual = takes["betas"].default
+            two = hyper.pop("beta1", usual[0]), hyper.pop("beta2", usual[1])
+            hyper["betas"] = (*two, *usual[2:])
     if isinstance(own.get("hidden"), int):
         own["hidden"] = (own["hidden"],)
     text = ", ".join(f"{name}={value!r}" for name, value in hyper.items())

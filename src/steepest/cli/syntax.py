@@ -31,6 +31,7 @@ LEARNING_RATES = {
     "sgd": 0.1,
     "ftrl": 0.1,
     "adamw": 0.003,
+    "came": 0.003,
     "signsgd": 0.001,
     "signum": 0.001,
     "sophia": 0.001,

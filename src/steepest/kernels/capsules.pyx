@@ -2,11 +2,12 @@
 from cpython.pycapsule cimport PyCapsule_CheckExact, PyCapsule_GetName
 
 from steepest.kernels.contract cimport (
-    RULE_DOUBLE, RULE_FLOAT, SETTLE, SURVEY_DOUBLE, SURVEY_FLOAT,
+    RULE_DOUBLE, RULE_FLOAT, SETTLE, SURVEY_DOUBLE, SURVEY_FLOAT, TABLE_DOUBLE, TABLE_FLOAT,
 )
 
 RULE = (RULE_FLOAT.decode(), RULE_DOUBLE.decode())
 SURVEY = (SURVEY_FLOAT.decode(), SURVEY_DOUBLE.decode(), SETTLE.decode())
+TABLE = (TABLE_FLOAT.decode(), TABLE_DOUBLE.decode())
 
 
 def name(capsule):

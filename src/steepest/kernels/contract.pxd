@@ -28,6 +28,8 @@ cdef extern from *:
     #define STEEPEST_SURVEY_FLOAT STEEPEST_NAME("steepest.survey.float", STEEPEST_CONTRACT)
     #define STEEPEST_SURVEY_DOUBLE STEEPEST_NAME("steepest.survey.double", STEEPEST_CONTRACT)
     #define STEEPEST_SETTLE STEEPEST_NAME("steepest.settle", STEEPEST_CONTRACT)
+    #define STEEPEST_TABLE_FLOAT STEEPEST_NAME("steepest.table.float", STEEPEST_CONTRACT)
+    #define STEEPEST_TABLE_DOUBLE STEEPEST_NAME("steepest.table.double", STEEPEST_CONTRACT)
     #endif
     """
     const char *RULE_FLOAT "STEEPEST_RULE_FLOAT"      # names of the capsules of a rule
@@ -35,6 +37,8 @@ cdef extern from *:
     const char *SURVEY_FLOAT "STEEPEST_SURVEY_FLOAT"  # and of its surveys
     const char *SURVEY_DOUBLE "STEEPEST_SURVEY_DOUBLE"
     const char *SETTLE "STEEPEST_SETTLE"
+    const char *TABLE_FLOAT "STEEPEST_TABLE_FLOAT"
+    const char *TABLE_DOUBLE "STEEPEST_TABLE_DOUBLE"
 
 ctypedef fused real:
     float
@@ -47,7 +51,7 @@ cdef enum:
     STATES = 4         # state arrays of one rule
     STAGES = 16        # stages before or after a rule
     COEFFICIENTS = 16  # scalars of one rule or stage
-    SURVEYS = 2        # sweeps of one rule before its update
+    SURVEYS = 3        # sweeps of one rule before its update
     SUMS = 4           # numbers that a survey adds up
     SCALARS = 6        # numbers that a rule keeps of a parameter, or of all
     MAXDIMS = 64       # NumPy's own limit
@@ -77,6 +81,58 @@ ctypedef void (*survey_double)(const double *restrict p, const double *restrict 
 # After it: the sums of a parameter (or of all) turn into coefficients h of what follows, and into
 # the numbers `own` that the rule keeps from step to step.
 ctypedef void (*settle_function)(const double *sums, double *own, double *h) noexcept nogil
+
+# A tally: a survey of a rule that goes by rows and columns of matrices. It writes one term for each
+# element of the block, whose squares are added up, or whose largest is found, in each row and each
+# column.
+ctypedef void (*tally_float)(const float *restrict p, const float *restrict g, float *restrict a,
+                             float *restrict b, float *restrict c, float *restrict d,
+                             Py_ssize_t n, double factor, double keep, const double *h,
+                             float *restrict terms) noexcept nogil
+ctypedef void (*tally_double)(const double *restrict p, const double *restrict g,
+                              double *restrict a, double *restrict b, double *restrict c,
+                              double *restrict d, Py_ssize_t n, double factor, double keep,
+                              const double *h, double *restrict terms) noexcept nogil
+
+cdef struct Table:
+    # A parameter as matrices, one after the other in C order, and what is known of their rows and
+    # columns. `row` and `column` are what a tally has found; a matrix's columns begin `step`
+    # numbers behind the last one's.
+    Py_ssize_t matrices
+    Py_ssize_t rows                # of one matrix
+    Py_ssize_t columns
+    Py_ssize_t step
+    double *row
+    double *column                 # NULL for a rule that goes by rows alone
+    int states
+    void **state                   # the states by rows and columns, in C order
+    Py_ssize_t *length             # their sizes
+
+# After it: what was found turns into new states of the matrices first to last, and into the factors
+# of rows and columns that the rule and its surveys get spread over the block, as a and b.
+ctypedef void (*table_float)(Table *x, float *row, float *column, Py_ssize_t first,
+                             Py_ssize_t last, const double *h) noexcept nogil
+ctypedef void (*table_double)(Table *x, double *row, double *column, Py_ssize_t first,
+                              Py_ssize_t last, const double *h) noexcept nogil
+
+# What a tally's terms come to: `rows` rows of n terms, the first of them the `place`-th of its
+# matrix, are added to numbers of rows, and of columns if there are any.
+ctypedef void (*fold_float)(const float *restrict terms, Py_ssize_t rows, Py_ssize_t n,
+                            Py_ssize_t place, Py_ssize_t height, Py_ssize_t step, double *row,
+                            double *column) noexcept nogil
+ctypedef void (*fold_double)(const double *restrict terms, Py_ssize_t rows, Py_ssize_t n,
+                             Py_ssize_t place, Py_ssize_t height, Py_ssize_t step, double *row,
+                             double *column) noexcept nogil
+
+# Factors for a block that begins at column j of a matrix's `place`-th row: each element's own. No
+# columns: those of its row are lent.
+ctypedef void (*spread_float)(const float *row, const float *column, Py_ssize_t j, Py_ssize_t n,
+                              Py_ssize_t columns, Py_ssize_t place, Py_ssize_t height,
+                              float *restrict a, float *restrict b) noexcept nogil
+ctypedef void (*spread_double)(const double *row, const double *column, Py_ssize_t j,
+                               Py_ssize_t n, Py_ssize_t columns, Py_ssize_t place,
+                               Py_ssize_t height, double *restrict a,
+                               double *restrict b) noexcept nogil
 
 # A stage either writes `out`, the gradient that goes on to the next stage or to the rule, or it
 # changes p, or the stage's own array x. It never writes g, which may be the caller's.

@@ -27,10 +27,11 @@ FAMILIES = (
     "averaged",
     "layerwise",
     "parameter_free",
+    "factored",
     "prepared",
 )
 
-Rule = tuple[Any, Any, tuple[tuple[Any, Any, Any], ...]]
+Rule = tuple[Any, Any, tuple[tuple[Any, ...], ...]]
 
 
 class Rules(dict[str, Rule]):
@@ -81,6 +82,8 @@ class Kernels:
     stages: dict[str, tuple[Any, Any, bool]]
     measures: dict[str, tuple[Any, Any]]
     codecs: dict[str, tuple[Any, Any, Any, Any]]
+    folds: dict[str, tuple[Any, Any]]
+    spread: tuple[Any, Any]
 
 
 def available() -> tuple[str, ...]:
@@ -101,16 +104,18 @@ def load(level: str) -> Kernels:
             f"instruction-set level {level!r} cannot be used: this CPU and this build have "
             f"{', '.join(available())}; unset STEEPEST_ISA to take the best"
         )
-    *families, stages, codecs = (
+    *families, stages, codecs, tables = (
         importlib.import_module(f"steepest.kernels.{source}_{level}")
-        for source in (*FAMILIES, "stages", "codecs")
+        for source in (*FAMILIES, "stages", "codecs", "tables")
     )
     rules = Rules(level)
     for module in families:
         rules.take(module)
     for package in _registered:
         rules.take(_module(package, level))
-    return Kernels(level, rules, stages.STAGES, stages.MEASURES, codecs.CODECS)
+    return Kernels(
+        level, rules, stages.STAGES, stages.MEASURES, codecs.CODECS, tables.FOLDS, tables.SPREAD
+    )
 
 
 def use(level: str) -> None:
@@ -158,13 +163,19 @@ def _check(name: object, entry: object, module: str) -> None:
         and isinstance(entry, tuple)
         and len(entry) == 3
         and isinstance(entry[2], tuple)
-        and all(isinstance(survey, tuple) and len(survey) == 3 for survey in entry[2])
+        and all(isinstance(survey, tuple) and len(survey) in (3, 5) for survey in entry[2])
     ):
         raise TypeError(f"{what} is {entry!r}: expected what rule(f, f) of rules.pxd returns")
     wanted = list(zip(entry[:2], capsules.RULE, strict=True))
     for survey in entry[2]:
-        functions = list(zip(survey, capsules.SURVEY, strict=True))
-        wanted += functions[2:] if survey[:2] == (None, None) else functions
+        loops = zip(survey[:2], capsules.SURVEY[:2], strict=True)
+        wanted += [] if survey[:2] == (None, None) else loops
+        by_rows = len(survey) == 5
+        wanted += (
+            zip(survey[3:], capsules.TABLE, strict=True)
+            if by_rows
+            else [(survey[2], capsules.SURVEY[2])]
+        )
     for capsule, expected in wanted:
         found = capsules.name(capsule)
         if found == expected:

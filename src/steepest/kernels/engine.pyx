@@ -8,10 +8,10 @@ parallel region each, over the elements of all parameters with a gradient, cut a
 units, such as rows, where those are measured) into one contiguous share per thread. An element is
 owned by one thread, and what is measured of a chunk is folded in order by one thread, so no result
 depends on the number of threads. A rule that goes by sums has its surveys swept first, and its
-coefficients settled between the sweeps; a rule in Python computes its step before the commit, from
-what `stage` makes, and `replace` says what else the commit copies. Once `commit` has its scratch
-memory it cannot fail: it allocates nothing and calls no Python until the counters have advanced
-with the parameters.
+coefficients settled between the sweeps; one that goes by rows and columns tallies them in such
+sweeps (see `bands`); a rule in Python computes its step before the commit, from what `stage` makes,
+and `replace` says what else the commit copies. Once `commit` has its scratch memory it cannot fail:
+it allocates nothing and calls no Python until the counters have advanced with the parameters.
 
 Every thread works in the default floating-point mode and puts its own mode back.
 """
@@ -21,9 +21,10 @@ from cython.parallel cimport parallel
 from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY, NAN, frexp, isfinite, ldexp, pow, sqrt
 from libc.stdint cimport int64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy
 
+from steepest.kernels.bands cimport divide, release, table_range, tally_range
 from steepest.kernels.contract cimport (
     BLOCK, CHUNK, COEFFICIENTS, RULE_DOUBLE, RULE_FLOAT, SCALARS, SETTLE, STAGES, STATES, SUMS,
     SURVEYS, SURVEY_DOUBLE, SURVEY_FLOAT, Operand, larger, measure_double, measure_float, real,
@@ -33,8 +34,8 @@ from steepest.kernels.floatmode cimport floatmode_default, floatmode_get, floatm
 from steepest.kernels.sources cimport Source, address, counter, reach, same, still_at
 from steepest.kernels.visits cimport (
     ADAPTIVE_CLIP, CENTRALIZE, COUNT_ABOVE, G, GROUP_LASSO, LARGEST, LINE, MAKERS, MAX_NORM,
-    MAXIMUM, OPERANDS, P, READING, SCRATCH, SIMPLEX, SOURCE, SPARE, SQUARES, STAGE_COEFFICIENTS,
-    SUM, SUM_ABOVE, UNIT_NORM, UNIT_STAGES, Entry, Measures, Program, Stage, Units, decoded,
+    MAXIMUM, P, READING, SCRATCH, SIMPLEX, SOURCE, SPARE, SQUARES, STAGE_COEFFICIENTS,
+    SUM, SUM_ABOVE, UNIT_NORM, UNIT_STAGES, Bands, Entry, Measures, Program, Stage, Units, decoded,
     agreeing, held_norm, representable, stage_range, survey_range, unit_range, update_range,
 )
 
@@ -56,7 +57,8 @@ cdef enum:
     VISIT = 64                         # what a parameter costs besides its elements, in elements
 
 cdef enum:                             # what a sweep does
-    MEASURE, AGAIN, UPDATE, MEASURE_AND_UPDATE, FACTORS, PROJECT, LATE, SURVEY, STAGE, HOLD, AGREE
+    MEASURE, AGAIN, UPDATE, MEASURE_AND_UPDATE, FACTORS, PROJECT, LATE, SURVEY, TABLE, STAGE,
+    HOLD, AGREE
 
 _UNIT_KINDS = {
     "adaptive": ADAPTIVE_CLIP, "centralize": CENTRALIZE, "group_lasso": GROUP_LASSO,
@@ -122,7 +124,7 @@ cdef class Plan:
     cdef Py_ssize_t count, capacity, program_capacity
     cdef list params                   # per entry
     cdef list states                   # per entry: its counter and state arrays, kept alive
-    cdef list kept_alive               # per entry: its scalar states
+    cdef list kept_alive               # per entry: its scalar states, its factors and states
     cdef Stage scale
     cdef Measures unit_measures
     cdef void *measure_float
@@ -140,7 +142,7 @@ cdef class Plan:
     # Bounds of all written arrays, sorted and merged; gradients must stay outside.
     cdef char **lows
     cdef char **highs
-    cdef Py_ssize_t guarded
+    cdef Py_ssize_t guarded, guard_capacity
     # The sweep's work: entries with a gradient, running cost, first partial result.
     cdef Py_ssize_t *active
     cdef Py_ssize_t *cost
@@ -163,14 +165,11 @@ cdef class Plan:
         self.capacity = capacity
         self.params, self.states, self.kept_alive = [], [], []
         self.entries = <Entry *>calloc(max(capacity, 1), sizeof(Entry))
-        self.lows = <char **>malloc(max(capacity, 1) * OPERANDS * sizeof(char *))
-        self.highs = <char **>malloc(max(capacity, 1) * OPERANDS * sizeof(char *))
         self.active = <Py_ssize_t *>malloc(max(capacity, 1) * sizeof(Py_ssize_t))
         self.cost = <Py_ssize_t *>malloc((capacity + 1) * sizeof(Py_ssize_t))
         self.first = <Py_ssize_t *>malloc(max(capacity, 1) * sizeof(Py_ssize_t))
         self.domains = <Domain *>calloc(max(capacity, 1), sizeof(Domain))
-        if (self.entries == NULL or self.lows == NULL or self.highs == NULL
-                or self.active == NULL or self.cost == NULL or self.first == NULL
+        if (self.entries == NULL or self.active == NULL or self.cost == NULL or self.first == NULL
                 or self.domains == NULL):
             raise MemoryError
         self.set_stage(&self.scale, kernels.stages["scale"], 0, ())
@@ -193,6 +192,7 @@ cdef class Plan:
                     free(self.entries[i].units[k].axes_p)
                     free(self.entries[i].units[k].axes_g)
                 free(self.entries[i].units)
+                release(self.entries[i].bands)
         free(self.entries)
         free(self.programs)
         free(self.lows)
@@ -208,12 +208,15 @@ cdef class Plan:
 
     # Building
 
-    def add(self, int group, tuple arrays, step, int states, layout, own=None):
+    def add(self, int group, tuple arrays, step, int states, layout, own=None, matrices=None):
         """Adds a parameter: arrays are (parameter, states..., arrays of stages...), with `states`
         of the rule's; `own` are SCALARS doubles at most that the rule keeps beside them. `step` is
         its counter. `layout` (arrays.Layout) walks them and a gradient
         that lies like the parameter, which is expected until `bind_gradient` says otherwise; its
-        cuts are the units that the programs' unit stages go by, in their order.
+        cuts are the units that the programs' unit stages go by, in their order. `matrices`, for a
+        rule that goes by their rows and columns: (number of matrices, of rows, of columns, factors,
+        states), the last two tuples of arrays in C order: factors of rows, and of columns unless it
+        goes by rows alone, which are spread over the first arrays of the rule.
         """
         cdef Entry *e
         if self.count == self.capacity or len(arrays) + 1 > SPARE or states > STATES:
@@ -234,9 +237,36 @@ cdef class Plan:
         e.gradient.data = NULL  # no gradient is known to lie outside what is written
         e.count = counter(step)
         e.own = NULL if own is None else <double *>address(own, True)
+        if matrices is not None:
+            self.set_bands(e, matrices)
         self.params.append(arrays[0])
         self.states.append((step,) + arrays[1:])
-        self.kept_alive.append(own)
+        self.kept_alive.append((own, matrices))
+
+    cdef int set_bands(self, Entry *e, tuple matrices) except -1:
+        cdef int k
+        cdef tuple factors = matrices[3], states = matrices[4]
+        cdef Bands *b = <Bands *>calloc(1, sizeof(Bands))
+        if b == NULL:
+            raise MemoryError
+        e.bands = b  # from here on, __dealloc__ frees it
+        b.table.matrices, b.table.rows, b.table.columns = matrices[:3]
+        if b.table.matrices * b.table.rows * b.table.columns != e.size:
+            raise ValueError("matrices of another size than the parameter")
+        for x in factors + states:
+            if x.dtype.char != ("d" if e.is_double else "f") or not x.flags.carray:
+                raise ValueError("factors or states of another type or order")
+        b.row = address(factors[0], True)
+        b.column = address(factors[1], True) if len(factors) > 1 else NULL
+        b.spread = pointer(self.kernels.spread[1 if e.is_double else 0], "steepest.spread")
+        b.table.states = <int>len(states)
+        b.table.state = <void **>malloc((len(states) + 1) * sizeof(void *))
+        b.table.length = <Py_ssize_t *>malloc((len(states) + 1) * sizeof(Py_ssize_t))
+        if b.table.state == NULL or b.table.length == NULL:
+            raise MemoryError
+        for k, x in enumerate(states):
+            b.table.state[k], b.table.length[k] = address(x, True), x.size
+        return divide(b)
 
     cdef int bind_all(self, Entry *e, tuple arrays, object gradient, object layout) except -1:
         cdef int k
@@ -306,12 +336,25 @@ cdef class Plan:
         """The parameter and state arrays of entry i."""
         return (self.params[i],) + self.states[i][1:]
 
+    def states_by_rows(self, Py_ssize_t i):
+        """The states of rows and columns of entry i, which are not among its `arrays`."""
+        matrices = self.kept_alive[i][1]
+        return () if matrices is None else matrices[4]
+
     def guard(self, list bounds):
         """Bounds (low, high) of all written arrays, sorted, disjoint: no gradient may touch one."""
         cdef size_t low, high
-        if len(bounds) > self.capacity * OPERANDS:
-            raise ValueError("more bounds than arrays")
+        cdef char **more
         self.guarded = 0
+        if <Py_ssize_t>len(bounds) > self.guard_capacity:
+            more = <char **>realloc(self.lows, len(bounds) * sizeof(char *))
+            if more == NULL:
+                raise MemoryError
+            self.lows = more
+            more = <char **>realloc(self.highs, len(bounds) * sizeof(char *))
+            if more == NULL:
+                raise MemoryError
+            self.highs, self.guard_capacity = more, len(bounds)
         for low, high in bounds:
             self.lows[self.guarded] = <char *>low
             self.highs[self.guarded] = <char *>high
@@ -375,11 +418,13 @@ cdef class Plan:
         return stale
 
     def rows(self):
-        """The (group, t) pairs of this step, t from 1; the order in which `program` counts."""
+        """The (group, t, whether by rows) of this step, t from 1; the order in which `program`
+        counts."""
         cdef Py_ssize_t i
         cdef Entry *e
         cdef int64_t t, last_t = -1
         cdef int last_group = -1, last = -1
+        cdef bint last_banded = False
         cdef list found = []
         cdef dict known = None
         self.actives = 0
@@ -391,9 +436,9 @@ cdef class Plan:
                 continue
             e.scale = 1.0
             t = e.count[0] + 1
-            if t != last_t or e.group != last_group:
-                last_t, last_group = t, e.group
-                key = (e.group, t)
+            if t != last_t or e.group != last_group or (e.bands != NULL) != last_banded:
+                last_t, last_group, last_banded = t, e.group, e.bands != NULL
+                key = (e.group, t, last_banded)
                 if known is None:
                     known = {}  # made only when a second pair turns up
                 elif not known:
@@ -533,14 +578,30 @@ cdef class Plan:
         cdef int k
         if len(surveys) > SURVEYS:
             raise ValueError("a rule with too many surveys")
-        for k, (of_float, of_double, settle) in enumerate(surveys):
+        for k, (of_float, of_double, *settle) in enumerate(surveys):
             program.survey_float[k] = program.survey_double[k] = NULL
             if of_float is not None:
                 program.survey_float[k] = pointer(of_float, SURVEY_FLOAT)
                 program.survey_double[k] = pointer(of_double, SURVEY_DOUBLE)
-            program.settle[k] = pointer(settle, SETTLE)
+            program.settle[k] = program.table_float[k] = program.table_double[k] = NULL
+            if len(settle) == 1:
+                program.settle[k] = pointer(settle[0], SETTLE)
+            else:
+                self.set_tally(program, k, settle)
         program.surveys = <int>len(surveys)
         self.surveys = max(self.surveys, program.surveys)
+        return 0
+
+    cdef int set_tally(self, Program *program, int k, list settle) except -1:
+        fold, of_float, of_double = settle
+        program.table_float[k] = pointer(of_float, "steepest.table")
+        program.table_double[k] = pointer(of_double, "steepest.table")
+        if fold is not None:
+            name, program.blind[k] = fold
+            functions = self.kernels.folds[name]
+            program.fold_float[k] = pointer(functions[0], "steepest.fold")
+            program.fold_double[k] = pointer(functions[1], "steepest.fold")
+            program.largest[k] = name == "largest"
         return 0
 
     def rescale(self, scales):
@@ -878,6 +939,8 @@ cdef class Plan:
         for self.survey in range(self.surveys):
             if self.sweeps_for(self.survey):
                 self.sweep(SURVEY, threads)
+            if self.tables(self.survey):
+                self.sweep(TABLE, threads)
             self.settle(self.survey)
 
     cdef bint sweeps_for(self, int number) noexcept nogil:
@@ -887,6 +950,16 @@ cdef class Plan:
         for i in range(self.actives):
             program = &self.programs[self.entries[self.active[i]].program]
             if number < program.surveys and program.survey_float[number] != NULL:
+                return True
+        return False
+
+    cdef bint tables(self, int number) noexcept nogil:
+        """Whether a rule of this step settles rows and columns after that survey."""
+        cdef Py_ssize_t i
+        cdef const Program *program
+        for i in range(self.actives):
+            program = &self.programs[self.entries[self.active[i]].program]
+            if number < program.surveys and program.table_float[number] != NULL:
                 return True
         return False
 
@@ -905,7 +978,7 @@ cdef class Plan:
         for i in range(self.actives):
             e = &self.entries[self.active[i]]
             program = &self.programs[e.program]
-            if number >= program.surveys:
+            if number >= program.surveys or program.settle[number] == NULL:
                 continue
             for k in range(SUMS):
                 e.sums[k] = 0
@@ -918,7 +991,7 @@ cdef class Plan:
         for i in range(self.actives):
             e = &self.entries[self.active[i]]
             program = &self.programs[e.program]
-            if number < program.surveys:
+            if number < program.surveys and program.settle[number] != NULL:
                 self.settled(e, program, <settle_function>program.settle[number])
 
     cdef void settled(self, Entry *e, const Program *program,
@@ -1001,9 +1074,16 @@ cdef class Plan:
             if program.prepared:
                 stage_range(e, program, &self.scale, start, stop, scratch)
         elif what == SURVEY:
-            if self.survey < program.surveys and program.survey_float[self.survey] != NULL:
+            if self.survey >= program.surveys or program.survey_float[self.survey] == NULL:
+                return
+            if program.table_float[self.survey] != NULL:
+                tally_range(e, program, self.survey, &self.scale, start, stop, scratch)
+            else:
                 survey_range(e, program, self.survey, &self.scale,
                              self.found + self.first[i] * SUMS, start, stop, scratch)
+        elif what == TABLE:
+            if self.survey < program.surveys and program.table_float[self.survey] != NULL:
+                table_range(e, program, self.survey, start, stop, scratch)
         elif what == MEASURE or what == AGAIN:
             if what == MEASURE or e.again:
                 self.measure_range(e, partial, start, stop, scratch)

@@ -15,8 +15,10 @@ order that ``reference.measures.total`` reproduces.
 from cpython.pycapsule cimport PyCapsule_New
 
 from steepest.kernels.contract cimport (
-    LANES, RULE_DOUBLE, RULE_FLOAT, SETTLE, SURVEY_DOUBLE, SURVEY_FLOAT, magnitude, real,
-    rule_double, rule_float, settle_function, survey_double, survey_float,
+    LANES, RULE_DOUBLE, RULE_FLOAT, SETTLE, SURVEY_DOUBLE, SURVEY_FLOAT, TABLE_DOUBLE,
+    TABLE_FLOAT, magnitude, real,
+    rule_double, rule_float, settle_function, survey_double, survey_float, table_double,
+    table_float, tally_double, tally_float,
 )
 
 
@@ -36,6 +38,23 @@ cdef inline tuple survey(survey_float of_float, survey_double of_double, settle_
 cdef inline tuple settlement(settle_function settle):
     """In place of a survey: coefficients that hang on what the rule keeps, and on no sum."""
     return (None, None, PyCapsule_New(<void *>settle, SETTLE, NULL))
+
+
+cdef inline tuple tally(str fold, tally_float of_float, tally_double of_double,
+                        table_float settle_float, table_double settle_double,
+                        bint blind=False):
+    """A survey by rows and columns: the loop for each type, what becomes of its terms ("squares",
+    "largest"), and what follows from that; `blind` if the loop does not look at factors."""
+    return (PyCapsule_New(<void *>of_float, SURVEY_FLOAT, NULL),
+            PyCapsule_New(<void *>of_double, SURVEY_DOUBLE, NULL), (fold, blind),
+            PyCapsule_New(<void *>settle_float, TABLE_FLOAT, NULL),
+            PyCapsule_New(<void *>settle_double, TABLE_DOUBLE, NULL))
+
+
+cdef inline tuple tabled(table_float settle_float, table_double settle_double):
+    """In place of a tally: factors that hang on states of rows and columns alone."""
+    return (None, None, None, PyCapsule_New(<void *>settle_float, TABLE_FLOAT, NULL),
+            PyCapsule_New(<void *>settle_double, TABLE_DOUBLE, NULL))
 
 
 cdef enum:

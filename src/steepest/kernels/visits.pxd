@@ -2,7 +2,7 @@
 from libc.stdint cimport int64_t
 
 from steepest.kernels.contract cimport (
-    BLOCK, COEFFICIENTS, SCALARS, STAGES, SUMS, SURVEYS, Operand, real,
+    BLOCK, COEFFICIENTS, SCALARS, STAGES, SUMS, SURVEYS, Operand, Table, real,
 )
 from steepest.kernels.sources cimport Source
 
@@ -47,6 +47,20 @@ cdef struct UnitStage:
     double h[2]
 
 
+cdef struct Bands:
+    # A parameter as matrices, cut into items that are one thread's each: bands of rows of one
+    # matrix, or several small matrices; and long rows into panels of columns. See bands.pyx.
+    Table table
+    Py_ssize_t bands                   # of one matrix
+    Py_ssize_t height                  # rows of a band
+    Py_ssize_t panels
+    Py_ssize_t group                   # matrices of an item
+    Py_ssize_t items
+    char *row                          # the factors of rows and columns, in the parameter's type
+    char *column
+    void *spread                       # what makes them into rows of a block
+
+
 cdef struct Entry:
     # What every step looks at stands first and together: there may be thousands of entries.
     Py_ssize_t size
@@ -76,6 +90,7 @@ cdef struct Entry:
     double *own                        # the scalar states, or NULL
     double held                        # what a stage that holds the gradient's norm multiplies by
     double agreed                      # what updates that agree with the gradient are scaled by
+    Bands *bands                       # owned, or NULL for a rule that goes by elements
     Py_ssize_t *axes[SOURCE + 1]       # owned: what the shapes and strides above point into
 
 
@@ -106,7 +121,13 @@ cdef struct Program:
     bint moves                         # whether a stage before the rule may change p or its array
     void *survey_float[SURVEYS]
     void *survey_double[SURVEYS]
-    void *settle[SURVEYS]
+    void *settle[SURVEYS]              # NULL for a tally, which has these:
+    void *table_float[SURVEYS]
+    void *table_double[SURVEYS]
+    void *fold_float[SURVEYS]
+    void *fold_double[SURVEYS]
+    bint largest[SURVEYS]              # whether they find the largest instead of adding up,
+    bint blind[SURVEYS]                # and whether they take no factors
     double kept[SCALARS]               # the domain's numbers before the step
     double h[COEFFICIENTS]
     Stage stage[STAGES]                # those before the rule, after it, and after the units'
@@ -135,5 +156,7 @@ cdef double agreeing(Entry *e, const Program *program, const Stage *scale, Py_ss
 cdef void survey_range(Entry *e, const Program *program, int number, const Stage *scale,
                        double *partial, Py_ssize_t start, Py_ssize_t stop,
                        real *scratch) noexcept nogil
+cdef void tallied(Entry *e, const Program *program, int number, const Stage *scale, real *terms,
+                  Py_ssize_t start, Py_ssize_t n, real *scratch) noexcept nogil
 cdef void unit_range(Entry *e, const Program *program, const Measures *measures, int stage,
                      Py_ssize_t start, Py_ssize_t stop, real *scratch) noexcept nogil

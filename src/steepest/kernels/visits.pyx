@@ -9,14 +9,15 @@ from libc.math cimport INFINITY, frexp, isfinite, ldexp, sqrt
 from libc.string cimport memcpy
 
 from steepest.kernels.contract cimport (
-    BLOCK, CHUNK, STATES, SUMS, Operand, decode_double, decode_float, encode_double, encode_float,
-    larger, measure_double, measure_float, real, rule_double, rule_float, stage_double,
-    stage_float, survey_double, survey_float,
+    BLOCK, CHUNK, STATES, SUMS, Operand, Table, decode_double, decode_float, encode_double,
+    encode_float, larger, measure_double, measure_float, real, rule_double, rule_float,
+    spread_double, spread_float, stage_double, stage_float, survey_double, survey_float,
+    tally_double, tally_float,
 )
 from steepest.kernels.visits cimport (
     CENTRALIZE, COUNT_ABOVE, FIRST, G, GROUP_LASSO, LARGEST, LINE, MAKERS, MAXIMUM, OPERANDS, P,
-    ROW, SIMPLEX, SPARE, SQUARES, STAGE_COEFFICIENTS, SUM, SUM_ABOVE, UNIT_NORM, Entry, Measures,
-    Program, Stage, Units, UnitStage,
+    ROW, SIMPLEX, SPARE, SQUARES, STAGE_COEFFICIENTS, SUM, SUM_ABOVE, UNIT_NORM, Bands, Entry,
+    Measures, Program, Stage, Units, UnitStage,
 )
 
 
@@ -56,12 +57,43 @@ cdef inline void encoded(Operand *x, Py_ssize_t start, Py_ssize_t n,
             (<encode_double>x.encode)(x, start, n, row)
 
 
+cdef inline int spread(Bands *b, real **row, Py_ssize_t start, Py_ssize_t n,
+                       real *scratch) noexcept nogil:
+    """The factors of rows, and of columns if there are any, for each element of a block; returns
+    how many rows these are."""
+    cdef Table *x = &b.table
+    cdef Py_ssize_t i = start // x.columns, j = start - i * x.columns
+    cdef const real *factor = <real *>b.row + i
+    cdef real *column = NULL
+    row[0] = scratch
+    if b.column != NULL:
+        column = <real *>b.column + i // x.rows * x.columns
+        row[1] = scratch + ROW // sizeof(real)
+        if j + n <= x.columns:
+            row[1], column = column + j, NULL
+    if real is float:
+        (<spread_float>b.spread)(factor, column, j, n, x.columns, i % x.rows, x.rows, row[0],
+                                 row[1])
+    else:
+        (<spread_double>b.spread)(factor, column, j, n, x.columns, i % x.rows, x.rows, row[0],
+                                  row[1])
+    return 1 if b.column == NULL else 2
+
+
 cdef inline void fetched(Entry *e, real **row, real **state, real **spare, Py_ssize_t start,
-                         Py_ssize_t n, real *scratch) noexcept nogil:
+                         Py_ssize_t n, bint blind, real *scratch) noexcept nogil:
     """The rows of a block: those of all operands, of the rule's states, and for new gradients."""
     cdef Py_ssize_t width = ROW // sizeof(real)
-    cdef int k
-    for k in range(e.operands):
+    cdef int k, first = FIRST
+    if e.bands != NULL:
+        if blind:
+            row[FIRST] = row[FIRST + 1] = NULL
+            first += 1 if e.bands.column == NULL else 2
+        else:
+            first += spread(e.bands, &row[FIRST], start, n, scratch + FIRST * width)
+    for k in range(FIRST):
+        row[k] = decoded(&e.operand[k], start, n, scratch + k * width)
+    for k in range(first, e.operands):
         row[k] = decoded(&e.operand[k], start, n, scratch + k * width)
     for k in range(STATES):
         state[k] = row[FIRST + k] if k < e.states else NULL
@@ -108,7 +140,7 @@ cdef void visit(Entry *e, const Program *program, const Stage *scale, bint late,
     cdef double h[STAGE_COEFFICIENTS]
     cdef double factor = 1.0
     cdef int k, first = program.before, last = program.before + program.after
-    fetched(e, row, state, spare, start, n, scratch)
+    fetched(e, row, state, spare, start, n, False, scratch)
     g = row[G]
     if late:
         first, last = last, last + program.late
@@ -154,7 +186,7 @@ cdef void stage_range(Entry *e, const Program *program, const Stage *scale, Py_s
     cdef int k
     while start < stop:
         n = min(stop - start, <Py_ssize_t>BLOCK)
-        fetched(e, row, state, spare, start, n, scratch)
+        fetched(e, row, state, spare, start, n, False, scratch)
         aside(e, program, row, n, scratch)
         g = before(e, program, scale, program.before, row, spare, n, &factor)
         if real is float:
@@ -181,7 +213,7 @@ cdef double held_norm(Entry *e, const Program *program, const Measures *measures
     cdef Py_ssize_t stop = start + n
     while start < stop:
         n = min(stop - start, <Py_ssize_t>BLOCK)
-        fetched(e, row, state, spare, start, n, scratch)
+        fetched(e, row, state, spare, start, n, True, scratch)
         aside(e, program, row, n, scratch)
         g = before(e, program, scale, program.holds, row, spare, n, &factor)
         if real is float:
@@ -204,7 +236,7 @@ cdef double agreeing(Entry *e, const Program *program, const Stage *scale, Py_ss
     cdef int k
     while start < stop:
         n = min(stop - start, <Py_ssize_t>BLOCK)
-        fetched(e, row, state, spare, start, n, scratch)
+        fetched(e, row, state, spare, start, n, False, scratch)
         aside(e, program, row, n, scratch)
         for k in range(FIRST, FIRST + e.states):  # the update will change them
             if e.operand[k].decode == NULL:
@@ -227,7 +259,7 @@ cdef void surveyed(Entry *e, const Program *program, int number, const Stage *sc
     cdef const real *g
     cdef double factor
     cdef int k
-    fetched(e, row, state, spare, start, n, scratch)
+    fetched(e, row, state, spare, start, n, False, scratch)
     aside(e, program, row, n, scratch)
     g = before(e, program, scale, program.before, row, spare, n, &factor)
     if real is float:
@@ -256,6 +288,29 @@ cdef void survey_range(Entry *e, const Program *program, int number, const Stage
                 sums[k] = 0
         surveyed(e, program, number, scale, sums, start, n, scratch)
         start += n
+
+
+cdef void tallied(Entry *e, const Program *program, int number, const Stage *scale, real *terms,
+                  Py_ssize_t start, Py_ssize_t n, real *scratch) noexcept nogil:
+    """One block of one parameter: the stages before the rule, and the terms of one of its
+    tallies."""
+    cdef real *row[OPERANDS]
+    cdef real *spare[2]
+    cdef real *state[STATES]
+    cdef const real *g
+    cdef double factor
+    cdef int k
+    fetched(e, row, state, spare, start, n, program.blind[number], scratch)
+    aside(e, program, row, n, scratch)
+    g = before(e, program, scale, program.before, row, spare, n, &factor)
+    if real is float:
+        (<tally_float>program.survey_float[number])(
+            row[P], g, state[0], state[1], state[2], state[3], n, factor, program.keep, e.h, terms)
+    else:
+        (<tally_double>program.survey_double[number])(
+            row[P], g, state[0], state[1], state[2], state[3], n, factor, program.keep, e.h, terms)
+    for k in range(1 if e.bands.column == NULL else 2, e.states):
+        encoded(&e.operand[FIRST + k], start, n, state[k])
 
 
 cdef void update_range(Entry *e, const Program *program, const Stage *scale, bint late,

@@ -11,6 +11,7 @@ from steepest.optimizers.sign import *  # isort: skip
 from steepest.optimizers.averaged import *  # isort: skip
 from steepest.optimizers.layerwise import *  # isort: skip
 from steepest.optimizers.parameter_free import *  # isort: skip
+from steepest.optimizers.factored import *  # isort: skip
 from steepest.optimizers.muon import *  # isort: skip
 from steepest.optimizers.matrix_rules import *  # isort: skip
 from steepest.optimizers.low_rank import *  # isort: skip

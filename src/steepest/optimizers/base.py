@@ -141,6 +141,11 @@ class Optimizer(ABC):
     """Checks of hyper-parameters that are neither numbers nor flags: (name, value) -> value."""
     fixed: ClassVar[tuple[str, ...]] = ()
     """Hyper-parameters that give states their shapes: those of a group cannot change."""
+    factors: ClassVar[int] = 0
+    """What a rule that goes by rows and columns takes beside its states: 1, factors of rows, or 2,
+    factors of rows and of columns."""
+    optional: ClassVar[frozenset[str]] = frozenset()
+    """Hyper-parameters that may be None, or have None among their numbers."""
     _ranges: ClassVar[dict[str, Range]]
     _counts: ClassVar[dict[str, int]]
 
@@ -179,8 +184,28 @@ class Optimizer(ABC):
                 f"{self.least_axes} axes or more: let it go by another rule, such as adamw"
             )
 
+    def matrices(self, p: Array, h: Mapping[str, Any]) -> arrays.Matrices | None:
+        """How the rule takes p that goes by rows and columns, and the states that hold numbers of
+        these; None for a parameter that it takes by elements, with ``states``."""
+        return None
+
+    def beside(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the states that a parameter has beside those of rows and columns, and that
+        have its shape; the kernel takes them behind the factors."""
+        return ()
+
+    def state_names(self, p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the rule's state arrays for the parameter p."""
+        matrices = self.matrices(p, h)
+        if matrices is None:
+            return (*self.states(h), *self.shape_states(p, h))
+        return (*matrices.states, *self.beside(h))
+
     def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
         """A new state array for the parameter p."""
+        matrices = self.matrices(p, h)
+        if matrices is not None and key in matrices.states:
+            return np.zeros(matrices.states[key], p.dtype)
         return arrays.zeros_like(p)
 
     def scalars(self, h: Mapping[str, Any]) -> tuple[str, ...]:
@@ -211,8 +236,9 @@ class Optimizer(ABC):
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         """The kernel and its coefficients, in double, for the t-th step (from 1).
 
-        `h` has the hyper-parameters' values at this step, the rule's states as h["states"], and
-        the count of this update, from 1, as h["updates"].
+        `h` has the hyper-parameters' values at this step, the rule's states as h["states"],
+        the count of this update, from 1, as h["updates"], and as h["by_rows"] whether it is for
+        parameters with ``matrices``, which have the states of h["beside"] instead.
         """
 
     # Construction
@@ -284,7 +310,7 @@ class Optimizer(ABC):
             raise ValueError(self._not_a_convention(value))
         if name in self.values:
             return self.values[name](name, value)
-        return settle(name, value, count, self._ranges, self._counts)
+        return settle(name, value, count, self._ranges, self._counts, self.optional)
 
     def _settled(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         settled = {name: self._settle(name, value, None) for name, value in hyper.items()}
@@ -482,9 +508,9 @@ class Optimizer(ABC):
                 climbing = True
         plan = self._resolved(flat)
         self._check_shared()
-        for row, (number, t) in enumerate(plan.rows()):
+        for row, (number, t, by_rows) in enumerate(plan.rows()):
             live = groups[number]
-            live.program(plan, row, count, t, self._domains[number])
+            live.program(plan, row, count, t, self._domains[number], by_rows)
         workers = threads.get_num_threads() if plan.large() else 1
         if self._clipping.domains or self._nonfinite != "propagate":
             self._clipped_step(plan, workers, count, climbing)
@@ -594,7 +620,9 @@ class Optimizer(ABC):
                 numbers = packed_scalars(state, live, name)
                 replaced[name] = state
                 places.append((live, name))
-                own = tuple(state[key] for key in live.bound)
+                matrices = live.rule.matrices(p, live.h)
+                operands = live.by_elements if matrices is None else live.by_rows
+                own = tuple(state[key] for key in operands.bound)
                 written.append((f"parameter {name!r}", p))
                 written += [(f"state {key!r} of parameter {name!r}", state[key]) for key in keys]
                 cut: list[tuple[int | None, Array | None]] = [(axis, None) for axis in live.axes]
@@ -602,12 +630,18 @@ class Optimizer(ABC):
                     own = (np.zeros(p.shape, p.dtype), np.zeros(p.shape, p.dtype), *own)
                 for k, key in enumerate(live.makes):
                     axis = live.axes[k]
-                    factors, spread = arrays.unit_factors(p, axis, of_matrices=key == "means")
-                    cut[k] = (axis, factors)
+                    of_units, spread = arrays.unit_factors(p, axis, of_matrices=key == "means")
+                    cut[k] = (axis, of_units)
                     own += (spread,)
                 cuts.append(cut)
+                table = None
+                if matrices is not None:
+                    factors, spreads = arrays.factors(matrices, p)
+                    own = (*spreads, *own)
+                    shape = (matrices.count, matrices.rows, matrices.columns)
+                    table = (*shape, factors, tuple(state[key] for key in matrices.states))
                 walks = arrays.layout((p, *own), p, cut, ordered)
-                plan.add(number, (p, *own), state["step"], live.taken, walks, numbers)
+                plan.add(number, (p, *own), state["step"], operands.taken, walks, numbers, table)
         plan.guard(arrays.disjoint_bounds(written))
         for name, state in replaced.items():
             if isinstance(self._state.get(name), WatchedDict):
@@ -676,7 +710,7 @@ class Optimizer(ABC):
             low, high = arrays.byte_bounds(g)
             if g.size and plan.overlaps(low, high):
                 for j, name in enumerate(names):
-                    for x in plan.arrays(j):
+                    for x in (*plan.arrays(j), *plan.states_by_rows(j)):
                         if arrays.share_memory(g, x):
                             raise ValueError(
                                 f"gradient of parameter {names[i]!r} shares memory with parameter "
@@ -743,8 +777,7 @@ class Optimizer(ABC):
             for name, p in zip(group["param_names"], group["params"], strict=True):
                 state = self._state.get(name, {})
                 needed[name] = {"step": np.array(state.get("step", 0))}
-                own = rule.states(h) + rule.shape_states(p, h)
-                for key in own + stage_arrays(h):
+                for key in (*rule.state_names(p, h), *stage_arrays(h)):
                     if key in state and not (key == "mask" and renewed):
                         needed[name][key] = np.array(state[key])
                     else:

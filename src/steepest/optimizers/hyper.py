@@ -48,13 +48,16 @@ RANGES: dict[str, Range] = {
     "lambda2": (0.0, math.inf, False),
     "norm_bounds": (0.0, math.inf, True),
     "trust_coefficient": (0.0, math.inf, False),
-    "clip_threshold": (0.0, math.inf, True),
     "reps_rel": (0.0, math.inf, False),
     "init_estim_sq_dist": (0.0, math.inf, False),
     "beta3": (0.0, 1.0, False),
     "d0": (0.0, math.inf, False),
     "d_coef": (0.0, math.inf, False),
     "growth_rate": (1.0, math.inf, True),
+    "beta1": (0.0, 1.0, False),
+    "beta2_decay": (-math.inf, 0.0, True),
+    "d": (0.0, math.inf, False),
+    "clip_threshold": (0.0, math.inf, True),
 }
 
 COUNTS = {"betas": 2, "etas": 2, "step_sizes": 2, "norm_bounds": 2}
@@ -66,6 +69,8 @@ OPTIONAL = ("ema", "peak_lr", "beta3", "init_estim_sq_dist")
 CHOICES: dict[str, tuple[str, ...]] = {
     "decay_mode": decay.MODES,
     "convention": ("torch", "optax", "keras", "paper"),
+    "form": ("torch", "paper"),
+    "blocks": ("rows", "arrays"),
 }
 """What a word may be; of the conventions, each rule has its own."""
 
@@ -100,8 +105,10 @@ def settle(
     count: int | None,
     ranges: Mapping[str, Range] = RANGES,
     counts: Mapping[str, int] = COUNTS,
+    optional: frozenset[str] = frozenset(),
 ) -> Any:
-    """The checked value of a hyper-parameter after `count` updates; None keeps schedules.
+    """The checked value of a hyper-parameter after `count` updates; None keeps schedules. What is
+    `optional` may be None, or have None among its numbers.
 
     Raises TypeError or ValueError naming the hyper-parameter.
     """
@@ -121,10 +128,13 @@ def settle(
             raise TypeError(f"{name} = {value!r}: expected one number or schedule")
         if len(value) != length:
             raise ValueError(f"{name} = {value!r}: expected {length} numbers or schedules")
-        return tuple(_one(name, x, count, ranges[name]) for x in value)
+        return tuple(
+            None if x is None and name in optional else _one(name, x, count, ranges[name])
+            for x in value
+        )
     if length is not None:
         raise TypeError(f"{name} = {value!r}: expected {length} numbers or schedules")
-    if value is None and name in OPTIONAL:
+    if value is None and (name in OPTIONAL or name in optional) and length is None:
         return None
     return _one(name, value, count, ranges[name])
 

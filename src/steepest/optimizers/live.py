@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from steepest import arrays, average, decay, filters, regularize
@@ -11,6 +12,24 @@ from steepest.optimizers.clipping import clips
 from steepest.optimizers.hyper import variable
 
 __all__ = ["LiveGroup", "stage_arrays"]
+
+
+@dataclass(frozen=True)
+class Operands:
+    """The arrays of the group's parameters that have the parameter's shape, and the stages that go
+    by their numbers; one for parameters that the rule takes by elements, one for those that it
+    takes by rows and columns."""
+
+    bound: tuple[str, ...]
+    """The states: the rule's and then those of stages."""
+    taken: int
+    """How many arrays the rule itself takes."""
+    place: dict[str | None, int]
+    """The operand number of each array."""
+    before: list["_Staged"]
+    after: list["_Staged"]
+    late: list["_Staged"]
+
 
 _Staged = tuple[str, tuple[float, ...], int]
 """A stage as the plan takes it: name, coefficients, the number of its own array or 0."""
@@ -26,15 +45,10 @@ class LiveGroup:
 
     h: dict[str, Any]
     keep: float
-    before: list[_Staged]
-    after: list[_Staged]
-    late: list[_Staged]
-    bound: tuple[str, ...]
-    taken: int
+    by_elements: Operands
+    by_rows: Operands
     units: list[regularize.UnitStage]
     sign: float
-    _place: dict[str | None, int]
-    """The operand number of each array."""
     _averages: bool
     """Whether the group has stages that go by a parameter's own count of steps."""
     _projects: bool
@@ -56,6 +70,8 @@ class LiveGroup:
         """The state arrays: those of the rule, then those of stages; see ``keys``."""
         self._shaping: tuple[Any, ...] | None = None
         """The values of the rule's ``fixed`` hyper-parameters, once there are some."""
+        self.of_stages: tuple[str, ...] = ()
+        """Those of stages."""
         self.axes: tuple[int | None, ...] = ()
         """The axis of the units of each unit stage."""
         self.makes: tuple[str, ...] = ()
@@ -65,6 +81,8 @@ class LiveGroup:
         """The filter that has masked last, whose masks are in the state."""
         self.other_masks = False
         """Unless it has taken the place of another since the plan was built."""
+        self.blocks: str | None = None
+        """What shape the states of rows have, where a rule lets that be chosen."""
         self.stale = True
         """Whether the group has changed since the plan was built."""
         self.update(group, count)
@@ -103,6 +121,7 @@ class LiveGroup:
             decay.check_own(rule.rule, given)
         # A schedule may be 0 now and not later: what it needs is kept all along.
         h["states"] = rule.states(given)
+        h["beside"] = rule.beside(given)
         h["updates"] = count + 1
         self._given = given
         self.shared = rule.shared(given)
@@ -129,26 +148,25 @@ class LiveGroup:
 
     def keys(self, p: Array) -> tuple[str, ...]:
         """The state arrays of the parameter p: those of the rule, then those of stages."""
-        own = self.rule.shape_states(p, self._given)
-        return (*self.h["states"], *own, *self._around) if own else self.states
+        return (*self.rule_keys(p), *self.of_stages)
 
     def rule_keys(self, p: Array) -> tuple[str, ...]:
         """The state arrays that the rule has of the parameter p."""
-        own: tuple[str, ...] = self.h["states"] + self.rule.shape_states(p, self._given)
+        own: tuple[str, ...] = self.rule.state_names(p, self._given)
         return own
 
     def of_rule(self, key: str) -> bool:
         """Whether a state array is the rule's, and not a stage's."""
-        return key in self.h["states"] or key not in self._around
+        return key not in self.of_stages
 
     def _stage(self, h: dict[str, Any], count: int) -> None:
         """Takes over the stages of filters, clips and penalties."""
         work = regularize.work(h)
         h["decay"] = work.decay
-        around = filters.in_order(h["filter"], clips(h["clip"]))
-        before = [stage for x in around for stage in x.stages(count)]
-        making = [unit for x in around for unit in x.units(count)]
-        makes = tuple(x.makes for x in around if x.makes)
+        ahead = filters.in_order(h["filter"], clips(h["clip"]))
+        before = [stage for x in ahead for stage in x.stages(count)]
+        making = [unit for x in ahead for unit in x.units(count)]
+        makes = tuple(x.makes for x in ahead if x.makes)
         units = [stage for stage, _ in making] + work.units
         if len(units) > UNIT_STAGE_LIMIT:
             kinds = ", ".join(kind for kind, _ in units)
@@ -156,41 +174,44 @@ class LiveGroup:
                 f"clip, filter and regularize go by units {len(units)} times ({kinds}); "
                 f"expected at most {UNIT_STAGE_LIMIT} times"
             )
-        self._around = stage_arrays(h)
-        states = h["states"] + self._around
+        around = stage_arrays(h)
+        states = (*h["states"], *h["beside"], *around)
         axes = (*(axis for _, axis in making), *work.axes)
         masks = filters.masks(h["filter"])
         in_c_order = self.rule.needs != "element-wise" or any(x.in_c_order for x in h["filter"])
-        now = (states, axes, makes, h["clip"], in_c_order)
-        if now != (self.states, self.axes, self.makes, self.clip, self.in_c_order):
+        now = (states, axes, makes, h["clip"], in_c_order, h.get("blocks"))
+        if now != (
+            self.states, self.axes, self.makes, self.clip, self.in_c_order, self.blocks
+        ):  # fmt: skip
             self.stale = True  # before anything differs, so that Ctrl-C leaves no old plan
         if filters.renewed(self.masks, masks):
             self.stale = self.other_masks = True
         elif masks is not None and masks.masks is None:
             self.other_masks = False
         rule = self.rule
-        self.bound = stage_arrays(h) if rule.prepares else states
-        self.taken = 2 if rule.prepares else len(h["states"])
-        operands = (*(("", "") if rule.prepares else ()), *self.bound, *makes)
-        place = {name: 2 + i for i, name in enumerate(operands)}
-        place |= {None: 0, "spare": SPARE_OPERAND}
-        self.keep = 1.0 if rule.own_decay else work.keep
-        self.before, self.after, self.late = (
-            [(stage, numbers, place[own]) for stage, numbers, own in stages]
-            for stages in (before + work.before, work.after, work.late)
+        staged = (before + work.before, work.after, work.late)
+        self.by_elements = (
+            _operands(2, (), around, makes, staged)
+            if rule.prepares
+            else _operands(0, h["states"], around, makes, staged)
         )
-        self._place, self._projects = place, bool(work.units)
+        self.by_rows = _operands(rule.factors, h["beside"], around, makes, staged)
+        self.keep = 1.0 if rule.own_decay else work.keep
+        self.of_stages, self._projects = around, bool(work.units)
         self._averages = bool(average.arrays(h))
         self.units = units
-        self.states, self.axes, self.makes, self.clip, self.in_c_order = now
+        self.states, self.axes, self.makes, self.clip, self.in_c_order, self.blocks = now
         self.masks = masks or self.masks
 
-    def program(self, plan: Any, row: int, count: int, t: int, domain: int) -> None:
-        """Tells the plan what to do for the group's parameters at their t-th step."""
+    def program(self, plan: Any, row: int, count: int, t: int, domain: int, by_rows: bool) -> None:
+        """Tells the plan what to do for the group's parameters at their t-th step; for those that
+        the rule takes by elements, or for those that it takes by rows and columns."""
+        x = self.by_rows if by_rows else self.by_elements
+        self.h["by_rows"] = by_rows
         rule, h = ("take", ()) if self.rule.prepares else self.rule.coefficients(self.h, t)
-        after, late = self._closing(count, t)
+        after, late = self._closing(x, count, t)
         plan.program(
-            row, rule, h, self.keep, self.before, after, self.units, late,
+            row, rule, h, self.keep, x.before, after, self.units, late,
             domain, self.together, self._kept, self.rule.prepares,
         )  # fmt: skip
 
@@ -206,19 +227,22 @@ class LiveGroup:
         """x as a state array of the parameter p. Raises TypeError or ValueError if it is not."""
         if self.rule.prepares and self.of_rule(key):
             return arrays.like(x, self.rule.initial(key, p, self.h), name, key)
+        matrices = self.rule.matrices(p, self.h)
+        if matrices is not None and key in matrices.states:
+            return arrays.shaped(x, p.dtype, matrices.states[key], name, key)
         return arrays.state(x, p, name, key)
 
-    def _closing(self, count: int, t: int) -> tuple[list[_Staged], list[_Staged]]:
+    def _closing(self, x: Operands, count: int, t: int) -> tuple[list[_Staged], list[_Staged]]:
         """The stages after the rule and after those of units, at a parameter's t-th step."""
         if not self._averages:
-            return self.after, self.late
+            return x.after, x.late
         last = [
-            (stage, numbers, self._place[own])
+            (stage, numbers, x.place[own])
             for stage, numbers, own in average.stages(self.h, count, t)
         ]
         if self._projects:
-            return self.after, self.late + last
-        return self.after + last, self.late
+            return x.after, x.late + last
+        return x.after + last, x.late
 
     def check_axes(self, p: Array, name: str) -> None:
         """Raises ValueError where the rule is not for the parameter, or the parameter lacks an axis
@@ -229,3 +253,21 @@ class LiveGroup:
                 arrays.units(p, axis)
             except ValueError as error:
                 raise ValueError(f"parameter {name!r}: {error}") from None
+
+
+def _operands(
+    first: int,
+    own: tuple[str, ...],
+    of_stages: tuple[str, ...],
+    makes: tuple[str, ...],
+    stages: Any,
+) -> Operands:
+    """The rule takes `first` arrays that are no states, and then its own; stages are (name,
+    numbers, name of its own array or None)."""
+    bound = (*own, *of_stages)
+    place: dict[str | None, int] = {name: 2 + first + i for i, name in enumerate((*bound, *makes))}
+    place |= {None: 0, "spare": SPARE_OPERAND}
+    before, after, late = (
+        [(stage, numbers, place[own]) for stage, numbers, own in some] for some in stages
+    )
+    return Operands(bound, first + len(own), place, before, after, late)

@@ -68,7 +68,7 @@ def rule(
             "__module__": function.__module__,
             "__qualname__": function.__qualname__,
             "function": staticmethod(function),
-            "state_names": tuple(states),
+            "own_states": tuple(states),
             "needs": needs,
             "decay_mode": decay_mode,
             "own_decay": "decay" in inspect.signature(function).parameters,
@@ -139,7 +139,7 @@ class PythonRule(Optimizer, registered=False):
     prepares = True
     copies = True
     function: ClassVar[Callable[..., None]]
-    state_names: ClassVar[tuple[str, ...]]
+    own_states: ClassVar[tuple[str, ...]]
     arguments: ClassVar[Mapping[str, Any]]
 
     def __init__(self, params: Any, **arguments: Any) -> None:
@@ -152,7 +152,7 @@ class PythonRule(Optimizer, registered=False):
         super().__init__(params, hyper, options)
 
     def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
-        return self.state_names
+        return self.own_states
 
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         raise NotImplementedError  # such a rule has no kernel: `prepare` is its step

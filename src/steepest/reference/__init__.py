@@ -17,6 +17,7 @@ from steepest.reference import (
     adam_variants,
     adaptive,
     averaged,
+    factored,
     layerwise,
     matrix_rules,
     parameter_free,
@@ -53,6 +54,7 @@ RULES: dict[str, Callable[..., None]] = {
         layerwise,
         parameter_free,
         matrix_rules,
+        factored,
     )
     for name, function in vars(family).items()
     if _is_rule(function)

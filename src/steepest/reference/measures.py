@@ -165,3 +165,48 @@ def products(x: Array, y: Array) -> float:
 def magnitudes(x: Array) -> float:
     """The sum of the magnitudes of all elements."""
     return total(np.abs(x.astype(np.float64)))
+
+
+GRAIN, DEPTH, MOST = 32768, 16, 64
+
+
+def row_squares(x: Array) -> Array:
+    """The sums of squares of all rows (along the last axis), as ``total`` adds each up."""
+    wide = x.astype(np.float64).reshape(-1, x.shape[-1])
+    sums = np.zeros(len(wide))
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        wide = wide * wide
+        for chunk in range(0, wide.shape[1], CHUNK):
+            part = np.zeros(len(wide))
+            for start in range(chunk, min(chunk + CHUNK, wide.shape[1]), BLOCK):
+                block = wide[:, start : min(start + BLOCK, chunk + CHUNK)]
+                lanes = np.zeros((len(wide), LANES))
+                for i in range(0, block.shape[1], LANES):
+                    some = block[:, i : i + LANES]
+                    lanes[:, : some.shape[1]] += some
+                while lanes.shape[1] > 1:
+                    half = lanes.shape[1] // 2
+                    lanes = lanes[:, :half] + lanes[:, half:]
+                part = part + lanes[:, 0]
+            sums = sums + part
+    return sums.reshape(x.shape[:-1])
+
+
+def column_squares(x: Array) -> Array:
+    """The sums of squares of all columns of matrices (the last two axes).
+
+    Rows are added one after the other in each band of rows, and bands one after the other. A matrix
+    has bands of at least 16 rows and 32768 elements, and 64 of them at most.
+    """
+    rows, columns = x.shape[-2:]
+    height = max(DEPTH, -(-GRAIN // max(columns, 1)), -(-rows // MOST))
+    wide = x.astype(np.float64)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        wide = wide * wide
+        sums: Array = np.zeros((*x.shape[:-2], columns))
+        for band in range(0, rows, height):
+            part = np.zeros_like(sums)
+            for i in range(band, min(band + height, rows)):
+                part = part + wide[..., i, :]
+            sums = sums + part
+    return sums

@@ -1,0 +1,461 @@
+"""Rules that go by the rows and columns of matrices: see ``rules.pxd`` for what all rules share.
+
+A tally of such a rule writes terms, which the engine adds up by rows and columns; what settles them
+then makes factors of rows and columns, which the loops that follow get for each element, as a and
+b. So a second moment is kept in as many numbers as there are rows and columns.
+"""
+from libc.math cimport sqrt
+
+from steepest.kernels.contract cimport BLOCK, MAXDIMS, Table, larger, real, root
+from steepest.kernels.rules cimport rule, squares, survey, tabled, tally
+
+RULES = {}
+
+
+cdef void gradients(const real *restrict p, const real *restrict g, real *restrict a,
+                    real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
+                    double factor, double keep, const double *h,
+                    real *restrict terms) noexcept nogil:
+    """The terms are the gradient itself."""
+    cdef real f = <real>factor
+    cdef Py_ssize_t i
+    for i in range(n):
+        terms[i] = f * g[i]
+
+
+cdef inline void averaged(real *restrict state, const double *restrict sums, Py_ssize_t n,
+                          double count, double eps, double old, double fresh) noexcept nogil:
+    """States take in the means of sums over `count` squares, plus eps."""
+    cdef Py_ssize_t i
+    for i in range(n):
+        state[i] = <real>(old * <double>state[i] + fresh * (sums[i] / count + eps))
+
+
+cdef inline double mean(const real *state, Py_ssize_t n) noexcept nogil:
+    """Added up one after the other."""
+    cdef double together = 0
+    cdef Py_ssize_t j
+    for j in range(n):
+        together += <double>state[j]
+    return together / <double>n
+
+
+cdef inline void inverse_roots(real *restrict factor, const double *restrict x,
+                               Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        factor[i] = <real>(1.0 / sqrt(x[i]))
+
+
+cdef inline void inverse_state_roots(real *restrict factor, const real *restrict x,
+                                     Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        factor[i] = <real>(1.0 / sqrt(<double>x[i]))
+
+
+cdef inline void second_moments(Table *x, real *row, real *column, Py_ssize_t first,
+                                Py_ssize_t last, int state, double eps, double bound, double old,
+                                double fresh) noexcept nogil:
+    """The states of rows and columns, of two numbers, take in what a tally has found, plus eps. The
+    factors of rows are 1 / √(state / mean of them), which is at least `bound`; of columns
+    1 / √state. Loops go over all matrices where they can: these may be as small as 3 x 3."""
+    cdef Py_ssize_t k, j, start = first * x.rows, n = (last - first) * x.rows
+    cdef real *rows = <real *>x.state[state]
+    cdef real *columns = <real *>x.state[state + 1]
+    cdef double unit
+    averaged(rows + start, x.row + start, n, <double>x.columns, eps, old, fresh)
+    for k in range(first, last):
+        unit = mean(rows + k * x.rows, x.rows)
+        unit = bound if unit < bound else unit
+        for j in range(k * x.rows, (k + 1) * x.rows):
+            x.row[j] = <double>rows[j] / unit
+    inverse_roots(row + start, x.row + start, n)
+    start, n = first * x.columns, (last - first) * x.columns
+    if x.step == x.columns:
+        averaged(columns + start, x.column + start, n, <double>x.rows, eps, old, fresh)
+    else:
+        for k in range(first, last):
+            averaged(columns + k * x.columns, x.column + k * x.step, x.columns, <double>x.rows,
+                     eps, old, fresh)
+    inverse_state_roots(column + start, columns + start, n)
+
+
+# Adafactor: h = (1 - w, w, eps1, paper, eps2, rho, d, scale, decay, lr, b1, 1 - b1); settled: step,
+# keep. A negative eps1 is the type's own epsilon.
+
+cdef inline double least(const real *x, double eps) noexcept nogil:
+    if eps < 0:
+        return 2.0 ** -23 if real is float else 2.0 ** -52
+    return eps
+
+
+cdef void adafactor_table(Table *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
+                          const double *h) noexcept nogil:
+    cdef double eps = least(row, h[2])
+    second_moments(x, row, column, first, last, 0, eps if h[3] else 0.0, 0.0 if h[3] else eps,
+                   h[0], h[1])
+
+
+cdef void adafactor_survey(const real *restrict p, const real *restrict g, real *restrict row,
+                           real *restrict column, real *restrict c, real *restrict d, Py_ssize_t n,
+                           double factor, double keep, const double *h,
+                           double *sums) noexcept nogil:
+    cdef real cap = <real>(1.0 / (0.0 if h[3] else least(p, h[2]))), f = <real>factor, s
+    cdef real direction[BLOCK]
+    cdef Py_ssize_t i
+    for i in range(n):
+        s = row[i] * column[i]
+        direction[i] = (cap if s > cap else s) * (f * g[i])
+    sums[0] += squares(p, n)
+    sums[1] += squares(direction, n)
+    sums[2] += <double>n
+
+
+cdef void adafactor_settle(const double *sums, double *own, double *h) noexcept nogil:
+    cdef double n = sqrt(sums[2]), size = sqrt(sums[0]) / n, ratio = sqrt(sums[1]) / (n * h[6])
+    cdef double alpha = h[5]
+    if h[7]:
+        alpha = (size if size > h[4] else h[4]) * alpha
+    h[12] = alpha / ratio if ratio > 1 else alpha
+    h[13] = 1.0 - h[8] * (alpha if h[3] else h[9])
+
+
+cdef void adafactor(real *restrict p, const real *restrict g, real *restrict row,
+                    real *restrict column, real *restrict c, real *restrict d, Py_ssize_t n,
+                    double factor, double keep, const double *h) noexcept nogil:
+    cdef real cap = <real>(1.0 / (0.0 if h[3] else least(p, h[2]))), f = <real>factor, s
+    cdef real step = <real>h[12], k = <real>h[13]
+    cdef Py_ssize_t i
+    for i in range(n):
+        s = row[i] * column[i]
+        p[i] = k * p[i] - step * ((cap if s > cap else s) * (f * g[i]))
+
+RULES["adafactor"] = rule(adafactor, adafactor, (
+    tally("squares", gradients, gradients, adafactor_table, adafactor_table, blind=True),
+    survey(adafactor_survey, adafactor_survey, adafactor_settle)))
+
+
+cdef void adafactor_momentum(real *restrict p, const real *restrict g, real *restrict row,
+                             real *restrict column, real *restrict m, real *restrict d,
+                             Py_ssize_t n, double factor, double keep,
+                             const double *h) noexcept nogil:
+    cdef real cap = <real>(1.0 / (0.0 if h[3] else least(p, h[2]))), f = <real>factor, s, mi
+    cdef real step = <real>h[12], k = <real>h[13], b1 = <real>h[10], fresh1 = <real>h[11]
+    cdef Py_ssize_t i
+    for i in range(n):
+        s = row[i] * column[i]
+        mi = b1 * m[i] + fresh1 * (step * ((cap if s > cap else s) * (f * g[i])))
+        m[i] = mi
+        p[i] = k * p[i] - mi
+
+RULES["adafactor_momentum"] = rule(adafactor_momentum, adafactor_momentum, (
+    tally("squares", gradients, gradients, adafactor_table, adafactor_table, blind=True),
+    survey(adafactor_survey, adafactor_survey, adafactor_settle)))
+
+
+cdef inline real adafactor_direction(real g, real v, real eps) noexcept nogil:
+    cdef real size = root(v)
+    return g / (eps if size < eps else size)
+
+
+cdef void adafactor_vector_survey(const real *restrict p, const real *restrict g, real *restrict v,
+                                  real *restrict b, real *restrict c, real *restrict d,
+                                  Py_ssize_t n, double factor, double keep, const double *h,
+                                  double *sums) noexcept nogil:
+    cdef real old = <real>h[0], fresh = <real>h[1], f = <real>factor, gi, vi
+    cdef real eps = <real>(0.0 if h[3] else least(p, h[2])), added = <real>(h[2] if h[3] else 0.0)
+    cdef real direction[BLOCK]
+    cdef Py_ssize_t i
+    for i in range(n):
+        gi = f * g[i]
+        vi = old * v[i] + fresh * (gi * gi + added)
+        v[i] = vi
+        direction[i] = adafactor_direction(gi, vi, eps)
+    sums[0] += squares(p, n)
+    sums[1] += squares(direction, n)
+    sums[2] += <double>n
+
+
+cdef void adafactor_vector(real *restrict p, const real *restrict g, real *restrict v,
+                           real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
+                           double factor, double keep, const double *h) noexcept nogil:
+    cdef real eps = <real>(0.0 if h[3] else least(p, h[2])), f = <real>factor
+    cdef real step = <real>h[12], k = <real>h[13]
+    cdef Py_ssize_t i
+    for i in range(n):
+        p[i] = k * p[i] - step * adafactor_direction(f * g[i], v[i], eps)
+
+RULES["adafactor_vector"] = rule(adafactor_vector, adafactor_vector, (
+    survey(adafactor_vector_survey, adafactor_vector_survey, adafactor_settle),))
+
+
+cdef void adafactor_vector_momentum(real *restrict p, const real *restrict g, real *restrict v,
+                                    real *restrict m, real *restrict c, real *restrict d,
+                                    Py_ssize_t n, double factor, double keep,
+                                    const double *h) noexcept nogil:
+    cdef real eps = <real>(0.0 if h[3] else least(p, h[2])), f = <real>factor, mi
+    cdef real step = <real>h[12], k = <real>h[13], b1 = <real>h[10], fresh1 = <real>h[11]
+    cdef Py_ssize_t i
+    for i in range(n):
+        mi = b1 * m[i] + fresh1 * (step * adafactor_direction(f * g[i], v[i], eps))
+        m[i] = mi
+        p[i] = k * p[i] - mi
+
+RULES["adafactor_vector_momentum"] = rule(adafactor_vector_momentum, adafactor_vector_momentum, (
+    survey(adafactor_vector_survey, adafactor_vector_survey, adafactor_settle),))
+
+
+# CAME: h = (b1, 1 - b1, b2, 1 - b2, b3, 1 - b3, eps1, eps2, clip, lr); settled: what is left of u.
+
+cdef void came_moments(Table *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
+                       const double *h) noexcept nogil:
+    second_moments(x, row, column, first, last, 0, h[6], 0.0, h[2], h[3])
+
+
+cdef void came_residuals(Table *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
+                         const double *h) noexcept nogil:
+    second_moments(x, row, column, first, last, 2, h[7], 0.0, h[4], h[5])
+
+
+cdef void came_survey(const real *restrict p, const real *restrict g, real *restrict row,
+                      real *restrict column, real *restrict m, real *restrict d, Py_ssize_t n,
+                      double factor, double keep, const double *h, double *sums) noexcept nogil:
+    cdef real f = <real>factor
+    cdef real direction[BLOCK]
+    cdef Py_ssize_t i
+    for i in range(n):
+        direction[i] = (row[i] * column[i]) * (f * g[i])
+    sums[0] += squares(direction, n)
+    sums[1] += <double>n
+
+
+cdef void came_settle(const double *sums, double *own, double *h) noexcept nogil:
+    cdef double ratio = sqrt(sums[0]) / (sqrt(sums[1]) * h[8])
+    h[10] = 1.0 if ratio < 1 else 1.0 / ratio
+
+
+cdef void came_tally(const real *restrict p, const real *restrict g, real *restrict row,
+                     real *restrict column, real *restrict m, real *restrict d, Py_ssize_t n,
+                     double factor, double keep, const double *h,
+                     real *restrict terms) noexcept nogil:
+    cdef real b1 = <real>h[0], fresh1 = <real>h[1], left = <real>h[10], f = <real>factor, u, mi
+    cdef Py_ssize_t i
+    for i in range(n):
+        u = left * ((row[i] * column[i]) * (f * g[i]))
+        mi = b1 * m[i] + fresh1 * u
+        m[i] = mi
+        terms[i] = u - mi
+
+
+cdef void came(real *restrict p, const real *restrict g, real *restrict row,
+               real *restrict column, real *restrict m, real *restrict d, Py_ssize_t n,
+               double factor, double keep, const double *h) noexcept nogil:
+    cdef real lr = <real>h[9], k = <real>keep
+    cdef Py_ssize_t i
+    for i in range(n):
+        p[i] = k * p[i] - lr * ((row[i] * column[i]) * m[i])
+
+RULES["came"] = rule(came, came, (
+    tally("squares", gradients, gradients, came_moments, came_moments, blind=True),
+    survey(came_survey, came_survey, came_settle),
+    tally("squares", came_tally, came_tally, came_residuals, came_residuals)))
+
+
+cdef void came_vector_survey(const real *restrict p, const real *restrict g, real *restrict m,
+                             real *restrict v, real *restrict c, real *restrict d, Py_ssize_t n,
+                             double factor, double keep, const double *h,
+                             double *sums) noexcept nogil:
+    cdef real b2 = <real>h[2], fresh2 = <real>h[3], eps = <real>h[6], f = <real>factor, gi, vi
+    cdef real direction[BLOCK]
+    cdef Py_ssize_t i
+    for i in range(n):
+        gi = f * g[i]
+        vi = b2 * v[i] + fresh2 * (gi * gi + eps)
+        v[i] = vi
+        direction[i] = gi / root(vi)
+    sums[0] += squares(direction, n)
+    sums[1] += <double>n
+
+
+cdef void came_vector(real *restrict p, const real *restrict g, real *restrict m, real *restrict v,
+                      real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
+                      const double *h) noexcept nogil:
+    cdef real b1 = <real>h[0], fresh1 = <real>h[1], left = <real>h[10], lr = <real>h[9]
+    cdef real f = <real>factor, k = <real>keep, mi
+    cdef Py_ssize_t i
+    for i in range(n):
+        mi = b1 * m[i] + fresh1 * (left * (f * g[i] / root(v[i])))
+        m[i] = mi
+        p[i] = k * p[i] - lr * mi
+
+RULES["came_vector"] = rule(came_vector, came_vector, (
+    survey(came_vector_survey, came_vector_survey, came_settle),))
+
+
+# SM3: h = (lr, beta, share of g², eps, mu, 1 - mu). The accumulators are one for each dimension;
+# all but the last make the factors of rows.
+
+cdef void sm3_factors(Table *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
+                      const double *h) noexcept nogil:
+    """Of each row the least of its accumulators; of columns theirs."""
+    cdef Py_ssize_t index[MAXDIMS]
+    cdef Py_ssize_t i
+    cdef int k, rest = x.states - 1
+    cdef real least, other
+    for k in range(rest):
+        index[k] = 0
+    for i in range(x.rows):
+        least = (<real *>x.state[0])[index[0]]
+        for k in range(1, rest):
+            other = (<real *>x.state[k])[index[k]]
+            least = smaller(other, least)
+        row[i] = least
+        following(x, index, rest)
+    for i in range(x.columns):
+        column[i] = (<real *>x.state[rest])[i]
+
+
+cdef void sm3_table(Table *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
+                    const double *h) noexcept nogil:
+    """Each accumulator is the largest of its slice."""
+    cdef Py_ssize_t index[MAXDIMS]
+    cdef Py_ssize_t i
+    cdef int k, rest = x.states - 1
+    cdef real *state
+    for k in range(rest):
+        index[k] = 0
+        state = <real *>x.state[k]
+        for i in range(x.length[k]):
+            state[i] = <real>0
+    for i in range(x.rows):
+        for k in range(rest):
+            state = <real *>x.state[k] + index[k]
+            state[0] = larger(<real>x.row[i], state[0])
+        following(x, index, rest)
+    for i in range(x.columns):
+        (<real *>x.state[rest])[i] = <real>x.column[i]
+
+
+cdef inline void following(Table *x, Py_ssize_t *index, int n) noexcept nogil:
+    """The next row, as indices of the first n dimensions."""
+    cdef int k = n - 1
+    index[k] += 1
+    while k > 0 and index[k] == x.length[k]:
+        index[k] = 0
+        k -= 1
+        index[k] += 1
+
+
+cdef inline real smaller(real x, real y) noexcept nogil:
+    """The smaller of two; NaN if either is NaN."""
+    cdef real least = x if x < y else y
+    return x if x != x else least
+
+
+cdef inline real sm3_direction(real g, real v, real eps) noexcept nogil:
+    cdef real u = g / root(v + eps)
+    return <real>0 if v == <real>0 else u
+
+
+cdef void sm3_tally(const real *restrict p, const real *restrict g, real *restrict row,
+                    real *restrict column, real *restrict m, real *restrict d, Py_ssize_t n,
+                    double factor, double keep, const double *h,
+                    real *restrict terms) noexcept nogil:
+    cdef real beta = <real>h[1], share = <real>h[2], f = <real>factor, gi
+    cdef Py_ssize_t i
+    for i in range(n):
+        gi = f * g[i]
+        terms[i] = beta * smaller(row[i], column[i]) + share * (gi * gi)
+
+
+cdef void sm3(real *restrict p, const real *restrict g, real *restrict row, real *restrict column,
+              real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
+              const double *h) noexcept nogil:
+    cdef real lr = <real>h[0], beta = <real>h[1], share = <real>h[2], eps = <real>h[3]
+    cdef real f = <real>factor, k = <real>keep, gi, v
+    cdef Py_ssize_t i
+    for i in range(n):
+        gi = f * g[i]
+        v = beta * smaller(row[i], column[i]) + share * (gi * gi)
+        p[i] = k * p[i] - lr * sm3_direction(gi, v, eps)
+
+RULES["sm3"] = rule(sm3, sm3, (
+    tabled(sm3_factors, sm3_factors),
+    tally("largest", sm3_tally, sm3_tally, sm3_table, sm3_table)))
+
+
+cdef void sm3_momentum(real *restrict p, const real *restrict g, real *restrict row,
+                       real *restrict column, real *restrict m, real *restrict d, Py_ssize_t n,
+                       double factor, double keep, const double *h) noexcept nogil:
+    cdef real lr = <real>h[0], beta = <real>h[1], share = <real>h[2], eps = <real>h[3]
+    cdef real mu = <real>h[4], fresh = <real>h[5], f = <real>factor, k = <real>keep, gi, v, mi
+    cdef Py_ssize_t i
+    for i in range(n):
+        gi = f * g[i]
+        v = beta * smaller(row[i], column[i]) + share * (gi * gi)
+        mi = mu * m[i] + fresh * sm3_direction(gi, v, eps)
+        m[i] = mi
+        p[i] = k * p[i] - lr * mi
+
+RULES["sm3_momentum"] = rule(sm3_momentum, sm3_momentum, (
+    tabled(sm3_factors, sm3_factors),
+    tally("largest", sm3_tally, sm3_tally, sm3_table, sm3_table)))
+
+
+cdef void sm3_vector(real *restrict p, const real *restrict g, real *restrict v, real *restrict b,
+                     real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
+                     const double *h) noexcept nogil:
+    cdef real lr = <real>h[0], beta = <real>h[1], share = <real>h[2], eps = <real>h[3]
+    cdef real f = <real>factor, k = <real>keep, gi, vi
+    cdef Py_ssize_t i
+    for i in range(n):
+        gi = f * g[i]
+        vi = beta * v[i] + share * (gi * gi)
+        v[i] = vi
+        p[i] = k * p[i] - lr * sm3_direction(gi, vi, eps)
+
+RULES["sm3_vector"] = rule(sm3_vector, sm3_vector)
+
+
+cdef void sm3_vector_momentum(real *restrict p, const real *restrict g, real *restrict v,
+                              real *restrict m, real *restrict c, real *restrict d, Py_ssize_t n,
+                              double factor, double keep, const double *h) noexcept nogil:
+    cdef real lr = <real>h[0], beta = <real>h[1], share = <real>h[2], eps = <real>h[3]
+    cdef real mu = <real>h[4], fresh = <real>h[5], f = <real>factor, k = <real>keep, gi, vi, mi
+    cdef Py_ssize_t i
+    for i in range(n):
+        gi = f * g[i]
+        vi = beta * v[i] + share * (gi * gi)
+        v[i] = vi
+        mi = mu * m[i] + fresh * sm3_direction(gi, vi, eps)
+        m[i] = mi
+        p[i] = k * p[i] - lr * mi
+
+RULES["sm3_vector_momentum"] = rule(sm3_vector_momentum, sm3_vector_momentum)
+
+
+# Adam-mini: h = (b1, 1 - b1, b2, 1 - b2, unbias v, eps, step).
+
+cdef void adammini_table(Table *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
+                         const double *h) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef real *v = <real *>x.state[0]
+    averaged(v, x.row, x.rows, <double>x.columns, 0.0, h[2], h[3])
+    for i in range(x.rows):
+        row[i] = <real>(1.0 / (sqrt(<double>v[i]) * h[4] + h[5]))
+
+
+cdef void adammini(real *restrict p, const real *restrict g, real *restrict row, real *restrict m,
+                   real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
+                   const double *h) noexcept nogil:
+    cdef real b1 = <real>h[0], fresh1 = <real>h[1], step = <real>h[6]
+    cdef real f = <real>factor, k = <real>keep, mi
+    cdef Py_ssize_t i
+    for i in range(n):
+        mi = b1 * m[i] + fresh1 * (f * g[i])
+        m[i] = mi
+        p[i] = k * p[i] - step * (mi * row[i])
+
+RULES["adammini"] = rule(adammini, adammini, (
+    tally("squares", gradients, gradients, adammini_table, adammini_table, blind=True),))

@@ -1,0 +1,138 @@
+"""What the terms of a tally come to in each row and each column. Compiled once per
+instruction-set level.
+
+FOLDS maps "squares" (their sum, in double: a row's in lanes, as ``rules.squares`` adds, a column's
+row by row) and "largest" (of terms that are not negative) to the function for each type; SPREAD
+makes factors of rows and columns into those of elements.
+"""
+from cpython.pycapsule cimport PyCapsule_New
+
+from steepest.kernels.contract cimport (
+    LANES, fold_double, fold_float, larger, real, spread_double, spread_float,
+)
+
+FOLDS = {}
+
+
+cdef object entry(fold_float of_float, fold_double of_double):
+    return (PyCapsule_New(<void *>of_float, "steepest.fold", NULL),
+            PyCapsule_New(<void *>of_double, "steepest.fold", NULL))
+
+
+cdef inline double row_squares(const real *restrict x, double *restrict column,
+                               Py_ssize_t n) noexcept nogil:
+    """The sum of squares, each of which is added to its column, if there are any: element i goes to
+    lane i mod 32, and lanes are added in halves. Of fewer lanes than that only those are added that
+    have got something: the others are 0."""
+    cdef double lane[LANES]
+    cdef double term
+    cdef Py_ssize_t i, j, width = LANES, whole = n // LANES
+    while whole == 0 and 1 < width and n <= width // 2:
+        width = width // 2
+    for j in range(width):
+        lane[j] = 0
+    if column == NULL:
+        for i in range(whole):
+            for j in range(LANES):
+                term = <double>x[i * LANES + j] * <double>x[i * LANES + j]
+                lane[j] += term
+        for j in range(n - whole * LANES):
+            term = <double>x[whole * LANES + j] * <double>x[whole * LANES + j]
+            lane[j] += term
+    else:
+        for i in range(whole):
+            for j in range(LANES):
+                term = <double>x[i * LANES + j] * <double>x[i * LANES + j]
+                lane[j] += term
+                column[i * LANES + j] += term
+        for j in range(n - whole * LANES):
+            term = <double>x[whole * LANES + j] * <double>x[whole * LANES + j]
+            lane[j] += term
+            column[whole * LANES + j] += term
+    while width > 1:
+        width = width // 2
+        for j in range(width):
+            lane[j] += lane[j + width]
+    return lane[0]
+
+
+cdef void squares(const real *restrict terms, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t place,
+                  Py_ssize_t height, Py_ssize_t step, double *row,
+                  double *column) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(rows):
+        row[k] += row_squares(terms + k * n, column, n)
+        if column != NULL:
+            place += 1
+            if place == height:
+                place = 0
+                column += step
+
+FOLDS["squares"] = entry(squares, squares)
+
+
+cdef inline real row_largest(const real *x, Py_ssize_t n) noexcept nogil:
+    cdef real lane[LANES]
+    cdef real most = <real>0
+    cdef Py_ssize_t i, j, whole = n // LANES
+    if whole:
+        for j in range(LANES):
+            lane[j] = <real>0
+        for i in range(whole):
+            for j in range(LANES):
+                lane[j] = larger(x[i * LANES + j], lane[j])
+        for j in range(LANES):
+            most = larger(lane[j], most)
+    for j in range(whole * LANES, n):
+        most = larger(x[j], most)
+    return most
+
+
+cdef inline void column_largest(const real *restrict x, double *restrict column,
+                                Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        column[i] = larger(<double>x[i], column[i])
+
+
+cdef void largest(const real *restrict terms, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t place,
+                  Py_ssize_t height, Py_ssize_t step, double *row,
+                  double *column) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(rows):
+        row[k] = larger(<double>row_largest(terms + k * n, n), row[k])
+        if column != NULL:
+            column_largest(terms + k * n, column, n)
+            place += 1
+            if place == height:
+                place = 0
+                column += step
+
+FOLDS["largest"] = entry(largest, largest)
+
+
+cdef void spread(const real *row, const real *column, Py_ssize_t j, Py_ssize_t n,
+                 Py_ssize_t columns, Py_ssize_t place, Py_ssize_t height, real *restrict a,
+                 real *restrict b) noexcept nogil:
+    cdef Py_ssize_t run, i
+    cdef real one
+    while n > 0:
+        run = min(n, columns - j)
+        one = row[0]
+        for i in range(run):
+            a[i] = one
+        if column != NULL:
+            for i in range(run):
+                b[i] = column[j + i]
+            b += run
+        a += run
+        n -= run
+        j = 0
+        row += 1
+        place += 1
+        if place == height and column != NULL:
+            place = 0
+            column += columns
+
+SPREAD = (PyCapsule_New(<void *><spread_float>spread, "steepest.spread", NULL),
+          PyCapsule_New(<void *><spread_double>spread, "steepest.spread", NULL))
