@@ -89,7 +89,7 @@ def test_a_nan_agrees_with_nothing():
 @pytest.mark.parametrize("rule", [rule for rule in RULES if not RULES[rule].additive])
 def test_rules_that_do_not_add_are_refused(rule):
     with pytest.raises(ValueError, match=f"cautious = True: {rule} does not add"):
-        RULES[rule](np.ones(2), cautious=True)
+        RULES[rule](np.ones((2, 2)), cautious=True)
 
 
 def test_one_caution_at_a_time():

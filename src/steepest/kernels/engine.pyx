@@ -27,8 +27,8 @@ from libc.string cimport memcpy
 from steepest.kernels.bands cimport divide, release, table_range, tally_range
 from steepest.kernels.contract cimport (
     BLOCK, CHUNK, COEFFICIENTS, RULE_DOUBLE, RULE_FLOAT, SCALARS, SETTLE, STAGES, STATES, SUMS,
-    SURVEYS, SURVEY_DOUBLE, SURVEY_FLOAT, Operand, larger, measure_double, measure_float, real,
-    settle_function,
+    SURVEYS, SURVEY_DOUBLE, SURVEY_FLOAT, TABLE_DOUBLE, TABLE_FLOAT, Operand, larger,
+    measure_double, measure_float, real, settle_function,
 )
 from steepest.kernels.floatmode cimport floatmode_default, floatmode_get, floatmode_set
 from steepest.kernels.sources cimport Source, address, counter, reach, same, still_at
@@ -594,8 +594,8 @@ cdef class Plan:
 
     cdef int set_tally(self, Program *program, int k, list settle) except -1:
         fold, of_float, of_double = settle
-        program.table_float[k] = pointer(of_float, "steepest.table")
-        program.table_double[k] = pointer(of_double, "steepest.table")
+        program.table_float[k] = pointer(of_float, TABLE_FLOAT)
+        program.table_double[k] = pointer(of_double, TABLE_DOUBLE)
         if fold is not None:
             name, program.blind[k] = fold
             functions = self.kernels.folds[name]

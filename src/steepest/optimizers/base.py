@@ -832,7 +832,7 @@ class Optimizer(ABC):
                 state[name]["step"] = counter(np.array(given["step"]), name)
                 for key in keys[1:]:
                     x = live.checked(np.array(given[key]), p, name, key)
-                    if rule.prepares and live.of_rule(key):
+                    if x.shape != p.shape or (rule.prepares and live.of_rule(key)):
                         state[name][key] = x
                         continue
                     state[name][key] = arrays.zeros_like(p)
@@ -878,7 +878,7 @@ def other_rule(name: str, defaults: Mapping[str, Any]) -> Optimizer:
     if made is None:
         raise ValueError(f"rule {name!r} of a group: expected one of {', '.join([*RULES, *OWN])}")
     options = {key: x for key, x in defaults.items() if key in _GROUP_OPTIONS}
-    del options["decay_mode"]
+    del options["decay_mode"], options["peak_lr"]
     return made(np.zeros(1), **options)._bare()  # type: ignore[no-any-return]
 
 

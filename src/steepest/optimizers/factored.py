@@ -40,7 +40,7 @@ class Adafactor(Optimizer):
     """
 
     decay_mode = "decoupled"
-    needs = "matrix"
+    needs = "layer-wise"
     own_decay = True
     factors = 2
     counts: ClassVar = {"eps": 2}
@@ -143,7 +143,7 @@ class CAME(Optimizer):
     """
 
     decay_mode = "decoupled"
-    needs = "matrix"
+    needs = "layer-wise"
     factors = 2
     counts: ClassVar = {"betas": 3, "eps": 2}
 
@@ -216,7 +216,7 @@ class SM3(Optimizer):
     """
 
     decay_mode = "decoupled"
-    needs = "matrix"
+    needs = "layer-wise"
     factors = 2
     ranges: ClassVar = {"momentum": (0.0, 1.0, False), "beta": (0.0, 1.0, True)}
 
@@ -282,7 +282,7 @@ class AdamMini(Optimizer):
     """
 
     decay_mode = "decoupled"
-    needs = "matrix"
+    needs = "layer-wise"
     factors = 1
 
     def __init__(
