@@ -216,7 +216,8 @@ def label(value: Any) -> str | None:
     """Readable test ids: the flags of a variant rather than a dictionary."""
     if isinstance(value, dict):
         shown = {k: v for k, v in value.items() if k not in _ODD}
-        return "-".join(f"{k}={v}" for k, v in shown.items()) or "plain"
+        names = {k: getattr(v, "__name__", v) for k, v in shown.items()}
+        return "-".join(f"{k}={v}" for k, v in names.items()) or "plain"
     if isinstance(value, type):
         return value.__name__
     return None

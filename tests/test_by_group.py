@@ -65,6 +65,15 @@ def test_options_hold_for_all():
     assert all("ema" in state for state in opt.state.values())
 
 
+def test_masks_reach_every_rule():
+    params = arrays(1)
+    kept = {"a.b": np.arange(40) % 2 == 0, "head.w": np.eye(40, 3, dtype=bool)}
+    opt = st.ByGroup(params, RULES, filter=st.filters.mask(kept))
+    opt.step(arrays(2))
+    for name, mask in kept.items():
+        assert not params[name][~mask].any() and params[name][mask].all()
+
+
 def test_a_group_with_a_rule_in_any_optimizer():
     a, b, c, d = np.ones(2), np.ones(2), np.ones(2), np.ones(2)
     opt = st.AdamW([{"params": [a]}, {"params": [b], "rule": "lion", "lr": 0.25}], lr=0.5)

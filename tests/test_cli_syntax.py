@@ -216,7 +216,7 @@ def test_every_rule_has_a_space_that_its_constructor_takes(rule) -> None:
     for _ in range(5):
         values = {name: x.decode(x.draw(rng)) for name, x in found.items()}
         settings = space.candidate(Settings("digits", optimizer=rule), values)
-        made = syntax.optimizer(settings.optimizer, np.zeros(3), {"lr": settings.lr})
+        made = syntax.optimizer(settings.optimizer, np.zeros((3, 2)), {"lr": settings.lr})
         group = made.param_groups[0]
         assert group["lr"] == values["lr"]
         for name, key, i in (("beta1", "betas", 0), ("beta2", "betas", 1), ("momentum", None, 0)):

@@ -434,9 +434,9 @@ def test_a_convention_that_a_rule_lacks(value):
 def test_a_rule_of_one_form(rule):
     message = rf"convention = 'keras': {RULES[rule].__name__} has one form only"
     with pytest.raises(ValueError, match=message):
-        RULES[rule](np.ones(2), convention="keras")
+        RULES[rule](np.ones((2, 2)), convention="keras")
     with pytest.raises(ValueError, match=message):
-        RULES[rule]([{"params": np.ones(2), "convention": "keras"}])
+        RULES[rule]([{"params": np.ones((2, 2)), "convention": "keras"}])
 
 
 @pytest.mark.parametrize(("rule", "arguments", "message"), [

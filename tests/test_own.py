@@ -160,5 +160,8 @@ def test_it_is_saved_pickled_and_used_in_a_group(tmp_path):
     for each, p in ((opt, w), (other, twin), (again, again.param_groups[0]["params"][0])):
         each.step({"w": np.full(3, 0.5, np.float32)})
         same_bits(p, w)
+    assert st.ByGroup({"w": w.copy()}, {"*": {"rule": "mylamb", "lr": 0.5}}).param_groups[0]["lr"]
+    with pytest.raises(TypeError, match="mylamb needs lr"):
+        st.ByGroup({"w": w.copy()}, {"*": {"rule": "mylamb"}})
     by_group = st.ByGroup({"w": w.copy()}, {"*": {"rule": "myadam", "lr": 0.1}})
     assert by_group.state["w"].keys() == {"step", "exp_avg", "exp_avg_sq"}

@@ -396,7 +396,7 @@ class Optimizer(ABC):
         """The rule that a group goes by: this optimizer's, or that of its ``"rule"``."""
         name = group.get("rule", self.rule)
         if name not in self._rules:
-            self._rules[name] = other_rule(name, self.defaults)
+            self._rules[name] = other_rule(name, self.defaults, group)
         return self._rules[name]
 
     def _bare(self) -> "Optimizer":
@@ -871,15 +871,22 @@ class Optimizer(ABC):
         return "\n".join([*lines, ")"])
 
 
-def other_rule(name: str, defaults: Mapping[str, Any]) -> Optimizer:
-    """An optimizer of another rule for groups to go by: with its own defaults, and the options that
-    all rules share as in `defaults`. Raises ValueError for an unknown rule."""
+def other_rule(name: str, defaults: Mapping[str, Any], group: Mapping[str, Any]) -> Optimizer:
+    """Another rule for groups to go by: with its own defaults, and the options that all rules share
+    as in `defaults`; `group` has what has no default. Raises ValueError for an unknown rule."""
     made: Any = RULES.get(name, OWN.get(name))
     if made is None:
         raise ValueError(f"rule {name!r} of a group: expected one of {', '.join([*RULES, *OWN])}")
-    options = {key: x for key, x in defaults.items() if key in _GROUP_OPTIONS}
-    del options["decay_mode"], options["peak_lr"]
-    return made(np.zeros(1), **options)._bare()  # type: ignore[no-any-return]
+    asked = inspect.signature(made).parameters.values()
+    needed = {x.name for x in asked if x.default is x.empty and x.kind is not x.VAR_KEYWORD}
+    needed -= {"params"}
+    bare: Optimizer = made(
+        np.zeros(1), **{key: group[key] for key in needed & group.keys()}
+    )._bare()
+    shared = {key: x for key, x in defaults.items() if key in _GROUP_OPTIONS}
+    own = {key: bare.defaults[key] for key in ("decay_mode", "peak_lr")}
+    bare.defaults = bare.defaults | shared | own
+    return bare
 
 
 def given(state: Mapping[str, Array], copies: bool) -> dict[str, Array]:
