@@ -121,6 +121,7 @@ def cases(memory: int, quick: bool = False) -> list[Case]:
             Case("1000x100", ((100,),) * 1000, steps=2, fresh=True),
             Case("100x10000", ((10_000,),) * 100, steps=2, fresh=True),
             Case("1x10", ((10,),), steps=50, fresh=True),
+            Case("matrix", ((256, 256),)),
         ]
     return [
         Case("large", ((4000, 5000),), streams=True),
@@ -128,30 +129,34 @@ def cases(memory: int, quick: bool = False) -> list[Case]:
         Case("1000x100", ((100,),) * 1000, steps=10, fresh=True),
         Case("100x10000", ((10_000,),) * 100, steps=5, fresh=True),
         Case("1x10", ((10,),), steps=200, fresh=True),
+        Case("matrix", ((2048, 2048),)),
     ]
 
 
-CASES = ("large", "gpt2", "1000x100", "100x10000", "1x10")
+CASES = ("large", "gpt2", "1000x100", "100x10000", "1x10", "matrix")
 
 
 def workloads(
     chosen: Sequence[Case], names: Sequence[str] = (), rules: Sequence[str] = ()
 ) -> Iterator[Workload]:
-    """AdamW on every case, clipped and not; then every other rule on the case ``large``.
+    """AdamW on every case, clipped and not; then every other rule on the case ``large``, and the
+    rules for matrices on the case ``matrix``.
 
     `names` of cases and `rules`, where given, select.
     """
     for case in chosen:
         if names and case.name not in names:
             continue
-        if not rules or "adamw" in rules:
+        if case.name != "matrix" and (not rules or "adamw" in rules):
             yield Workload(case, "adamw")
             yield Workload(case, "adamw", clip=MAX_NORM)
     for case in chosen:
-        if case.name != "large" or (names and case.name not in names):
+        if case.name not in ("large", "matrix") or (names and case.name not in names):
             continue
         for rule in RULES:
             if rules and rule not in rules:
+                continue
+            if (RULES[rule].needs == "matrix") != (case.name == "matrix"):
                 continue
             if rule != "adamw":
                 yield Workload(case, rule)

@@ -34,13 +34,14 @@ class Settings:
 
     The NumPy reference takes part in as many rounds as fit `budget` seconds, but at least two; all
     others in every round. A workload ends early, but not before three rounds, when its rounds have
-    lasted `limit` seconds.
+    lasted `limit` seconds. `peers`: pytorch_optimizer and optax take part.
     """
 
     rounds: int = 15
     threads: int = 1
     budget: float = 10.0
     limit: float = math.inf
+    peers: bool = False
 
 
 def median(values: Sequence[float]) -> float:
@@ -129,7 +130,7 @@ def interleaved(found: Sequence[Rival], steps: int, settings: Settings) -> list[
 
 def measured(workload: Workload, settings: Settings, torch: Any | None) -> dict[str, Any]:
     """One workload's entry in the results."""
-    found, absent = rivals(workload, settings.threads, torch)
+    found, absent = rivals(workload, settings.threads, torch, settings.peers)
     ours: Steepest = found[0]
     bytes_moved = ours.bytes_moved()
     gc.collect()

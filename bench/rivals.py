@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from bench.cases import Workload
+from bench.peers import Optax, PytorchOptimizer
 from steepest import clip, reference
 from steepest.arrays import Array
 from steepest.optimizers import RULES, Optimizer
@@ -204,7 +205,9 @@ def yardstick(torch: Any | None) -> str:
     return "torch.Tensor.mul_ in place" if torch is not None else "threaded numpy.multiply in place"
 
 
-def rivals(workload: Workload, threads: int, torch: Any | None) -> tuple[list[Any], dict[str, str]]:
+def rivals(
+    workload: Workload, threads: int, torch: Any | None, peers: bool = False
+) -> tuple[list[Any], dict[str, str]]:
     """All rivals of a workload, this library first; and who is absent, with the reason."""
     absent: dict[str, str] = {}
     gradients = parameters(workload, 2)
@@ -223,6 +226,11 @@ def rivals(workload: Workload, threads: int, torch: Any | None) -> tuple[list[An
             found.append(Torch(workload, gradients, torch, name))
         except (RuntimeError, TypeError, ValueError) as error:
             absent[name] = f"torch: {error}"
+    for peer in (PytorchOptimizer, Optax) if peers else ():
+        try:
+            found.append(peer(workload, gradients, parameters(workload, 1)))
+        except Exception as error:  # whatever a package says of what it cannot do
+            absent[peer.name] = f"{type(error).__name__}: {error}"
     if workload.case.streams:
         found.append(Stream(ours.bytes_moved(), threads, torch))
     return found, absent

@@ -1,7 +1,7 @@
 """Measures this library against its rivals and writes what came out as JSON.
 
     python bench/run.py [--quick] [--case NAME ...] [--rule NAME ...] [--threads N] [--rounds N]
-                        [--out FILE]
+                        [--peers] [--out FILE]
 
 ``bench/report.py`` makes tables and a picture of the file.
 """
@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help=f"only these rules: {', '.join(RULES)}")  # fmt: skip
     parser.add_argument("--threads", type=_count, help="threads of every rival")
     parser.add_argument("--rounds", type=_count, help="rounds (15; 5 if quick)")
+    parser.add_argument("--peers", action="store_true",
+                        help="also pytorch_optimizer and optax, where installed")  # fmt: skip
     parser.add_argument("--out", type=Path, default=RESULTS, help=f"({RESULTS.name} beside run.py)")
     arguments = parser.parse_args(argv)
 
@@ -60,9 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("no such rule in these cases: only the case large has rules besides adamw")
     if arguments.quick:
         limit = math.inf if arguments.rounds else _QUICK / len(chosen)
-        settings = Settings(arguments.rounds or 5, threads, budget=0.4, limit=limit)
+        settings = Settings(
+            arguments.rounds or 5, threads, budget=0.4, limit=limit, peers=arguments.peers
+        )
     else:
-        settings = Settings(arguments.rounds or 15, threads)
+        settings = Settings(arguments.rounds or 15, threads, peers=arguments.peers)
     show = functools.partial(print, flush=True)
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5:
         show(f"load average {os.getloadavg()[0]:.1f}: other work here disturbs the times")

@@ -20,7 +20,10 @@ from steepest.optimizers import RULES
 
 ROOT = Path(__file__).resolve().parents[1]
 
-MODULES = ("bars", "cases", "machine", "measure", "picture", "report", "rivals", "run")
+MODULES = (
+    "bars", "cases", "convergence", "machine", "measure", "peers", "picture", "report", "rivals",
+    "run",
+)  # fmt: skip
 TINY = cases.Case("large", ((30, 40),), streams=True)
 SMALL = cases.Case("1000x100", ((7,),) * 3, steps=2, fresh=True)
 
@@ -53,6 +56,7 @@ def test_cases_have_the_sizes_of_their_names(quick: bool) -> None:
         assert found["large"].parameters == 20_000_000
         assert found["gpt2"].parameters == 124_439_808
         assert found["gpt2"].title == "GPT-2 small: 148 tensors, 124 439 808 parameters"
+    assert found.pop("matrix").shapes[0] == ((256, 256) if quick else (2048, 2048))
     assert all(case.fresh == (case.steps > 1) == (not case.streams) for case in found.values())
 
 
@@ -69,9 +73,11 @@ def test_every_rule_and_case_has_workloads() -> None:
     found = list(cases.workloads(cases.cases(10**12)))
     plain = [(w.rule, w.case.name, w.clip) for w in found if not w.hyper]
     assert len(plain) == len(set(plain))
-    for case in cases.CASES:
+    for case in cases.CASES[:-1]:
         assert {("adamw", case, None), ("adamw", case, cases.MAX_NORM)} <= set(plain)
-    assert {rule for rule, case, clip in plain if case == "large" and clip is None} == set(RULES)
+    for case, matrix in (("large", False), ("matrix", True)):
+        chosen = {rule for rule, name, clip in plain if name == case and clip is None}
+        assert chosen == {rule for rule in RULES if (RULES[rule].needs == "matrix") == matrix}
 
 
 def test_workloads_are_selected_by_case_and_rule() -> None:
@@ -526,3 +532,25 @@ def test_scripts_run_as_files(script: str, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "bench" / script), "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "usage: bench/" + script in done.stdout
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("rule", ["lamb", "adafactor", "prodigy"])
+def test_peers_step(rule: str) -> None:
+    """pytorch_optimizer and optax move their parameters; what they lack is said."""
+    torch = pytest.importorskip("torch")
+    for module in ("pytorch_optimizer", "optax"):
+        pytest.importorskip(module)
+    case = cases.Case("large", ((30, 40),))
+    stepped = cases.Workload(case, rule)
+    found, absent = rivals.rivals(stepped, 1, torch, peers=True)
+    others = [r for r in found if r.name in ("pytorch_optimizer", "optax")]
+    assert {r.name for r in others} == {"pytorch_optimizer", "optax"}, absent
+    for rival in others:
+        before = np.array(np.asarray(rival.params[0].tolist()))
+        for _ in range(3):
+            rival.step()
+        after = np.array(np.asarray(rival.params[0].tolist()))
+        assert np.isfinite(after).all() and (before != after).any()
+    absent = rivals.rivals(cases.Workload(case, "normuon"), 1, torch, peers=True)[1]
+    assert absent["optax"] == "LookupError: optax has no NorMuon"

@@ -128,3 +128,16 @@ def test_groups_of_a_global_rule_share_what_it_keeps():
 def test_wrong_tables(rules, error, message):
     with pytest.raises(error, match=message):
         st.ByGroup(arrays(0), rules)
+
+
+def test_numbers_of_a_group_without_gradients_stay_as_they_are_set():
+    a, b = np.ones(2), np.ones(2)
+    groups = [{"params": [a]}, {"params": [b]}]
+    opt = st.ScheduleFreeSGD(groups, lr=0.5)
+    opt.step([[np.ones(2)], [np.ones(2)]])
+    opt.param_groups[1]["weight_sum"] = 7.0
+    opt.step([[np.ones(2)], None])
+    assert opt.param_groups[1]["weight_sum"] == 7.0
+    opt.param_groups[0]["weight_sum"] = 3.0
+    opt.step([None, None])
+    assert [g["weight_sum"] for g in opt.param_groups] == [3.0, 7.0]

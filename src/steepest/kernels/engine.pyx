@@ -926,15 +926,15 @@ cdef class Plan:
         cdef Py_ssize_t i
         cdef Entry *e
         cdef const Program *program
+        for i in range(self.capacity):  # also those that no parameter of this step belongs to
+            self.domains[i].taken = False
         if self.surveys == 0:
             return
-        for i in range(self.actives):
-            self.domains[self.programs[self.entries[self.active[i]].program].domain].taken = False
         for i in range(self.actives):
             e = &self.entries[self.active[i]]
             program = &self.programs[e.program]
             memcpy(e.h, program.h, sizeof(e.h))
-            self.domains[program.domain].taken = program.surveys > 0
+            self.domains[program.domain].taken |= program.surveys > 0
             memcpy(self.domains[program.domain].now, program.kept, sizeof(program.kept))
         for self.survey in range(self.surveys):
             if self.sweeps_for(self.survey):
