@@ -46,7 +46,7 @@ def packed_scalars(state: Any, live: Any, name: str) -> Array | None:
 def _checked(state: Mapping[str, Any], key: str, live: Any, name: str) -> Array:
     x = state.get(key, live.rule.initial_number(key, live.h))
     try:
-        number = np.asarray(x, np.float64)
+        number = np.asarray(x if x is not None else (), np.float64)
     except (TypeError, ValueError):
         number = np.empty(1)
     if number.shape != ():
