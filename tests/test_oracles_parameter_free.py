@@ -207,7 +207,7 @@ def test_groups_with_other_rates_have_the_bits_of_the_reference(rule, arguments,
     opt = RULES[rule](groups, **arguments)
     states = [{k: x.copy() for k, x in opt.state[name].items()} for name in opt.state]
     shared = {key: opt.param_groups[0][key] for key in opt._groups[0].shared}
-    options = st.optimizers.base._GROUP_OPTIONS
+    options = st.optimizers.options.GROUP_OPTIONS
     own = ("lr", "weight_decay", *options)
     h = {k: x for k, x in opt.param_groups[0].items() if k in opt.defaults and k not in own}
     function = reference.RULES[rule]

@@ -13,7 +13,7 @@ from steepest.optimizers import RULES
 @pytest.fixture
 def own(monkeypatch):
     """Makes a subclass of SignSGD under another name, and forgets it afterwards."""
-    monkeypatch.setattr("steepest.optimizers.base.RULES", dict(RULES))
+    monkeypatch.setattr("steepest.optimizers.rules.RULES", dict(RULES))
     monkeypatch.setattr(reference, "RULES", dict(reference.RULES))
 
     def make(kernel, step, states=()):

@@ -5,8 +5,7 @@ all that is needed is allocated. Nothing of the caller's is written meanwhile, s
 leaves parameters, state and counters as they were. Then one call of ``Plan.commit``, which cannot
 fail, does the whole update and advances the counters.
 
-A rule's class says what is its own: names and defaults of its hyper-parameters, its states, and
-the rule and coefficients for given hyper-parameters and t.
+What is a rule's own its class says: see ``optimizers.rules``.
 """
 
 import copy
@@ -14,10 +13,8 @@ import inspect
 import math
 import operator
 import threading
-import weakref
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from typing import Any, ClassVar, Literal, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,221 +22,25 @@ from steepest import arrays, decay, filters
 from steepest import average as averages
 from steepest.arrays import Array
 from steepest.clip import Clip
-from steepest.filters import Filter
 from steepest.kernels import dispatch, machine, threads
 from steepest.kernels.engine import Plan
 from steepest.optimizers import structure
 from steepest.optimizers.clipping import Clipping, Norms, checked_history
-from steepest.optimizers.hyper import COUNTS, RANGES, Number, Range, Schedule, settle
+from steepest.optimizers.hyper import Number, Schedule
 from steepest.optimizers.live import LiveGroup, stage_arrays
 from steepest.optimizers.numbers import new_scalars, packed_scalars
+from steepest.optimizers.options import GROUP_OPTIONS, Options
+from steepest.optimizers.rules import OWN, RULES, Rule
 from steepest.optimizers.selection import Selection
 from steepest.optimizers.state import Changes, WatchedDict, counter, counters
-from steepest.regularize import Penalty
 
 __all__ = ["RULES", "Number", "Optimizer", "Options", "Schedule"]
 
-RULES: dict[str, type["Optimizer"]] = {}
-"""Every optimizer by the name of its rule, from simple to elaborate."""
-
-OWN: MutableMapping[str, type["Optimizer"]] = weakref.WeakValueDictionary()
-"""Those made of Python functions by ``st.rule``, while they are in use."""
-
-
-class Options(TypedDict, total=False):
-    """Options that every optimizer takes, by keyword.
-
-    clip: one of ``st.clip``, or a tuple of them. regularize: one of ``st.regularize``, or several.
-    filter: one of ``st.filters``, or a tuple of them.
-    l1: weight of the L1 penalty. decay_mode: whether weight_decay enters the gradient (``"l2"``)
-    or shrinks the parameter (``"decoupled"``), or another of ``steepest.decay.MODES``; peak_lr: the
-    largest lr, for the modes that go by it. maximize: climb instead of descend. cautious: move only
-    elements that the rule moves against their gradient, by as much more as there are fewer
-    (arXiv:2411.16085). ema: decay rate
-    of an averaged copy of the parameters, kept as state ``"ema"``. average: ``st.average.tail``,
-    their mean from a step on. lookahead: ``st.average.lookahead``. nonfinite: what an infinite or
-    NaN gradient does: ``"propagate"``, ``"raise"`` FloatingPointError, or ``"skip"`` the step and
-    count it in ``skipped``.
-
-    exclude: parameters that weight_decay, l1 and regularize leave alone: ``"vectors"`` (what has
-    fewer than two dimensions: biases, scales of norms), or patterns of names such as ``"*.bias"``.
-    overrides: hyper-parameters of some parameters, by such patterns: ``{"head.*": {"lr": 1e-4}}``.
-    Both split the parameters into ``param_groups``; gradients keep the structure of ``params``, and
-    ``clip.group_norm`` measures the parts of a group together.
-    """
-
-    clip: Clip | tuple[Clip, ...] | None
-    regularize: Penalty | Sequence[Penalty] | None
-    filter: Filter | Sequence[Filter] | None
-    exclude: str | Sequence[str]
-    overrides: Mapping[str, Mapping[str, Any]]
-    l1: Number
-    decay_mode: Literal[
-        "l2", "decoupled", "decoupled_after", "independent", "lr_relative", "corrected", "palm",
-        "cautious", "proximal",
-    ]  # fmt: skip
-    peak_lr: Number | None
-    maximize: bool
-    ema: Number | None
-    average: averages.tail | None
-    lookahead: averages.lookahead | None
-    cautious: bool
-    nonfinite: Literal["propagate", "raise", "skip"]
-
-
-# Options that a group may have of its own.
-_GROUP_OPTIONS: dict[str, Any] = {
-    "l1": 0.0,
-    "decay_mode": "l2",
-    "peak_lr": None,
-    "regularize": (),
-    "filter": (),
-    "clip": None,
-    "maximize": False,
-    "ema": None,
-    "average": None,
-    "lookahead": None,
-    "cautious": False,
-}
 _POLICIES = ("propagate", "raise", "skip")
 
 
-class Optimizer(ABC):
+class Optimizer(Rule, registered=False):
     """Base of all optimizers; see ``AdamW`` or ``SGD`` for one to use."""
-
-    rule: ClassVar[str]
-    decay_mode: ClassVar[str] = "l2"
-    may_be_moved: ClassVar[bool] = True
-    """Whether anything but the rule may move the parameter after a step, as Lookahead does."""
-    additive: ClassVar[bool] = True
-    """Whether the rule adds to the parameter something that does not depend on where it is."""
-    formula: ClassVar[str]
-    source: ClassVar[str]
-    ranges: ClassVar[Mapping[str, Range]] = {}
-    """Hyper-parameters that have another range here than their name's usual one."""
-    counts: ClassVar[Mapping[str, int]] = {}
-    """Hyper-parameters that are another number of numbers here than usual."""
-    kernels: ClassVar[str] = ""
-    """The compiled module of a rule of another package, by its full name; see docs/own-rules.md."""
-    needs: ClassVar[Literal["element-wise", "layer-wise", "global", "matrix"]] = "element-wise"
-    """What an element's update looks at: itself, its whole array, all arrays, or a matrix."""
-    least_axes: ClassVar[int] = 0
-    """Parameters of fewer axes are not for this rule."""
-    read_only: ClassVar[tuple[str, ...]] = ()
-    """States that a step reads and does not write."""
-    own_decay: ClassVar[bool] = False
-    """Whether decoupled decay is in the rule's own formula: its weight is then h["decay"]."""
-    alike: ClassVar[tuple[str, ...]] = ()
-    """Hyper-parameters of a global rule in which its groups must not differ."""
-    prepares: ClassVar[bool] = False
-    """Whether ``prepare``, in Python, computes the step, which the engine then takes over."""
-    conventions: ClassVar[Mapping[str, str]] = {}
-    """The dialects of the formula, the default first: whose it is, and how it differs."""
-    copies: ClassVar[bool] = False
-    """Whether ``prepare`` is given copies of the state, to be changed in place."""
-    values: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {}
-    """Checks of hyper-parameters that are neither numbers nor flags: (name, value) -> value."""
-    fixed: ClassVar[tuple[str, ...]] = ()
-    """Hyper-parameters that give states their shapes: those of a group cannot change."""
-    factors: ClassVar[int] = 0
-    """What a rule that goes by rows and columns takes beside its states: 1, factors of rows, or 2,
-    factors of rows and of columns."""
-    optional: ClassVar[frozenset[str]] = frozenset()
-    """Hyper-parameters that may be None, or have None among their numbers."""
-    _ranges: ClassVar[dict[str, Range]]
-    _counts: ClassVar[dict[str, int]]
-
-    def __init_subclass__(cls, registered: bool = True) -> None:
-        cls.rule = cls.__name__.lower()
-        paragraphs = inspect.cleandoc(cls.__doc__ or "").split("\n\n")
-        cls.formula = inspect.cleandoc("\n" + paragraphs[1]) if len(paragraphs) > 1 else ""
-        cls.source = " ".join(paragraphs[-1].split())
-        if cls.needs != "element-wise" or cls.prepares or cls.own_decay:
-            cls.additive = False
-        cls._ranges, cls._counts = {**RANGES, **cls.ranges}, {**COUNTS, **cls.counts}
-        if cls.kernels:
-            dispatch.register(cls.kernels)
-        if registered:
-            RULES[cls.rule] = cls
-
-    # What a rule's class defines
-
-    @abstractmethod
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
-        """The names of the rule's state arrays, in the order in which the kernel takes them.
-
-        `h` is as the group has it: numbers or schedules.
-        """
-
-    def shape_states(self, p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
-        """The names of the states that p has for its shape, beside those of ``states``; only where
-        the rule ``prepares``."""
-        return ()
-
-    def check_parameter(self, p: Array, name: str) -> None:
-        """Raises ValueError for a parameter that the rule is not for."""
-        if p.ndim < self.least_axes:
-            raise ValueError(
-                f"parameter {name!r} has shape {p.shape}; {type(self).__name__} needs "
-                f"{self.least_axes} axes or more: let it go by another rule, such as adamw"
-            )
-
-    def matrices(self, p: Array, h: Mapping[str, Any]) -> arrays.Matrices | None:
-        """How the rule takes p that goes by rows and columns, and the states that hold numbers of
-        these; None for a parameter that it takes by elements, with ``states``."""
-        return None
-
-    def beside(self, h: Mapping[str, Any]) -> tuple[str, ...]:
-        """The names of the states that a parameter has beside those of rows and columns, and that
-        have its shape; the kernel takes them behind the factors."""
-        return ()
-
-    def state_names(self, p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
-        """The names of the rule's state arrays for the parameter p."""
-        matrices = self.matrices(p, h)
-        if matrices is None:
-            return (*self.states(h), *self.shape_states(p, h))
-        return (*matrices.states, *self.beside(h))
-
-    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
-        """A new state array for the parameter p."""
-        matrices = self.matrices(p, h)
-        if matrices is not None and key in matrices.states:
-            return np.zeros(matrices.states[key], p.dtype)
-        return arrays.zeros_like(p)
-
-    def scalars(self, h: Mapping[str, Any]) -> tuple[str, ...]:
-        """The names of the numbers that the rule keeps of each parameter, as 0-d float64 states."""
-        return ()
-
-    def shared(self, h: Mapping[str, Any]) -> tuple[str, ...]:
-        """The names of the numbers that the rule keeps of a group (of all groups if it is global);
-        they are in ``param_groups``."""
-        return ()
-
-    def initial_number(self, key: str, h: Mapping[str, Any]) -> float:
-        """What a number of ``scalars`` or ``shared`` begins with."""
-        return 0.0
-
-    def prepare(
-        self, name: str, p: Array, g: Array, state: dict[str, Array], t: int, h: Mapping[str, Any]
-    ) -> None:
-        """The step of a rule that ``prepares``: changes p in place, and puts new arrays into
-        `state`, whose own are read-only, or changes them in place where the class says ``copies``.
-
-        p is a copy, times what decay leaves of it; g has all stages behind it and may be changed.
-        What is raised here leaves the parameters and their state as they were.
-        """
-        raise NotImplementedError
-
-    @abstractmethod
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
-        """The kernel and its coefficients, in double, for the t-th step (from 1).
-
-        `h` has the hyper-parameters' values at this step, the rule's states as h["states"],
-        the count of this update, from 1, as h["updates"], and as h["by_rows"] whether it is for
-        parameters with ``matrices``, which have the states of h["beside"] instead.
-        """
 
     # Construction
 
@@ -257,9 +58,9 @@ class Optimizer(ABC):
             raise ValueError(
                 f"nonfinite = {self._nonfinite!r}: expected one of {', '.join(_POLICIES)}"
             )
-        group_options = _GROUP_OPTIONS | {"decay_mode": self.decay_mode}
+        group_options = GROUP_OPTIONS | {"decay_mode": self.decay_mode}
         given: Mapping[str, Any] = options
-        group_options |= {key: given[key] for key in _GROUP_OPTIONS if key in given}
+        group_options |= {key: given[key] for key in GROUP_OPTIONS if key in given}
         self.defaults: dict[str, Any] = self._settled(hyper | group_options)
         self.param_groups: list[dict[str, Any]] = []
         self._changes = Changes()
@@ -303,26 +104,6 @@ class Optimizer(ABC):
     ) -> list[tuple[dict[str, Any], list[int]]]:
         """The parameters of a new group that get the same changes: (the changes, which)."""
         return self._selection.split(names, added)
-
-    def _settle(self, name: str, value: Any, count: int | None) -> Any:
-        """The checked value of a hyper-parameter after `count` updates; None keeps schedules."""
-        if name == "convention" and value not in tuple(self.conventions):
-            raise ValueError(self._not_a_convention(value))
-        if name in self.values:
-            return self.values[name](name, value)
-        return settle(name, value, count, self._ranges, self._counts, self.optional)
-
-    def _settled(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
-        settled = {name: self._settle(name, value, None) for name, value in hyper.items()}
-        self.check(settled)
-        return settled
-
-    def _not_a_convention(self, value: Any) -> str:
-        has = ", ".join(map(repr, self.conventions)) or "one form only; leave convention away"
-        return f"convention = {value!r}: {type(self).__name__} has {has}"
-
-    def check(self, h: Mapping[str, Any]) -> None:
-        """Raises ValueError where hyper-parameters, numbers or schedules, do not go together."""
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Adds parameters, with hyper-parameters of their own where the group has them.
@@ -811,7 +592,7 @@ class Optimizer(ABC):
                 raise ValueError(f"state of rule {loaded.get('rule')!r} given to {rule.rule!r}")
             # An older state may lack a newer option.
             usual = {"convention": next(iter(rule.conventions), None)}
-            known = _GROUP_OPTIONS | usual | dict(loaded)
+            known = GROUP_OPTIONS | usual | dict(loaded)
             hyper = rule._settled({name: known[name] for name in rule._hyper_names})
             extra = {key: copy.deepcopy(loaded[key]) for key in loaded if key != "params"}
             live = LiveGroup(rule, hyper, int(updates))
@@ -883,7 +664,7 @@ def other_rule(name: str, defaults: Mapping[str, Any], group: Mapping[str, Any])
     bare: Optimizer = made(
         np.zeros(1), **{key: group[key] for key in needed & group.keys()}
     )._bare()
-    shared = {key: x for key, x in defaults.items() if key in _GROUP_OPTIONS}
+    shared = {key: x for key, x in defaults.items() if key in GROUP_OPTIONS}
     own = {key: bare.defaults[key] for key in ("decay_mode", "peak_lr")}
     bare.defaults = bare.defaults | shared | own
     return bare

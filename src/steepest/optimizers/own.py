@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 from steepest.arrays import Array
-from steepest.optimizers.base import OWN, RULES, Optimizer
+from steepest.optimizers.base import RULES, Optimizer
 from steepest.optimizers.hyper import RANGES, Range
+from steepest.optimizers.rules import OWN
 
 __all__ = ["rule"]
 
