@@ -138,7 +138,7 @@ class mars(Filter):
     >>> opt.step(np.array([1.0, 0.0]))
     >>> opt.step(np.array([3.0, 4.0]))
     >>> w, opt.state["0"]["last_grad"]
-    (array([-7.30, -7.59]), array([3., 4.]))
+    (array([-7., -8.]), array([3., 4.]))
 
     Yuan et al. 2024, arXiv:2411.10438, algorithm 2 (MARS-approx); defaults as the authors' code.
     """
