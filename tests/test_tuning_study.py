@@ -193,6 +193,22 @@ def test_running_trials_of_others_are_shown(tmp_path) -> None:
     assert tuned.message == "0 of 12 trials (1 running), then interrupted; none is done"
 
 
+def test_a_claim_of_one_too_many_is_not_shown(tmp_path) -> None:
+    """Two processes that go for the last candidate both make a row; one is about to drop its."""
+    record = Study(tmp_path, "study", settings())
+    claims = []
+
+    def objective(values, trial):
+        if trial.number == 11:
+            claims.append(record._create(None))
+        return float(values["a"])
+
+    tuned = tune(objective, GRID, "grid", storage=tmp_path, prune=False)
+    assert len(claims) == 1 and len(record.standing()) == 13
+    assert [t.number for t in tuned.trials] == list(range(12))
+    record.close()
+
+
 def test_a_trial_that_was_taken_over_does_not_count(tmp_path, elsewhere) -> None:
     """A process that was silent for too long ends its trial after another one has."""
 

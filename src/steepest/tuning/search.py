@@ -254,11 +254,13 @@ class _Search:
     # Results
 
     def _records(self, study: Study) -> list[Record]:
-        stand = study.standing()
+        """The candidates' trials, those of longer searches too; but what runs beyond this one may
+        be a claim about to be given up, of a process that saw one candidate too few."""
+        running = study.optuna.trial.TrialState.RUNNING
         return [
-            self._record(study, candidate, stand[candidate])
-            for candidate in sorted(stand)
-            if not study.lost(stand[candidate])
+            self._record(study, candidate, trial)
+            for candidate, trial in sorted(study.standing().items())
+            if not study.lost(trial) and (candidate < self.total or trial.state != running)
         ]
 
     def _record(self, study: Study, candidate: int, trial: Any) -> Record:
