@@ -6,8 +6,8 @@ b. So a second moment is kept in as many numbers as there are rows and columns.
 """
 from libc.math cimport sqrt
 
-from steepest.kernels.contract cimport BLOCK, MAXDIMS, Table, larger, real, root
-from steepest.kernels.rules cimport rule, squares, survey, tabled, tally
+from steepest.kernels.contract cimport LANES, MAXDIMS, Table, larger, real, root
+from steepest.kernels.rules cimport empty, folded, rule, survey, tabled, tally
 
 RULES = {}
 
@@ -97,18 +97,37 @@ cdef void adafactor_table(Table *x, real *row, real *column, Py_ssize_t first, P
                    h[0], h[1])
 
 
+cdef inline void adafactor_row(const real *restrict p, const real *restrict g,
+                               const real *restrict row, const real *restrict column, real f,
+                               real cap, double *sizes, double *steps, Py_ssize_t n) noexcept nogil:
+    cdef real s
+    cdef double x
+    cdef Py_ssize_t i
+    for i in range(n):
+        x = <double>p[i]
+        sizes[i] += x * x
+        s = row[i] * column[i]
+        x = <double>((cap if s > cap else s) * (f * g[i]))
+        steps[i] += x * x
+
+
 cdef void adafactor_survey(const real *restrict p, const real *restrict g, real *restrict row,
                            real *restrict column, real *restrict c, real *restrict d, Py_ssize_t n,
                            double factor, double keep, const double *h,
                            double *sums) noexcept nogil:
-    cdef real cap = <real>(1.0 / (0.0 if h[3] else least(p, h[2]))), f = <real>factor, s
-    cdef real direction[BLOCK]
-    cdef Py_ssize_t i
-    for i in range(n):
-        s = row[i] * column[i]
-        direction[i] = (cap if s > cap else s) * (f * g[i])
-    sums[0] += squares(p, n)
-    sums[1] += squares(direction, n)
+    cdef real cap = <real>(1.0 / (0.0 if h[3] else least(p, h[2]))), f = <real>factor
+    cdef double sizes[LANES]
+    cdef double steps[LANES]
+    cdef Py_ssize_t i, k, whole = n // LANES
+    empty(sizes)
+    empty(steps)
+    for i in range(whole):
+        k = i * LANES
+        adafactor_row(p + k, g + k, row + k, column + k, f, cap, sizes, steps, LANES)
+    k = whole * LANES
+    adafactor_row(p + k, g + k, row + k, column + k, f, cap, sizes, steps, n - k)
+    sums[0] += folded(sizes)
+    sums[1] += folded(steps)
     sums[2] += <double>n
 
 
@@ -159,21 +178,39 @@ cdef inline real adafactor_direction(real g, real v, real eps) noexcept nogil:
     return g / (eps if size < eps else size)
 
 
+cdef inline void adafactor_vector_row(const real *restrict p, const real *restrict g,
+                                      real *restrict v, real f, real eps, const double *h,
+                                      double *sizes, double *steps, Py_ssize_t n) noexcept nogil:
+    cdef real old = <real>h[0], fresh = <real>h[1], added = <real>(h[2] if h[3] else 0.0), gi, vi
+    cdef double x
+    cdef Py_ssize_t i
+    for i in range(n):
+        x = <double>p[i]
+        sizes[i] += x * x
+        gi = f * g[i]
+        vi = old * v[i] + fresh * (gi * gi + added)
+        v[i] = vi
+        x = <double>adafactor_direction(gi, vi, eps)
+        steps[i] += x * x
+
+
 cdef void adafactor_vector_survey(const real *restrict p, const real *restrict g, real *restrict v,
                                   real *restrict b, real *restrict c, real *restrict d,
                                   Py_ssize_t n, double factor, double keep, const double *h,
                                   double *sums) noexcept nogil:
-    cdef real old = <real>h[0], fresh = <real>h[1], f = <real>factor, gi, vi
-    cdef real eps = <real>(0.0 if h[3] else least(p, h[2])), added = <real>(h[2] if h[3] else 0.0)
-    cdef real direction[BLOCK]
-    cdef Py_ssize_t i
-    for i in range(n):
-        gi = f * g[i]
-        vi = old * v[i] + fresh * (gi * gi + added)
-        v[i] = vi
-        direction[i] = adafactor_direction(gi, vi, eps)
-    sums[0] += squares(p, n)
-    sums[1] += squares(direction, n)
+    cdef real eps = <real>(0.0 if h[3] else least(p, h[2])), f = <real>factor
+    cdef double sizes[LANES]
+    cdef double steps[LANES]
+    cdef Py_ssize_t i, k, whole = n // LANES
+    empty(sizes)
+    empty(steps)
+    for i in range(whole):
+        k = i * LANES
+        adafactor_vector_row(p + k, g + k, v + k, f, eps, h, sizes, steps, LANES)
+    k = whole * LANES
+    adafactor_vector_row(p + k, g + k, v + k, f, eps, h, sizes, steps, n - k)
+    sums[0] += folded(sizes)
+    sums[1] += folded(steps)
     sums[2] += <double>n
 
 
@@ -218,15 +255,28 @@ cdef void came_residuals(Table *x, real *row, real *column, Py_ssize_t first, Py
     second_moments(x, row, column, first, last, 2, h[7], 0.0, h[4], h[5])
 
 
+cdef inline void came_row(const real *restrict g, const real *restrict row,
+                          const real *restrict column, real f, double *steps,
+                          Py_ssize_t n) noexcept nogil:
+    cdef double x
+    cdef Py_ssize_t i
+    for i in range(n):
+        x = <double>((row[i] * column[i]) * (f * g[i]))
+        steps[i] += x * x
+
+
 cdef void came_survey(const real *restrict p, const real *restrict g, real *restrict row,
                       real *restrict column, real *restrict m, real *restrict d, Py_ssize_t n,
                       double factor, double keep, const double *h, double *sums) noexcept nogil:
-    cdef real f = <real>factor
-    cdef real direction[BLOCK]
-    cdef Py_ssize_t i
-    for i in range(n):
-        direction[i] = (row[i] * column[i]) * (f * g[i])
-    sums[0] += squares(direction, n)
+    cdef double steps[LANES]
+    cdef Py_ssize_t i, k, whole = n // LANES
+    empty(steps)
+    for i in range(whole):
+        k = i * LANES
+        came_row(g + k, row + k, column + k, <real>factor, steps, LANES)
+    k = whole * LANES
+    came_row(g + k, row + k, column + k, <real>factor, steps, n - k)
+    sums[0] += folded(steps)
     sums[1] += <double>n
 
 
@@ -262,19 +312,31 @@ RULES["came"] = rule(came, came, (
     tally("squares", came_tally, came_tally, came_residuals, came_residuals)))
 
 
-cdef void came_vector_survey(const real *restrict p, const real *restrict g, real *restrict m,
-                             real *restrict v, real *restrict c, real *restrict d, Py_ssize_t n,
-                             double factor, double keep, const double *h,
-                             double *sums) noexcept nogil:
-    cdef real b2 = <real>h[2], fresh2 = <real>h[3], eps = <real>h[6], f = <real>factor, gi, vi
-    cdef real direction[BLOCK]
+cdef inline void came_vector_row(const real *restrict g, real *restrict v, real f, const double *h,
+                                 double *steps, Py_ssize_t n) noexcept nogil:
+    cdef real b2 = <real>h[2], fresh2 = <real>h[3], eps = <real>h[6], gi, vi
+    cdef double x
     cdef Py_ssize_t i
     for i in range(n):
         gi = f * g[i]
         vi = b2 * v[i] + fresh2 * (gi * gi + eps)
         v[i] = vi
-        direction[i] = gi / root(vi)
-    sums[0] += squares(direction, n)
+        x = <double>(gi / root(vi))
+        steps[i] += x * x
+
+
+cdef void came_vector_survey(const real *restrict p, const real *restrict g, real *restrict m,
+                             real *restrict v, real *restrict c, real *restrict d, Py_ssize_t n,
+                             double factor, double keep, const double *h,
+                             double *sums) noexcept nogil:
+    cdef double steps[LANES]
+    cdef Py_ssize_t i, whole = n // LANES
+    empty(steps)
+    for i in range(whole):
+        came_vector_row(g + i * LANES, v + i * LANES, <real>factor, h, steps, LANES)
+    i = whole * LANES
+    came_vector_row(g + i, v + i, <real>factor, h, steps, n - i)
+    sums[0] += folded(steps)
     sums[1] += <double>n
 
 

@@ -4,8 +4,8 @@ square left the range of double, makes NaN (or 0) of the whole parameter's step,
 framework computes it."""
 from libc.math cimport sqrt
 
-from steepest.kernels.contract cimport BLOCK, real, root
-from steepest.kernels.rules cimport magnitudes, rule, squares, survey
+from steepest.kernels.contract cimport LANES, magnitude, real, root
+from steepest.kernels.rules cimport empty, folded, rule, survey
 
 RULES = {}
 
@@ -18,13 +18,13 @@ cdef inline real lamb_direction(real p, real m, real v, real scale, real unbias,
     return scale * m / (root(v) * unbias + eps) + decay * p
 
 
-cdef void lamb_survey(const real *restrict p, const real *restrict g, real *restrict m,
-                      real *restrict v, real *restrict c, real *restrict d, Py_ssize_t n,
-                      double factor, double keep, const double *h, double *sums) noexcept nogil:
+cdef inline void lamb_row(const real *restrict p, const real *restrict g, real *restrict m,
+                          real *restrict v, real f, const double *h, double *length,
+                          double *taken, Py_ssize_t n) noexcept nogil:
     cdef real b1 = <real>h[0], fresh1 = <real>h[1], b2 = <real>h[2], fresh2 = <real>h[3]
     cdef real scale = <real>h[4], unbias = <real>h[5], eps = <real>h[6], decay = <real>h[7]
-    cdef real f = <real>factor, gi, mi, vi
-    cdef real direction[BLOCK]
+    cdef real gi, mi, vi
+    cdef double x
     cdef Py_ssize_t i
     for i in range(n):
         gi = f * g[i]
@@ -32,9 +32,27 @@ cdef void lamb_survey(const real *restrict p, const real *restrict g, real *rest
         vi = b2 * v[i] + fresh2 * (gi * gi)
         m[i] = mi
         v[i] = vi
-        direction[i] = lamb_direction(p[i], mi, vi, scale, unbias, eps, decay)
-    sums[0] += squares(p, n)
-    sums[1] += squares(direction, n)
+        x = <double>lamb_direction(p[i], mi, vi, scale, unbias, eps, decay)
+        taken[i] += x * x
+        x = <double>p[i]
+        length[i] += x * x
+
+
+cdef void lamb_survey(const real *restrict p, const real *restrict g, real *restrict m,
+                      real *restrict v, real *restrict c, real *restrict d, Py_ssize_t n,
+                      double factor, double keep, const double *h, double *sums) noexcept nogil:
+    cdef double length[LANES]
+    cdef double taken[LANES]
+    cdef Py_ssize_t i, k, whole = n // LANES
+    empty(length)
+    empty(taken)
+    for i in range(whole):
+        k = i * LANES
+        lamb_row(p + k, g + k, m + k, v + k, <real>factor, h, length, taken, LANES)
+    k = whole * LANES
+    lamb_row(p + k, g + k, m + k, v + k, <real>factor, h, length, taken, n - k)
+    sums[0] += folded(length)
+    sums[1] += folded(taken)
 
 
 cdef void lamb_settle(const double *sums, double *own, double *h) noexcept nogil:
@@ -60,16 +78,32 @@ RULES["lamb"] = rule(lamb, lamb, (survey(lamb_survey, lamb_survey, lamb_settle),
 # LARS: h = (lr, decay, momentum, trust coefficient, eps, whether to adapt, whether to clip);
 # settled: lr times ratio.
 
+cdef inline void lars_row(const real *restrict p, const real *restrict g, real f, double *length,
+                          double *slope, Py_ssize_t n) noexcept nogil:
+    cdef double x, y
+    cdef Py_ssize_t i
+    for i in range(n):
+        x = <double>p[i]
+        y = <double>(f * g[i])
+        length[i] += x * x
+        slope[i] += y * y
+
+
 cdef void lars_survey(const real *restrict p, const real *restrict g, real *restrict m,
                       real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
                       double factor, double keep, const double *h, double *sums) noexcept nogil:
-    cdef real f = <real>factor
-    cdef real gradient[BLOCK]
-    cdef Py_ssize_t i
-    for i in range(n):
-        gradient[i] = f * g[i]
-    sums[0] += squares(p, n)
-    sums[1] += squares(gradient, n)
+    cdef double length[LANES]
+    cdef double slope[LANES]
+    cdef Py_ssize_t i, k, whole = n // LANES
+    empty(length)
+    empty(slope)
+    for i in range(whole):
+        k = i * LANES
+        lars_row(p + k, g + k, <real>factor, length, slope, LANES)
+    k = whole * LANES
+    lars_row(p + k, g + k, <real>factor, length, slope, n - k)
+    sums[0] += folded(length)
+    sums[1] += folded(slope)
 
 
 cdef void lars_settle(const double *sums, double *own, double *h) noexcept nogil:
@@ -125,16 +159,26 @@ RULES["lars_nesterov"] = rule(lars_nesterov, lars_nesterov,
 # NovoGrad: h = (b1, share of the new direction, b2, 1 - b2, eps, decay, lr); settled: 1 / (√v +
 # eps) in place of eps. Kept: v, one number.
 
+cdef inline void novograd_row(const real *restrict g, real f, double *slope,
+                              Py_ssize_t n) noexcept nogil:
+    cdef double x
+    cdef Py_ssize_t i
+    for i in range(n):
+        x = <double>(f * g[i])
+        slope[i] += x * x
+
+
 cdef void novograd_survey(const real *restrict p, const real *restrict g, real *restrict m,
                           real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
                           double factor, double keep, const double *h,
                           double *sums) noexcept nogil:
-    cdef real f = <real>factor
-    cdef real gradient[BLOCK]
-    cdef Py_ssize_t i
-    for i in range(n):
-        gradient[i] = f * g[i]
-    sums[0] += squares(gradient, n)
+    cdef double slope[LANES]
+    cdef Py_ssize_t i, whole = n // LANES
+    empty(slope)
+    for i in range(whole):
+        novograd_row(g + i * LANES, <real>factor, slope, LANES)
+    novograd_row(g + whole * LANES, <real>factor, slope, n - whole * LANES)
+    sums[0] += folded(slope)
 
 
 cdef void novograd_settle(const double *sums, double *own, double *h) noexcept nogil:
@@ -162,21 +206,33 @@ RULES["novograd"] = rule(novograd, novograd,
 # StableAdamW: h = (b1, 1 - b1, b2, 1 - b2, lr, eps, eps², threshold, decay); settled: the rate in
 # place of lr, what decay leaves of p in place of decay.
 
-cdef void stableadamw_survey(const real *restrict p, const real *restrict g, real *restrict m,
-                             real *restrict v, real *restrict c, real *restrict d, Py_ssize_t n,
-                             double factor, double keep, const double *h,
-                             double *sums) noexcept nogil:
+cdef inline void stableadamw_row(const real *restrict g, real *restrict m, real *restrict v,
+                                 real f, const double *h, double *surprise,
+                                 Py_ssize_t n) noexcept nogil:
     cdef real b1 = <real>h[0], fresh1 = <real>h[1], b2 = <real>h[2], fresh2 = <real>h[3]
-    cdef real least = <real>h[6], f = <real>factor, gi, vi
-    cdef real surprise[BLOCK]
+    cdef real least = <real>h[6], gi, vi
     cdef Py_ssize_t i
     for i in range(n):
         gi = f * g[i]
         vi = b2 * v[i] + fresh2 * (gi * gi)
         m[i] = b1 * m[i] + fresh1 * gi
         v[i] = vi
-        surprise[i] = gi * gi / (least if vi < least else vi)
-    sums[0] += magnitudes(surprise, n)
+        surprise[i] += <double>magnitude(gi * gi / (least if vi < least else vi))
+
+
+cdef void stableadamw_survey(const real *restrict p, const real *restrict g, real *restrict m,
+                             real *restrict v, real *restrict c, real *restrict d, Py_ssize_t n,
+                             double factor, double keep, const double *h,
+                             double *sums) noexcept nogil:
+    cdef double surprise[LANES]
+    cdef Py_ssize_t i, k, whole = n // LANES
+    empty(surprise)
+    for i in range(whole):
+        k = i * LANES
+        stableadamw_row(g + k, m + k, v + k, <real>factor, h, surprise, LANES)
+    k = whole * LANES
+    stableadamw_row(g + k, m + k, v + k, <real>factor, h, surprise, n - k)
+    sums[0] += folded(surprise)
     sums[1] += <double>n
 
 

@@ -3,8 +3,8 @@ rules share, and for surveys. An estimate that is NaN leaves the one before in p
 comment says otherwise."""
 from libc.math cimport sqrt
 
-from steepest.kernels.contract cimport BLOCK, real, root
-from steepest.kernels.rules cimport magnitudes, products, rule, settlement, squares, survey
+from steepest.kernels.contract cimport LANES, magnitude, real, root
+from steepest.kernels.rules cimport empty, folded, rule, settlement, squares, survey
 
 RULES = {}
 
@@ -17,18 +17,34 @@ cdef void dog_begin(const double *sums, double *own, double *h) noexcept nogil:
     h[4] = 1.0 if own[0] == 0 else 0.0
 
 
+cdef inline void dog_row(const real *restrict p, const real *restrict g,
+                         const real *restrict start, real f, double *far, double *steep,
+                         Py_ssize_t n) noexcept nogil:
+    cdef double x, y
+    cdef Py_ssize_t i
+    for i in range(n):
+        x = <double>(p[i] - start[i])
+        y = <double>(f * g[i])
+        far[i] += x * x
+        steep[i] += y * y
+
+
 cdef void dog_survey(const real *restrict p, const real *restrict g, real *restrict start,
                      real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
                      double factor, double keep, const double *h, double *sums) noexcept nogil:
     cdef real f = <real>factor
-    cdef real far[BLOCK]
-    cdef real gradient[BLOCK]
-    cdef Py_ssize_t i
-    for i in range(n):
-        far[i] = p[i] - start[i]
-        gradient[i] = f * g[i]
-    sums[0] += squares(far, n)
-    sums[1] += squares(gradient, n)
+    cdef double far[LANES]
+    cdef double steep[LANES]
+    cdef Py_ssize_t i, k, whole = n // LANES
+    empty(far)
+    empty(steep)
+    for i in range(whole):
+        k = i * LANES
+        dog_row(p + k, g + k, start + k, f, far, steep, LANES)
+    k = whole * LANES
+    dog_row(p + k, g + k, start + k, f, far, steep, n - k)
+    sums[0] += folded(far)
+    sums[1] += folded(steep)
     if h[4] != 0:
         sums[2] += squares(p, n)
 
@@ -91,24 +107,40 @@ cdef void prodigy_begin(const double *sums, double *own, double *h) noexcept nog
     h[13] = weight * d if h[11] != 0 and h[5] != 0 else h[12]
 
 
+cdef inline void prodigy_row(const real *restrict p, const real *restrict g, real *restrict m,
+                             real *restrict v, real *restrict s, const real *restrict start,
+                             real f, const double *h, double *along, double *sizes,
+                             Py_ssize_t n) noexcept nogil:
+    cdef real b1 = <real>h[0], fresh1 = <real>h[1], b2 = <real>h[2], fresh2 = <real>h[3]
+    cdef real b3 = <real>h[4], weight = <real>h[12], fresh3 = <real>h[13], gi, si
+    cdef Py_ssize_t i
+    for i in range(n):
+        gi = f * g[i]
+        si = b3 * s[i] + fresh3 * gi
+        m[i] = b1 * m[i] + fresh1 * gi
+        v[i] = b2 * v[i] + fresh2 * (gi * gi)
+        s[i] = si
+        along[i] += <double>(weight * gi) * <double>(start[i] - p[i])
+        sizes[i] += <double>magnitude(si)
+
+
 cdef void prodigy_survey(const real *restrict p, const real *restrict g, real *restrict m,
                          real *restrict v, real *restrict s, real *restrict start, Py_ssize_t n,
                          double factor, double keep, const double *h,
                          double *sums) noexcept nogil:
-    cdef real b1 = <real>h[0], fresh1 = <real>h[1], b2 = <real>h[2], fresh2 = <real>h[3]
-    cdef real b3 = <real>h[4], weight = <real>h[12], fresh3 = <real>h[13], f = <real>factor, gi
-    cdef real gradient[BLOCK]
-    cdef real back[BLOCK]
-    cdef Py_ssize_t i
-    for i in range(n):
-        gi = f * g[i]
-        m[i] = b1 * m[i] + fresh1 * gi
-        v[i] = b2 * v[i] + fresh2 * (gi * gi)
-        s[i] = b3 * s[i] + fresh3 * gi
-        gradient[i] = weight * gi
-        back[i] = start[i] - p[i]
-    sums[0] += products(gradient, back, n)
-    sums[1] += magnitudes(s, n)
+    cdef double along[LANES]
+    cdef double sizes[LANES]
+    cdef Py_ssize_t i, k, whole = n // LANES
+    empty(along)
+    empty(sizes)
+    for i in range(whole):
+        k = i * LANES
+        prodigy_row(p + k, g + k, m + k, v + k, s + k, start + k, <real>factor, h, along, sizes,
+                    LANES)
+    k = whole * LANES
+    prodigy_row(p + k, g + k, m + k, v + k, s + k, start + k, <real>factor, h, along, sizes, n - k)
+    sums[0] += folded(along)
+    sums[1] += folded(sizes)
 
 
 cdef void prodigy_settle(const double *sums, double *own, double *h) noexcept nogil:
@@ -147,26 +179,40 @@ cdef void dadaptadam_begin(const double *sums, double *own, double *h) noexcept 
     h[6] = h[6] * own[0]
 
 
-cdef void dadaptadam_survey(const real *restrict p, const real *restrict g, real *restrict m,
-                            real *restrict v, real *restrict s, real *restrict d, Py_ssize_t n,
-                            double factor, double keep, const double *h,
-                            double *sums) noexcept nogil:
+cdef inline void dadaptadam_row(const real *restrict g, real *restrict m, real *restrict v,
+                                real *restrict s, real f, const double *h, double *along,
+                                double *sizes, Py_ssize_t n) noexcept nogil:
     cdef real b1 = <real>h[0], fresh1 = <real>h[1], b2 = <real>h[2], fresh2 = <real>h[3]
     cdef real b3 = <real>h[4], fresh3 = <real>h[5], step = <real>h[6], eps = <real>h[7]
-    cdef real f = <real>factor, gi, xi
-    cdef real gradient[BLOCK]
-    cdef real along[BLOCK]
+    cdef real gi, xi, si
     cdef Py_ssize_t i
     for i in range(n):
         gi = f * g[i]
         xi = step * gi
-        gradient[i] = xi
-        along[i] = s[i] / (root(v[i]) + eps)
+        along[i] += <double>xi * <double>(s[i] / (root(v[i]) + eps))
+        si = b3 * s[i] + fresh3 * xi
         m[i] = b1 * m[i] + fresh1 * xi
         v[i] = b2 * v[i] + fresh2 * (gi * gi)
-        s[i] = b3 * s[i] + fresh3 * xi
-    sums[0] += products(gradient, along, n)
-    sums[1] += magnitudes(s, n)
+        s[i] = si
+        sizes[i] += <double>magnitude(si)
+
+
+cdef void dadaptadam_survey(const real *restrict p, const real *restrict g, real *restrict m,
+                            real *restrict v, real *restrict s, real *restrict d, Py_ssize_t n,
+                            double factor, double keep, const double *h,
+                            double *sums) noexcept nogil:
+    cdef double along[LANES]
+    cdef double sizes[LANES]
+    cdef Py_ssize_t i, k, whole = n // LANES
+    empty(along)
+    empty(sizes)
+    for i in range(whole):
+        k = i * LANES
+        dadaptadam_row(g + k, m + k, v + k, s + k, <real>factor, h, along, sizes, LANES)
+    k = whole * LANES
+    dadaptadam_row(g + k, m + k, v + k, s + k, <real>factor, h, along, sizes, n - k)
+    sums[0] += folded(along)
+    sums[1] += folded(sizes)
 
 
 cdef void dadaptadam_settle(const double *sums, double *own, double *h) noexcept nogil:

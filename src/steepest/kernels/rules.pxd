@@ -8,15 +8,17 @@ parameter times `keep`, which is how clipping and decoupled decay come without a
 both are 1 otherwise, and 1 * x is x to the last bit. Compiled once per instruction-set level.
 
 A rule that goes by sums over a whole parameter, or over all, has a survey for them: a loop like
-its own that leaves p alone, ends in the sums below and comes with a function that settles the
-coefficients of what follows. ``squares`` and the like take rows of BLOCK elements at most, in the
-order that ``reference.measures.total`` reproduces.
+its own that leaves p alone and comes with a function that settles the coefficients of what follows.
+Element i of a block adds its terms, in double, to lane i mod LANES, and ``folded`` adds up lanes;
+``reference.measures.total`` reproduces that order. The loop is a function over a row of LANES
+elements (fewer for the last row), so that lanes stay in registers, and sums cost no loop of their
+own while memory is waited for.
 """
 from cpython.pycapsule cimport PyCapsule_New
 
 from steepest.kernels.contract cimport (
     LANES, RULE_DOUBLE, RULE_FLOAT, SETTLE, SURVEY_DOUBLE, SURVEY_FLOAT, TABLE_DOUBLE,
-    TABLE_FLOAT, magnitude, real,
+    TABLE_FLOAT, real,
     rule_double, rule_float, settle_function, survey_double, survey_float, table_double,
     table_float, tally_double, tally_float,
 )
@@ -57,28 +59,16 @@ cdef inline tuple tabled(table_float settle_float, table_double settle_double):
             PyCapsule_New(<void *>settle_double, TABLE_DOUBLE, NULL))
 
 
-cdef enum:
-    SQUARES, PRODUCTS, MAGNITUDES
-
-
-cdef inline double total(int kind, const real *x, const real *y, Py_ssize_t n) noexcept nogil:
-    """The sum of the terms of x (and y) in double; `kind` is a literal where this is called."""
-    cdef double lane[LANES]
-    cdef double term
-    cdef Py_ssize_t i, j, width = LANES, whole = n // LANES
+cdef inline void empty(double *lane) noexcept nogil:
+    """Makes LANES lanes 0."""
+    cdef Py_ssize_t j
     for j in range(LANES):
         lane[j] = 0
-    for i in range(whole):
-        for j in range(LANES):
-            term = <double>x[i * LANES + j]
-            lane[j] += (term * term if kind == SQUARES else
-                        magnitude(term) if kind == MAGNITUDES else
-                        term * <double>y[i * LANES + j])
-    for j in range(n - whole * LANES):
-        term = <double>x[whole * LANES + j]
-        lane[j] += (term * term if kind == SQUARES else
-                    magnitude(term) if kind == MAGNITUDES else
-                    term * <double>y[whole * LANES + j])
+
+
+cdef inline double folded(double *lane) noexcept nogil:
+    """The sum of LANES lanes, in halves."""
+    cdef Py_ssize_t j, width = LANES
     while width > 1:
         width = width // 2
         for j in range(width):
@@ -87,12 +77,16 @@ cdef inline double total(int kind, const real *x, const real *y, Py_ssize_t n) n
 
 
 cdef inline double squares(const real *x, Py_ssize_t n) noexcept nogil:
-    return total(SQUARES, x, x, n)
-
-
-cdef inline double products(const real *x, const real *y, Py_ssize_t n) noexcept nogil:
-    return total(PRODUCTS, x, y, n)
-
-
-cdef inline double magnitudes(const real *x, Py_ssize_t n) noexcept nogil:
-    return total(MAGNITUDES, x, x, n)
+    """The sum of the squares of a row of a block."""
+    cdef double lane[LANES]
+    cdef double term
+    cdef Py_ssize_t i, j, whole = n // LANES
+    empty(lane)
+    for i in range(whole):
+        for j in range(LANES):
+            term = <double>x[i * LANES + j]
+            lane[j] += term * term
+    for j in range(n - whole * LANES):
+        term = <double>x[whole * LANES + j]
+        lane[j] += term * term
+    return folded(lane)
