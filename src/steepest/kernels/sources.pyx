@@ -167,15 +167,26 @@ cdef bint looked(object x, Look look, Tensor *t, bint is_double):
 
 cdef bint alike(const Tensor *t, int ndim, const Py_ssize_t *shape, const Py_ssize_t *strides,
                 bint is_double) noexcept:
-    """Whether the axes of t are these; a stride along an axis of length 1 means nothing."""
+    """Whether the axes of t are these; a stride along an axis of length 1 means nothing, and no
+    stride of an empty tensor does."""
     cdef int axis
+    cdef bint steps = True
     if t.ndim != ndim:
         return False
     for axis in range(ndim):
-        if t.shape[axis] != shape[axis] or (
-                shape[axis] != 1 and t.strides[axis] * (8 if is_double else 4) != strides[axis]):
+        if t.shape[axis] != shape[axis]:
             return False
-    return True
+        if shape[axis] != 1 and t.strides[axis] * (8 if is_double else 4) != strides[axis]:
+            steps = False
+    return steps or is_empty(t)
+
+
+cdef bint is_empty(const Tensor *t) noexcept:
+    cdef int axis
+    for axis in range(t.ndim):
+        if t.shape[axis] == 0:
+            return True
+    return False
 
 
 cdef bint may_be_negative(const Tensor *t) noexcept:
@@ -268,7 +279,7 @@ cdef bint still_at(object x, const char *home, bint is_double, object array):
     if look != NULL:
         head = <const ArrayHead *>array
         return (is_array(array, is_double) and looked(x, look, &t, is_double)
-                and <const char *>t.data + t.byte_offset == home
+                and (<const char *>t.data + t.byte_offset == home or is_empty(&t))
                 and alike(&t, head.ndim, head.shape, head.strides, is_double))
     try:
         return address(x, True) == home

@@ -249,9 +249,8 @@ class Optimizer(Rule, registered=False):
                         "ema=0.999 or average=st.average.tail(start=1000), or take a rule that "
                         "averages, such as ScheduleFreeAdamW"
                     ) from None
-                own = arrays.parameter(p, name)
-                points[name] = arrays.zeros_like(own)
-                points[name][...] = own if key is None else state.get(key, own)
+                points[name] = arrays.zeros_like(p)
+                points[name][...] = p if key is None else state.get(key, p)
         return points
 
     @property

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from steepest import arrays
 from steepest.extras import require
 from steepest.kernels import machine
 from steepest.optimizers.selection import Selection
@@ -123,11 +124,11 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         inner._early = False
         full = [g for g in groups if g["params"]]
         each = iter(names)
-        arrays = [self._given_group(g, [next(each) for _ in g["params"]]) for g in full]
-        if not arrays:
+        given_groups = [self._given_group(g, [next(each) for _ in g["params"]]) for g in full]
+        if not full:
             nothing = np.zeros((1,) * max(1, self.rule.least_axes))
-            arrays = [{"params": {"none": nothing}}]
-        inner.__init__(arrays, **{key: views.numbers(x) for key, x in given.items()})
+            given_groups = [{"params": {"none": nothing}}]
+        inner.__init__(given_groups, **{key: views.numbers(x) for key, x in given.items()})
         self.defaults = inner.defaults | face
         self.defaults |= {key: x for key, x in given.items() if isinstance(x, torch.Tensor)}
         parts: list[list[dict[str, Any]]] = [[] for _ in full]
@@ -298,10 +299,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         """A state of torch's as one of ours: arrays over the same memory."""
         found = layout.state_from_torch(rule, state, name, count)
         return {
-            key: views.array(x, f"state {key!r} of parameter {name!r}", writable=True)
-            if isinstance(x, torch.Tensor) and x.dtype.is_floating_point | x.dtype.is_complex
-            else x
-            for key, x in found.items()
+            key: views.state(x, f"state {key!r} of parameter {name!r}") for key, x in found.items()
         }
 
     def _expose(self, inner: Any) -> None:
@@ -378,8 +376,13 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         inner = self._ready()
         if inner._plan is None:
             inner._built()
+        over = copy.copy(inner)
+        over.param_groups = [
+            group | {"params": [arrays.as_array(p, "a parameter") for p in group["params"]]}
+            for group in inner.param_groups
+        ]
         tensors = dict(zip(self._by_index, self._tensors, strict=True))
-        return {name: views.tensor(x, tensors[name]) for name, x in inner.averaged().items()}
+        return {name: views.tensor(x, tensors[name]) for name, x in over.averaged().items()}
 
     @property
     def updates(self) -> int:

@@ -10,7 +10,7 @@ from steepest.kernels import sources
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
-__all__ = ["array", "numbers", "ordinary", "plain", "place", "tensor"]
+__all__ = ["array", "numbers", "ordinary", "plain", "place", "state", "tensor"]
 
 _REAL = (torch.float32, torch.float64)
 _COMPLEX = (torch.complex64, torch.complex128)
@@ -68,6 +68,15 @@ def array(x: Any, what: str, *, writable: bool = False) -> Array:
         x = x.resolve_conj().resolve_neg()
     view: Array = (torch.view_as_real(x) if x.is_complex() else x).numpy()
     return view
+
+
+def state(x: Any, what: str) -> Any:
+    """A NumPy array over the memory of a state; what is no tensor as it is."""
+    if not isinstance(x, torch.Tensor):
+        return x
+    if x.is_floating_point() or x.is_complex():
+        return array(x, what, writable=True)
+    return x.detach().numpy()
 
 
 def place(x: Any) -> tuple[Any, ...]:
