@@ -1,19 +1,29 @@
 """States as torch's own classes lay them out, and back: functions alone.
 
-torch's layout of a parameter is a dict: ``"step"`` is a 0-d float32 tensor, missing for SGD and
-Muon; NAdam has the product of its momentums beside, ASGD its present rate and weight, all 0-d. Here
-``"step"`` is a 0-d int64 tensor and the others follow from it. All other keys are the same.
+torch's layout of a parameter is a dict: ``"step"`` is a 0-d float32 tensor (float64 if that is
+torch's default dtype), missing for SGD and Muon; NAdam has the product of its momentums beside,
+ASGD its present rate and weight, alike. Here ``"step"`` is a 0-d int64 tensor and the others follow
+from it. All other keys are the same.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from steepest.extras import require
-from steepest.optimizers.adam import _warming
+from steepest.optimizers.adam import warming
+from steepest.schedules import Schedule
+from steepest.values import Value
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
-__all__ = ["RECORD", "group_from_torch", "group_to_torch", "state_from_torch", "state_to_torch"]
+__all__ = [
+    "RECORD",
+    "group_from_torch",
+    "group_to_torch",
+    "state_from_torch",
+    "state_to_torch",
+    "values",
+]
 
 RECORD = "steepest"
 """The key in the first group of a state dict of what torch has no place for."""
@@ -30,19 +40,31 @@ def state_to_torch(rule: str, state: Mapping[str, Any], h: Mapping[str, Any]) ->
     `h` are the group's hyper-parameters as numbers.
     """
     t = int(state["step"])
+    double = torch.get_default_dtype() == torch.float64
+    dtype = torch.float64 if double else torch.float32
     laid: dict[str, Any] = {}
     if rule not in _STEPLESS:
-        exact = torch.float32 if t <= _EXACT else torch.float64
-        laid["step"] = torch.tensor(float(t), dtype=exact)
+        laid["step"] = torch.tensor(float(t), dtype=dtype if t <= _EXACT else torch.float64)
     if rule == "nadam":
-        product = _warming(h["betas"][0], h["momentum_decay"], t)[2] if t else 1.0
-        laid["mu_product"] = torch.tensor(product, dtype=torch.float32)
+        product = warming(h["betas"][0], h["momentum_decay"], t)[2] if t else 1.0
+        laid["mu_product"] = torch.tensor(product, dtype=dtype)
     elif rule == "asgd":
         lr = h["lr"]
         eta = lr / (1.0 + h["lambd"] * lr * t) ** h["alpha"]
-        laid["eta"] = torch.tensor(eta, dtype=torch.float32)
-        laid["mu"] = torch.tensor(1.0 / max(1.0, t - h["t0"]), dtype=torch.float32)
+        laid["eta"] = torch.tensor(eta, dtype=dtype)
+        laid["mu"] = torch.tensor(1.0 / max(1.0, t - h["t0"]), dtype=dtype)
     return laid | {key: x for key, x in state.items() if key != "step"}
+
+
+def values() -> list[type[Any]]:
+    """The classes of values that may stand in a group: clips, penalties, filters, schedules."""
+    found: list[type[Any]] = []
+    waiting: list[type[Any]] = [Value, Schedule]
+    while waiting:
+        more = waiting.pop().__subclasses__()
+        found += more
+        waiting += more
+    return found
 
 
 def state_from_torch(rule: str, state: Mapping[str, Any], name: str, step: int) -> dict[str, Any]:

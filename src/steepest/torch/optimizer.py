@@ -25,6 +25,9 @@ torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
 __all__ = ["Optimizer"]
 
+# So that torch.load reads state dicts with them, weights_only as it is by default.
+torch.serialization.add_safe_globals(layout.values())
+
 _OWN = ("params", "param_names")
 
 
@@ -362,7 +365,9 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             for key, x in zip(self._by_index, flat, strict=True)
         ]
         each = iter(flat)
-        getattr(inner, name)([{k: next(each) for k in g["param_names"]} for g in inner.param_groups])
+        getattr(inner, name)(
+            [{k: next(each) for k in g["param_names"]} for g in inner.param_groups]
+        )
         self._expose(inner)
 
     # What our optimizers have beside
@@ -495,7 +500,9 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             groups.append(new | {"params": group["params"]})
         numbers = [i for group in saved for i in group["params"]]
         names = _names(groups)
-        states = self._loaded_states(loaded["state"], record, dict(zip(numbers, names, strict=True)))
+        states = self._loaded_states(
+            loaded["state"], record, dict(zip(numbers, names, strict=True))
+        )
         tensors = [p for group in groups for p in group["params"]]
         by_tensor = {p: states[name] for p, name in zip(tensors, names, strict=True)}
         inner, places, _ = self._built(groups, names, by_tensor)
