@@ -81,7 +81,7 @@ def kinds(state_dict):
     }
 
 
-@pytest.mark.parametrize("name, hyper", CASES)
+@pytest.mark.parametrize(("name", "hyper"), CASES)
 def test_the_steps_and_the_state_are_those_of_torchs_class(name, hyper):
     params, ours = started(stt, name, hyper)
     others, theirs = started(torch.optim, name, hyper)
@@ -100,7 +100,7 @@ def test_the_steps_and_the_state_are_those_of_torchs_class(name, hyper):
     assert mine["param_groups"][0].keys() >= its["param_groups"][0].keys() - {"initial_lr"}
 
 
-@pytest.mark.parametrize("name, hyper", CASES)
+@pytest.mark.parametrize(("name", "hyper"), CASES)
 def test_training_goes_on_from_torchs_checkpoint_and_back(name, hyper):
     reference, one = started(torch.optim, name, hyper)
     params, theirs = started(torch.optim, name, hyper)
@@ -120,6 +120,20 @@ def test_training_goes_on_from_torchs_checkpoint_and_back(name, hyper):
     again.load_state_dict(torch.load(saved, weights_only=True))
     run(params, again, range(10, 15))
     close(params, reference)
+
+
+def test_adagrads_state_is_made_with_the_parameters():
+    hyper = {"initial_accumulator_value": 0.7}
+    params, ours = started(stt, "Adagrad", hyper)
+    others, theirs = started(torch.optim, "Adagrad", hyper)
+    for optimizer in (ours, theirs):
+        more = torch.nn.Parameter(torch.ones(2))
+        optimizer.add_param_group({"params": [more], "initial_accumulator_value": 0.3})
+    assert kinds(ours.state_dict()) == kinds(theirs.state_dict())
+    assert ours.state[params[0]]["sum"].eq(0.7).all()
+    run(others[:3], theirs, [1])  # one of them has no gradient
+    theirs.load_state_dict(ours.state_dict())
+    run(others[:3], theirs, [2])
 
 
 def test_muon_has_torchs_layout():
@@ -184,10 +198,11 @@ def test_group_numbers_are_in_param_groups():
     assert saved["param_groups"][0]["numerator_weighted"] != 0.0
 
 
-@pytest.mark.parametrize("change, message", [
+@pytest.mark.parametrize(("change", "message"), [
     (lambda d: d["state"][1].update(exp_avg=torch.zeros(4, dtype=torch.float64)),
      r"'exp_avg' of parameter '1' is float64 of shape \(4,\)"),
-    (lambda d: d["state"][0].update(exp_avg=torch.zeros(4, 3)), "'exp_avg' of parameter '0'"),
+    (lambda d: d["state"][0].update(exp_avg=torch.zeros(4, 3).float()),
+     "'exp_avg' of parameter '0'"),
     (lambda d: d["state"][0].pop("exp_avg_sq"), "state of parameter '0' has keys"),
     (lambda d: d["state"][2].update(more=torch.zeros(1)), "state of parameter '2' has keys"),
     (lambda d: d["state"][2].update(step=torch.zeros(2)), "step of parameter '2'"),

@@ -16,7 +16,7 @@ from steepest.optimizers import RULES
 from steepest.torch.face import made
 from steepest.torch.optimizer import Optimizer as Optimizer
 
-__all__ = ["Optimizer", *(rule.__name__ for rule in RULES.values())]  # noqa: PLE0604
+__all__ = ["Optimizer", *(rule.__name__ for rule in RULES.values())]
 
 
 def __getattr__(name: str) -> Any:

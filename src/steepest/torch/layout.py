@@ -17,6 +17,7 @@ from steepest.values import Value
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
 __all__ = [
+    "EARLY",
     "RECORD",
     "group_from_torch",
     "group_to_torch",
@@ -27,6 +28,9 @@ __all__ = [
 
 RECORD = "steepest"
 """The key in the first group of a state dict of what torch has no place for."""
+
+EARLY = ("adagrad",)
+"""Rules whose state torch makes with the parameters, and not at their first step."""
 
 _EXACT = 2**24  # counts up to this are float32 numbers
 _STEPLESS = ("sgd", "muon")

@@ -106,6 +106,9 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     face: ClassVar[Mapping[str, Any]]
     """Arguments of torch's class that choose an implementation, and their defaults."""
     __signature__: ClassVar[Any]
+    state: Any
+    param_groups: list[dict[str, Any]]
+    defaults: dict[str, Any]
 
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
         given = dict(self.__signature__.bind(params, *args, **kwargs).arguments)
@@ -114,6 +117,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         face = {name: given.pop(name, usual) for name, usual in self.face.items()}
         _check_face(face)
         self._inner: Any = None
+        self._watched: Any = None
         super().__init__(params, {})
         groups, self.param_groups = self.param_groups, []
         self._begin(groups, given, face)
@@ -144,6 +148,15 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         self._changes = Changes()
         self._again()
         self._watch()
+        self._expose_early()
+
+    def _expose_early(self) -> None:
+        """Makes the states of rules whose states torch makes with the parameters."""
+        if self.rule.rule in layout.EARLY:
+            inner = self._ready()
+            if inner.param_groups:
+                inner._built()
+                self._expose(inner)
 
     def _given_group(self, group: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
         """A group as our optimizers take it: numbers, and arrays by name."""
@@ -199,6 +212,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             self._outer_group(filled, group, tensors) for filled in inner.param_groups[first:]
         ]
         self._stale = True
+        self._expose_early()
 
     # The optimizer inside
 
@@ -232,9 +246,8 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             or len(tensors) != len(self._tensors)
             or not all(map(is_, tensors, self._tensors))
             or len(self._places) != sum(1 for g in groups if g["params"])
+            or any(views.place(p) != place for _, p, place in self._special)
         ):
-            self._rebuild(list(tensors))
-        elif any(views.place(p) != place for _, p, place in self._special):
             self._rebuild(list(tensors))
         places = iter(self._places)
         for group in groups:
@@ -308,9 +321,10 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     def _expose(self, inner: Any) -> None:
         """Puts tensors over the state arrays into torch's state."""
         self._waiting = []
+        early = self.rule.rule in layout.EARLY
         for i, (name, p) in enumerate(zip(self._by_index, self._tensors, strict=True)):
             state = inner._state[name]
-            if not dict.__contains__(self.state, p) and not state["step"]:
+            if not early and not dict.__contains__(self.state, p) and not state["step"]:
                 self._waiting.append(i)
                 continue
             own = self.state.get(p)
@@ -338,7 +352,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 loss = closure()
         inner = self._ready()
         grads = [p.grad for p in self._tensors]
-        for i, p, _ in self._special:
+        for i, _, _ in self._special:
             if grads[i] is not None:
                 what = f"gradient of parameter {self._by_index[i]!r}"
                 grads[i] = views.array(grads[i], what)
@@ -434,7 +448,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         inner = self._ready()
         state: dict[Any, Any] = {}
         groups, steps = [], {}
-        index = {}
+        index: dict[Any, int] = {}
         for group in self.param_groups:
             for p in group["params"]:
                 index.setdefault(p, len(index))
@@ -449,9 +463,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
                     state[index[p]] = laid
                 if "step" not in laid:
                     steps[index[p]] = int(own["step"])
-        for key, x in self.state.items():
-            if not isinstance(key, torch.Tensor):
-                state[key] = x
+        state |= {key: x for key, x in self.state.items() if not isinstance(key, torch.Tensor)}
         for group in self.param_groups:
             rule = self._inner._rule_of(group).rule
             packed = layout.group_to_torch(rule, group)
