@@ -283,7 +283,7 @@ def test_names_are_in_errors_and_states():
         model.bias.data = model.bias.data.half()
     model.bias.grad = None
     model.bias.grad = torch.ones(2, dtype=torch.float16)
-    with pytest.raises(TypeError, match="'bias' has dtype torch[.]float16"):
+    with pytest.raises(TypeError, match=r"'bias' has dtype torch\.float16"):
         optimizer.step()
 
 
