@@ -107,6 +107,7 @@ FLOORS = [
     "minimize",
     "sam",
     "history",
+    "torch",
     "checkpoint",
     "optimizers",
     "matrix",

@@ -182,8 +182,11 @@ def as_array(x: Any, what: str) -> Array:
         device = x.__dlpack_device__()
         if device[0] != 1:
             raise TypeError(f"{what} lies on device {device}; move it to the CPU first")
+        _check_tensor(x, what)
         if getattr(x, "requires_grad", False):
             x = x.detach()
+        if hasattr(x, "resolve_neg"):  # what PyTorch has only marked as negative
+            x = x.resolve_neg()
         try:
             return np.from_dlpack(x)
         except (BufferError, RuntimeError, TypeError) as error:
@@ -196,6 +199,20 @@ def as_array(x: Any, what: str) -> Array:
         f"{what} is a {type(x).__name__}, not an array; it must be a NumPy array "
         "or share memory with one, since it is used in place"
     )
+
+
+def _check_tensor(x: Any, what: str) -> None:
+    """Raises TypeError for a tensor of a kind that has no NumPy array over its memory."""
+    layout = getattr(x, "layout", None)
+    if layout is not None and str(layout) != "torch.strided":
+        raise TypeError(
+            f"{what} has layout {layout}; expected a dense tensor: convert it with .to_dense(), or "
+            "make the layer it comes from with sparse=False"
+        )
+    if str(getattr(x, "dtype", "")).endswith(("float16", "float8_e4m3fn", "float8_e5m2")):
+        raise TypeError(
+            f"{what} has dtype {x.dtype}; expected float32 or float64: convert it to one of them"
+        )
 
 
 def overlaps_itself(x: Array) -> bool:

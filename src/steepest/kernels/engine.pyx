@@ -123,6 +123,7 @@ cdef class Plan:
     cdef Program *programs
     cdef Py_ssize_t count, capacity, program_capacity
     cdef list params                   # per entry
+    cdef list owners                   # per entry: the parameter, or a tensor it is a view of
     cdef list states                   # per entry: its counter and state arrays, kept alive
     cdef list kept_alive               # per entry: its scalar states, its factors and states
     cdef Stage scale
@@ -164,6 +165,7 @@ cdef class Plan:
         self.updates = counter(updates)
         self.capacity = capacity
         self.params, self.states, self.kept_alive = [], [], []
+        self.owners = []
         self.entries = <Entry *>calloc(max(capacity, 1), sizeof(Entry))
         self.active = <Py_ssize_t *>malloc(max(capacity, 1) * sizeof(Py_ssize_t))
         self.cost = <Py_ssize_t *>malloc((capacity + 1) * sizeof(Py_ssize_t))
@@ -208,7 +210,8 @@ cdef class Plan:
 
     # Building
 
-    def add(self, int group, tuple arrays, step, int states, layout, own=None, matrices=None):
+    def add(self, int group, tuple arrays, step, int states, layout, own=None, matrices=None,
+            owner=None):
         """Adds a parameter: arrays are (parameter, states..., arrays of stages...), with `states`
         of the rule's; `own` are SCALARS doubles at most that the rule keeps beside them. `step` is
         its counter. `layout` (arrays.Layout) walks them and a gradient
@@ -216,7 +219,8 @@ cdef class Plan:
         cuts are the units that the programs' unit stages go by, in their order. `matrices`, for a
         rule that goes by their rows and columns: (number of matrices, of rows, of columns, factors,
         states), the last two tuples of arrays in C order: factors of rows, and of columns unless it
-        goes by rows alone, which are spread over the first arrays of the rule.
+        goes by rows alone, which are spread over the first arrays of the rule. `owner` is what
+        `resolve` is given for the parameter, if that is not the array itself.
         """
         cdef Entry *e
         if self.count == self.capacity or len(arrays) + 1 > SPARE or states > STATES:
@@ -240,6 +244,7 @@ cdef class Plan:
         if matrices is not None:
             self.set_bands(e, matrices)
         self.params.append(arrays[0])
+        self.owners.append(arrays[0] if owner is None else owner)
         self.states.append((step,) + arrays[1:])
         self.kept_alive.append((own, matrices))
 
@@ -401,7 +406,7 @@ cdef class Plan:
             if not e.active:
                 continue
             p = params[i]
-            if p is not self.params[i] or not still_at(p, e.home, e.is_double):
+            if p is not self.owners[i] or not still_at(p, e.home, e.is_double, self.params[i]):
                 return None
             if not same(&e.gradient, grad, &data) or (
                     e.lent and <size_t>data % (8 if e.is_double else 4)):

@@ -15,6 +15,6 @@ cdef struct Source:
 
 cdef void reach(Source *s, Py_ssize_t itemsize) noexcept
 cdef bint same(const Source *s, object x, char **data)
-cdef bint still_at(object x, const char *home, bint is_double)
+cdef bint still_at(object x, const char *home, bint is_double, object array)
 cdef char *address(object x, bint writable) except? NULL
 cdef int64_t *counter(object x) except NULL

@@ -276,7 +276,7 @@ class NAdam(Optimizer):
             ahead = h["lr"] * b1 / one_minus_power(b1, t + 1)
             return "nadam", (b1, fresh1, b2, fresh2, now, ahead, unbias, h["eps"])
         decay = 1.0 if h["convention"] == "keras" else h["momentum_decay"]
-        mu, mu_next, product = _warming(b1, decay, t)
+        mu, mu_next, product = warming(b1, decay, t)
         now = h["lr"] * (1.0 - mu) / (1.0 - product)
         ahead = h["lr"] * mu_next / (1.0 - product * mu_next)
         if h["convention"] == "paper":
@@ -292,7 +292,7 @@ def _warm(b1: float, decay: float, t: int) -> float:
 _products: dict[tuple[float, float], tuple[int, float]] = {}
 
 
-def _warming(b1: float, decay: float, t: int) -> tuple[float, float, float]:
+def warming(b1: float, decay: float, t: int) -> tuple[float, float, float]:
     """μₜ, μₜ₊₁ and μ₁ · … · μₜ, multiplied in that order whatever was computed before."""
     done, product = _products.get((b1, decay), (0, 1.0))
     if done > t:

@@ -42,6 +42,9 @@ _POLICIES = ("propagate", "raise", "skip")
 class Optimizer(Rule, registered=False):
     """Base of all optimizers; see ``AdamW`` or ``SGD`` for one to use."""
 
+    _early = True
+    """Whether states are made with the parameters, and not by the first plan."""
+
     # Construction
 
     def __init__(self, params: Any, hyper: dict[str, Any], options: Options) -> None:
@@ -135,7 +138,7 @@ class Optimizer(Rule, registered=False):
             for name, p, step in zip(filled["param_names"], filled["params"], steps, strict=True):
                 state[name] = self._new_state(p, name, step, live)
         named = [
-            (f"parameter {name!r}", p)
+            (f"parameter {name!r}", arrays.as_array(p, f"parameter {name!r}"))
             for g in [*self.param_groups, *groups]
             for name, p in zip(g["param_names"], g["params"], strict=True)
         ]
@@ -198,8 +201,22 @@ class Optimizer(Rule, registered=False):
             first = next(alike, live.rule.initial_number(key, live.h))
             filled[key] = live.number(key, filled.get(key, first))
 
+    def _again(self) -> "Optimizer":
+        """An optimizer like this one without its groups: same settings, same counts of updates."""
+        again = copy.copy(self)
+        again.param_groups, again._groups = [], []
+        again._changes = Changes()
+        again._state = WatchedDict({}, again._changes)
+        again._updates = self._updates.copy()
+        again._shapes, again._shape = [], None
+        again._given, again._names, again._order = [], [], []
+        again.clip_history = {key: list(norms) for key, norms in self.clip_history.items()}
+        return again
+
     def _new_state(self, p: Array, name: str, step: Array, live: LiveGroup) -> WatchedDict:
         live.check_axes(p, name)
+        if not self._early:
+            return WatchedDict({"step": step}, self._changes)
         fresh = {key: self._new_array(key, p, name, live) for key in live.keys(p)}
         return WatchedDict({"step": step} | fresh | new_scalars(live), self._changes)
 
@@ -278,6 +295,10 @@ class Optimizer(Rule, registered=False):
         flat = structure.take(self._shape, grads)
         if not self._in_order:
             flat = [flat[i] for i in self._order]
+        self._flat_step(flat)
+
+    def _flat_step(self, flat: list[Any]) -> None:
+        """A step with the gradients in the order of the groups."""
         count = self._updates.item()
         groups = self._groups
         climbing = False
@@ -372,8 +393,8 @@ class Optimizer(Rule, registered=False):
             self._rebind(plan, flat, stale)
         return plan
 
-    def _params(self) -> list[Array]:
-        """The live parameters of all groups."""
+    def _params(self) -> list[Any]:
+        """The live parameters of all groups: arrays, or what shares its memory as one."""
         if len(self.param_groups) == 1:
             return self.param_groups[0]["params"]  # type: ignore[no-any-return]
         return [p for group in self.param_groups for p in group["params"]]
@@ -422,7 +443,7 @@ class Optimizer(Rule, registered=False):
                     shape = (matrices.count, matrices.rows, matrices.columns)
                     table = (*shape, factors, tuple(state[key] for key in matrices.states))
                 walks = arrays.layout((p, *own), p, cut, ordered)
-                plan.add(number, (p, *own), state["step"], operands.taken, walks, numbers, table)
+                plan.add(number, (p, *own), state["step"], operands.taken, walks, numbers, table, x)
         plan.guard(arrays.disjoint_bounds(written))
         for name, state in replaced.items():
             if isinstance(self._state.get(name), WatchedDict):

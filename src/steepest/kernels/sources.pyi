@@ -1,0 +1,3 @@
+from typing import Any
+
+def learn(cls: type[Any], samples: list[tuple[Any, Any]]) -> bool: ...

@@ -1,0 +1,32 @@
+"""Every optimizer as a ``torch.optim.Optimizer``: the same names and arguments, stepped in place.
+
+>>> import torch
+>>> from steepest.torch import AdamW
+>>> w = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+>>> optimizer = AdamW([w], lr=0.1)
+>>> (w * w).sum().backward()
+>>> optimizer.step()
+>>> w.detach()
+tensor([ 0.8990, -1.8980])
+"""
+
+from typing import Any
+
+from steepest.optimizers import RULES
+from steepest.torch.face import made
+from steepest.torch.optimizer import Optimizer as Optimizer
+
+__all__ = ["Optimizer", *(rule.__name__ for rule in RULES.values())]
+
+
+def __getattr__(name: str) -> Any:
+    """The class of a rule, made when it is first asked for, so that a rule may be added later."""
+    for rule in RULES.values():
+        if rule.__name__ == name:
+            globals()[name] = cls = made(rule, __name__)
+            return cls
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *(rule.__name__ for rule in RULES.values())})

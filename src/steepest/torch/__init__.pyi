@@ -1,0 +1,3 @@
+from steepest.torch.optimizer import Optimizer as Optimizer
+
+def __getattr__(name: str) -> type[Optimizer]: ...

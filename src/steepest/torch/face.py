@@ -1,0 +1,82 @@
+"""One class per rule: its signature is the rule's, with what torch's own class takes beside."""
+
+import inspect
+from typing import Any
+
+from steepest.extras import require
+from steepest.torch.optimizer import Optimizer
+
+torch: Any = require("torch", extra="torch", purpose="steepest.torch")
+
+__all__ = ["FACE", "made"]
+
+FACE = ("foreach", "fused", "capturable", "differentiable")
+"""Arguments of torch's classes that choose an implementation, of which there is one here."""
+
+
+def made(rule: Any, module: str) -> type[Optimizer]:
+    """The class of torch optimizers that go by a rule."""
+    theirs = getattr(torch.optim, rule.__name__, None)
+    signature = _signature(rule, theirs)
+    face = {name: x.default for name, x in signature.parameters.items() if name in FACE}
+    members = {
+        "rule": rule,
+        "face": face,
+        "__doc__": _documentation(rule),
+        "__module__": module,
+        "__signature__": signature,
+    }
+    for name in _forwarded(rule):
+        members[name] = _forward(rule, name)
+    return type(rule.__name__, (Optimizer,), members)
+
+
+def _signature(rule: Any, theirs: Any) -> inspect.Signature:
+    """The rule's own arguments in their order, torch's where torch has more."""
+    own = list(inspect.signature(rule).parameters.values())
+    names = {x.name for x in own}
+    more = []
+    if theirs is not None:
+        more = [x for x in inspect.signature(theirs).parameters.values() if x.name not in names]
+    more = [x.replace(annotation=Any) for x in more if x.name in (*FACE, "maximize")]
+    kinds = (
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.KEYWORD_ONLY,
+        inspect.Parameter.VAR_KEYWORD,
+    )
+    return inspect.Signature([x for kind in kinds for x in (*own, *more) if x.kind == kind])
+
+
+def _documentation(rule: Any) -> str:
+    return (
+        f"``steepest.{rule.__name__}`` as a ``torch.optim.Optimizer``; see there for its formula, "
+        "arguments and source.\n\n"
+        "The options that all optimizers share (clip, ema, l1, ...) are given by keyword. foreach "
+        "and fused change nothing; capturable and differentiable raise ValueError."
+    )
+
+
+def _forwarded(rule: Any) -> list[str]:
+    """The rule's methods that take arrays and are no other optimizer's: Sophia's, for one."""
+    known = set(dir(Optimizer)) | set(dir(rule.__mro__[-1]))
+    base = next(x for x in rule.__mro__ if x.__module__ == "steepest.optimizers.base")
+    known |= set(dir(base))
+    return [name for name in dir(rule) if not name.startswith("_") and name not in known
+            and inspect.isfunction(getattr(rule, name))
+            and "optimizer" in (getattr(rule, name).__doc__ or "")]  # fmt: skip
+
+
+def _forward(rule: Any, name: str) -> Any:
+    method = getattr(rule, name)
+
+    def forward(self: Optimizer, tensors: Any = None) -> None:
+        self._forward(name, tensors)
+
+    forward.__name__ = name
+    forward.__qualname__ = f"{rule.__name__}.{name}"
+    forward.__doc__ = (
+        f"{(method.__doc__ or '').partition(chr(10))[0]}\n\n"
+        "Takes one tensor for each parameter, in the order of the groups, or None for those that "
+        "are left alone; without an argument, the parameters' ``grad``."
+    )
+    return forward

@@ -1,0 +1,112 @@
+"""States as torch's own classes lay them out, and back: functions alone.
+
+torch's layout of a parameter is a dict: ``"step"`` is a 0-d float32 tensor (float64 if that is
+torch's default dtype), missing for SGD and Muon; NAdam has the product of its momentums beside,
+ASGD its present rate and weight, alike. Here ``"step"`` is a 0-d int64 tensor and the others follow
+from it. All other keys are the same.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from steepest.extras import require
+from steepest.optimizers.adam import warming
+from steepest.schedules import Schedule
+from steepest.values import Value
+
+torch: Any = require("torch", extra="torch", purpose="steepest.torch")
+
+__all__ = [
+    "EARLY",
+    "RECORD",
+    "group_from_torch",
+    "group_to_torch",
+    "state_from_torch",
+    "state_to_torch",
+    "values",
+]
+
+RECORD = "steepest"
+"""The key in the first group of a state dict of what torch has no place for."""
+
+EARLY = ("adagrad",)
+"""Rules whose state torch makes with the parameters, and not at their first step."""
+
+_EXACT = 2**24  # counts up to this are float32 numbers
+_STEPLESS = ("sgd", "muon")
+_FOLLOWING = {"nadam": ("mu_product",), "asgd": ("eta", "mu")}
+_DECOUPLED = ("adam", "adamw", "nadam", "radam")
+
+
+def state_to_torch(rule: str, state: Mapping[str, Any], h: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of one parameter in torch's layout; arrays are the same tensors.
+
+    `h` are the group's hyper-parameters as numbers.
+    """
+    t = int(state["step"])
+    double = torch.get_default_dtype() == torch.float64
+    dtype = torch.float64 if double else torch.float32
+    laid: dict[str, Any] = {}
+    if rule not in _STEPLESS:
+        laid["step"] = torch.tensor(float(t), dtype=dtype if t <= _EXACT else torch.float64)
+    if rule == "nadam":
+        product = warming(h["betas"][0], h["momentum_decay"], t)[2] if t else 1.0
+        laid["mu_product"] = torch.tensor(product, dtype=dtype)
+    elif rule == "asgd":
+        lr = h["lr"]
+        eta = lr / (1.0 + h["lambd"] * lr * t) ** h["alpha"]
+        laid["eta"] = torch.tensor(eta, dtype=dtype)
+        laid["mu"] = torch.tensor(1.0 / max(1.0, t - h["t0"]), dtype=dtype)
+    return laid | {key: x for key, x in state.items() if key != "step"}
+
+
+def values() -> list[type[Any]]:
+    """The classes of values that may stand in a group: clips, penalties, filters, schedules."""
+    found: list[type[Any]] = []
+    waiting: list[type[Any]] = [Value, Schedule]
+    while waiting:
+        more = waiting.pop().__subclasses__()
+        found += more
+        waiting += more
+    return found
+
+
+def state_from_torch(rule: str, state: Mapping[str, Any], name: str, step: int) -> dict[str, Any]:
+    """The state of one parameter as it is here, from torch's layout or ours.
+
+    `step` is the count of a rule that torch keeps none of. Raises ValueError for a count that is
+    none, and TypeError for a state that is no dict.
+    """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state of parameter {name!r} is a {type(state).__name__}; expected a dict")
+    given = {key: x for key, x in state.items() if x is not None}
+    found = given.pop("step", step)
+    if isinstance(found, torch.Tensor):
+        if found.numel() != 1:
+            raise ValueError(
+                f"step of parameter {name!r} has shape {tuple(found.shape)}; expected one number"
+            )
+        found = found.item()
+    for key in _FOLLOWING.get(rule, ()):
+        given.pop(key, None)
+    return {"step": found, **given}
+
+
+def group_to_torch(rule: str, group: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyper-parameters of a group with the keys that torch's own class asks for."""
+    laid = dict(group)
+    if rule in _DECOUPLED:
+        laid["decoupled_weight_decay"] = group["decay_mode"] == "decoupled"
+    return laid
+
+
+def group_from_torch(
+    rule: str, saved: Mapping[str, Any], group: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The hyper-parameters of a loaded group: `saved`, and those of the `group` that has been here
+    for what torch's own class does not know."""
+    found = dict(saved)
+    decoupled = found.pop("decoupled_weight_decay", None)
+    if rule in _DECOUPLED and decoupled is not None and "decay_mode" not in found:
+        found["decay_mode"] = "decoupled" if decoupled else "l2"
+    return {key: x for key, x in group.items() if key not in found} | found

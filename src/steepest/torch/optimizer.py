@@ -1,0 +1,625 @@
+"""What all torch optimizers here share: torch's groups and state outside, our optimizer inside.
+
+torch's ``param_groups`` and ``state`` are the truth, as with torch's own classes: whoever writes to
+them is heard. Inside is a ``steepest.Optimizer`` over the memory of the same tensors, whose groups
+take over torch's hyper-parameters at every step, and whose state arrays are the memory of torch's
+state tensors. When parameters, groups or states are others than before, it is made anew.
+"""
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from operator import is_, itemgetter
+from typing import Any, ClassVar
+
+import numpy as np
+
+from steepest import arrays
+from steepest.extras import require
+from steepest.kernels import machine
+from steepest.optimizers.selection import Selection
+from steepest.optimizers.state import Changes, WatchedDict
+from steepest.torch import layout, views
+
+torch: Any = require("torch", extra="torch", purpose="steepest.torch")
+
+__all__ = ["Optimizer"]
+
+# So that torch.load reads state dicts with them, weights_only as it is by default.
+torch.serialization.add_safe_globals(layout.values())
+
+_OWN = ("params", "param_names")
+
+
+class _States(defaultdict[Any, Any]):
+    """The state of all parameters, which tells when one is put in or taken out."""
+
+    def __init__(self, changes: Changes) -> None:
+        super().__init__(dict)
+        self.changes = changes
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.changes.any = True
+        super().__setitem__(key, value)
+
+    def __delitem__(self, key: Any) -> None:
+        self.changes.any = True
+        super().__delitem__(key)
+
+    def clear(self) -> None:
+        self.changes.any = True
+        super().clear()
+
+    def pop(self, *arguments: Any) -> Any:
+        self.changes.any = True
+        return super().pop(*arguments)
+
+    def popitem(self) -> tuple[Any, Any]:
+        self.changes.any = True
+        return super().popitem()
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        self.changes.any = True
+        return super().setdefault(key, default)
+
+    def update(self, *arguments: Any, **items: Any) -> None:
+        self.changes.any = True
+        super().update(*arguments, **items)
+
+    def __reduce__(self) -> Any:
+        return defaultdict, (dict,), None, None, iter([(p, dict(x)) for p, x in self.items()])
+
+
+class _Place:
+    """A group of torch's and the group inside that follows it."""
+
+    def __init__(self, group: dict[str, Any], inner: dict[str, Any], live: Any, rule: Any) -> None:
+        self.group, self.inner, self.live = group, inner, live
+        self.params = group["params"]
+        self.names = rule._hyper_names
+        self.get = itemgetter(*self.names)
+        self.seen: tuple[Any, ...] = ()
+
+    def sync(self) -> None:
+        """Takes over the hyper-parameters that torch's group has now."""
+        values = self.get(self.group)
+        if len(values) != len(self.seen) or not all(map(is_, values, self.seen)):
+            self.inner.update(
+                {name: views.numbers(x) for name, x in zip(self.names, values, strict=True)}
+            )
+            self.seen = () if any(map(_changing, values)) else values
+        for key in self.live.shared:
+            if key in self.group:
+                self.inner[key] = views.numbers(self.group[key])
+
+    def give_back(self) -> None:
+        """Hands the numbers that the rule keeps of the group to torch's."""
+        for key in self.live.shared:
+            self.group[key] = self.inner[key]
+
+
+class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
+    """Base of all torch optimizers here; see ``steepest.torch.AdamW`` for one to use."""
+
+    rule: ClassVar[Any]
+    """The class of ``steepest`` that it goes by."""
+    face: ClassVar[Mapping[str, Any]]
+    """Arguments of torch's class that choose an implementation, and their defaults."""
+    __signature__: ClassVar[Any]
+    state: Any
+    param_groups: list[dict[str, Any]]
+    defaults: dict[str, Any]
+
+    def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        given = dict(self.__signature__.bind(params, *args, **kwargs).arguments)
+        del given["params"]
+        given |= given.pop("options", {})
+        face = {name: given.pop(name, usual) for name, usual in self.face.items()}
+        _check_face(face)
+        self._inner: Any = None
+        self._watched: Any = None
+        super().__init__(params, {})
+        groups, self.param_groups = self.param_groups, []
+        self._begin(groups, given, face)
+
+    def _begin(
+        self, groups: list[dict[str, Any]], given: dict[str, Any], face: dict[str, Any]
+    ) -> None:
+        names = _names(groups)
+        tensors = dict(zip(names, (p for g in groups for p in g["params"]), strict=True))
+        self._inner = inner = object.__new__(self.rule)
+        inner._early = False
+        full = [g for g in groups if g["params"]]
+        each = iter(names)
+        given_groups = [self._given_group(g, [next(each) for _ in g["params"]]) for g in full]
+        if not full:
+            nothing = np.zeros((1,) * max(1, self.rule.least_axes))
+            given_groups = [{"params": {"none": nothing}}]
+        inner.__init__(given_groups, **{key: views.numbers(x) for key, x in given.items()})
+        self.defaults = inner.defaults | face
+        self.defaults |= {key: x for key, x in given.items() if isinstance(x, torch.Tensor)}
+        parts: list[list[dict[str, Any]]] = [[] for _ in full]
+        for filled, number in zip(inner.param_groups, inner._given, strict=True):
+            if full:
+                parts[number].append(self._outer_group(filled, full[number], tensors))
+        part = iter(parts)
+        for group in groups:
+            self.param_groups += next(part) if group["params"] else [self._empty_group(group)]
+        self._changes = Changes()
+        self._again()
+        self._watch()
+        self._expose_early()
+
+    def _expose_early(self) -> None:
+        """Makes the states of rules whose states torch makes with the parameters."""
+        if self.rule.rule in layout.EARLY:
+            inner = self._ready()
+            if inner.param_groups:
+                inner._built()
+                self._expose(inner)
+
+    def _given_group(self, group: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+        """A group as our optimizers take it: numbers, and arrays by name."""
+        _check_face(group)
+        made = {key: views.numbers(x) for key, x in group.items() if key not in _OWN}
+        made["params"] = {
+            name: _parameter(p, name, self.rule)
+            for name, p in zip(names, group["params"], strict=True)
+        }
+        return made
+
+    def _outer_group(
+        self, filled: Mapping[str, Any], given: Mapping[str, Any], tensors: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """A group as torch's optimizers have it, of a filled one of ours."""
+        made = {key: x for key, x in self.defaults.items() if key not in filled}
+        made |= {key: x for key, x in filled.items() if key not in _OWN}
+        for key, x in {**self.defaults, **given}.items():  # tensors stay tensors
+            if isinstance(x, torch.Tensor) and made.get(key) == views.numbers(x):
+                made[key] = x
+        made["params"] = [tensors[name] for name in filled["param_names"]]
+        if "param_names" in given:
+            made["param_names"] = list(filled["param_names"])
+        return made
+
+    def _empty_group(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        _check_face(group)
+        values = {key: views.numbers(x) for key, x in group.items() if key not in _OWN}
+        return self._outer_group(self._inner._filled(values, {}, [], [], []), group, {})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group of parameters, at any time; what it does not say is as in ``defaults``."""
+        if self._inner is None:  # torch's constructor, which checks all groups first
+            super().add_param_group(param_group)
+            return
+        kept, defaults = list(self.param_groups), self.defaults
+        self.defaults = {}
+        try:
+            super().add_param_group(param_group)
+            group = self.param_groups[-1]
+        finally:
+            self.param_groups[:] = kept
+            self.defaults = defaults
+        if not group["params"]:
+            self.param_groups.append(self._empty_group(group))
+            return
+        inner = self._ready()
+        first = len(inner.param_groups)
+        names = _names([*kept, group])[-len(group["params"]) :]
+        inner.add_param_group(self._given_group(group, names))
+        tensors = dict(zip(names, group["params"], strict=True))
+        self.param_groups += [
+            self._outer_group(filled, group, tensors) for filled in inner.param_groups[first:]
+        ]
+        self._stale = True
+        self._expose_early()
+
+    # The optimizer inside
+
+    def _again(self) -> None:
+        """Empties the optimizer inside; the next use makes it anew."""
+        self._inner = self._inner._again()
+        self._places: list[_Place] = []
+        self._tensors: list[Any] = []
+        self._special: list[tuple[int, Any, Any]] = []
+        self._stale = True
+
+    def _watch(self) -> None:
+        """Makes the state one that tells of changes."""
+        watched = _States(self._changes)
+        for p, state in self.state.items():
+            if isinstance(p, torch.Tensor) and isinstance(state, Mapping):
+                state = WatchedDict(state, self._changes)
+            defaultdict.__setitem__(watched, p, state)
+        self.state = self._watched = watched
+
+    def _ready(self) -> Any:
+        """The optimizer inside, over the parameters, groups and states as they are now."""
+        groups = self.param_groups
+        tensors = (
+            groups[0]["params"] if len(groups) == 1 else [p for g in groups for p in g["params"]]
+        )
+        if (
+            self._stale
+            or self.state is not self._watched
+            or self._changes.any
+            or len(tensors) != len(self._tensors)
+            or not all(map(is_, tensors, self._tensors))
+            or len(self._places) != sum(1 for g in groups if g["params"])
+            or any(views.place(p) != place for _, p, place in self._special)
+        ):
+            self._rebuild(list(tensors))
+        places = iter(self._places)
+        for group in groups:
+            if group["params"]:
+                place = next(places)
+                if place.group is not group:
+                    place.group, place.seen = group, ()
+                place.sync()
+        return self._inner
+
+    def _rebuild(self, tensors: list[Any]) -> None:
+        """Makes the optimizer inside anew, of torch's groups and states."""
+        names = _names(self.param_groups)
+        for group in self.param_groups:
+            for key, x in self.defaults.items():
+                group.setdefault(key, x)
+        self._watch()
+        inner, places, special = self._built(self.param_groups, names, self.state)
+        self._inner, self._places, self._special = inner, places, special
+        self._tensors, self._by_index = tensors, names
+        self._made: list[dict[str, Any]] = [{} for _ in names]
+        self._waiting: list[int] = []
+        self._plan_seen: Any = None
+        self._changes.any = False
+        self._stale = False
+
+    def _built(
+        self, groups: list[dict[str, Any]], names: list[str], states: Mapping[Any, Any]
+    ) -> tuple[Any, list[_Place], list[tuple[int, Any, Any]]]:
+        """An optimizer for inside, of groups and states."""
+        inner = self._inner._again()
+        selection, inner._selection = inner._selection, Selection((), {})
+        each = iter(names)
+        full = [(g, [next(each) for _ in g["params"]]) for g in groups if g["params"]]
+        for group, own in full:
+            inner.add_param_group(self._given_group(group, own))
+        special = []
+        tensors = [p for group, _ in full for p in group["params"]]
+        for i, p in enumerate(tensors):
+            if not views.ordinary(p):
+                special.append((i, p, views.place(p)))
+        for (group, _), live in zip(full, inner.param_groups, strict=True):
+            live["params"] = [
+                p if views.ordinary(p) else x
+                for p, x in zip(group["params"], live["params"], strict=True)
+            ]
+        inner._selection = selection
+        places = [
+            _Place(group, live, known, inner._rule_of(live))
+            for (group, _), live, known in zip(full, inner.param_groups, inner._groups, strict=True)
+        ]
+        count = inner.updates
+        for place in places:
+            for name, p in zip(place.inner["param_names"], place.group["params"], strict=True):
+                given_state = states.get(p)
+                if given_state:
+                    inner._state[name].update(
+                        self._adopted(place.live.rule.rule, given_state, name, count)
+                    )
+        return inner, places, special
+
+    def _adopted(
+        self, rule: str, state: Mapping[str, Any], name: str, count: int
+    ) -> dict[str, Any]:
+        """A state of torch's as one of ours: arrays over the same memory."""
+        found = layout.state_from_torch(rule, state, name, count)
+        return {
+            key: views.state(x, f"state {key!r} of parameter {name!r}") for key, x in found.items()
+        }
+
+    def _expose(self, inner: Any) -> None:
+        """Puts tensors over the state arrays into torch's state."""
+        self._waiting = []
+        early = self.rule.rule in layout.EARLY
+        for i, (name, p) in enumerate(zip(self._by_index, self._tensors, strict=True)):
+            state = inner._state[name]
+            if not early and not dict.__contains__(self.state, p) and not state["step"]:
+                self._waiting.append(i)
+                continue
+            own = self.state.get(p)
+            if not isinstance(own, WatchedDict):
+                own = WatchedDict({}, self._changes)
+                defaultdict.__setitem__(self.state, p, own)
+            made = self._made[i]
+            for key, x in state.items():
+                if made.get(key) is not x:
+                    made[key] = x
+                    dict.__setitem__(own, key, views.tensor(x, p))
+        self._plan_seen = inner._plan
+
+    # The step
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Updates all parameters that have a gradient; the closure's loss, if there is one.
+
+        After an exception parameters and states are as they were. Raises TypeError or ValueError
+        for gradients, parameters or hyper-parameters that are not fit, naming them.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        inner = self._ready()
+        grads = [p.grad for p in self._tensors]
+        for i, _, _ in self._special:
+            if grads[i] is not None:
+                what = f"gradient of parameter {self._by_index[i]!r}"
+                grads[i] = views.array(grads[i], what)
+        if not inner.param_groups:
+            return loss
+        machine.alone(inner._lock, inner._flat_step, grads, "step() of this optimizer")
+        for place in self._places:
+            place.give_back()
+        if inner._plan is not self._plan_seen or (
+            self._waiting and any(grads[i] is not None for i in self._waiting)
+        ):
+            self._expose(inner)
+        return loss
+
+    def _forward(self, name: str, tensors: Any) -> None:
+        """Calls a method of the optimizer inside that takes arrays as ``step`` takes gradients."""
+        inner = self._ready()
+        flat = [p.grad for p in self._tensors] if tensors is None else list(tensors)
+        if len(flat) != len(self._tensors):
+            raise ValueError(f"{len(flat)} tensors for {len(self._tensors)} parameters")
+        what = f"{name}() for parameter"
+        flat = [
+            None if x is None else views.array(x, f"{what} {key!r}")
+            for key, x in zip(self._by_index, flat, strict=True)
+        ]
+        each = iter(flat)
+        getattr(inner, name)(
+            [{k: next(each) for k in g["param_names"]} for g in inner.param_groups]
+        )
+        self._expose(inner)
+
+    # What our optimizers have beside
+
+    def averaged(self) -> dict[str, Any]:
+        """The averaged parameters by name (their number, if they have none): new tensors.
+
+        They are the rule's own where it keeps an average; else those of ``average=`` or ``ema=``.
+        Raises ValueError where a group has neither.
+        """
+        inner = self._ready()
+        if inner._plan is None:
+            inner._built()
+        over = copy.copy(inner)
+        over.param_groups = [
+            group | {"params": [arrays.as_array(p, "a parameter") for p in group["params"]]}
+            for group in inner.param_groups
+        ]
+        tensors = dict(zip(self._by_index, self._tensors, strict=True))
+        return {name: views.tensor(x, tensors[name]) for name, x in over.averaged().items()}
+
+    @property
+    def updates(self) -> int:
+        """The number of steps done so far; what schedules are evaluated at."""
+        return int(self._inner.updates)
+
+    @property
+    def skipped(self) -> int:
+        """The number of steps that were skipped for non-finite gradients or spikes."""
+        return int(self._inner.skipped)
+
+    @property
+    def last_skip(self) -> str:
+        """Why the last skipped step was."""
+        return str(self._inner.last_skip)
+
+    @property
+    def clip_history(self) -> dict[str, list[float]]:
+        """The norms that clips remember."""
+        return dict(self._inner.clip_history)
+
+    @property
+    def last_norm(self) -> float | None:
+        """The norm of all gradients at the last step that measured it."""
+        norm: float | None = self._inner.last_norm
+        return norm
+
+    @property
+    def last_norms(self) -> dict[str, float]:
+        """The norm of each gradient at that step, by parameter."""
+        return dict(self._inner.last_norms)
+
+    # State in and out
+
+    def state_dict(self) -> dict[str, Any]:
+        """What torch's own class would give: ``{"state", "param_groups"}``, with its keys, shapes
+        and dtypes; the tensors share memory with the state, as there.
+
+        What torch has no place for is under ``"steepest"`` in the first group: updates, skipped
+        steps, norms that clips remember, and counts that torch's SGD and Muon do without.
+        """
+        for hook in self._optimizer_state_dict_pre_hooks.values():
+            hook(self)
+        inner = self._ready()
+        state: dict[Any, Any] = {}
+        groups, steps = [], {}
+        index: dict[Any, int] = {}
+        for group in self.param_groups:
+            for p in group["params"]:
+                index.setdefault(p, len(index))
+        for place in self._places:
+            h = {k: place.live.rule._settle(k, place.inner[k], inner.updates) for k in place.names}
+            for p in place.group["params"]:
+                own = self.state.get(p)
+                if not own:
+                    continue
+                laid = layout.state_to_torch(place.live.rule.rule, own, h)
+                if laid:
+                    state[index[p]] = laid
+                if "step" not in laid:
+                    steps[index[p]] = int(own["step"])
+        state |= {key: x for key, x in self.state.items() if not isinstance(key, torch.Tensor)}
+        for group in self.param_groups:
+            rule = self._inner._rule_of(group).rule
+            packed = layout.group_to_torch(rule, group)
+            groups.append(packed | {"params": [index[p] for p in group["params"]]})
+        groups[0][layout.RECORD] = {
+            "updates": inner.updates,
+            "skipped": inner.skipped,
+            "clip_history": {key: list(x) for key, x in inner.clip_history.items()},
+            "steps": steps,
+        }
+        made = {"state": state, "param_groups": groups}
+        for hook in self._optimizer_state_dict_post_hooks.values():
+            made = hook(self, made) or made
+        return made
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes over a copy of what ``state_dict`` gave, or that of torch's own class did.
+
+        Parameters are matched by their place, as in torch. Raises KeyError, TypeError or ValueError
+        and changes nothing if groups, keys, shapes or dtypes do not fit.
+        """
+        loaded = dict(state_dict)
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            loaded = hook(self, loaded) or loaded
+        self._load(loaded)
+        for hook in self._optimizer_load_state_dict_post_hooks.values():
+            hook(self)
+
+    def _load(self, loaded: Mapping[str, Any]) -> None:
+        before = self._ready()
+        saved = copy.deepcopy(loaded["param_groups"])
+        sizes = [len(group["params"]) for group in self.param_groups]
+        if [len(group["params"]) for group in saved] != sizes:
+            raise ValueError(
+                f"the state's groups have {[len(group['params']) for group in saved]} parameters; "
+                f"expected {sizes}"
+            )
+        record = saved[0].pop(layout.RECORD, {}) if saved else {}
+        groups = []
+        for group, found in zip(self.param_groups, saved, strict=True):
+            rule = before._rule_of(group)
+            if found.get("rule", rule.rule) != rule.rule:
+                raise ValueError(f"state of rule {found['rule']!r} given to {rule.rule!r}")
+            new = layout.group_from_torch(rule.rule, found, group)
+            new |= {key: group[key] for key in self.face if key in group}
+            groups.append(new | {"params": group["params"]})
+        numbers = [i for group in saved for i in group["params"]]
+        names = _names(groups)
+        states = self._loaded_states(
+            loaded["state"], record, dict(zip(numbers, names, strict=True))
+        )
+        tensors = [p for group in groups for p in group["params"]]
+        by_tensor = {p: states[name] for p, name in zip(tensors, names, strict=True)}
+        inner, places, _ = self._built(groups, names, by_tensor)
+        updates = record.get("updates")
+        if updates is None:
+            updates = max((int(x["step"]) for x in states.values() if x), default=0)
+        inner._updates[...] = updates
+        inner.skipped = int(record.get("skipped", 0))
+        inner.clip_history = {
+            str(key): [float(x) for x in norms]
+            for key, norms in record.get("clip_history", {}).items()
+        }
+        for place in places:
+            live = place.live
+            for name, p in zip(place.inner["param_names"], place.group["params"], strict=True):
+                if by_tensor[p]:
+                    _check_keys(by_tensor[p], live, views.array(p, f"parameter {name!r}"), name)
+        inner._built()
+        rest = {k: x for k, x in loaded["state"].items() if k not in set(numbers)}
+        fresh: defaultdict[Any, Any] = defaultdict(dict)
+        for p, name in zip(tensors, names, strict=True):
+            if by_tensor[p]:
+                fresh[p] = {key: views.tensor(x, p) for key, x in inner._state[name].items()}
+        fresh.update(rest)
+        self.param_groups[:] = groups
+        self.state = fresh
+        self._inner = inner._again()
+        self._stale = True
+
+    def _loaded_states(
+        self, loaded: Mapping[Any, Any], record: Mapping[str, Any], names: Mapping[Any, str]
+    ) -> dict[str, dict[str, Any]]:
+        """Copies of the loaded states by name, in our layout."""
+        steps = record.get("steps", {})
+        states: dict[str, dict[str, Any]] = {name: {} for name in names.values()}
+        rules = {
+            name: place.live.rule.rule
+            for place in self._places
+            for name in place.inner["param_names"]
+        }
+        for i, name in names.items():
+            given = loaded.get(i)
+            if given:
+                step = steps.get(i, record.get("updates", 1))
+                found = layout.state_from_torch(rules[name], given, name, step)
+                states[name] = {
+                    key: x.detach().to("cpu", copy=True) if isinstance(x, torch.Tensor) else x
+                    for key, x in found.items()
+                }
+            elif i in steps:
+                states[name] = {"step": steps[i]}
+        return states
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_inner": self._inner._again()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.defaults.pop("differentiable", None)
+        self.defaults |= {key: x for key, x in self.face.items() if key not in self.defaults}
+        self._changes = Changes()
+        self._again()
+        self._watched = None
+
+
+def _names(groups: list[dict[str, Any]]) -> list[str]:
+    """The names of all parameters: those that were given, else their numbers."""
+    names: list[str] = []
+    for group in groups:
+        count = len(group["params"])
+        names += group.get("param_names") or [str(len(names) + i) for i in range(count)]
+    return names
+
+
+def _changing(x: Any) -> bool:
+    """Whether a hyper-parameter may get another value in place."""
+    return isinstance(x, (list, torch.Tensor)) or (isinstance(x, tuple) and any(map(_changing, x)))
+
+
+def _check_face(face: Mapping[str, Any]) -> None:
+    """Raises ValueError for what torch's classes do on other devices or for derivatives."""
+    for key in ("capturable", "differentiable"):
+        if face.get(key):
+            what = "CUDA graphs" if key == "capturable" else "derivatives of the step"
+            raise ValueError(f"{key} = {face[key]!r}: there are no {what} here; leave it False")
+
+
+def _parameter(p: Any, name: str, rule: Any) -> Any:
+    """The parameter as an array that is stepped in place. Raises TypeError if it cannot be."""
+    what = f"parameter {name!r}"
+    if p.is_complex() and (rule.prepares or rule.factors):
+        raise TypeError(
+            f"{what} is complex; {rule.__name__} goes by rows and columns, which are those of real "
+            "numbers: give it to another rule, such as AdamW"
+        )
+    return views.array(p, what, writable=True)
+
+
+def _check_keys(state: Mapping[str, Any], live: Any, p: Any, name: str) -> None:
+    """Raises ValueError for a loaded state that lacks what the rule needs, or has more."""
+    own = {*live.rule_keys(p), *live.rule.scalars(live.h)}
+    lacking = own - state.keys()
+    unknown = state.keys() - own - {"step", *live.of_stages}
+    if (lacking and state["step"]) or unknown:
+        raise ValueError(
+            f"state of parameter {name!r} has keys {sorted(state)}; "
+            f"expected {sorted({'step', *own, *live.of_stages})}"
+        )

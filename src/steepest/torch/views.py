@@ -1,0 +1,114 @@
+"""Tensors as NumPy arrays over the same memory, and which of them the engine may look at itself."""
+
+from typing import Any
+
+import numpy as np
+
+from steepest.arrays import Array
+from steepest.extras import require
+from steepest.kernels import sources
+
+torch: Any = require("torch", extra="torch", purpose="steepest.torch")
+
+__all__ = ["array", "numbers", "ordinary", "plain", "place", "state", "tensor"]
+
+_REAL = (torch.float32, torch.float64)
+_COMPLEX = (torch.complex64, torch.complex128)
+
+
+def _samples(cls: Any) -> list[tuple[Any, Array]]:
+    found = []
+    for dtype in _REAL:
+        x = torch.arange(60, dtype=dtype).reshape(5, 4, 3)[1:4:2, :, 1:].transpose(0, 1)
+        x = cls(x) if cls is not torch.Tensor else x
+        found.append((x, x.detach().numpy()))
+    return found
+
+
+_LEARNT = tuple(
+    cls for cls in (torch.Tensor, torch.nn.Parameter) if sources.learn(cls, _samples(cls))
+)
+"""The types of tensors that the engine looks at without help from Python."""
+
+
+def ordinary(p: Any) -> bool:
+    """Whether the engine may look at the tensor itself."""
+    return type(p) in _LEARNT and p.dtype in _REAL
+
+
+def plain(x: Any, what: str) -> Any:
+    """The real, dense tensor in main memory that x is, or has its numbers in. Raises TypeError."""
+    if type(x) not in (torch.Tensor, torch.nn.Parameter):
+        if hasattr(x, "to_local"):  # a DTensor: the part that this process has
+            x = x.to_local()
+        elif torch.utils._python_dispatch.is_traceable_wrapper_subclass(x):
+            raise TypeError(f"{what} is a {type(x).__name__}; expected a plain torch.Tensor")
+    if x.device.type != "cpu":
+        raise TypeError(f"{what} lies on device {x.device}; move it to the CPU first")
+    if x.layout != torch.strided:
+        raise TypeError(
+            f"{what} has layout {x.layout}; expected a dense tensor: convert it with .to_dense(), "
+            "or make the layer it comes from with sparse=False"
+        )
+    if x.dtype not in _REAL + _COMPLEX:
+        raise TypeError(
+            f"{what} has dtype {x.dtype}; expected float32, float64 or complex numbers of these: "
+            "convert it to one of them"
+        )
+    return x
+
+
+def array(x: Any, what: str, *, writable: bool = False) -> Array:
+    """A NumPy array over the memory of x; complex numbers are pairs along a last axis. What is only
+    marked as conjugate or negative is computed, unless it must be `writable`."""
+    x = plain(x, what).detach()
+    if x.is_conj() or x.is_neg():
+        if writable:
+            raise TypeError(f"{what} is a conjugate or negative view; give a copy: .resolve_conj()")
+        x = x.resolve_conj().resolve_neg()
+    view: Array = (torch.view_as_real(x) if x.is_complex() else x).numpy()
+    return view
+
+
+def state(x: Any, what: str) -> Any:
+    """A NumPy array over the memory of a state; what is no tensor as it is."""
+    if not isinstance(x, torch.Tensor):
+        return x
+    if x.is_floating_point() or x.is_complex():
+        return array(x, what, writable=True)
+    return x.detach().numpy()
+
+
+def place(x: Any) -> tuple[Any, ...]:
+    """Where a tensor lies and how: if that is the same, so is its array."""
+    if hasattr(x, "to_local"):
+        x = x.to_local()
+    return x.data_ptr(), x.dtype, x.shape, x.stride(), x.device
+
+
+def tensor(x: Array, p: Any) -> Any:
+    """The array as a tensor over the same memory; for a complex or sharded p, and an array of its
+    shape, one like p."""
+    made = torch.from_numpy(x)
+    local = p.to_local() if hasattr(p, "to_local") else p
+    if local.is_complex() and made.shape == (*local.shape, 2):
+        made = torch.view_as_complex(made)
+    if local is not p and made.shape == local.shape:
+        made = type(p).from_local(
+            made, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
+        )
+    return made
+
+
+def numbers(x: Any) -> Any:
+    """A hyper-parameter with numbers in place of tensors of one number. Raises ValueError."""
+    if isinstance(x, torch.Tensor):
+        if x.numel() != 1:
+            raise ValueError(f"a hyper-parameter is a tensor of shape {tuple(x.shape)}: "
+                             "expected one number")  # fmt: skip
+        return x.item()
+    if type(x) in (tuple, list):
+        return type(x)(numbers(y) for y in x)
+    if isinstance(x, np.generic):
+        return x.item()
+    return x
