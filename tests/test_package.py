@@ -117,6 +117,7 @@ FLOORS = [
     "average",
     "decay",
     "values",
+    "scratch",
     "arrays",
     "building",
     "kernels",
