@@ -14,6 +14,7 @@ in the middle of a sweep.
 """
 
 import errno
+import math
 import mmap
 import os
 import tempfile
@@ -45,6 +46,13 @@ class Scratch:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.folder,)
 
+    def _close(self) -> None:
+        """Arrays keep their file for themselves; this is what allocates more of it."""
+        if self._file is not None:
+            self._file.close()
+
+    __del__ = _close
+
     def new(self) -> "Scratch":
         """Another one for the same folder."""
         return type(self)(self.folder)
@@ -62,7 +70,7 @@ class Scratch:
 
         Raises OSError naming the folder and the bytes where it cannot be had.
         """
-        nbytes = sum(size + LINE for size in sizes)
+        nbytes = sum(_lines(size) for size in sizes)
         if not nbytes:
             return
         try:
@@ -81,16 +89,22 @@ class Scratch:
         os.makedirs(self.folder, exist_ok=True)
         size = max(nbytes, self._before + self._memory.size)
         file = tempfile.TemporaryFile(dir=self.folder, buffering=0)  # noqa: SIM115
-        file.truncate(size)
-        memory = np.frombuffer(mmap.mmap(file.fileno(), size), np.uint8)
+        try:
+            file.truncate(size)
+            memory = np.frombuffer(mmap.mmap(file.fileno(), size), np.uint8)
+        except BaseException:
+            file.close()
+            raise
+        self._close()
         self._before += self._memory.size
         self._file, self._memory, self._used, self._reserved = file, memory, 0, 0
 
     def _room(self, nbytes: int) -> Array:
-        """Zeros, as bytes: room for an array of so many bytes, wherever in a line it begins."""
-        if self._used + nbytes + LINE > self._reserved:
+        """Zeros, as bytes from the start of a cache line: room for an array of so many bytes
+        wherever in that line it begins."""
+        if self._used + _lines(nbytes) > self._reserved:
             self.reserve([nbytes])
-        begin, self._used = self._used, self._used + nbytes + LINE
+        begin, self._used = self._used, self._used + _lines(nbytes)
         return self._memory[begin : self._used]
 
     def zeros_like(self, p: Array) -> Array:
@@ -98,10 +112,8 @@ class Scratch:
         return arrays.zeros_like(p, self._room(p.nbytes))
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """Zeros in C order at the start of a cache line."""
-        memory = self._room(int(np.prod(shape, dtype=object)) * dtype.itemsize)
-        shift = -memory.__array_interface__["data"][0] % LINE
-        return np.ndarray(shape, dtype, memory.data, shift)
+        """Zeros in C order."""
+        return np.ndarray(shape, dtype, self._room(math.prod(shape) * dtype.itemsize).data)
 
     def copy(self, x: Array) -> Array:
         """The array in a file. What is zero in it is not written."""
@@ -113,6 +125,12 @@ class Scratch:
             if part.view(np.uint8).any():
                 new[start : start + step] = part
         return fresh
+
+
+def _lines(nbytes: int) -> int:
+    """The room for an array of so many bytes: whole cache lines, so that the next one finds the
+    start of a line, too."""
+    return -(-nbytes // LINE) * LINE + LINE
 
 
 def lies_in_file(x: Any) -> bool:

@@ -94,9 +94,10 @@ def write(
 
     def chunks() -> Iterator[memoryview]:
         yield header()
+        room = np.empty(_PART, np.uint8)
         for name, x in ordered.items():
             h = _typed(x)
-            for part in _parts(x):
+            for part in _parts(x, room):
                 h.update(part)
                 yield part
             digests[name] = h.hexdigest()
@@ -104,14 +105,13 @@ def write(
     atomic.write(path, chunks(), header)
 
 
-def _parts(x: Array) -> Iterator[memoryview]:
-    """The bytes of x in C order: copies, each good until the next is asked for."""
+def _parts(x: Array, room: Array) -> Iterator[memoryview]:
+    """The bytes of x in C order: copies in `room`, each good until the next is asked for."""
     flat = np.asarray(x, order="C").reshape(-1).view(np.uint8)
-    part = np.empty(min(flat.size, _PART), np.uint8)
-    for start in range(0, flat.size, _PART):
-        n = min(_PART, flat.size - start)
-        part[:n] = flat[start : start + n]
-        yield memoryview(part.data)[:n]
+    for start in range(0, flat.size, room.size):
+        part = flat[start : start + room.size]
+        room[: part.size] = part
+        yield room.data[: part.size]
 
 
 def _storable(name: str, x: Array) -> None:

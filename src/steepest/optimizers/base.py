@@ -312,8 +312,7 @@ class Optimizer(Rule, registered=False):
         machine.alone(self._lock, self._step, grads, "step() of this optimizer")
 
     def _step(self, grads: Any) -> None:
-        if self._files is not None:
-            self._files.check_process()
+        self._check_process()
         flat = structure.take(self._shape, grads)
         if not self._in_order:
             flat = [flat[i] for i in self._order]
@@ -341,6 +340,11 @@ class Optimizer(Rule, registered=False):
         if self._preparing:
             self._prepare(plan, workers)
         plan.commit(workers, keeping=self._keeping)
+
+    def _check_process(self) -> None:
+        """Raises RuntimeError where a step would change the state of another process, too."""
+        if self._files is not None:
+            self._files.check_process()
 
     def _prepare(self, plan: Plan, workers: int) -> None:
         """Computes the steps that rules in Python prepare; nothing of the caller's changes."""

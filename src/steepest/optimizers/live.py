@@ -236,7 +236,7 @@ class LiveGroup:
         """How many bytes a state array of the parameter p has."""
         if self.rule.prepares and self.of_rule(key):
             begun: Array = self.rule.initial(key, p, self.h)
-            return begun.nbytes
+            return int(begun.nbytes)
         matrices = self.rule.matrices(p, self.h)
         if matrices is not None and key in matrices.states:
             return math.prod(matrices.states[key]) * p.itemsize
