@@ -239,7 +239,7 @@ class LiveGroup:
             return int(begun.nbytes)
         matrices = self.rule.matrices(p, self.h)
         if matrices is not None and key in matrices.states:
-            return math.prod(matrices.states[key]) * p.itemsize
+            return int(math.prod(matrices.states[key]) * p.itemsize)
         return p.nbytes
 
     def _closing(self, x: Operands, count: int, t: int) -> tuple[list[_Staged], list[_Staged]]:
