@@ -1,5 +1,6 @@
 """What a checkpoint holds, and that a run goes on from it as if it had never stopped."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -134,20 +135,26 @@ def test_what_is_read_is_nobodys(tmp_path):
     assert w[0] == 0.5
 
 
-def test_what_another_thread_changes_while_saving_is_saved_as_it_was(tmp_path, monkeypatch):
+def test_what_another_thread_changes_while_saving_is_saved_with_its_digest(tmp_path, monkeypatch):
+    """The file is sound whatever is written when."""
     w, order = np.ones(3), np.arange(3)
     opt = st.SGD({"w": w}, lr=0.5)
-    write = atomic.write
+    write = atomic._write_all
+    for n in range(1, 10):
+        w[...], order[...], count = 1.0, np.arange(3), itertools.count(1)
 
-    def late(path, chunks):
-        w[...] = 9.0
-        order[...] = 9
-        write(path, chunks)
+        def late(descriptor, chunk, n=n, count=count):
+            if next(count) == n:
+                w[...] = 9.0
+                order[...] = 9
+            write(descriptor, chunk)
 
-    monkeypatch.setattr(atomic, "write", late)
-    save(tmp_path / "run", opt, arrays={"order": order})
-    found = read(tmp_path / "run")
-    assert found.params["w"].tolist() == [1.0] * 3 and found.arrays["order"].tolist() == [0, 1, 2]
+        monkeypatch.setattr(atomic, "_write_all", late)
+        save(tmp_path / "run", opt, arrays={"order": order})
+        found = read(tmp_path / "run")
+        saved = (set(found.params["w"].tolist()), found.arrays["order"].tolist())
+        assert saved in [({a}, b) for a in (1.0, 9.0) for b in ([0, 1, 2], [9, 9, 9])]
+    assert next(count) < 10  # the header, each array, the header again: all were met
 
 
 def test_other_readers_of_safetensors_find_the_parameters_by_name(tmp_path):
@@ -466,6 +473,8 @@ def test_whatever_the_metadata_says_nothing_or_all_is_loaded(tmp_path_factory, k
         file.opt.step({"a": np.ones(3), "b": np.ones((2, 2), np.float32)})
 
 
+# An interrupt between a file's last use and its closing: it is closed when it is freed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_while_loading_leaves_all_old_or_all_new(file):
     """Interrupts at every third line that runs, until the end is reached."""
     load(file.path, file.opt)

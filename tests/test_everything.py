@@ -50,23 +50,23 @@ def gradients(step):
     return grads
 
 
-def stepped(count):
+def stepped(count, **more):
     params = arrays(1)
-    opt = st.ByGroup(params, RULES, **OPTIONS)
+    opt = st.ByGroup(params, RULES, **OPTIONS, **more)
     for step in range(count):
         opt.step(gradients(step))
     return params, opt
 
 
 def by_dict(params, opt, path):
-    other = st.ByGroup(params, RULES, **OPTIONS)
+    other = st.ByGroup(params, RULES, **OPTIONS, state_dir=opt.state_dir)
     other.load_state_dict(copy.deepcopy(opt.state_dict()))
     return other
 
 
 def by_file(params, opt, path):
     st.save(path, opt, params)
-    other = st.ByGroup(params, RULES, **OPTIONS)
+    other = st.ByGroup(params, RULES, **OPTIONS, state_dir=opt.state_dir)
     st.load(path, other, params)
     return other
 
@@ -86,12 +86,15 @@ def same(opt, other):
             same_bits(p, q, name)
 
 
+@pytest.mark.parametrize("folder", [None, "states"])
 @pytest.mark.parametrize("way", [by_dict, by_file, by_pickle, by_copy], ids=lambda f: f.__name__)
-def test_a_run_goes_on_with_the_same_bits(way, tmp_path):
+def test_a_run_goes_on_with_the_same_bits(way, folder, tmp_path):
     _, whole = stepped(8)
-    params, opt = stepped(5)
+    folder = folder and str(tmp_path / folder)
+    params, opt = stepped(5, state_dir=folder)
     assert opt.skipped == 1
     other = way(params, opt, tmp_path / "x.safetensors")
+    assert other.state_dir == folder
     for step in range(5, 8):
         other.step(gradients(step))
     same(other, whole)

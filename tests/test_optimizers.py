@@ -412,6 +412,7 @@ def arguments_of(rule):
         for name in arguments_of(rule)
         if name != "clip" or rule not in ("signsgd", "rprop")  # no clip changes a gradient's sign
         if name != "lookahead" or RULES[rule].may_be_moved
+        if name != "state_dir"  # which must not; see test_state_dir.py
         # These move every element against its gradient.
         if name != "cautious" or rule not in ("adagrad", "adadelta", "signsgd")
     ],

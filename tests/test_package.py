@@ -118,6 +118,7 @@ FLOORS = [
     "average",
     "decay",
     "values",
+    "scratch",
     "arrays",
     "building",
     "kernels",

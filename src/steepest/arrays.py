@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-_LINE = 64  # bytes of a cache line and of the widest vector
+LINE = 64  # bytes of a cache line and of the widest vector
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -159,12 +159,25 @@ def unit_factors(
     return factors, np.broadcast_to(factors.reshape(shape), p.shape)
 
 
-def zeros_like(p: Array) -> Array:
+def _slowest_first(x: Array) -> list[int]:
+    return sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
+
+
+def in_memory_order(x: Array) -> Array:
+    """A view of x with its axes from the slowest to the fastest."""
+    return x.transpose(_slowest_first(x))
+
+
+def zeros_like(p: Array, memory: Array | None = None) -> Array:
     """A new array of zeros with the type, shape and memory order of p, as far from the start of a
-    cache line as p is, so that a vector that is aligned in one is aligned in the other."""
-    order = sorted(range(p.ndim), key=lambda axis: -abs(p.strides[axis]))
-    memory = np.zeros(p.nbytes + _LINE, np.uint8)
-    shift = (p.__array_interface__["data"][0] - memory.__array_interface__["data"][0]) % _LINE
+    cache line as p is, so that a vector that is aligned in one is aligned in the other.
+
+    memory: zeros to make it of, as bytes, a line more than p has.
+    """
+    order = _slowest_first(p)
+    if memory is None:
+        memory = np.zeros(p.nbytes + LINE, np.uint8)
+    shift = (p.__array_interface__["data"][0] - memory.__array_interface__["data"][0]) % LINE
     dense: Array = np.ndarray(
         [p.shape[axis] for axis in order], p.dtype, memory.data, shift // p.itemsize * p.itemsize
     )

@@ -40,6 +40,7 @@ from steepest.arrays import Array, as_array
 from steepest.checkpoint import container, targets, values
 from steepest.checkpoint.error import CheckpointError as CheckpointError
 from steepest.optimizers import LBFGS, Optimizer
+from steepest.scratch import Scratch
 
 __all__ = ["Checkpoint", "CheckpointError", "load", "read", "save"]
 
@@ -86,7 +87,7 @@ def save(
     for name, given in (("extra", extra), ("arrays", arrays)):
         if given is not None and not isinstance(given, Mapping):
             raise TypeError(f"{name} is a {type(given).__name__}; expected a dict")
-    state = optimizer.state_dict()
+    state = _lent(optimizer)
     stored = _stored(targets.by_name(optimizer, params), state.pop("state"), arrays or {})
     metadata = {
         "format": _FORMAT,
@@ -100,28 +101,31 @@ def save(
     container.write(path, stored, metadata)
 
 
+def _lent(optimizer: Optimizer | LBFGS) -> dict[str, Any]:
+    """The state dict, with the optimizer's own arrays: copies might be larger than memory."""
+    if isinstance(optimizer, Optimizer):
+        return optimizer._state_dict(np.asarray)
+    return optimizer.state_dict()
+
+
 def _stored(
     params: Mapping[str, Array], state: Mapping[str, Any], arrays: Mapping[str, Any]
 ) -> dict[str, Array]:
-    """All arrays by their names in the file.
-
-    Copies of them (the state is one): what is written is what the digests are of, whatever another
-    thread does meanwhile.
-    """
+    """All arrays by their names in the file."""
     stored: dict[str, Array] = {}
     for name, x in params.items():
         if name.startswith(("optimizer/", "arrays/")):
             raise CheckpointError(f"a parameter cannot have the name {name!r}; rename it")
-        stored[name] = np.array(x, order="C")
+        stored[name] = x
     for name, own in state.items():
         for key, x in own.items():
             if "/" in key:
                 raise CheckpointError(f"a state cannot have the name {key!r}; rename it")
-            stored[f"optimizer/{name}/{key}"] = np.asarray(x, order="C")
+            stored[f"optimizer/{name}/{key}"] = np.asarray(x)
     for name, x in arrays.items():
         if not isinstance(name, str):
             raise TypeError(f"arrays has the key {name!r}; expected names, which are strings")
-        stored[f"arrays/{name}"] = np.array(as_array(x, f"arrays[{name!r}]"), order="C")
+        stored[f"arrays/{name}"] = as_array(x, f"arrays[{name!r}]")
     return stored
 
 
@@ -134,7 +138,11 @@ def read(path: Path) -> Checkpoint:
     Raises FileNotFoundError, or CheckpointError for anything but a whole, undamaged checkpoint of
     a format version that this version of steepest knows.
     """
-    stored, metadata = container.read(path)
+    return _found(path, None)
+
+
+def _found(path: Path, files: Scratch | None) -> Checkpoint:
+    stored, metadata = container.read(path, files)
     where = os.fsdecode(path)
     _check_version(metadata, where)
     groups, counts, extra = (
@@ -200,12 +208,14 @@ def load(path: Path, optimizer: Optimizer | LBFGS, params: Any = None) -> Checkp
 
     Arrays are matched by name and filled in place. params: as given to ``save``. The optimizer
     must be of the same class and have parameters of the same names, shapes and dtypes in the same
-    groups; its hyper-parameters become those of the file. Returns what ``read`` returns.
+    groups; its hyper-parameters become those of the file. Returns what ``read`` returns; the arrays
+    of it lie in files, too, where the optimizer has a ``state_dir``.
 
     Raises FileNotFoundError, or CheckpointError if anything is wrong or does not fit; then, as
     after any other exception, nothing was changed.
     """
-    found = read(path)
+    folder = optimizer.state_dir if isinstance(optimizer, Optimizer) else None
+    found = _found(path, None if folder is None else Scratch(folder))
     where = os.fsdecode(path)
     rule = found.state_dict["rule"]
     if rule != optimizer.rule:
@@ -217,7 +227,7 @@ def load(path: Path, optimizer: Optimizer | LBFGS, params: Any = None) -> Checkp
     with _uninterrupted():
         try:
             optimizer.load_state_dict(state_dict)
-        except MemoryError:
+        except (MemoryError, OSError):
             raise
         except KeyError as error:
             raise CheckpointError(f"{where} lacks {error}") from error

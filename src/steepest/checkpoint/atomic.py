@@ -14,7 +14,7 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 if sys.platform != "win32":
     import fcntl
@@ -22,8 +22,16 @@ if sys.platform != "win32":
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
-def write(path: str | os.PathLike[str], chunks: Iterable[memoryview]) -> None:
+Head = Callable[[], memoryview]
+
+
+def write(
+    path: str | os.PathLike[str], chunks: Iterable[memoryview], head: Head | None = None
+) -> None:
     """Makes `path` a file with the bytes of all chunks, or changes nothing.
+
+    A chunk is written before the next is asked for. `head`, asked for after all of them, gives the
+    bytes that take the place of the first ones.
 
     Returns when the file and its name are on the disk. The file has the permissions of the one
     that it replaces, or those that ``open`` would give it; a symbolic link is followed, so that it
@@ -31,19 +39,19 @@ def write(path: str | os.PathLike[str], chunks: Iterable[memoryview]) -> None:
     """
     target = os.path.realpath(os.fsdecode(path))
     try:
-        _write(target, chunks)
+        _write(target, chunks, head)
     except OSError as error:
         raise OSError(error.errno, error.strerror, target) from error
 
 
-def _write(target: str, chunks: Iterable[memoryview]) -> None:
+def _write(target: str, chunks: Iterable[memoryview], head: Head | None) -> None:
     folder, name = os.path.split(target)
     mode = _mode(target)
     mark = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
     _sweep(folder, mark)
     temporary = os.path.join(folder, f".{mark}-{secrets.token_hex(8)}.tmp")
     try:
-        _fill(temporary, mode, chunks)
+        _fill(temporary, mode, chunks, head)
         os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -52,7 +60,9 @@ def _write(target: str, chunks: Iterable[memoryview]) -> None:
     _sync_folder(folder)
 
 
-def _fill(temporary: str, mode: int | None, chunks: Iterable[memoryview]) -> None:
+def _fill(
+    temporary: str, mode: int | None, chunks: Iterable[memoryview], head: Head | None
+) -> None:
     """Makes a new file with these bytes, and waits until the disk has them."""
     descriptor = os.open(temporary, _FLAGS, 0o666)
     try:
@@ -61,6 +71,9 @@ def _fill(temporary: str, mode: int | None, chunks: Iterable[memoryview]) -> Non
             os.chmod(temporary, mode)
         for chunk in chunks:
             _write_all(descriptor, chunk)
+        if head is not None:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            _write_all(descriptor, head())
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

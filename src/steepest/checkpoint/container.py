@@ -25,7 +25,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
@@ -33,6 +33,7 @@ import numpy as np
 from steepest.arrays import Array
 from steepest.checkpoint import atomic
 from steepest.checkpoint.error import CheckpointError
+from steepest.scratch import Scratch
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -56,6 +57,8 @@ _CODES = {dtype: code for code, dtype in DTYPES.items()}
 MAX_HEADER = 100_000_000
 """The longest header in bytes; other readers have the same limit."""
 
+_PART = 1 << 20  # bytes that are copied and written at a time
+
 # What people mistake for a checkpoint, by its first bytes.
 _OTHERS = {
     b"\x80": "a pickle, which is never loaded: it could run any program",
@@ -72,7 +75,11 @@ _OTHERS = {
 def write(
     path: str | os.PathLike[str], arrays: Mapping[str, Array], metadata: Mapping[str, str]
 ) -> None:
-    """Writes C-ordered arrays and strings with their digests, atomically.
+    """Writes arrays and strings with their digests, atomically.
+
+    Takes the memory of one part of an array, or of one array that is not in C order: a digest is of
+    the very bytes that are written, whatever another thread does meanwhile, and the header, whose
+    length is known before, is written last.
 
     Raises CheckpointError for a dtype or name that the format does not have, OSError.
     """
@@ -80,8 +87,31 @@ def write(
         _storable(name, x)
     # Wide elements first: every array begins at a multiple of its element's size.
     ordered = dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))
-    head = _header(ordered, _sealed(metadata, arrays))
-    atomic.write(path, [memoryview(head), *(_bytes(x) for x in ordered.values())])
+    digests = dict.fromkeys(arrays, "0" * 64)
+
+    def header() -> memoryview:
+        return memoryview(_header(ordered, _sealed(metadata, digests)))
+
+    def chunks() -> Iterator[memoryview]:
+        yield header()
+        room = np.empty(_PART, np.uint8)
+        for name, x in ordered.items():
+            h = _typed(x)
+            for part in _parts(x, room):
+                h.update(part)
+                yield part
+            digests[name] = h.hexdigest()
+
+    atomic.write(path, chunks(), header)
+
+
+def _parts(x: Array, room: Array) -> Iterator[memoryview]:
+    """The bytes of x in C order: copies in `room`, each good until the next is asked for."""
+    flat = np.asarray(x, order="C").reshape(-1).view(np.uint8)
+    for start in range(0, flat.size, room.size):
+        part = flat[start : start + room.size]
+        room[: part.size] = part
+        yield room.data[: part.size]
 
 
 def _storable(name: str, x: Array) -> None:
@@ -96,8 +126,6 @@ def _storable(name: str, x: Array) -> None:
         name.encode("utf-8")
     except UnicodeEncodeError:
         raise CheckpointError(f"the array name {name!r} is no valid Unicode; rename it") from None
-    if not x.flags.c_contiguous:
-        raise ValueError(f"array {name!r} is not in C order")
 
 
 def _header(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
@@ -127,9 +155,14 @@ def _bytes(x: Array) -> memoryview:
 
 def digest(x: Array) -> str:
     """SHA-256 of type, shape and values: of, say, ``b"F32[2, 3]"`` and the bytes in C order."""
-    h = hashlib.sha256(f"{_CODES[x.dtype]}{list(x.shape)}".encode())
+    h = _typed(x)
     h.update(_bytes(x))
     return h.hexdigest()
+
+
+def _typed(x: Array) -> "hashlib._Hash":
+    """The digest as it begins: of type and shape."""
+    return hashlib.sha256(f"{_CODES[x.dtype]}{list(x.shape)}".encode())
 
 
 def _seal(metadata: Mapping[str, str]) -> str:
@@ -138,8 +171,7 @@ def _seal(metadata: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _sealed(metadata: Mapping[str, str], arrays: Mapping[str, Array]) -> dict[str, str]:
-    digests = {name: digest(x) for name, x in arrays.items()}
+def _sealed(metadata: Mapping[str, str], digests: Mapping[str, str]) -> dict[str, str]:
     sealed = dict(metadata) | {"sha256": json.dumps(digests)}
     return sealed | {"sha256_metadata": _seal(sealed)}
 
@@ -147,17 +179,23 @@ def _sealed(metadata: Mapping[str, str], arrays: Mapping[str, Array]) -> dict[st
 # Reading
 
 
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, str]]:
+def read(
+    path: str | os.PathLike[str], files: Scratch | None = None
+) -> tuple[dict[str, Array], dict[str, str]]:
     """All arrays, in the order in which they were given, and the metadata of a file.
+
+    files: where to put the arrays, instead of in memory.
 
     Raises FileNotFoundError, or CheckpointError for whatever else is wrong with the file.
     """
     try:
         with open(path, "rb", opener=_opener) as file:
-            return _read(file, os.fsdecode(path))
+            return _read(file, os.fsdecode(path), files)
     except FileNotFoundError:
         raise
     except OSError as error:
+        if files is not None and error.filename == files.folder:
+            raise
         raise CheckpointError(f"{os.fsdecode(path)} cannot be read: {error.strerror}") from error
 
 
@@ -166,7 +204,9 @@ def _opener(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _read(file: IO[bytes], path: str) -> tuple[dict[str, Array], dict[str, str]]:
+def _read(
+    file: IO[bytes], path: str, files: Scratch | None
+) -> tuple[dict[str, Array], dict[str, str]]:
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode):
         raise CheckpointError(f"{path} is no regular file")
@@ -177,9 +217,11 @@ def _read(file: IO[bytes], path: str) -> tuple[dict[str, Array], dict[str, str]]
     if not isinstance(digests, dict) or digests.keys() != spans.keys():
         raise CheckpointError(f"{path} is damaged: arrays and digests have different names")
     arrays: dict[str, Array] = {}
+    if files is not None:
+        files.reserve(nbytes for _, _, nbytes in spans.values())
     for name, (dtype, shape, nbytes) in spans.items():
         what = f"array {_short(name)}"
-        arrays[name] = x = _empty(dtype, shape, f"{path}: {what}")
+        arrays[name] = x = _empty(dtype, shape, f"{path}: {what}", files)
         if file.readinto(_bytes(x)) != nbytes:  # type: ignore[attr-defined]
             raise CheckpointError(f"{path} was cut short while it was read")
         if digest(x) != digests[name]:
@@ -305,8 +347,8 @@ def _short(given: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _empty(dtype: np.dtype[Any], shape: tuple[int, ...], what: str) -> Array:
+def _empty(dtype: np.dtype[Any], shape: tuple[int, ...], what: str, files: Scratch | None) -> Array:
     try:
-        return np.empty(shape, dtype)
+        return np.empty(shape, dtype) if files is None else files.zeros(shape, dtype)
     except ValueError as error:  # empty, but with axes too long for NumPy
         raise CheckpointError(f"{what} of shape {shape}: {error}") from None

@@ -465,6 +465,7 @@ class Sophia(Optimizer):
         machine.alone(self._lock, self._update_hessian, estimate, what)
 
     def _update_hessian(self, estimate: Any) -> None:
+        self._check_process()
         flat = structure.take(self._shape, estimate, "estimate")
         flat = flat if self._in_order else [flat[i] for i in self._order]
         if self._plan is None or self._changes.any:

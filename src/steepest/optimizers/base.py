@@ -12,8 +12,9 @@ import copy
 import inspect
 import math
 import operator
+import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from steepest.optimizers.options import GROUP_OPTIONS, Options
 from steepest.optimizers.rules import OWN, RULES, Rule
 from steepest.optimizers.selection import Selection
 from steepest.optimizers.state import Changes, WatchedDict, counter, counters
+from steepest.scratch import Scratch, lies_in_file
 
 __all__ = ["RULES", "Number", "Optimizer", "Options", "Schedule"]
 
@@ -44,6 +46,8 @@ class Optimizer(Rule, registered=False):
 
     _early = True
     """Whether states are made with the parameters, and not by the first plan."""
+    _files: Scratch | None = None
+    """Where state arrays lie, if not in memory."""
 
     # Construction
 
@@ -61,6 +65,7 @@ class Optimizer(Rule, registered=False):
             raise ValueError(
                 f"nonfinite = {self._nonfinite!r}: expected one of {', '.join(_POLICIES)}"
             )
+        self._files = files_in(options.get("state_dir"))
         group_options = GROUP_OPTIONS | {"decay_mode": self.decay_mode}
         given: Mapping[str, Any] = options
         group_options |= {key: given[key] for key in GROUP_OPTIONS if key in given}
@@ -132,6 +137,7 @@ class Optimizer(Rule, registered=False):
         lives = [LiveGroup(self._rule_of(filled), filled, self.updates) for filled in groups]
         for filled, live in zip(groups, lives, strict=True):
             self._share(filled, live)
+        self._make_room(self._files, groups, lives, {})
         state = {}
         for filled, live in zip(groups, lives, strict=True):
             steps = counters(len(filled["params"]))
@@ -220,7 +226,32 @@ class Optimizer(Rule, registered=False):
         fresh = {key: self._new_array(key, p, name, live) for key in live.keys(p)}
         return WatchedDict({"step": step} | fresh | new_scalars(live), self._changes)
 
+    def _make_room(
+        self,
+        files: Scratch | None,
+        groups: Sequence[Mapping[str, Any]],
+        lives: Sequence[LiveGroup],
+        known: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        """Makes room in the files, if any, for the arrays that the groups' parameters will have
+        beside those they are known to have."""
+        if files is None:
+            return
+        sizes: list[int] = []
+        for group, live in zip(groups, lives, strict=True):
+            for name, x in zip(group["param_names"], group["params"], strict=True):
+                p = arrays.parameter(x, name)
+                live.check_axes(p, name)
+                has = set(known.get(name, {})) - ({"mask"} if live.other_masks else set())
+                sizes += [live.nbytes(p, key) for key in live.keys(p) if key not in has]
+        files.reserve(sizes)
+
     def _new_array(self, key: str, p: Array, name: str, live: LiveGroup) -> Array:
+        """A state array as it begins, in a file if states are to be there."""
+        begun = self._begun(key, p, name, live)
+        return begun if self._files is None else self._files.copy(begun)
+
+    def _begun(self, key: str, p: Array, name: str, live: LiveGroup) -> Array:
         """A state array as it begins: the rule's own, a filter's, or a copy of the parameter."""
         if live.of_rule(key):
             begun: Array = live.rule.initial(key, p, live.h)
@@ -277,6 +308,11 @@ class Optimizer(Rule, registered=False):
         return self._nonfinite
 
     @property
+    def state_dir(self) -> str | None:
+        """The folder of the files that state arrays lie in; None if they lie in memory."""
+        return None if self._files is None else self._files.folder
+
+    @property
     def updates(self) -> int:
         """The number of steps done so far; what schedules are evaluated at."""
         return int(self._updates.item())
@@ -292,6 +328,7 @@ class Optimizer(Rule, registered=False):
         machine.alone(self._lock, self._step, grads, "step() of this optimizer")
 
     def _step(self, grads: Any) -> None:
+        self._check_process()
         flat = structure.take(self._shape, grads)
         if not self._in_order:
             flat = [flat[i] for i in self._order]
@@ -323,6 +360,11 @@ class Optimizer(Rule, registered=False):
         if self._preparing:
             self._prepare(plan, workers)
         plan.commit(workers, keeping=self._keeping)
+
+    def _check_process(self) -> None:
+        """Raises RuntimeError where a step would change the state of another process, too."""
+        if self._files is not None:
+            self._files.check_process()
 
     def _prepare(self, plan: Plan, workers: int) -> None:
         """Computes the steps that rules in Python prepare; nothing of the caller's changes."""
@@ -407,6 +449,7 @@ class Optimizer(Rule, registered=False):
         replaced: dict[str, dict[str, Array]] = {}
         cuts: list[list[tuple[int | None, Array | None]]] = []
         places: list[tuple[LiveGroup, str]] = []
+        self._make_room(self._files, self.param_groups, self._groups, self._state)
         for number, (group, live) in enumerate(zip(self.param_groups, self._groups, strict=True)):
             ordered = live.in_c_order
             for name, x in zip(group["param_names"], group["params"], strict=True):
@@ -554,22 +597,27 @@ class Optimizer(Rule, registered=False):
         """A copy of everything that a resumed run needs, except the parameters.
 
         ``{"rule", "updates", "skipped", "clip_history", "state": {name: {key: array}},
-        "param_groups": [...]}``, with names in the groups instead of arrays.
+        "param_groups": [...]}``, with names in the groups instead of arrays. The copies are in
+        memory wherever the state is; ``st.save`` needs none.
         """
+        return self._state_dict(np.array)
+
+    def _state_dict(self, given: Callable[[Any], Array]) -> dict[str, Any]:
+        """``state_dict``, with what `given` makes of each state array: a copy, or the array."""
         return {
             "rule": self.rule,
             "updates": self.updates,
             "skipped": self.skipped,
             "clip_history": {key: list(norms) for key, norms in self.clip_history.items()},
-            "state": self._needed_state(),
+            "state": self._needed_state(given),
             "param_groups": [
                 {key: copy.deepcopy(x) for key, x in group.items() if key != "params"}
                 for group in self.param_groups
             ],
         }
 
-    def _needed_state(self) -> dict[str, dict[str, Array]]:
-        """A copy of the state that the groups, as they are now, ask for: a group that was changed
+    def _needed_state(self, given: Callable[[Any], Array]) -> dict[str, dict[str, Array]]:
+        """The state that the groups, as they are now, ask for: a group that was changed
         since the last step may want other arrays than there are."""
         needed: dict[str, dict[str, Array]] = {}
         for group, now in zip(self.param_groups, self._groups, strict=True):
@@ -581,10 +629,10 @@ class Optimizer(Rule, registered=False):
                 needed[name] = {"step": np.array(state.get("step", 0))}
                 for key in (*rule.state_names(p, h), *stage_arrays(h)):
                     if key in state and not (key == "mask" and renewed):
-                        needed[name][key] = np.array(state[key])
+                        needed[name][key] = given(state[key])
                     else:
                         live = LiveGroup(rule, group, self.updates)
-                        needed[name][key] = np.array(self._new_array(key, p, name, live))
+                        needed[name][key] = np.array(self._begun(key, p, name, live))
                 for key in rule.scalars(h):
                     begun = state[key] if key in state else rule.initial_number(key, h)
                     needed[name][key] = np.array(begun, np.float64)
@@ -607,6 +655,7 @@ class Optimizer(Rule, registered=False):
         skipped = int(state_dict.get("skipped", 0))
         updates = counter(np.array(state_dict["updates"]), "all")
         history = checked_history(state_dict.get("clip_history", {}))
+        files = None if self._files is None else self._files.new()
         for group, loaded in zip(self.param_groups, groups, strict=True):
             rule = self._rule_of(group)
             if loaded.get("rule", self.rule) != rule.rule:
@@ -620,6 +669,7 @@ class Optimizer(Rule, registered=False):
             numbers = {key: live.number(key, loaded.get(key), len(fresh)) for key in live.shared}
             fresh.append(extra | hyper | numbers)
             lives.append(live)
+            self._make_room(files, [group], [live], {})
             for name, p in zip(group["param_names"], group["params"], strict=True):
                 given = state_dict["state"][name]
                 live.check_axes(p, name)
@@ -635,10 +685,11 @@ class Optimizer(Rule, registered=False):
                 for key in keys[1:]:
                     x = live.checked(np.array(given[key]), p, name, key)
                     if x.shape != p.shape or (rule.prepares and live.of_rule(key)):
-                        state[name][key] = x
+                        state[name][key] = x if files is None else files.copy(x)
                         continue
-                    state[name][key] = arrays.zeros_like(p)
-                    state[name][key][...] = x
+                    fresh_array = (arrays if files is None else files).zeros_like(p)
+                    fresh_array[...] = x
+                    state[name][key] = fresh_array
                 for key in scalars:
                     state[name][key] = np.array(given[key])
                 packed_scalars(state[name], live, name)
@@ -646,7 +697,7 @@ class Optimizer(Rule, registered=False):
         for group, loaded in zip(self.param_groups, fresh, strict=True):
             group.update(loaded)
         self._state = WatchedDict(state, self._changes)
-        self._groups = lives
+        self._groups, self._files = lives, files
         self._updates, self.skipped = updates, skipped
         self.clip_history = history
 
@@ -661,6 +712,33 @@ class Optimizer(Rule, registered=False):
         self.__dict__.update(kept)
         self._plan = self._plan_kernels = None
         self._lock = threading.Lock()
+        if self._files is not None:  # a pickle brings its arrays in memory
+            brought = [at for at in self._state_arrays() if not lies_in_file(at[0][at[1]])]
+            self._files.reserve([state[key].nbytes for state, key in brought])
+            for state, key in brought:
+                state[key] = self._files.copy(state[key])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Optimizer":
+        made = object.__new__(type(self))
+        memo[id(self)] = made
+        kept = self.__getstate__()
+        if self._files is not None:  # array by array into files of its own
+            kept["_files"] = files = self._files.new()
+            held = [state[key] for state, key in self._state_arrays()]
+            files.reserve([x.nbytes for x in held])
+            memo[id(files)] = files
+            memo |= {id(x): files.copy(x) for x in held}
+        made.__setstate__(copy.deepcopy(kept, memo))
+        return made
+
+    def _state_arrays(self) -> Iterator[tuple[dict[str, Any], str]]:
+        """Where all state arrays are, in the order of a sweep: (the state of a parameter, key)."""
+        for group, live in zip(self.param_groups, self._groups, strict=True):
+            for name, p in zip(group["param_names"], group["params"], strict=True):
+                state = self._state.get(name, {})
+                for key in live.keys(p):
+                    if isinstance(state.get(key), np.ndarray):
+                        yield state, key
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__}("]
@@ -689,6 +767,16 @@ def other_rule(name: str, defaults: Mapping[str, Any], group: Mapping[str, Any])
     own = {key: bare.defaults[key] for key in ("decay_mode", "peak_lr")}
     bare.defaults = bare.defaults | shared | own
     return bare
+
+
+def files_in(folder: Any) -> Scratch | None:
+    """Where state arrays are to lie: in files in a folder, or None for memory."""
+    if folder is None:
+        return None
+    try:
+        return Scratch(os.fspath(folder))
+    except TypeError:
+        raise TypeError(f"state_dir = {folder!r}: expected the path of a folder, or None") from None
 
 
 def given(state: Mapping[str, Array], copies: bool) -> dict[str, Array]:

@@ -232,6 +232,16 @@ class LiveGroup:
             return arrays.shaped(x, p.dtype, matrices.states[key], name, key)
         return arrays.state(x, p, name, key)
 
+    def nbytes(self, p: Array, key: str) -> int:
+        """How many bytes a state array of the parameter p has."""
+        if self.rule.prepares and self.of_rule(key):
+            begun: Array = self.rule.initial(key, p, self.h)
+            return int(begun.nbytes)
+        matrices = self.rule.matrices(p, self.h)
+        if matrices is not None and key in matrices.states:
+            return int(math.prod(matrices.states[key]) * p.itemsize)
+        return p.nbytes
+
     def _closing(self, x: Operands, count: int, t: int) -> tuple[list[_Staged], list[_Staged]]:
         """The stages after the rule and after those of units, at a parameter's t-th step."""
         if not self._averages:

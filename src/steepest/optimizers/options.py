@@ -1,5 +1,6 @@
 """The options that every optimizer takes beside the hyper-parameters of its rule."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
@@ -25,7 +26,8 @@ class Options(TypedDict, total=False):
     of an averaged copy of the parameters, kept as state ``"ema"``. average: ``st.average.tail``,
     their mean from a step on. lookahead: ``st.average.lookahead``. nonfinite: what an infinite or
     NaN gradient does: ``"propagate"``, ``"raise"`` FloatingPointError, or ``"skip"`` the step and
-    count it in ``skipped``.
+    count it in ``skipped``. state_dir: a folder, in files of which the state arrays then lie, so
+    that they may be larger than memory; see docs/state-dir.md.
 
     exclude: parameters that weight_decay, l1 and regularize leave alone: ``"vectors"`` (what has
     fewer than two dimensions: biases, scales of norms), or patterns of names such as ``"*.bias"``.
@@ -51,6 +53,7 @@ class Options(TypedDict, total=False):
     lookahead: averages.lookahead | None
     cautious: bool
     nonfinite: Literal["propagate", "raise", "skip"]
+    state_dir: str | os.PathLike[str] | None
 
 
 # Options that a group may have of its own.
