@@ -39,7 +39,6 @@ import numpy as np
 from steepest.arrays import Array, as_array
 from steepest.checkpoint import container, targets, values
 from steepest.checkpoint.error import CheckpointError as CheckpointError
-from steepest.optimizers import LBFGS, Optimizer
 
 __all__ = ["Checkpoint", "CheckpointError", "load", "read", "save"]
 
@@ -67,7 +66,7 @@ class Checkpoint:
 
 def save(
     path: Path,
-    optimizer: Optimizer | LBFGS,
+    optimizer: targets.Saved,
     params: Any = None,
     *,
     extra: Mapping[str, Any] | None = None,
@@ -83,6 +82,9 @@ def save(
     one's own; TypeError for what is no array; OSError. After any exception, Ctrl-C or a kill there
     is the file that was there before, or the new one.
     """
+    if isinstance(optimizer, targets.Parted):
+        optimizer.as_one(lambda whole: save(path, whole, params, extra=extra, arrays=arrays))
+        return
     for name, given in (("extra", extra), ("arrays", arrays)):
         if given is not None and not isinstance(given, Mapping):
             raise TypeError(f"{name} is a {type(given).__name__}; expected a dict")
@@ -195,7 +197,7 @@ def _are_counts(counts: Any) -> bool:
 # Loading
 
 
-def load(path: Path, optimizer: Optimizer | LBFGS, params: Any = None) -> Checkpoint:
+def load(path: Path, optimizer: targets.Saved, params: Any = None) -> Checkpoint:
     """Puts a file's parameters into the optimizer's arrays, and its state into the optimizer.
 
     Arrays are matched by name and filled in place. params: as given to ``save``. The optimizer
@@ -205,15 +207,18 @@ def load(path: Path, optimizer: Optimizer | LBFGS, params: Any = None) -> Checkp
     Raises FileNotFoundError, or CheckpointError if anything is wrong or does not fit; then, as
     after any other exception, nothing was changed.
     """
-    found = read(path)
     where = os.fsdecode(path)
-    rule = found.state_dict["rule"]
-    if rule != optimizer.rule:
-        raise CheckpointError(f"{where} is of rule {rule!r}; the optimizer's is {optimizer.rule!r}")
-    named = targets.by_name(optimizer, params)
-    targets.check(named, found.params, where)
-    state_dict = _reordered(found.state_dict, optimizer, where)
-    continued = list(_continued(optimizer, state_dict["param_groups"]))
+    with _together(optimizer):
+        found = read(path)
+        rule = found.state_dict["rule"]
+        if rule != optimizer.rule:
+            raise CheckpointError(
+                f"{where} is of rule {rule!r}; the optimizer's is {optimizer.rule!r}"
+            )
+        named = targets.by_name(optimizer, params)
+        targets.check(named, found.params, where)
+        state_dict = _reordered(found.state_dict, optimizer, where)
+        continued = list(_continued(optimizer, state_dict["param_groups"]))
     with _uninterrupted():
         try:
             optimizer.load_state_dict(state_dict)
@@ -231,9 +236,13 @@ def load(path: Path, optimizer: Optimizer | LBFGS, params: Any = None) -> Checkp
     return found
 
 
-def _reordered(
-    state_dict: dict[str, Any], optimizer: Optimizer | LBFGS, where: str
-) -> dict[str, Any]:
+def _together(optimizer: targets.Saved) -> contextlib.AbstractContextManager[None]:
+    if isinstance(optimizer, targets.Parted):
+        return optimizer.together()
+    return contextlib.nullcontext()
+
+
+def _reordered(state_dict: dict[str, Any], optimizer: targets.Saved, where: str) -> dict[str, Any]:
     """The state with each group's names in the optimizer's order, which may be another."""
     groups, live = state_dict["param_groups"], optimizer.param_groups
     same = len(groups) == len(live) and all(
@@ -247,7 +256,7 @@ def _reordered(
 
 
 def _continued(
-    optimizer: Optimizer | LBFGS, groups: list[dict[str, Any]]
+    optimizer: targets.Saved, groups: list[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], str, Any, Any]]:
     """The optimizer's schedules that change with time, and the state of each in the file.
 
