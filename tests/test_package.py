@@ -106,6 +106,7 @@ FLOORS = [
     "initializers",
     "minimize",
     "sam",
+    "mpi",
     "history",
     "torch",
     "checkpoint",

@@ -16,6 +16,7 @@ from steepest import initializers as initializers
 from steepest import logs as logs
 from steepest import losses as losses
 from steepest import models as models
+from steepest import mpi as mpi
 from steepest import optimizers as optimizers
 from steepest import regularize as regularize
 from steepest import schedules as schedules

@@ -9,7 +9,6 @@ so the buffers hold the mean after every ``add``, and nothing is left to do at t
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -132,7 +131,7 @@ class Accumulator:
         if not self.count:
             raise ValueError("no gradient has been added yet")
         pairs = zip(self._buffers, self._given, strict=True)
-        return _tree(self._shape, iter([b if given else None for b, given in pairs]))
+        return structure.tree(self._shape, iter([b if given else None for b, given in pairs]))
 
     def take(self) -> Any:
         """The mean, as ``grads``, and the end of this window.
@@ -152,11 +151,3 @@ class Accumulator:
         self._plan.resolve(self._buffers, list(self._buffers))
         self._plan.rows()
         return self._plan.norms(threads.get_num_threads() if self._plan.large() else 1)[0]
-
-
-def _tree(shape: structure.Shape, leaves: Iterator[Any]) -> Any:
-    """Leaves in the shape that they were flattened from."""
-    if shape is None:
-        return next(leaves)
-    children = [_tree(child, leaves) for child in shape.children]
-    return dict(zip(shape.keys, children, strict=True)) if shape.mapping else children

@@ -68,7 +68,7 @@ class Checkpoint:
 
 def save(
     path: Path,
-    optimizer: Optimizer | LBFGS,
+    optimizer: targets.Saved,
     params: Any = None,
     *,
     extra: Mapping[str, Any] | None = None,
@@ -84,6 +84,9 @@ def save(
     one's own; TypeError for what is no array; OSError. After any exception, Ctrl-C or a kill there
     is the file that was there before, or the new one.
     """
+    if isinstance(optimizer, targets.Parted):
+        optimizer.as_one(lambda whole: save(path, whole, params, extra=extra, arrays=arrays))
+        return
     for name, given in (("extra", extra), ("arrays", arrays)):
         if given is not None and not isinstance(given, Mapping):
             raise TypeError(f"{name} is a {type(given).__name__}; expected a dict")
@@ -203,7 +206,7 @@ def _are_counts(counts: Any) -> bool:
 # Loading
 
 
-def load(path: Path, optimizer: Optimizer | LBFGS, params: Any = None) -> Checkpoint:
+def load(path: Path, optimizer: targets.Saved, params: Any = None) -> Checkpoint:
     """Puts a file's parameters into the optimizer's arrays, and its state into the optimizer.
 
     Arrays are matched by name and filled in place. params: as given to ``save``. The optimizer
@@ -214,16 +217,19 @@ def load(path: Path, optimizer: Optimizer | LBFGS, params: Any = None) -> Checkp
     Raises FileNotFoundError, or CheckpointError if anything is wrong or does not fit; then, as
     after any other exception, nothing was changed.
     """
-    folder = optimizer.state_dir if isinstance(optimizer, Optimizer) else None
-    found = _found(path, None if folder is None else Scratch(folder))
     where = os.fsdecode(path)
-    rule = found.state_dict["rule"]
-    if rule != optimizer.rule:
-        raise CheckpointError(f"{where} is of rule {rule!r}; the optimizer's is {optimizer.rule!r}")
-    named = targets.by_name(optimizer, params)
-    targets.check(named, found.params, where)
-    state_dict = _reordered(found.state_dict, optimizer, where)
-    continued = list(_continued(optimizer, state_dict["param_groups"]))
+    folder = getattr(optimizer, "state_dir", None)
+    with _together(optimizer):
+        found = _found(path, None if folder is None else Scratch(folder))
+        rule = found.state_dict["rule"]
+        if rule != optimizer.rule:
+            raise CheckpointError(
+                f"{where} is of rule {rule!r}; the optimizer's is {optimizer.rule!r}"
+            )
+        named = targets.by_name(optimizer, params)
+        targets.check(named, found.params, where)
+        state_dict = _reordered(found.state_dict, optimizer, where)
+        continued = list(_continued(optimizer, state_dict["param_groups"]))
     with _uninterrupted():
         try:
             optimizer.load_state_dict(state_dict)
@@ -241,9 +247,13 @@ def load(path: Path, optimizer: Optimizer | LBFGS, params: Any = None) -> Checkp
     return found
 
 
-def _reordered(
-    state_dict: dict[str, Any], optimizer: Optimizer | LBFGS, where: str
-) -> dict[str, Any]:
+def _together(optimizer: targets.Saved) -> contextlib.AbstractContextManager[None]:
+    if isinstance(optimizer, targets.Parted):
+        return optimizer.together()
+    return contextlib.nullcontext()
+
+
+def _reordered(state_dict: dict[str, Any], optimizer: targets.Saved, where: str) -> dict[str, Any]:
     """The state with each group's names in the optimizer's order, which may be another."""
     groups, live = state_dict["param_groups"], optimizer.param_groups
     same = len(groups) == len(live) and all(
@@ -257,7 +267,7 @@ def _reordered(
 
 
 def _continued(
-    optimizer: Optimizer | LBFGS, groups: list[dict[str, Any]]
+    optimizer: targets.Saved, groups: list[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], str, Any, Any]]:
     """The optimizer's schedules that change with time, and the state of each in the file.
 

@@ -1,7 +1,8 @@
 """The arrays of a model by name: what is saved, and what is loaded into."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, runtime_checkable
 
 from steepest import arrays
 from steepest.arrays import Array
@@ -9,7 +10,32 @@ from steepest.checkpoint.error import CheckpointError
 from steepest.optimizers import LBFGS, Optimizer, structure
 
 
-def by_name(optimizer: Optimizer | LBFGS, params: Any) -> dict[str, Array]:
+@runtime_checkable
+class Parted(Protocol):
+    """An optimizer whose state lies in several processes, all of which save and load together."""
+
+    @property
+    def rule(self) -> str: ...
+
+    @property
+    def param_groups(self) -> list[Any]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None: ...
+
+    def as_one(self, work: Callable[[Any], None]) -> None:
+        """Calls work in one of the processes, with an optimizer that has everything; raises in all
+        what is raised there."""
+        ...
+
+    def together(self) -> AbstractContextManager[None]:
+        """What is done inside raises in all processes where it does in one."""
+        ...
+
+
+Saved = Optimizer | LBFGS | Parted
+
+
+def by_name(optimizer: Saved, params: Any) -> dict[str, Array]:
     """The optimizer's parameters, and the arrays of `params` that are none of them, each once.
 
     Raises TypeError for what is no array, CheckpointError where a name means two arrays.

@@ -26,7 +26,7 @@ from steepest.clip import Clip
 from steepest.kernels import dispatch, machine, threads
 from steepest.kernels.engine import Plan
 from steepest.optimizers import structure
-from steepest.optimizers.clipping import Clipping, Norms, checked_history
+from steepest.optimizers.clipping import Clipping, Norms, Peers, checked_history
 from steepest.optimizers.hyper import Number, Schedule
 from steepest.optimizers.live import LiveGroup, stage_arrays
 from steepest.optimizers.numbers import new_scalars, packed_scalars
@@ -48,6 +48,8 @@ class Optimizer(Rule, registered=False):
     """Whether states are made with the parameters, and not by the first plan."""
     _files: Scratch | None = None
     """Where state arrays lie, if not in memory."""
+    _peers: Peers | None = None
+    """Those who step other parts of the parameters; None where this optimizer has them whole."""
 
     # Construction
 
@@ -359,12 +361,18 @@ class Optimizer(Rule, registered=False):
         plan.factors(workers)
         if self._preparing:
             self._prepare(plan, workers)
+        self._ready()
         plan.commit(workers, keeping=self._keeping)
 
     def _check_process(self) -> None:
         """Raises RuntimeError where a step would change the state of another process, too."""
         if self._files is not None:
             self._files.check_process()
+
+    def _ready(self) -> None:
+        """What comes between the last that may fail and the first that changes something."""
+        if self._peers is not None:
+            self._peers.ready()
 
     def _prepare(self, plan: Plan, workers: int) -> None:
         """Computes the steps that rules in Python prepare; nothing of the caller's changes."""
@@ -392,8 +400,9 @@ class Optimizer(Rule, registered=False):
         clipping, history = self._clipping, self.clip_history
         norms: Norms | None = None
         fresh: dict[str, list[float]] = {}
-        if clipping.sweeps or self._nonfinite != "propagate" or clipping.first_step(history):
-            norms = clipping.measure(plan, workers)
+        asked = clipping.sweeps or self._nonfinite != "propagate" or self._peers is not None
+        if asked or clipping.first_step(history):
+            norms = clipping.measure(plan, workers, self._peers)
             self.last_norm, self._last_norms = norms.total, norms.each
             reason = self._nonfinite_gradient(norms) if self._nonfinite != "propagate" else ""
             if clipping.watching and not reason:
@@ -401,6 +410,7 @@ class Optimizer(Rule, registered=False):
             if clipping.memories:
                 fresh = clipping.remembered(norms, history, skipped=reason != "")
             if reason:
+                self._ready()
                 history.update(fresh)
                 self.skipped += 1
                 self.last_skip = reason
@@ -413,6 +423,7 @@ class Optimizer(Rule, registered=False):
         plan.factors(workers)
         if self._preparing:
             self._prepare(plan, workers)
+        self._ready()
         if norms is not None or not clipping.following:
             plan.commit(workers, history, fresh, keeping=self._keeping)
             return
@@ -657,13 +668,7 @@ class Optimizer(Rule, registered=False):
         history = checked_history(state_dict.get("clip_history", {}))
         files = None if self._files is None else self._files.new()
         for group, loaded in zip(self.param_groups, groups, strict=True):
-            rule = self._rule_of(group)
-            if loaded.get("rule", self.rule) != rule.rule:
-                raise ValueError(f"state of rule {loaded.get('rule')!r} given to {rule.rule!r}")
-            # An older state may lack a newer option.
-            usual = {"convention": next(iter(rule.conventions), None)}
-            known = GROUP_OPTIONS | usual | dict(loaded)
-            hyper = rule._settled({name: known[name] for name in rule._hyper_names})
+            rule, hyper = self._loaded(group, loaded)
             extra = {key: copy.deepcopy(loaded[key]) for key in loaded if key != "params"}
             live = LiveGroup(rule, hyper, int(updates))
             numbers = {key: live.number(key, loaded.get(key), len(fresh)) for key in live.shared}
@@ -693,6 +698,7 @@ class Optimizer(Rule, registered=False):
                 for key in scalars:
                     state[name][key] = np.array(given[key])
                 packed_scalars(state[name], live, name)
+        self._ready()
         self._plan = None
         for group, loaded in zip(self.param_groups, fresh, strict=True):
             group.update(loaded)
@@ -700,6 +706,18 @@ class Optimizer(Rule, registered=False):
         self._groups, self._files = lives, files
         self._updates, self.skipped = updates, skipped
         self.clip_history = history
+
+    def _loaded(
+        self, group: Mapping[str, Any], loaded: Mapping[str, Any]
+    ) -> tuple["Optimizer", dict[str, Any]]:
+        """The rule of a group, and the hyper-parameters that a state has for it, checked."""
+        rule = self._rule_of(group)
+        if loaded.get("rule", self.rule) != rule.rule:
+            raise ValueError(f"state of rule {loaded.get('rule')!r} given to {rule.rule!r}")
+        # An older state may lack a newer option.
+        usual = {"convention": next(iter(rule.conventions), None)}
+        known = GROUP_OPTIONS | usual | dict(loaded)
+        return rule, rule._settled({name: known[name] for name in rule._hyper_names})
 
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()

@@ -1,13 +1,17 @@
 """What the norms of a step's gradients lead to: factors, a skipped step, an error, a memory."""
 
 import math
+import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
+from steepest.arrays import Array
 from steepest.clip import Clip
 from steepest.kernels.engine import Plan
 
-__all__ = ["Clipping", "Norms", "checked_history", "clips"]
+__all__ = ["Clipping", "Norms", "Peers", "checked_history", "clips", "joined"]
 
 History = dict[str, list[float]]
 
@@ -37,6 +41,45 @@ class Norms(NamedTuple):
     each: list[float]
     parts: list[list[float]]
     """For each domain, of each of its parts."""
+
+
+class Peers(Protocol):
+    """Those who, each with an optimizer of its own, step other parts of the same parameters.
+
+    Their optimizers have the same groups of as many parameters each, and step at the same time.
+    """
+
+    def norms(self, own: Array) -> Array:
+        """The norms that each of them has measured, a row each, in the same order for all: `own`
+        are those of this one, float64."""
+        ...
+
+    def ready(self) -> None:
+        """Returns once all are ready to change what they have; raises where one is not. Called
+        once in a step that does not raise, also in one that is skipped."""
+        ...
+
+
+def joined(norms: Array, order: float) -> Array:
+    """The norms of whole gradients from those of their parts, a row for each who has parts.
+
+        ‖g‖ₚ = max · (Σ (‖part‖ₚ / max)ᵖ)^(1/p)
+
+    Exact where only one part is not 0; infinite or NaN only where a part is, as all norms here.
+
+    >>> joined(np.array([[3.0, 0.1, 0.0], [4.0, 0.0, 0.0]]), 2.0)
+    array([5. , 0.1, 0. ])
+    """
+    largest: Array = norms.max(axis=0)
+    usual = (largest > 0.0) & (largest < math.inf)
+    if order == math.inf or not usual.any():
+        return largest
+    some = np.where(usual, largest, 1.0)
+    with np.errstate(over="ignore", under="ignore"):
+        shares = np.where(usual, norms, 0.0) / some
+        root = np.sum(shares**order, axis=0) ** (1.0 / order)
+        whole = np.minimum(some * root, sys.float_info.max)
+    return np.where(usual, whole, largest)
 
 
 class _Domain:
@@ -106,8 +149,24 @@ class Clipping:
         """Whether a clip that goes by an earlier norm has none yet."""
         return any(not history.get(key) for key, _ in self.following)
 
-    def measure(self, plan: Plan, workers: int) -> Norms:
-        """The norms of this step."""
+    def measure(self, plan: Plan, workers: int, peers: Peers | None = None) -> Norms:
+        """The norms of this step; with `peers`, of the gradients that they have parts of."""
+        own = self._measured(plan, workers)
+        return own if peers is None else self._joined(own, peers)
+
+    def _joined(self, own: Norms, peers: Peers) -> Norms:
+        """What all measured, put together; the same for all of them."""
+        rows = [[own.total], own.each, *own.parts]
+        orders = [self.orders[0]] * 2 + [domain.clip.order or 2.0 for domain in self.domains]
+        measured = peers.norms(np.array([x for row in rows for x in row]))
+        ends = np.cumsum([len(row) for row in rows])
+        cut = np.split(measured, ends[:-1], axis=1)
+        total, each, *parts = (
+            joined(x, order).tolist() for x, order in zip(cut, orders, strict=True)
+        )
+        return Norms(total[0], each, parts)
+
+    def _measured(self, plan: Plan, workers: int) -> Norms:
         total, each = plan.norms(workers, self.orders[0])
         if self.only:
             return Norms(total, each, [[total]])

@@ -1,6 +1,6 @@
 """Trees of arrays: what ``params`` and ``grads`` may look like, and the names of their leaves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +90,14 @@ def take(shape: Shape, tree: Any, where: str = "grads") -> list[Any]:
     for key, child, branch in zip(shape.keys, shape.children, branches, strict=True):
         leaves += take(child, branch, f"{where}[{key!r}]")
     return leaves
+
+
+def tree(shape: Shape, leaves: Iterator[Any]) -> Any:
+    """Leaves in the shape that they were flattened from."""
+    if shape is None:
+        return next(leaves)
+    children = [tree(child, leaves) for child in shape.children]
+    return dict(zip(shape.keys, children, strict=True)) if shape.mapping else children
 
 
 def _as_node(shape: Node, tree: Any, where: str) -> Any:

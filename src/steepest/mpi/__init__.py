@@ -1,0 +1,11 @@
+"""Training on several processes or machines over MPI, for NumPy: ``pip install "steepest[mpi]"``.
+
+``Sharded`` spreads an optimizer's state over the ranks; ``mean`` averages gradients for optimizers
+that every rank has whole. mpi4py is imported when one of them is first used. See docs/mpi.md.
+"""
+
+from steepest.mpi.means import mean as mean
+from steepest.mpi.ranks import RankError as RankError
+from steepest.mpi.sharded import Sharded as Sharded
+
+__all__ = ["RankError", "Sharded", "mean"]

@@ -1,0 +1,160 @@
+"""What goes between ranks: gradients to the ranks that step with them, and parameters back.
+
+Many arrays go in one message: a round takes a chunk of what each rank has, as many bytes of each,
+packed side by side. Every rank sends each other its part of the gradients, and who receives adds
+them in the order of the ranks, so that the sum has the same bits whatever the MPI library, the
+size of a message and the network; as many bytes travel as in a reduce-scatter.
+"""
+
+import operator
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from steepest.arrays import Array
+from steepest.mpi.layout import Piece
+from steepest.mpi.ranks import Ranks
+
+__all__ = ["BUCKET", "Exchange", "check_bucket"]
+
+BUCKET = 1 << 24
+"""Bytes of a message buffer, of which there are two."""
+
+
+def check_bucket(given: Any) -> None:
+    """Raises TypeError or ValueError for what is no number of bytes that MPI can count."""
+    if not 8 <= operator.index(given) < 2**31:
+        raise ValueError(f"bucket_bytes = {given!r}: expected 8 to 2^31 - 1")
+
+
+class _Span(NamedTuple):
+    """Elements of an array, in C order, and where the piece begins that they are of."""
+
+    number: int
+    start: int
+    stop: int
+    first: int
+
+
+class _Round(NamedTuple):
+    dtype: Any
+    spans: list[list[_Span]]
+    """What goes to each rank, or comes from it."""
+    counts: list[int]
+    starts: list[int]
+
+
+class Exchange:
+    """The traffic of a list of arrays of which each rank has pieces. Collective."""
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        arrays: Sequence[Array],
+        pieces: Sequence[Sequence[Piece]],
+        bucket_bytes: int,
+    ) -> None:
+        self._ranks = ranks
+        self._rounds: list[_Round] = []
+        for dtype in dict.fromkeys(x.dtype for x in arrays):
+            own: list[list[_Span]] = [[] for _ in range(ranks.size)]
+            for i, x in enumerate(arrays):
+                for piece in pieces[i] if x.dtype == dtype else ():
+                    start, stop = piece.flat(x)
+                    own[piece.rank].append(_Span(i, start, stop, start))
+            chunk = max(1, bucket_bytes // (ranks.size * dtype.itemsize))
+            self._rounds += _rounds(dtype, own, chunk)
+        here = ranks.rank
+        most = max((sum(r.counts) * r.dtype.itemsize for r in self._rounds), default=0)
+        mine = max((r.counts[here] * r.dtype.itemsize for r in self._rounds), default=0)
+        self._all = np.zeros(most, np.uint8)  # allocated once: a step must not run out of memory
+        self._own = np.zeros(mine * ranks.size, np.uint8)
+        self._types = {4: ranks.mpi.FLOAT, 8: ranks.mpi.DOUBLE}
+
+    def mean(self, given: Sequence[Array | None], own: Sequence[Array | None]) -> None:
+        """Puts the mean over the ranks of the arrays given into this rank's own pieces.
+
+            mean = (((g₀ + g₁) + g₂) + ...) / n
+
+        in the arrays' type; None counts as zeros.
+        """
+        size, here = self._ranks.size, self._ranks.rank
+        flat, pieces = [_flat(x) for x in given], [_flat(x) for x in own]
+        for r in self._rounds:
+            sent = self._all[: sum(r.counts) * r.dtype.itemsize].view(r.dtype)
+            at = 0
+            for spans in r.spans:
+                for number, start, stop, _ in spans:
+                    x = flat[number]
+                    sent[at : at + stop - start] = 0 if x is None else x[start:stop]
+                    at += stop - start
+            n, kind = r.counts[here], self._types[r.dtype.itemsize]
+            got = self._own[: n * size * r.dtype.itemsize].view(r.dtype)
+            self._ranks.comm.Alltoallv(
+                [sent, r.counts, r.starts, kind],
+                [got, [n] * size, [n * k for k in range(size)], kind],
+            )
+            total = got[:n]
+            with np.errstate(all="ignore"):
+                for k in range(1, size):
+                    total += got[n * k : n * (k + 1)]
+                total /= size
+            at = 0
+            for number, start, stop, first in r.spans[here]:
+                pieces[number][start - first : stop - first] = total[at : at + stop - start]
+                at += stop - start
+
+    def gather(self, arrays: Sequence[Array]) -> None:
+        """Puts what each rank has into the arrays of all: this rank's own pieces of them are
+        right, the others are written."""
+        here = self._ranks.rank
+        flat = [_flat(x) for x in arrays]
+        for r in self._rounds:
+            n, kind = r.counts[here], self._types[r.dtype.itemsize]
+            sent = self._own[: n * r.dtype.itemsize].view(r.dtype)
+            at = 0
+            for number, start, stop, _ in r.spans[here]:
+                sent[at : at + stop - start] = flat[number][start:stop]
+                at += stop - start
+            got = self._all[: sum(r.counts) * r.dtype.itemsize].view(r.dtype)
+            self._ranks.comm.Allgatherv([sent, n, kind], [got, r.counts, r.starts, kind])
+            for rank, spans in enumerate(r.spans):
+                at = r.starts[rank]
+                for number, start, stop, _ in spans if rank != here else ():
+                    flat[number][start:stop] = got[at : at + stop - start]
+                    at += stop - start
+
+
+def _flat(x: Array | None) -> Any:
+    """The elements in C order, to be read and written by slices."""
+    if x is None:
+        return None
+    return x.reshape(-1) if x.flags.c_contiguous else x.flat
+
+
+def _rounds(dtype: Any, own: Sequence[Sequence[_Span]], chunk: int) -> list[_Round]:
+    """Rounds in which every rank has at most a chunk of elements."""
+    cut = [_chunks(spans, chunk) for spans in own]
+    rounds = []
+    for k in range(max(map(len, cut))):
+        spans = [chunks[k] if k < len(chunks) else [] for chunks in cut]
+        counts = [sum(s.stop - s.start for s in some) for some in spans]
+        starts = [sum(counts[:i]) for i in range(len(counts))]
+        rounds.append(_Round(dtype, spans, counts, starts))
+    return rounds
+
+
+def _chunks(spans: Sequence[_Span], chunk: int) -> list[list[_Span]]:
+    chunks: list[list[_Span]] = []
+    room = 0
+    for number, start, stop, first in spans:
+        while start < stop:
+            if not room:
+                chunks.append([])
+                room = chunk
+            n = min(room, stop - start)
+            chunks[-1].append(_Span(number, start, start + n, first))
+            start += n
+            room -= n
+    return chunks

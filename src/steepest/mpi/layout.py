@@ -1,0 +1,100 @@
+"""Which rank has which part of the parameters.
+
+What needs whole arrays goes whole to the rank that has least so far, the largest first. The rest
+then fills all ranks up to the same number of bytes, in the order given, cut where it must be: along
+the first axis that is longer than 1, so that a part is a view with the parameter's axes, and its
+elements stand side by side in C order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from steepest.arrays import Array
+
+__all__ = ["Piece", "empty", "layout"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The part of a parameter that a rank has: from one index to another along an axis."""
+
+    rank: int
+    axis: int
+    start: int
+    stop: int
+    whole: bool
+
+    def of(self, x: Array) -> Array:
+        """The part of an array of the parameter's shape: a view, or the array itself."""
+        if self.whole:
+            return x
+        part: Array = x[(slice(None),) * self.axis + (slice(self.start, self.stop),)]
+        return part
+
+    def flat(self, x: Array) -> tuple[int, int]:
+        """Where the part begins and ends among the elements of x in C order."""
+        if self.whole:
+            return 0, x.size
+        each = x.size // x.shape[self.axis]
+        return self.start * each, self.stop * each
+
+
+def empty(p: Array) -> Array:
+    """An array without elements that stands for p where a rank has no part of it: of as many axes,
+    so that what goes by the number of axes stays as it is."""
+    return np.empty((0,) * max(p.ndim, 1), p.dtype)
+
+
+def layout(params: Sequence[Array], whole: Sequence[bool], ranks: int) -> list[list[Piece]]:
+    """The pieces of each parameter, in its order. `whole` says which must not be cut."""
+    loads = [0.0] * ranks
+    pieces: list[list[Piece]] = [[] for _ in params]
+    cut: list[int] = []
+    for i, p in enumerate(params):
+        if not whole[i] and p.size > 1 and ranks > 1:
+            cut.append(i)
+    kept = sorted(set(range(len(params))) - set(cut), key=lambda i: (-params[i].nbytes, i))
+    for i in kept:
+        rank = loads.index(min(loads))
+        pieces[i].append(_all(params[i], rank))
+        loads[rank] += params[i].nbytes
+    level = _level(loads, sum(params[i].nbytes for i in cut))
+    rooms = [max(0.0, level - load) for load in loads]
+    rank = 0
+    for i in cut:
+        p = params[i]
+        axis = next(k for k, n in enumerate(p.shape) if n > 1)
+        length = p.shape[axis]
+        each = p.nbytes / length
+        start = 0
+        while start < length:
+            last = rank == ranks - 1
+            count = length - start if last else min(length - start, round(rooms[rank] / each))
+            if count > 0:
+                whole_one = count == length
+                pieces[i].append(
+                    _all(p, rank) if whole_one else Piece(rank, axis, start, start + count, False)
+                )
+                rooms[rank] -= count * each
+                start += count
+            if start < length:  # what a rank has too much or too little, the next one makes up for
+                rooms[rank + 1] += rooms[rank]
+                rank += 1
+    return pieces
+
+
+def _all(p: Any, rank: int) -> Piece:
+    return Piece(rank, 0, 0, p.shape[0] if p.ndim else 1, True)
+
+
+def _level(loads: Sequence[float], more: float) -> float:
+    """How high all ranks stand once `more` has filled up those that had least."""
+    low = sorted(loads)
+    for k in range(1, len(low) + 1):
+        level = (sum(low[:k]) + more) / k
+        if k == len(low) or level <= low[k]:
+            return level
+    raise ValueError("no ranks")
