@@ -66,6 +66,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"lambda1": 0.31, "lambda2": 0.17, "beta": 0.7, "convention": "keras"},
     ],
     "signum": [{"momentum": 0.87}],
+    "qhm": [{"momentum": 0.87, "nu": 0.37}],
     "lamb": [
         {},
         {"norm_bounds": (0.7, 3.1), "bias_correction": False},

@@ -101,7 +101,19 @@ def adagrad_inside(p, g, state, lr, eps, lr_decay, start, decay):
     return p - lr / (1 + (t - 1) * lr_decay) * g / np.sqrt(s + eps)
 
 
+def qhm(p, g, state, lr, mu, nu, decay):
+    """Equation 3 of arXiv:1810.06801, with L2."""
+    g = g + decay * p
+    m = state["m"] = mu * state.get("m", 0) + (1 - mu) * g
+    return p - lr * ((1 - nu) * g + nu * m)
+
+
 INDEPENDENT = {
+    "qhm": (
+        qhm,
+        {"momentum": 0.87, "nu": 0.37},
+        lambda a: (a["lr"], a["momentum"], a["nu"], a["weight_decay"]),
+    ),
     "lion": (lion, {}, lambda a: (a["lr"], *a["betas"], a["weight_decay"])),
     "adam": (
         adam_uncorrected,
@@ -127,6 +139,23 @@ def test_reference_equals_the_paper(rule):
     for t in range(STEPS):
         p = formula(p, grads[t], state, *scalars(arguments))
         np.testing.assert_allclose(path[t], p, rtol=1e-12, atol=1e-14, err_msg=f"step {t + 1}")
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("maximize", [False, True])
+def test_qhm_equals_pytorch_optimizer(maximize):
+    peers = pytest.importorskip("pytorch_optimizer")
+    import torch
+
+    grads, start = gradients()
+    arguments = hyper("qhm", {"momentum": 0.87, "nu": 0.37}) | {"maximize": maximize}
+    path = trajectory("qhm", arguments, {}, grads, start)
+    p = torch.nn.Parameter(torch.from_numpy(start.copy()))
+    opt = peers.QHM([p], **arguments)
+    for t in range(STEPS):
+        p.grad = torch.from_numpy(grads[t].copy())
+        opt.step()
+        np.testing.assert_allclose(path[t], p.detach().numpy(), rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.torch

@@ -47,3 +47,18 @@ cdef void nesterov(real *restrict p, const real *restrict g, real *restrict v, r
         p[i] = k * p[i] - lr * (gi + mu * vi)
 
 RULES["nesterov"] = rule(nesterov, nesterov)
+
+
+cdef void qhm(real *restrict p, const real *restrict g, real *restrict m, real *restrict b,
+              real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
+              const double *h) noexcept nogil:
+    cdef real mu = <real>h[0], fresh = <real>h[1], plain = <real>h[2], mean = <real>h[3], mi
+    cdef real f = <real>factor, k = <real>keep, gi
+    cdef Py_ssize_t i
+    for i in range(n):
+        gi = f * g[i]
+        mi = mu * m[i] + fresh * gi
+        m[i] = mi
+        p[i] = k * p[i] - (plain * gi + mean * mi)
+
+RULES["qhm"] = rule(qhm, qhm)

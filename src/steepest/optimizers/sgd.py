@@ -1,11 +1,11 @@
-"""Gradient descent, with momentum and Nesterov's."""
+"""Gradient descent, with momentum, Nesterov's, and between: SGD, QHM."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
 from steepest.optimizers.base import Number, Optimizer, Options
 
-__all__ = ["SGD"]
+__all__ = ["SGD", "QHM"]
 
 
 class SGD(Optimizer):
@@ -80,3 +80,44 @@ class SGD(Optimizer):
             return rule, (1.0, h["momentum"], h["lr"])
         fresh = 1.0 if t == 1 else 1.0 - h["dampening"]
         return rule, (h["lr"], h["momentum"], fresh)
+
+
+class QHM(Optimizer):
+    """Quasi-hyperbolic momentum: a mean of the gradient and of its running mean.
+
+        m ← momentum · m + (1 - momentum) · g
+        p ← p - lr · ((1 - nu) · g + nu · m)
+
+    ``nu=0`` is plain gradient descent, ``nu=momentum`` Nesterov's. ``weight_decay`` enters the
+    gradient. Raises ValueError for hyper-parameters out of range; momentum is below 1.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> st.QHM(w, lr=0.5, momentum=0.5, nu=0.5).step(np.array([1.0, -2.0]))
+    >>> w
+    array([ 0.625, -1.25 ])
+
+    Ma and Yarats 2018, arXiv:1810.06801, equation 3; momentum and nu as there, lr for both forms of
+    momentum that it joins.
+    """
+
+    ranges: ClassVar = {"momentum": (0.0, 1.0, False), "nu": (0.0, 1.0, True)}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 0.1,
+        momentum: Number = 0.999,
+        nu: Number = 0.7,
+        weight_decay: Number = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {"lr": lr, "momentum": momentum, "nu": nu, "weight_decay": weight_decay}
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("momentum_buffer",)
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        mu, nu = h["momentum"], h["nu"]
+        return "qhm", (mu, 1.0 - mu, h["lr"] * (1.0 - nu), h["lr"] * nu)

@@ -22,3 +22,11 @@ def sgd(
     v[...] = real(momentum) * v + real(fresh) * g
     direction = g + real(momentum) * v if nesterov else v
     p[...] = p - real(lr) * direction
+
+
+def qhm(p: Array, g: Array, state: State, t: int, *, lr: float, momentum: float, nu: float) -> None:
+    """Quasi-hyperbolic momentum."""
+    real = p.dtype.type
+    m = state["momentum_buffer"]
+    m[...] = real(momentum) * m + real(1.0 - momentum) * g
+    p[...] = p - (real(lr * (1.0 - nu)) * g + real(lr * nu) * m)
