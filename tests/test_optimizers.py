@@ -414,7 +414,7 @@ def arguments_of(rule):
         if name != "lookahead" or RULES[rule].may_be_moved
         if name != "state_dir"  # which must not; see test_state_dir.py
         # These move every element against its gradient.
-        if name != "cautious" or rule not in ("adagrad", "adadelta", "signsgd")
+        if name != "cautious" or rule not in ("adagrad", "adadelta", "signsgd", "grams")
     ],
 )
 def test_every_argument_changes_the_result(rule, name):

@@ -122,7 +122,14 @@ def sophia(p, g, t, s, a):
     return np.clip(s.m / np.fmax(a["rho"] * s.h, a["eps"]), -1, 1)
 
 
-RULE_FORMULAS = (adabelief, yogi, laprop, adopt, ademamix, adan, adamatan2, sophia)
+def grams(p, g, t, s, a):
+    b1, b2 = a["betas"]
+    s.m = b1 * s.m + (1 - b1) * g
+    s.v = b2 * s.v + (1 - b2) * g**2
+    return np.sign(g) * abs(s.m / (1 - b1**t)) / (np.sqrt(s.v / (1 - b2**t)) + a["eps"])
+
+
+RULE_FORMULAS = (adabelief, yogi, laprop, adopt, ademamix, adan, adamatan2, sophia, grams)
 PAPERS = {f.__name__: f for f in RULE_FORMULAS}
 
 
@@ -227,6 +234,17 @@ def test_reference_equals_pytorch_optimizer(rule, variant, theirs, mode, maximiz
         RULES[rule].__name__, -grads if turned else grads, start,
         weight_decouple=mode == "decoupled", maximize=maximize and not turned, **shared, **theirs,
     )  # fmt: skip
+    np.testing.assert_allclose(given, peer, **CLOSE)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("maximize", [False, True])
+def test_grams_equals_pytorch_optimizer(maximize):
+    """Whose L2 decay comes when the gradient has been used, and does nothing."""
+    arguments = hyper("grams", {})
+    grads, start = gradients()
+    given = path("grams", arguments | {"maximize": maximize}, grads, start)
+    peer = peer_path("Grams", grads, start, maximize=maximize, **arguments)
     np.testing.assert_allclose(given, peer, **CLOSE)
 
 

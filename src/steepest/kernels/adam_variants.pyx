@@ -1,6 +1,6 @@
 """Rules that change what Adam averages or divides by; see ``rules.pxd`` for what all share."""
 from steepest.kernels.arctan cimport arctan2
-from steepest.kernels.contract cimport larger, real, root, sign
+from steepest.kernels.contract cimport larger, magnitude, real, root, sign
 from steepest.kernels.rules cimport rule
 
 RULES = {}
@@ -189,3 +189,21 @@ cdef void sophia_hessian(real *restrict p, const real *restrict g, real *restric
         p[i] = b2 * p[i] + fresh2 * g[i]
 
 RULES["sophia_hessian"] = rule(sophia_hessian, sophia_hessian)
+
+
+cdef void grams(real *restrict p, const real *restrict g, real *restrict m, real *restrict v,
+                real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
+                const double *h) noexcept nogil:
+    cdef real b1 = <real>h[0], fresh1 = <real>h[1], b2 = <real>h[2], fresh2 = <real>h[3]
+    cdef real step = <real>h[4], unbias = <real>h[5], eps = <real>h[6], mi, vi
+    cdef real f = <real>factor, k = <real>keep, gi
+    cdef Py_ssize_t i
+    for i in range(n):
+        gi = f * g[i]
+        mi = b1 * m[i] + fresh1 * gi
+        vi = b2 * v[i] + fresh2 * (gi * gi)
+        m[i] = mi
+        v[i] = vi
+        p[i] = k * p[i] - sign(gi) * (step * magnitude(mi) / (root(vi) * unbias + eps))
+
+RULES["grams"] = rule(grams, grams)

@@ -1,6 +1,6 @@
 """Rules that change what Adam averages or divides by.
 
-AdaBelief, Yogi, LaProp, ADOPT, AdEMAMix, Adan, AdamAtan2, Sophia.
+AdaBelief, Yogi, LaProp, ADOPT, AdEMAMix, Adan, AdamAtan2, Sophia, Grams.
 """
 
 import math
@@ -17,7 +17,17 @@ from steepest.kernels.scalars import one_minus_power
 from steepest.optimizers import structure
 from steepest.optimizers.base import Number, Optimizer, Options
 
-__all__ = ["AdaBelief", "Yogi", "LaProp", "ADOPT", "AdEMAMix", "Adan", "AdamAtan2", "Sophia"]
+__all__ = [
+    "AdaBelief",
+    "Yogi",
+    "LaProp",
+    "ADOPT",
+    "AdEMAMix",
+    "Adan",
+    "AdamAtan2",
+    "Sophia",
+    "Grams",
+]
 
 
 def _mixes(h: Mapping[str, Any]) -> tuple[float, ...]:
@@ -490,3 +500,43 @@ class Sophia(Optimizer):
             b2 = self._settle("betas", self.param_groups[number]["betas"], self.updates)[1]
             plan.program(row, "sophia_hessian", (b2, 1.0 - b2), 1.0, [], [], [], [])
         plan.commit(threads.get_num_threads() if plan.large() else 1)
+
+
+class Grams(Optimizer):
+    """Grams: steps as long as Adam's, in the direction of the gradient's sign.
+
+        m ← β₁ m + (1 - β₁) g
+        v ← β₂ v + (1 - β₂) g²
+        p ← p - lr / (1 - β₁ᵗ) · sign(g) · |m| / (√v / √(1 - β₂ᵗ) + eps)
+
+    sign(0) is 0. Decoupled weight decay. Raises ValueError for hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = st.Grams(w, lr=0.5, betas=(0.5, 0.5), eps=0.0)
+    >>> opt.step(np.array([4.0, -8.0])); opt.step(np.array([-1.0, 0.0]))
+    >>> w.round(4)
+    array([ 0.6713, -1.5   ])
+
+    Cao et al. 2024, arXiv:2412.17107, algorithm 1.
+    """
+
+    decay_mode = "decoupled"
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-3,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-6,
+        weight_decay: Number = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq")
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        return "grams", (*_mixes(h), *_steps(h, t), h["eps"])

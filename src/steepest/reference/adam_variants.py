@@ -179,3 +179,17 @@ def sophia_hessian(h: Array, estimate: Array, betas: tuple[float, float]) -> Non
     """Sophia's running mean of estimates of the Hessian's diagonal."""
     real = h.dtype.type
     h[...] = real(betas[1]) * h + real(1.0 - betas[1]) * estimate
+
+
+def grams(
+    p: Array, g: Array, state: State, t: int, *,
+    lr: float, betas: tuple[float, float], eps: float,
+) -> None:  # fmt: skip
+    """Grams: as far as Adam, in the direction of the gradient."""
+    real = p.dtype.type
+    m, v = state["exp_avg"], state["exp_avg_sq"]
+    moments(m, v, g, betas)
+    step = lr / one_minus_power(betas[0], t)
+    unbias = 1.0 / math.sqrt(one_minus_power(betas[1], t))
+    size = real(step) * np.abs(m) / (np.sqrt(v) * real(unbias) + real(eps))
+    p[...] = p - np.sign(g) * size
