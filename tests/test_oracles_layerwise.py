@@ -98,7 +98,12 @@ def stableadamw(p, g, t, s, a, decay):
     return rate * decay * p + rate * s.m / (np.sqrt(s.v) + a["eps"])
 
 
-PAPERS = {f.__name__: f for f in (lamb, lars, novograd, stableadamw)}
+def fromage(p, g, t, s, a, decay):
+    start, p = p, p - a["lr"] * decay * p
+    return start - (p - a["lr"] * norm(p) / norm(g) * g) / math.sqrt(1 + a["lr"] ** 2)
+
+
+PAPERS = {f.__name__: f for f in (lamb, lars, novograd, stableadamw, fromage)}
 
 
 class Moments:
@@ -165,6 +170,13 @@ def test_lamb_equals_optax():
         lambda optax: optax.lamb(lr, b1=b1, b2=b2, eps=a["eps"], weight_decay=decay), grads, start
     )
     np.testing.assert_allclose(path("lamb", a, grads, start), peer, **CLOSE)
+
+
+@pytest.mark.torch
+def test_fromage_equals_optax():
+    grads, start = problem(lacking=False)
+    peer = optax_path(lambda optax: optax.fromage(0.071, min_norm=0.0), grads, start)
+    np.testing.assert_allclose(path("fromage", {"lr": 0.071}, grads, start), peer, **CLOSE)
 
 
 @pytest.mark.torch

@@ -254,3 +254,51 @@ cdef void stableadamw(real *restrict p, const real *restrict g, real *restrict m
 RULES["stableadamw"] = rule(
     stableadamw, stableadamw, (survey(stableadamw_survey, stableadamw_survey, stableadamw_settle),)
 )
+
+
+# Fromage: h = (lr, 1 / √(1 + lr²)); settled: lr times ratio.
+
+cdef inline void fromage_row(const real *restrict p, const real *restrict g, real f, real k,
+                             double *length, double *slope, Py_ssize_t n) noexcept nogil:
+    cdef double x, y
+    cdef Py_ssize_t i
+    for i in range(n):
+        x = <double>(k * p[i])
+        y = <double>(f * g[i])
+        length[i] += x * x
+        slope[i] += y * y
+
+
+cdef void fromage_survey(const real *restrict p, const real *restrict g, real *restrict a,
+                         real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
+                         double factor, double keep, const double *h, double *sums) noexcept nogil:
+    cdef double length[LANES]
+    cdef double slope[LANES]
+    cdef Py_ssize_t i, j, whole = n // LANES
+    empty(length)
+    empty(slope)
+    for i in range(whole):
+        j = i * LANES
+        fromage_row(p + j, g + j, <real>factor, <real>keep, length, slope, LANES)
+    j = whole * LANES
+    fromage_row(p + j, g + j, <real>factor, <real>keep, length, slope, n - j)
+    sums[0] += folded(length)
+    sums[1] += folded(slope)
+
+
+cdef void fromage_settle(const double *sums, double *own, double *h) noexcept nogil:
+    cdef double length = sqrt(sums[0]), slope = sqrt(sums[1])
+    if length != 0 and slope != 0:
+        h[0] = h[0] * (length / slope)
+
+
+cdef void fromage(real *restrict p, const real *restrict g, real *restrict a, real *restrict b,
+                  real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
+                  const double *h) noexcept nogil:
+    cdef real step = <real>h[0], left = <real>h[1], f = <real>factor, k = <real>keep
+    cdef Py_ssize_t i
+    for i in range(n):
+        p[i] = left * (k * p[i] - step * (f * g[i]))
+
+RULES["fromage"] = rule(fromage, fromage,
+                        (survey(fromage_survey, fromage_survey, fromage_settle),))

@@ -1,4 +1,4 @@
-"""Rules that go by norms over a whole parameter: LAMB, LARS, NovoGrad, StableAdamW."""
+"""Rules that go by norms over a whole parameter: LAMB, LARS, NovoGrad, StableAdamW, Fromage."""
 
 import math
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any, Unpack
 from steepest.kernels.scalars import one_minus_power
 from steepest.optimizers.base import Number, Optimizer, Options
 
-__all__ = ["LAMB", "LARS", "NovoGrad", "StableAdamW"]
+__all__ = ["LAMB", "LARS", "NovoGrad", "StableAdamW", "Fromage"]
 
 
 class LAMB(Optimizer):
@@ -268,3 +268,40 @@ class StableAdamW(Optimizer):
         )
         eps = h["eps"]
         return "stableadamw", (*mixes, h["lr"], eps, eps * eps, h["clip_threshold"], h["decay"])
+
+
+class Fromage(Optimizer):
+    """Fromage: each parameter turns by the same angle, whatever the length of its gradient.
+
+        p ← (p - lr · ‖p‖ / ‖g‖ · g) / √(1 + lr²)
+
+    The norms are those of one parameter array; where one of them is 0 their ratio is 1. The divisor
+    holds ‖p‖ where it is for gradients at a right angle to p. One NaN in a gradient makes NaN of
+    the whole parameter. Raises ValueError for hyper-parameters out of range.
+
+    >>> import numpy as np, steepest as st
+    >>> w = np.array([3.0, -4.0])
+    >>> st.Fromage(w, lr=0.75).step(np.array([8.0, 6.0]))
+    >>> w
+    array([ 0. , -5. ])
+
+    Bernstein et al. 2020, arXiv:2002.03432, algorithm 1.
+    """
+
+    decay_mode = "decoupled"
+    needs = "layer-wise"
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Number = 1e-2,
+        weight_decay: Number = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay}, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ()
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        return "fromage", (h["lr"], 1.0 / math.sqrt(1.0 + h["lr"] * h["lr"]))

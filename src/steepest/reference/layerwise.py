@@ -88,3 +88,11 @@ def stableadamw(
     if not rms <= clip_threshold:
         lr = lr * (clip_threshold / rms)
     p[...] = real(1.0 - lr * decay) * p - real(lr) * m / (np.sqrt(v) + real(eps))
+
+
+def fromage(p: Array, g: Array, state: State, t: int, *, lr: float) -> None:
+    """Fromage."""
+    real = p.dtype.type
+    length, slope = math.sqrt(squares(p)), math.sqrt(squares(g))
+    ratio = length / slope if length != 0.0 and slope != 0.0 else 1.0
+    p[...] = real(1.0 / math.sqrt(1.0 + lr * lr)) * (p - real(lr * ratio) * g)
