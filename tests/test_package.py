@@ -108,6 +108,7 @@ FLOORS = [
     "sam",
     "history",
     "checkpoint",
+    "convert",
     "optimizers",
     "matrix",
     "information",
