@@ -197,7 +197,7 @@ def test_a_state_of_numpy_arrays_stays_one():
 def test_a_schedule_needs_the_step_that_optax_does_not_store():
     peer = Peer(optax.sgd(RATE, 0.9), tree(0))
     opt, _ = here("sgd_momentum", peer.values(), lr=st.schedules.cosine(0.1, steps=9))
-    with pytest.raises(ValueError, match="optax does not store how many steps sgd.*step="):
+    with pytest.raises(ValueError, match=r"optax does not store how many steps sgd.*step="):
         st.convert.from_optax(peer.state, opt)
     st.convert.from_optax(peer.state, opt, step=4)
     assert opt.updates == 4
@@ -263,7 +263,7 @@ def test_another_convention_is_refused():
 def test_rules_whose_steps_differ_are_refused():
     """Rprop of optax takes each step one gradient late."""
     opt = st.Rprop(np.ones(2))
-    with pytest.raises(ValueError, match="optax has no rprop"):
+    with pytest.raises(ValueError, match=r"optax has no rprop"):
         st.convert.from_optax(optax.rprop(0.1).init(np.ones(2)), opt)
 
 
@@ -282,5 +282,5 @@ def test_counts_that_differ_are_refused():
 @pytest.mark.parametrize("state", [5, np.ones(2), {"a": np.ones(2)}, None])
 def test_what_is_no_state_is_refused(state):
     opt, _ = here("adam", tree(0))
-    with pytest.raises(TypeError, match="no state of optax"):
+    with pytest.raises(TypeError, match=r"no state of optax"):
         st.convert.from_optax(state, opt)

@@ -33,7 +33,8 @@ CASES = [
     ("adam", {"weight_decay": 0.1, "decoupled_weight_decay": True}, CLOSE),
     ("adamw", {"weight_decay": 0.2, "amsgrad": True}, CLOSE),
     ("adamax", {"betas": (0.8, 0.9), "weight_decay": 0.1}, CLOSE),
-    ("nadam", {"momentum_decay": 0.01, "decoupled_weight_decay": True, "weight_decay": 0.1}, SINGLE),
+    ("nadam", {"momentum_decay": 0.01, "decoupled_weight_decay": True, "weight_decay": 0.1},
+     SINGLE),
     ("radam", {"betas": (0.8, 0.9), "weight_decay": 0.1}, CLOSE),
     ("asgd", {"lambd": 0.01, "t0": 3.0, "weight_decay": 0.1}, SINGLE),
     ("adafactor", {"weight_decay": 0.1, "d": 1.5, "beta2_decay": -0.7}, SINGLE),
@@ -252,10 +253,10 @@ def test_groups_that_cannot_be_matched_are_refused():
     group = state_dict["param_groups"][0]
     state_dict["param_groups"] = [group | {"params": [0]}, group | {"params": [1, 2]}]
     opt = st.Adam(peer.values(), overrides={"a": {"lr": 1.0}, "b": {"lr": 2.0}})
-    with pytest.raises(ValueError, match="other groups than here.*give names="):
+    with pytest.raises(ValueError, match=r"other groups than here.*give names="):
         st.convert.from_torch(state_dict, opt)
     state_dict["param_groups"][1]["lr"] = 7.0
-    with pytest.raises(ValueError, match="differ in lr"):
+    with pytest.raises(ValueError, match=r"differ in lr"):
         st.convert.from_torch(state_dict, st.Adam(peer.values()), names=["a", "b", "c"])
 
 
@@ -278,14 +279,14 @@ def test_hyper_parameters_are_taken_or_kept():
     st.convert.from_torch(peer.opt.state_dict(), opt)
     assert opt.param_groups[0]["lr"] is schedule
     assert opt.updates == 3
-    with pytest.raises(TypeError, match="keep = 'lr'"):
+    with pytest.raises(TypeError, match=r"keep = 'lr'"):
         st.convert.from_torch(peer.opt.state_dict(), opt, keep="lr")
 
 
 def test_a_schedule_needs_the_step_that_sgd_does_not_store():
     peer = trained("sgd", {"momentum": 0.9})
     opt = st.SGD(peer.values(), lr=st.schedules.cosine(0.1, steps=10), momentum=0.9)
-    with pytest.raises(ValueError, match="does not store how many steps sgd.*give step="):
+    with pytest.raises(ValueError, match=r"does not store how many steps sgd.*give step="):
         st.convert.from_torch(peer.opt.state_dict(), opt)
     st.convert.from_torch(peer.opt.state_dict(), opt, step=3)
     assert opt.updates == 3
@@ -315,7 +316,7 @@ def test_without_a_rate_a_velocity_cannot_be_converted():
     peer = trained("sgd", {"momentum": 0.9})
     peer.opt.param_groups[0]["lr"] = 0.0
     opt, _ = here("sgd", peer.values(), {"momentum": 0.9}, convention="keras")
-    with pytest.raises(ValueError, match="while lr is 0"):
+    with pytest.raises(ValueError, match=r"while lr is 0"):
         st.convert.from_torch(peer.opt.state_dict(), opt)
 
 
@@ -432,7 +433,7 @@ def test_what_does_not_fit_is_refused_by_name_and_nothing_changes(change, messag
 def test_numbers_beyond_the_type_here_are_refused():
     state = {"step": 1, "exp_avg": np.array([1e200]), "exp_avg_sq": np.array([np.inf])}
     opt = st.Adam([np.zeros(1, np.float32)])
-    with pytest.raises(ValueError, match="'exp_avg' of parameter '0' has numbers beyond float32"):
+    with pytest.raises(ValueError, match=r"'exp_avg' of parameter '0' has numbers beyond float32"):
         st.convert.from_torch({"state": {0: state}, "param_groups": [{"params": [0]}]}, opt)
     state["exp_avg"] = np.array([1.0])
     st.convert.from_torch({"state": {0: state}, "param_groups": [{"params": [0]}]}, opt)
@@ -444,7 +445,7 @@ def test_another_product_of_momenta_is_refused():
     state_dict = peer.opt.state_dict()
     state_dict["param_groups"][0]["betas"] = (0.5, 0.9)
     opt, _ = here("nadam", peer.values(), {})
-    with pytest.raises(ValueError, match="'mu_product' of parameter 'a' is"):
+    with pytest.raises(ValueError, match=r"'mu_product' of parameter 'a' is"):
         st.convert.from_torch(state_dict, opt)
 
 
@@ -458,7 +459,11 @@ def test_another_product_of_momenta_is_refused():
         ("adam", {"bias_correction": False}, "has no bias_correction"),
         ("adafactor", {"form": "paper"}, "has no form"),
         ("adafactor", {"beta1": 0.9}, "has no beta1"),
-        ("sgd", {"weight_decay": 0.1, "decay_mode": "decoupled"}, "no weight_decay with decay_mode"),
+        (
+            "sgd",
+            {"weight_decay": 0.1, "decay_mode": "decoupled"},
+            "no weight_decay with decay_mode",
+        ),
         ("rprop", {"weight_decay": 0.1}, "no weight_decay with decay_mode"),
         ("adam", {"lookahead": st.average.lookahead(k=5)}, "has no lookahead"),
         ("adam", {"l1": 0.1}, "has no l1"),
@@ -480,16 +485,16 @@ def test_averages_stay_behind_and_cannot_be_made_up(option):
     opt = st.Adam(peer.values(), lr=0.05, **option)
     opt.step(gradients("adam")[3])
     assert set(st.convert.to_torch(opt)["state"][0]) == {"step", "exp_avg", "exp_avg_sq"}
-    with pytest.raises(ValueError, match="has no state '(ema|average)' of parameter 'a'"):
+    with pytest.raises(ValueError, match=r"has no state '(ema|average)' of parameter 'a'"):
         st.convert.from_torch(peer.opt.state_dict(), opt)
 
 
 def test_muon_beside_adamw_is_refused():
     opt = st.Muon({"w": np.ones((2, 2)), "b": np.ones(2)})
-    with pytest.raises(ValueError, match="no muon with groups of adamw"):
+    with pytest.raises(ValueError, match=r"no muon with groups of adamw"):
         st.convert.to_torch(opt)
 
 
 def test_only_optimizers_have_a_state_to_convert():
-    with pytest.raises(TypeError, match="optimizer is a LBFGS"):
+    with pytest.raises(TypeError, match=r"optimizer is a LBFGS"):
         st.convert.to_torch(st.LBFGS([np.ones(2)]))

@@ -44,7 +44,13 @@ def _slots(rule: str, h: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _check_adafactor(h: Mapping[str, Any]) -> None:
-    plain = {"form": "paper", "beta1": None, "warmup_init": False, "scale_parameter": True}
+    plain = {
+        "form": "paper",
+        "beta1": None,
+        "relative_step": True,  # whatever Keras's own flag says
+        "warmup_init": False,
+        "scale_parameter": True,
+    }
     for key, value in plain.items():
         if h[key] != value:
             raise ValueError(
@@ -103,8 +109,8 @@ def from_keras(
     variables: Keras's ``optimizer.variables``, their values, or what ``save_own_variables`` wrote,
     a dict with the keys "0", "1" ... (the group ``optimizer/vars`` of a file). names: the names
     here of Keras's trainable variables, in its order; if left out, that in which parameters were
-    given here. keep: True or ["lr"] where the learning rate here is to stay; a schedule stays anyway.
-    Other hyper-parameters are not among the variables, so make the optimizer with the same numbers,
+    given here. keep: True or ["lr"] where the learning rate here is to stay; a schedule stays
+    anyway. Other hyper-parameters are not among the variables, so make the optimizer with the same numbers,
     ``convention="keras"`` for rules that have it, and weight decay as ``decay_mode="decoupled"``.
 
     SGD's velocity contains the learning rate there; for another convention than Keras's it is
