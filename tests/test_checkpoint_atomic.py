@@ -140,6 +140,58 @@ def test_a_process_killed_at_any_call_leaves_the_old_file_or_the_new(tmp_path, s
     assert rest == "['new', 'old'] old new 2 ['run']\n"
 
 
+TRACED = """
+import os, sys
+from pathlib import Path
+import numpy as np, steepest as st
+sys.path.insert(0, {tests!r})
+from faults import killed_at_stop
+from steepest.checkpoint import read, save
+
+path = Path({path!r})
+opt = st.SGD(np.ones(3), lr=0.1)
+save(path, opt, extra={{"which": "old"}})
+old = path.read_bytes()
+seen, most = [], 0
+for n in range(1, 100_000):
+    if {exists}:
+        path.write_bytes(old)
+    else:
+        path.unlink(missing_ok=True)
+    killed = killed_at_stop(n, lambda: save(path, opt, extra={{"which": "new"}}))
+    if killed is None:
+        sys.exit(77)
+    most = max(most, len(os.listdir(path.parent)))
+    seen.append(read(path).extra["which"] if path.exists() else "none")
+    if not killed:
+        break
+print(len(seen), sorted(set(seen)), seen[0], seen[-1], most)
+save(path, opt)
+print(os.listdir(path.parent))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system calls of Linux")
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_process_killed_at_any_system_call_leaves_the_old_file_or_the_new(tmp_path, exists):
+    """Before and after each that the kernel is asked for, whoever asks: Python, C, the allocator."""
+    tests = str(Path(__file__).parent)
+    code = TRACED.format(tests=tests, path=str(tmp_path / "run"), exists=exists)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    if done.returncode == 77:
+        pytest.skip("this system allows no tracing")
+    assert done.returncode == 0, done.stderr
+    first, last = done.stdout.splitlines()
+    n, rest = first.split(maxsplit=1)
+    assert int(n) > 40
+    before = "old" if exists else "none"
+    assert rest == f"['new', '{before}'] {before} new {2 if exists else 1}"
+    assert last == "['run']"
+
+
 @POSIX
 def test_a_disk_that_is_full_at_any_byte_leaves_the_old_file(tmp_path):
     """The kernel itself refuses every write beyond the limit."""

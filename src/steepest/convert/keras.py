@@ -110,7 +110,9 @@ def from_keras(
     a dict with the keys "0", "1" ... (the group ``optimizer/vars`` of a file). names: the names
     here of Keras's trainable variables, in its order; if left out, that in which parameters were
     given here. keep: True or ["lr"] where the learning rate here is to stay; a schedule stays
-    anyway. Other hyper-parameters are not among the variables, so make the optimizer with the same numbers,
+    anyway.
+
+    Other hyper-parameters are not among the variables: make the optimizer with the same numbers,
     ``convention="keras"`` for rules that have it, and weight decay as ``decay_mode="decoupled"``.
 
     SGD's velocity contains the learning rate there; for another convention than Keras's it is
