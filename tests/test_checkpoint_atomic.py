@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from faults import Calls, interrupted_at
 
 import steepest as st
-from steepest.checkpoint import atomic, read, save
+from steepest.checkpoint import CheckpointError, atomic, read, save
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and modes of POSIX")
 
@@ -174,7 +175,7 @@ print(os.listdir(path.parent))
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system calls of Linux")
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_process_killed_at_any_system_call_leaves_the_old_file_or_the_new(tmp_path, exists):
-    """Before and after each that the kernel is asked for, whoever asks: Python, C, the allocator."""
+    """Before and after each, whoever asks for it: Python, its libraries, the allocator."""
     tests = str(Path(__file__).parent)
     code = TRACED.format(tests=tests, path=str(tmp_path / "run"), exists=exists)
     done = subprocess.run(
@@ -271,6 +272,47 @@ def test_a_link_goes_on_pointing_to_the_file(tmp_path):
     save(tmp_path / "latest", small(), extra={"n": 2})
     assert (tmp_path / "latest").is_symlink()
     assert read(tmp_path / "there" / "run").extra == {"n": 2}
+
+
+@POSIX
+def test_a_link_to_nothing_gets_its_file_and_one_to_itself_is_refused(tmp_path):
+    (tmp_path / "link").symlink_to("run")
+    save(tmp_path / "link", small())
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "run").is_file()
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="symbolic links") as caught:
+        save(tmp_path / "loop", small())
+    assert caught.value.filename == str(tmp_path / "loop")
+    with pytest.raises(CheckpointError, match=r"loop cannot be read: .*symbolic links"):
+        read(tmp_path / "loop")
+
+
+READ_ONLY = """
+import os, sys
+import numpy as np, steepest as st
+folder = sys.argv[1]
+path = os.path.join(folder, "run")
+opt = st.SGD(np.ones(3))
+st.save(path, opt, extra={"which": "old"})
+os.chmod(folder, 0o555)
+if os.geteuid() == 0:
+    os.seteuid(65534)  # for root every folder can be written
+try:
+    st.save(path, opt, extra={"which": "new"})
+except PermissionError as error:
+    print(error.filename == path, st.load(path, opt).extra["which"], os.listdir(folder))
+"""
+
+
+@POSIX
+def test_a_folder_that_cannot_be_written_keeps_its_file():
+    with tempfile.TemporaryDirectory() as folder:  # which others than its owner can get to
+        done = subprocess.run(
+            [sys.executable, "-c", READ_ONLY, folder], capture_output=True, text=True, timeout=120
+        )
+        os.chmod(folder, 0o755)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "True old ['run']\n"
 
 
 @POSIX

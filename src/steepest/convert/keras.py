@@ -121,9 +121,9 @@ def from_keras(
 
     >>> import numpy as np, steepest as st
     >>> opt = st.SGD({"w": np.zeros(2)}, momentum=0.9, convention="keras")
-    >>> st.convert.from_keras([7, 0.5, np.array([-0.25, 0.0])], opt)
+    >>> st.convert.from_keras([7, 0.5, np.array([-0.25, 0.5])], opt)
     >>> opt.updates, opt.param_groups[0]["lr"], opt.state["w"]["momentum_buffer"]
-    (7, 0.5, array([0.25, 0.  ]))
+    (7, 0.5, array([ 0.25, -0.5 ]))
     """
     each = _each(optimizer, names)
     rule = optimizer.rule
