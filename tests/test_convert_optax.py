@@ -260,6 +260,22 @@ def test_another_convention_is_refused():
             convention="torch")  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("case", "option"),
+    [
+        ("adam", {"bias_correction": False}),
+        ("adam", {"maximize": True}),
+        ("adagrad", {"lr_decay": 0.1}),
+        ("sgd_momentum", {"dampening": 0.1}),
+        ("lamb", {"adapt": False}),
+        ("lamb", {"norm_bounds": (0.0, 10.0)}),
+        ("novograd", {"grad_averaging": True}),
+    ],
+)
+def test_what_optax_lacks_is_refused(case, option):
+    refused(CASES[case][1](1.0), case, f"optax has no {next(iter(option))} of", **option)
+
+
 def test_rules_whose_steps_differ_are_refused():
     """Rprop of optax takes each step one gradient late."""
     opt = st.Rprop(np.ones(2))

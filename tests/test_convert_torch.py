@@ -456,7 +456,7 @@ def test_another_product_of_momenta_is_refused():
         ("rmsprop", {"convention": "optax"}, "the formula of rmsprop is another in torch"),
         ("adagrad", {"eps_inside_sqrt": True}, "the formula of adagrad is another in torch"),
         ("nadam", {"convention": "paper"}, "the formula of nadam is another in torch"),
-        ("adam", {"bias_correction": False}, "has no bias_correction"),
+        ("adam", {"bias_correction": False}, "torch has no bias_correction of adam"),
         ("adafactor", {"form": "paper"}, "has no form"),
         ("adafactor", {"beta1": 0.9}, "has no beta1"),
         (
@@ -477,6 +477,22 @@ def test_what_torch_lacks_is_refused(rule, options, message):
     opt, _ = here(rule, start("muon"), {}, **options)
     with pytest.raises(ValueError, match=message):
         st.convert.to_torch(opt)
+
+
+@pytest.mark.parametrize(
+    ("rule", "options", "message"),
+    [
+        ("adam", {"bias_correction": False}, "torch has no bias_correction of adam"),
+        ("adam", {"convention": "keras"}, "the formula of adam is another in torch"),
+        ("adafactor", {"form": "paper"}, "Adafactor has no form"),
+        ("adafactor", {"scale_parameter": False}, "Adafactor has no scale_parameter"),
+    ],
+)
+def test_a_formula_that_torch_lacks_does_not_take_its_state(rule, options, message):
+    peer = trained(rule)
+    opt, _ = here(rule, peer.values(), {}, **options)
+    with pytest.raises(ValueError, match=message):
+        st.convert.from_torch(peer.opt.state_dict(), opt)
 
 
 @pytest.mark.parametrize("option", [{"ema": 0.9}, {"average": st.average.tail(start=1)}])

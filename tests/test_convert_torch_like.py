@@ -198,6 +198,12 @@ def test_lion_has_one_state():
     np.testing.assert_array_equal(opt.state["b"]["exp_avg"], tree(1, LARGE)["b"].astype("f4"))
 
 
+def test_another_formula_is_refused():
+    opt = st.Adam(tree(0, LARGE), bias_correction=False)
+    with pytest.raises(ValueError, match="has no bias_correction of adam"):
+        st.convert.from_bitsandbytes(bits(256, False), opt)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -136,11 +136,26 @@ _ALIKE: dict[str, tuple[set[str], ...]] = {
 """Conventions of a rule that make the same steps from the same state."""
 
 
+_BIAS: dict[str, Any] = {"bias_correction": True}
+_FEW: dict[str, Any] = {
+    **_BIAS, "maximize": False, "lr_decay": 0.0, "dampening": 0.0, "grad_averaging": False,
+    "adapt": True, "norm_bounds": (0.0, math.inf),
+}  # fmt: skip
+_PLAIN: dict[str, dict[str, Any]] = {"torch": _BIAS, "deepspeed": {}, "optax": _FEW, "keras": _FEW}
+"""What other hyper-parameters must be, since the package lacks them."""
+
+
 def check_alike(rule: str, h: Mapping[str, Any], package: str) -> None:
-    """Raises ValueError where the rule's convention here is not that of the package."""
+    """Raises ValueError where the rule with these numbers takes other steps than the package's, of
+    the same name and with the same numbers: for its convention, or what the package lacks."""
+    for key, plain in _PLAIN[package].items():
+        if key in h and h[key] != plain:
+            raise ValueError(f"{package} has no {key} of {rule}; here it is {h[key]!r}")
     own = h.get("convention")
     if own is None:
         return
+    if package == "deepspeed":
+        package = "torch"
     if h.get("eps_inside_sqrt"):
         own = "keras"
     exact = rule in ("adam", "adamw") and h["amsgrad"] and "optax" in (own, package)

@@ -55,6 +55,7 @@ def take_over(
     read_state: Callable[[str, Mapping[str, Any], str, Mapping[str, Any]], Found | None],
     *,
     package: str = "torch.optim",
+    convention: str = "torch",
     names: Sequence[str] | None,
     keep: bool | Collection[str],
     step: int | None = None,
@@ -74,7 +75,7 @@ def take_over(
             one = read_state(live.rule.rule, live.h, name, state)
             if one is not None:
                 found[name] = one
-    common.put_in(optimizer, groups, found, package=package, step=step)
+    common.put_in(optimizer, groups, found, package=package, convention=convention, step=step)
 
 
 def _matched(

@@ -88,7 +88,6 @@ LAYOUTS = {
 """By the name of the rule here, in the order of the registry."""
 
 _PLAIN = {
-    "bias_correction": True,
     "form": "torch",
     "beta1": None,
     "relative_step": True,
@@ -130,9 +129,7 @@ def group_to(rule: str, h: Mapping[str, Any], number: int = 0) -> dict[str, Any]
     """PyTorch's group, but for ``params``. Raises ValueError for what PyTorch's class lacks."""
     layout = LAYOUTS[rule]
     where = f"torch.optim.{layout.name} (group {number})"
-    for key, plain in _PLAIN.items():
-        if key in h and h[key] != plain:
-            raise ValueError(f"{where} has no {key}; here it is {h[key]!r}")
+    _check_plain(rule, h)
     weight, mode = h["weight_decay"], h["decay_mode"]
     modes = {None: ("l2", "decoupled"), True: ("decoupled",), False: ("l2",)}[layout.decoupled]
     if weight and (mode not in modes or "weight_decay" not in layout.hyper):
@@ -150,6 +147,14 @@ def group_to(rule: str, h: Mapping[str, Any], number: int = 0) -> dict[str, Any]
     return group
 
 
+def _check_plain(rule: str, h: Mapping[str, Any]) -> None:
+    for key, plain in _PLAIN.items():
+        if key in h and h[key] != plain:
+            raise ValueError(
+                f"torch.optim.{LAYOUTS[rule].name} has no {key}; here it is {h[key]!r}"
+            )
+
+
 def _triple(x: Any, where: str) -> tuple[float, ...]:
     triple = JORDAN if x == "jordan" else x
     if isinstance(triple, str) or not all(isinstance(one, float) for one in triple):
@@ -165,9 +170,10 @@ def state_from(
 ) -> Found | None:
     """One parameter's state from PyTorch's, for a group with the numbers h; None for one without.
 
-    Raises ValueError for an entry that says other than what h gives.
+    Raises ValueError for an entry that says other than what h gives, and for what PyTorch lacks.
     """
     layout = LAYOUTS[rule]
+    _check_plain(rule, h)
     arrays = {key: x for key, x in state.items() if x is not None}
     if rule == "sgd" and not h["momentum"]:  # it has no state, however many steps were done
         return Found(None, {key: x for key, x in arrays.items() if key != "momentum_buffer"})

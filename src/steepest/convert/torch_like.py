@@ -79,8 +79,9 @@ def from_deepspeed(
         return Found(step, arrays)
 
     take_over(
-        state_dict, optimizer, _deepspeed_group, state, package="DeepSpeed", names=names, keep=keep
-    )
+        state_dict, optimizer, _deepspeed_group, state,
+        package="DeepSpeed", convention="deepspeed", names=names, keep=keep,
+    )  # fmt: skip
 
 
 def _deepspeed_group(rule: str, group: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def to_deepspeed(optimizer: Optimizer, *, tensors: bool = True) -> dict[str, Any
     common.only_rule(optimizer, _RULES, "DeepSpeed")
     groups: list[dict[str, Any]] = []
     state: dict[int, dict[str, Any]] = {}
-    for number, one in enumerate(common.take_out(optimizer, "DeepSpeed", "torch")):
+    for number, one in enumerate(common.take_out(optimizer, "DeepSpeed", "deepspeed")):
         for key in ("amsgrad", "maximize"):
             if one.h.get(key):
                 raise ValueError(f"DeepSpeed has no {key}, which group {one.group} goes by")
