@@ -10,9 +10,14 @@ import steepest as st
 from steepest.optimizers import RULES
 
 pytestmark = pytest.mark.torch
-optax = pytest.importorskip("optax")
-jax = pytest.importorskip("jax")
-jax.config.update("jax_enable_x64", True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def peers():
+    global optax, jax
+    optax, jax = pytest.importorskip("optax"), pytest.importorskip("jax")
+    jax.config.update("jax_enable_x64", True)
+
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-13}
 B = {"b1": 0.8, "b2": 0.95}
@@ -201,6 +206,17 @@ def test_a_schedule_needs_the_step_that_optax_does_not_store():
         st.convert.from_optax(peer.state, opt)
     st.convert.from_optax(peer.state, opt, step=4)
     assert opt.updates == 4
+
+
+def test_the_count_of_a_schedule_is_that_of_rules_without_one():
+    peer = Peer(optax.sgd(optax.constant_schedule(RATE), 0.9), tree(0))
+    for t in range(3):
+        peer.step(tree(10 + t))
+    opt, p = here("sgd_momentum", peer.values(), lr=st.schedules.cosine(0.1, steps=9))
+    st.convert.from_optax(peer.state, opt)
+    assert (opt.updates, int(opt.state["out.b"]["step"])) == (3, 3)
+    state = st.convert.to_optax(opt, peer.tx.init(p))
+    assert int(state[1].count) == 3
 
 
 # What is refused

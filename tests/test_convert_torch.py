@@ -12,7 +12,13 @@ from steepest.convert import torch_layout
 from steepest.optimizers import RULES
 
 pytestmark = pytest.mark.torch
-torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def peers():
+    global torch
+    torch = pytest.importorskip("torch")
+
 
 SHAPES = {"a": (4, 3), "b": (3,), "c": (2, 3, 2)}
 CLOSE = {"rtol": 1e-12, "atol": 1e-13}
@@ -62,7 +68,8 @@ def start(rule, seed=1):
 class Peer:
     """PyTorch's class of a rule, stepped with gradients by name."""
 
-    def __init__(self, rule, params, hyper, dtype=torch.float64, named=False):
+    def __init__(self, rule, params, hyper, dtype=None, named=False):
+        dtype = dtype or torch.float64
         self.params = {
             k: torch.nn.Parameter(torch.tensor(x, dtype=dtype)) for k, x in params.items()
         }
@@ -388,23 +395,25 @@ def damaged(change):
     return state_dict, opt
 
 
-def put(key, x):
-    return lambda sd: sd["state"][1].__setitem__(key, x)
+def put(key, made):
+    return lambda sd: sd["state"][1].__setitem__(key, made())
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (put("exp_avg", torch.zeros(4)), r"'exp_avg' of parameter 'b' has shape \(4,\); .*\(3,\)"),
-        (put("exp_avg", torch.zeros(3, dtype=torch.int64)), "'exp_avg' of parameter 'b' has dtype"),
-        (put("exp_avg", torch.zeros(3) * 1j), "'exp_avg' of parameter 'b' has dtype complex"),
-        (put("exp_avg", "text"), "'exp_avg' of parameter 'b' has dtype <U4"),
-        (put("extra", torch.zeros(3)), r"parameter 'b' has the states \['exp_avg', .*'extra'\]"),
-        (put("max_exp_avg_sq", torch.zeros(3)), "parameter 'b' has the states"),
-        (put("step", torch.tensor(1.5)), "step of parameter 'b' = 1.5: expected a count"),
-        (put("step", torch.tensor(float("nan"))), "step of parameter 'b' = nan"),
-        (put("step", -1), "step of parameter 'b' = -1"),
-        (put("step", torch.zeros(2)), "step of parameter 'b' = .*expected one number"),
+        (put("exp_avg", lambda: torch.zeros(4)),
+         r"'exp_avg' of parameter 'b' has shape \(4,\); .*\(3,\)"),
+        (put("exp_avg", lambda: torch.zeros(3).long()), "'exp_avg' of parameter 'b' has dtype int"),
+        (put("exp_avg", lambda: torch.zeros(3) * 1j), "'exp_avg' of parameter 'b' has dtype comp"),
+        (put("exp_avg", lambda: "text"), "'exp_avg' of parameter 'b' has dtype <U4"),
+        (put("extra", lambda: torch.zeros(3)),
+         r"parameter 'b' has the states \['exp_avg', .*'extra'\]"),
+        (put("max_exp_avg_sq", lambda: torch.zeros(3)), "parameter 'b' has the states"),
+        (put("step", lambda: torch.tensor(1.5)), "step of parameter 'b' = 1.5: expected a count"),
+        (put("step", lambda: torch.tensor(float("nan"))), "step of parameter 'b' = nan"),
+        (put("step", lambda: -1), "step of parameter 'b' = -1"),
+        (put("step", lambda: torch.zeros(2)), "step of parameter 'b' = .*expected one number"),
         (lambda sd: sd["state"][1].pop("step"), "parameter 'b' has no step"),
         (lambda sd: sd["state"][1].pop("exp_avg"), "parameter 'b' has the states"),
         (lambda sd: sd["state"].__setitem__(9, {}), "state 9 belongs to no parameter"),
