@@ -130,6 +130,9 @@ def test_training_goes_on_in_torch(rule, hyper, close):
         peer.step(g)
         opt.step(g)
     assert_close(p, peer.values(), close)
+    theirs = peer.opt.state_dict()["state"]
+    for i, state in st.convert.to_torch(opt)["state"].items():
+        assert_close(state, theirs[i], close)
 
 
 @pytest.mark.parametrize(("rule", "hyper", "close"), CASES, ids=label)

@@ -16,8 +16,9 @@ from steepest.arrays import Array
 from steepest.optimizers import Optimizer
 from steepest.optimizers.live import LiveGroup
 
-__all__ = ["Found", "Taken", "array_of", "check_alike", "checked", "count_of", "in_order",
-           "number_of", "put_in", "rescaled", "take_out", "warmed"]  # fmt: skip
+__all__ = ["Found", "Taken", "array_of", "check_alike", "checked", "count_of", "in_order", "lives",
+           "merged", "number_of", "only_rule", "put_in", "rescaled", "take_out",
+           "warmed"]  # fmt: skip
 
 _AVERAGES = ("ema", "average")
 """Arrays that no step reads: they stay behind."""
