@@ -3,6 +3,7 @@
 A test loops over n until nothing fails any more, so that every point is met.
 """
 
+import ctypes
 import itertools
 import os
 import signal
@@ -56,3 +57,40 @@ def interrupted_at(n, call):
         assert signal.getsignal(signal.SIGINT) is handler
         signal.signal(signal.SIGINT, before)
     return False
+
+
+TRACE_ME, TO_NEXT_CALL = 0, 24  # PTRACE_TRACEME and PTRACE_SYSCALL of Linux
+
+
+def killed_at_stop(n, call):
+    """Whether a child process that makes the call was killed at its n-th stop: the kernel stops it
+    as it enters and as it leaves each system call. None where the system allows no tracing.
+
+    For Linux, in a process without threads that matter.
+    """
+    trace = ctypes.CDLL(None, use_errno=True).ptrace
+    trace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+    trace.restype = ctypes.c_long
+    child = os.fork()
+    if child == 0:
+        if trace(TRACE_ME, 0, None, None) != 0:
+            os._exit(77)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        call()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if os.WIFEXITED(status):
+        return None
+    for _ in range(n):
+        if trace(TO_NEXT_CALL, child, None, None) != 0:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return None
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0
+            return False
+        assert os.WSTOPSIG(status) == signal.SIGTRAP
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return True

@@ -2,6 +2,7 @@
 
 import dataclasses
 import doctest
+import json
 import math
 import signal
 
@@ -82,6 +83,92 @@ def test_clips_can_be_stored():
     for clip in (st.clip.value(0.5), st.clip.norm(1.5), st.clip.global_norm(0.1)):
         back = values.loads(values.dumps(clip, "x"), "x")
         assert back == clip and type(back) is type(clip)
+
+
+BITS = ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"]
+
+
+def generator(name, seed=(3, 5)):
+    """In the midst of a buffer and of a 64-bit number."""
+    rng = np.random.Generator(getattr(np.random, name)(seed))
+    rng.normal(size=3)
+    rng.integers(9, dtype=np.int32)
+    return rng
+
+
+@pytest.mark.parametrize("name", BITS)
+@pytest.mark.parametrize("seed", [7, (3, 5), None, np.random.SeedSequence(4).spawn(2)[1]], ids=str)
+def test_generators_go_on_where_they_were(tmp_path, name, seed):
+    rng = generator(name, seed)
+    rng.spawn(2)
+    opt = st.SGD(np.ones(1))
+    save(tmp_path / "run", opt, extra={"rngs": [rng], "epoch": 1})
+    again = st.load(tmp_path / "run", opt).extra["rngs"][0]
+    assert type(again.bit_generator) is type(rng.bit_generator)
+    for one, other in ((rng, again), (rng.spawn(1)[0], again.spawn(1)[0])):
+        assert one.integers(2**31, size=700, dtype=np.int32).tolist() == (
+            other.integers(2**31, size=700, dtype=np.int32).tolist()
+        )
+        np.testing.assert_array_equal(one.normal(size=9), other.normal(size=9))
+
+
+def test_a_generator_with_a_key_of_its_own_goes_on(tmp_path):
+    rng = np.random.Generator(np.random.Philox(key=3))
+    again = values.loads(values.dumps(rng, "x"), "x")
+    np.testing.assert_array_equal(rng.normal(size=9), again.normal(size=9))
+
+
+def test_bit_generators_of_others_are_refused():
+    class Own(np.random.PCG64):
+        pass
+
+    with pytest.raises(CheckpointError, match="x goes by the bit generator Own; expected one of"):
+        values.dumps(np.random.Generator(Own(1)), "x")
+
+
+def at(place, value):
+    def change(items):
+        *path, last = place
+        for step in path:
+            items = items[step]
+        items[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("MT19937", at([1, "state", "pos"], 625)),
+        ("MT19937", at([1, "state", "pos"], -1)),
+        ("MT19937", at([1, "state", "pos"], True)),
+        ("MT19937", at([1, "state", "key"], [1, 2])),
+        ("MT19937", at([1, "state", "key", 5], 2**40)),
+        ("Philox", at([1, "buffer_pos"], -5)),
+        ("Philox", at([1, "buffer_pos"], 2**40)),
+        ("Philox", at([1, "buffer"], [])),
+        ("PCG64", at([1, "state", "state"], -1)),
+        ("PCG64", at([1, "state", "inc"], 2**130)),
+        ("PCG64", at([1, "bit_generator"], "MT19937")),
+        ("PCG64", at([1, "has_uint32"], 7.5)),
+        ("PCG64", at([1], {})),
+        ("PCG64", at([1], [])),
+        ("PCG64", at([0], "Generator")),
+        ("PCG64", at([0], ["PCG64"])),
+        ("PCG64", at([2, 2], 2**40)),
+        ("PCG64", at([2, 2], 1)),
+        ("PCG64", at([2, 0], -1)),
+        ("PCG64", at([2, 3], "x")),
+        ("PCG64", at([2], 5)),
+    ],
+)
+def test_generators_that_are_none_are_refused(name, change):
+    """Some of these NumPy would take, and then read beyond its buffers."""
+    tree = json.loads(values.dumps(generator(name), "x"))
+    values.loads(json.dumps(tree), "x")
+    change(tree["$generator"])
+    with pytest.raises(CheckpointError, match=r"^x: "):
+        values.loads(json.dumps(tree), "x")
 
 
 @pytest.mark.parametrize("frozen", [True, False])

@@ -110,6 +110,7 @@ FLOORS = [
     "history",
     "torch",
     "checkpoint",
+    "convert",
     "optimizers",
     "matrix",
     "information",

@@ -11,6 +11,7 @@ array([-0.1,  0.1,  0. ])
 from steepest import average as average
 from steepest import checkpoint as checkpoint
 from steepest import clip as clip
+from steepest import convert as convert
 from steepest import filters as filters
 from steepest import initializers as initializers
 from steepest import logs as logs

@@ -77,8 +77,8 @@ def save(
     """Writes parameters and state of an optimizer to a file, which is replaced as a whole.
 
     params: the model's arrays, nested as for an optimizer, if there are more than the optimizer
-    steps. extra: a dict of numbers, strings, None, lists, tuples and dicts. arrays: further arrays
-    by name.
+    steps. extra: a dict of numbers, strings, None, lists, tuples, dicts and NumPy's random
+    generators. arrays: further arrays by name.
 
     Raises CheckpointError for what cannot be stored, such as a learning rate that is a function of
     one's own; TypeError for what is no array; OSError. After any exception, Ctrl-C or a kill there

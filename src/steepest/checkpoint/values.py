@@ -6,6 +6,7 @@ begins with ``$``:
     {"$tuple": [...]}    {"$float": "inf"}    {"$numpy": ["float32", 0.1]}
     {"$dict": [[key, value], ...]}           for keys that are no strings or begin with $
     {"$object": ["schedules.cosine", {field: value}]}
+    {"$generator": ["PCG64", state, seed sequence]}             a numpy.random.Generator
 
 An object is made by its class, which checks the fields. Only the classes that ``classes`` lists can
 be named: a file never says what to import or call. Finite floats read back to the same bits.
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from steepest import average, clip, filters, regularize, schedules
+from steepest.checkpoint import generators
 from steepest.checkpoint.container import parse
 from steepest.checkpoint.error import CheckpointError
 
@@ -93,6 +95,8 @@ def _encoded(x: Any, what: str) -> Any:
     elif isinstance(x, (list, tuple)):
         items = [_encoded(y, f"{what}[{i}]") for i, y in enumerate(x)]
         return items if isinstance(x, list) else {"$tuple": items}
+    elif kind is np.random.Generator:
+        return {"$generator": _encoded(generators.parts(x, what), what)}
     else:
         name = next((name for name, known in classes().items() if known is kind), None)
         if name is not None:
@@ -131,7 +135,7 @@ def _parts(x: Any, what: str) -> list[Any]:
 
 def _advice(x: Any) -> str:
     if isinstance(x, np.ndarray):
-        return "give arrays as arrays={name: array}"
+        return "give arrays as arrays={name: array}, and a random generator itself"
     if callable(x):
         return (
             "of all callables only the schedules of steepest.schedules can: use one of them, or "
@@ -166,6 +170,8 @@ def _decoded(x: Any, known: dict[str, type[Any]]) -> Any:
     if key == "$numpy":
         name, value = items
         return _NUMPY[name](value)
+    if key == "$generator":
+        return generators.made(*items)
     if key == "$object":
         return _made(items, known)
     raise CheckpointError(f"{key} has no meaning")

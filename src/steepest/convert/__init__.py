@@ -1,0 +1,36 @@
+"""Converters: the state of optimizers of other packages, here; and the state here, there.
+
+Training goes on within rounding: names, counts and arrays are matched and checked, and formulas
+that differ are refused. See docs/converting.md.
+
+>>> import numpy as np, steepest as st
+>>> opt = st.AdamW({"w": np.ones((2, 3))}, lr=0.01)
+>>> opt.step({"w": np.ones((2, 3))})
+>>> state_dict = st.convert.to_torch(opt, tensors=False)
+>>> again = st.AdamW({"w": np.ones((2, 3))})
+>>> st.convert.from_torch(state_dict, again)
+>>> again.updates, again.param_groups[0]["lr"]
+(1, 0.01)
+"""
+
+from steepest.convert.keras import from_keras as from_keras
+from steepest.convert.keras import to_keras as to_keras
+from steepest.convert.optax import from_optax as from_optax
+from steepest.convert.optax import to_optax as to_optax
+from steepest.convert.torch import from_torch as from_torch
+from steepest.convert.torch import to_torch as to_torch
+from steepest.convert.torch_like import from_bitsandbytes as from_bitsandbytes
+from steepest.convert.torch_like import from_deepspeed as from_deepspeed
+from steepest.convert.torch_like import to_deepspeed as to_deepspeed
+
+__all__ = [
+    "from_bitsandbytes",
+    "from_deepspeed",
+    "from_keras",
+    "from_optax",
+    "from_torch",
+    "to_deepspeed",
+    "to_keras",
+    "to_optax",
+    "to_torch",
+]

@@ -1,0 +1,327 @@
+"""What all converters share: arrays of others, whose parameter is whose, and putting state in.
+
+A converter first collects, for each parameter here, its count of steps and its arrays. ``put_in``
+then checks names, keys, shapes and types, and hands all of it to ``load_state_dict``, which takes
+it as a whole or not at all.
+"""
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from steepest.arrays import Array
+from steepest.optimizers import Optimizer
+from steepest.optimizers.live import LiveGroup
+
+__all__ = ["Found", "Taken", "array_of", "check_alike", "checked", "count_of", "in_order", "lives",
+           "merged", "number_of", "only_rule", "put_in", "rescaled", "take_out",
+           "warmed"]  # fmt: skip
+
+_AVERAGES = ("ema", "average")
+"""Arrays that no step reads: they stay behind."""
+_BESIDE = ("l1", "regularize", "filter", "lookahead", "cautious")
+"""Options that change steps and that no other package has."""
+
+
+@dataclass
+class Found:
+    """What another package keeps of one parameter. step: None where it does not count."""
+
+    step: int | None
+    arrays: dict[str, Any]
+
+
+@dataclass
+class Taken:
+    """One parameter here. h: the numbers of its group, schedules evaluated for the next step."""
+
+    name: str
+    param: Array
+    group: int
+    h: dict[str, Any]
+    step: int
+    state: dict[str, Array]
+
+
+# What others hand over
+
+
+def array_of(x: Any, what: str) -> Array:
+    """x as a NumPy array: an array, a tensor of any device, a variable. Quantised tensors are
+    dequantised. Raises TypeError for what is none, or not floating."""
+    if hasattr(x, "full_tensor"):
+        raise TypeError(f"{what} is split over processes; gather it first, with full_tensor()")
+    if hasattr(x, "dequantize") and hasattr(x, "codes"):
+        x = x.dequantize()
+    if hasattr(x, "detach"):
+        x = x.detach().cpu()
+        x = x.float() if "bfloat16" in str(x.dtype) else x
+    try:
+        found = x.numpy() if hasattr(x, "numpy") else np.asarray(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{what} is a {type(x).__name__}, no array: {error}") from error
+    if not isinstance(found, (np.ndarray, np.generic)):
+        raise TypeError(f"{what} is a {type(x).__name__}, no array")
+    return np.asarray(found.astype(np.float32) if found.dtype.name == "bfloat16" else found)
+
+
+def number_of(x: Any, what: str) -> float:
+    """x as a number. Raises TypeError or ValueError."""
+    found = array_of(x, what)
+    if found.shape not in ((), (1,)) or found.dtype.kind not in "iuf":
+        raise ValueError(f"{what} = {x!r}: expected one number")
+    return float(found.reshape(()))
+
+
+def count_of(x: Any, what: str) -> int:
+    """x, a number or a tensor of one, as a count of steps. Raises TypeError or ValueError."""
+    number = number_of(x, what)
+    if not (math.isfinite(number) and number == int(number) and 0 <= number < 2**53):
+        raise ValueError(f"{what} = {number!r}: expected a count of steps")
+    return int(number)
+
+
+def checked(x: Any, like: Array, name: str, key: str) -> Array:
+    """x as the state `key` of a parameter: of the shape of `like`, and cast to its type.
+
+    Raises ValueError for another shape and for numbers beyond that type, TypeError for what is not
+    floating.
+    """
+    what = f"state {key!r} of parameter {name!r}"
+    found = array_of(x, what)
+    if found.dtype.kind != "f":
+        raise TypeError(f"{what} has dtype {found.dtype}; expected floating numbers")
+    if found.shape != like.shape:
+        raise ValueError(f"{what} has shape {found.shape}; expected {like.shape}")
+    with np.errstate(over="ignore"):
+        cast: Array = found.astype(like.dtype)
+    if not np.array_equal(np.isfinite(cast), np.isfinite(found)):
+        raise ValueError(f"{what} has numbers beyond {like.dtype}; keep the parameters in double")
+    return cast
+
+
+# Whose parameter is whose
+
+
+def in_order(optimizer: Optimizer, names: Sequence[str] | None = None) -> list[str]:
+    """The optimizer's names in the order of `names`, or else in that in which its parameters were
+    given (``exclude`` and ``overrides`` sort them into groups). Raises ValueError where `names` are
+    not all of its names."""
+    own = [name for group in optimizer.param_groups for name in group["param_names"]]
+    if names is None:
+        given = sorted(zip(optimizer._order, own, strict=True))
+        return [name for _, name in given]
+    names = list(names)
+    if sorted(names) != sorted(own):
+        missing, unknown = sorted(set(own) - set(names)), sorted(set(names) - set(own))
+        raise ValueError(
+            f"names: missing {missing}, unknown {unknown}; expected each name of the optimizer once"
+        )
+    return names
+
+
+# Conventions
+
+_ALIKE: dict[str, tuple[set[str], ...]] = {
+    "sgd": ({"torch", "optax", "keras", "paper"},),  # `rescaled` sees to lr
+    "adagrad": ({"torch", "paper"}, {"optax"}, {"keras"}),
+    "rmsprop": ({"torch"}, {"optax", "keras", "paper"}),
+    "adam": ({"torch", "optax", "paper"}, {"keras"}),
+    "adamw": ({"torch", "optax"}, {"keras"}),
+    "adamax": ({"torch", "optax"}, {"keras"}),
+    "yogi": ({"paper", "optax"},),  # they differ only in how m starts
+}
+"""Conventions of a rule that make the same steps from the same state."""
+
+
+_BIAS: dict[str, Any] = {"bias_correction": True}
+_FEW: dict[str, Any] = {
+    **_BIAS, "maximize": False, "lr_decay": 0.0, "dampening": 0.0, "grad_averaging": False,
+    "adapt": True, "norm_bounds": (0.0, math.inf),
+}  # fmt: skip
+_PLAIN: dict[str, dict[str, Any]] = {"torch": _BIAS, "deepspeed": {}, "optax": _FEW, "keras": _FEW}
+"""What other hyper-parameters must be, since the package lacks them."""
+
+
+def check_alike(rule: str, h: Mapping[str, Any], package: str) -> None:
+    """Raises ValueError where the rule with these numbers takes other steps than the package's, of
+    the same name and with the same numbers: for its convention, or what the package lacks."""
+    for key, plain in _PLAIN[package].items():
+        if key in h and h[key] != plain:
+            raise ValueError(f"{package} has no {key} of {rule}; here it is {h[key]!r}")
+    own = h.get("convention")
+    if own is None:
+        return
+    if package == "deepspeed":
+        package = "torch"
+    if h.get("eps_inside_sqrt"):
+        own = "keras"
+    exact = rule in ("adam", "adamw") and h["amsgrad"] and "optax" in (own, package)
+    alike = ({own},) if exact else _ALIKE.get(rule, ({own},))
+    if not any({own, package} <= names for names in alike):
+        raise ValueError(
+            f"the formula of {rule} is another in {package}: make the optimizer with "
+            f"convention={package!r} (here it is {h['convention']!r}; see docs/conventions.md)"
+        )
+
+
+def rescaled(h: Mapping[str, Any], package: str, back: bool = False) -> float:
+    """What the package's velocity of SGD is multiplied by to be ours; `back`, what ours is.
+
+    In Keras and papers lr is within it, in Keras with the other sign. Between the two the present
+    lr is taken, which is exact as long as lr does not change. Raises ValueError where lr is 0.
+    """
+    inside, theirs = h["convention"] in ("keras", "paper"), package == "keras"
+    sign = -1.0 if theirs else 1.0
+    if inside == theirs:
+        return sign
+    if h["lr"] == 0.0:
+        raise ValueError(
+            "the velocity of SGD cannot be converted while lr is 0: "
+            "it contains lr on one of the two sides"
+        )
+    return sign * float(h["lr"]) if inside != back else sign / float(h["lr"])
+
+
+def warmed(beta: float, decay: float, t: int) -> float:
+    """NAdam's μ₁ · … · μₜ."""
+    product = 1.0
+    for i in range(1, t + 1):
+        product *= beta * (1.0 - 0.5 * math.pow(0.96, i * decay))
+        if product == 0.0:
+            break
+    return product
+
+
+# In and out
+
+
+def _scheduled(x: Any) -> bool:
+    return callable(x) or (isinstance(x, tuple) and any(map(callable, x)))
+
+
+def _kept(key: str, own: Any, keep: bool | Collection[str]) -> bool:
+    return keep is True or _scheduled(own) or (not isinstance(keep, bool) and key in keep)
+
+
+def merged(
+    optimizer: Optimizer,
+    hyper: Sequence[Mapping[str, Any]] | None,
+    keep: bool | Collection[str],
+) -> list[dict[str, Any]]:
+    """The groups' dicts with the hyper-parameters of others; schedules and what is kept stay."""
+    if isinstance(keep, str):
+        raise TypeError(f"keep = {keep!r}: expected True, or a list of names")
+    groups = [{k: x for k, x in g.items() if k != "params"} for g in optimizer.param_groups]
+    for group, other in zip(groups, hyper or [{}] * len(groups), strict=True):
+        taken = {k: x for k, x in other.items() if not _kept(k, group.get(k), keep)}
+        group.update(taken)
+    return groups
+
+
+def only_rule(optimizer: Any, rules: Collection[str], package: str) -> None:
+    """Raises TypeError or ValueError for an optimizer that the package has no counterpart of."""
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer is a {type(optimizer).__name__}; it has no state to convert")
+    for group in optimizer.param_groups:
+        rule = group.get("rule", optimizer.rule)
+        if rule not in rules or rule != optimizer.rule:
+            raise ValueError(
+                f"{package} has no {optimizer.rule} with groups of {rule} that could be converted; "
+                f"there are {', '.join(rules)}"
+            )
+
+
+def lives(optimizer: Optimizer, groups: Sequence[Mapping[str, Any]], count: int) -> Iterator[Any]:
+    """For each group: its rule with its numbers after `count` updates."""
+    for group in groups:
+        yield LiveGroup(optimizer._rule_of(group), group, count)
+
+
+def put_in(
+    optimizer: Optimizer,
+    groups: list[dict[str, Any]],
+    found: Mapping[str, Found],
+    *,
+    package: str,
+    convention: str = "torch",
+    step: int | None = None,
+    updates: int | None = None,
+) -> None:
+    """Gives the optimizer the state of each parameter in `found`, and to others a new one.
+
+    groups: as ``merged`` gave them. step: the count where the package has none. Raises ValueError
+    or TypeError, naming parameter and key; nothing was changed then.
+    """
+    stepped = [x.step for x in found.values() if x.step is not None]
+    count = updates if updates is not None else max(stepped, default=step or 0)
+    if updates is None and step is None and any(x.step is None for x in found.values()):
+        count = max(count, 1)
+    state: dict[str, dict[str, Any]] = {}
+    for live, own, group in zip(
+        lives(optimizer, groups, count), optimizer.param_groups, groups, strict=True
+    ):
+        check_alike(live.rule.rule, live.h, convention)
+        for name, p in zip(own["param_names"], own["params"], strict=True):
+            state[name] = _state(optimizer, live, group, name, p, found.get(name), step, package)
+    state_dict = optimizer.state_dict()
+    state_dict |= {"state": state, "param_groups": groups, "updates": count, "skipped": 0}
+    optimizer.load_state_dict(state_dict | {"clip_history": {}})
+
+
+def _state(
+    optimizer: Optimizer,
+    live: Any,
+    group: Mapping[str, Any],
+    name: str,
+    p: Array,
+    given: Found | None,
+    step: int | None,
+    package: str,
+) -> dict[str, Any]:
+    if lacking := [k for k in live.of_stages if given is None or k not in given.arrays]:
+        raise ValueError(
+            f"{package} has no state {lacking[0]!r} of parameter {name!r}, which the options here "
+            "ask for; make the optimizer without them"
+        )
+    fresh = {key: optimizer._new_array(key, p, name, live) for key in live.keys(p)}
+    rule = live.rule
+    fresh |= {key: np.array(rule.initial_number(key, live.h)) for key in rule.scalars(live.h)}
+    if given is None:
+        return {"step": 0, **fresh}
+    if set(given.arrays) != set(fresh):
+        raise ValueError(
+            f"parameter {name!r} has the states {sorted(given.arrays)} there; {rule.rule} with "
+            f"these hyper-parameters has {sorted(fresh)}"
+        )
+    t = given.step if given.step is not None else step
+    if t is None:
+        timed = [k for k in rule._hyper_names if _scheduled(group[k])]
+        if timed or group.get("lr_decay"):
+            raise ValueError(
+                f"{package} does not store how many steps {rule.rule} has done, and "
+                f"{(timed or ['lr_decay'])[0]} here goes by it: give step="
+            )
+        t = 1
+    arrays = {key: checked(x, fresh[key], name, key) for key, x in given.arrays.items()}
+    return {"step": t, **arrays}
+
+
+def take_out(optimizer: Optimizer, package: str, convention: str) -> list[Taken]:
+    """All parameters, in the order of the groups. Raises ValueError for what the package lacks."""
+    state_dict = optimizer.state_dict()
+    taken = []
+    rules = lives(optimizer, state_dict["param_groups"], optimizer.updates)
+    for i, (live, group) in enumerate(zip(rules, optimizer.param_groups, strict=True)):
+        check_alike(live.rule.rule, live.h, convention)
+        for option in _BESIDE:
+            if live.h[option]:
+                raise ValueError(f"{package} has no {option}, which group {i} goes by")
+        for name, p in zip(group["param_names"], group["params"], strict=True):
+            state = {k: x for k, x in state_dict["state"][name].items() if k not in _AVERAGES}
+            step = int(state.pop("step"))
+            taken.append(Taken(name, p, i, live.h, step, state))
+    return taken
