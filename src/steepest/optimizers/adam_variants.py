@@ -441,6 +441,7 @@ class Sophia(Optimizer):
 
     decay_mode = "decoupled"
     read_only = ("hessian",)
+    takes = ("update_hessian",)
     ranges: ClassVar = {"rho": (0.0, math.inf, False)}
 
     def __init__(

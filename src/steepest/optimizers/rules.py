@@ -57,6 +57,8 @@ class Rule(ABC):
     """Whether ``prepare``, in Python, computes the step, which the engine then takes over."""
     conventions: ClassVar[Mapping[str, str]] = {}
     """The dialects of the formula, the default first: whose it is, and how it differs."""
+    takes: ClassVar[tuple[str, ...]] = ()
+    """Methods that take one array for each parameter, as ``step`` does."""
     copies: ClassVar[bool] = False
     """Whether ``prepare`` is given copies of the state, to be changed in place."""
     values: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {}

@@ -26,7 +26,7 @@ def made(rule: Any, module: str) -> type[Optimizer]:
         "__module__": module,
         "__signature__": signature,
     }
-    for name in _forwarded(rule):
+    for name in rule.takes:
         members[name] = _forward(rule, name)
     return type(rule.__name__, (Optimizer,), members)
 
@@ -54,16 +54,6 @@ def _documentation(rule: Any) -> str:
         "The options that all optimizers share (clip, ema, l1, ...) are given by keyword. foreach "
         "and fused change nothing; capturable and differentiable raise ValueError."
     )
-
-
-def _forwarded(rule: Any) -> list[str]:
-    """The rule's methods that take arrays and are no other optimizer's: Sophia's, for one."""
-    known = set(dir(Optimizer)) | set(dir(rule.__mro__[-1]))
-    base = next(x for x in rule.__mro__ if x.__module__ == "steepest.optimizers.base")
-    known |= set(dir(base))
-    return [name for name in dir(rule) if not name.startswith("_") and name not in known
-            and inspect.isfunction(getattr(rule, name))
-            and "optimizer" in (getattr(rule, name).__doc__ or "")]  # fmt: skip
 
 
 def _forward(rule: Any, name: str) -> Any:
