@@ -1,7 +1,7 @@
 """Accelerate: a training loop of one's own, with accumulated gradients, clipping and checkpoints.
 
-    pip install "steepest[torch]" accelerate
-    python accelerate_loop.py          # or: accelerate launch --cpu accelerate_loop.py
+pip install "steepest[torch]" accelerate
+python accelerate_loop.py          # or: accelerate launch --cpu accelerate_loop.py
 """
 
 import tempfile

@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 import steepest as st
 from steepest.torch import AdamW
 
-# Clipping is a part of the step here, of any kind in st.clip; the Trainer's max_grad_norm works too.
+# Here clipping is a part of the step, of any kind in st.clip; max_grad_norm works too.
 OURS = {"lr": 3e-3, "betas": (0.9, 0.98), "clip": st.clip.global_norm(1.0)}
 
 

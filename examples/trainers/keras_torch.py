@@ -1,7 +1,7 @@
 """Keras 3 over PyTorch: a Keras optimizer whose step is ours, and a training loop without one.
 
-    pip install "steepest[torch]" keras
-    python keras_torch.py
+pip install "steepest[torch]" keras
+python keras_torch.py
 """
 
 import os
@@ -43,7 +43,10 @@ class FusedAdamW(keras.optimizers.Optimizer):
 
     def _begin(self) -> None:
         groups = [
-            {"params": v.value, "weight_decay": self.weight_decay if self._use_weight_decay(v) else 0}
+            {
+                "params": v.value,
+                "weight_decay": self.weight_decay if self._use_weight_decay(v) else 0,
+            }
             for v in self._trainable_variables
         ]
         # Keras adds another eps than PyTorch, at another place.

@@ -1,7 +1,7 @@
 """Lightning's Trainer: automatic optimisation, its clipping, a scheduler of PyTorch's, resuming.
 
-    pip install "steepest[torch]" lightning
-    python lightning_trainer.py
+pip install "steepest[torch]" lightning
+python lightning_trainer.py
 """
 
 import tempfile
@@ -62,7 +62,7 @@ def train(
         gradient_clip_val=1.0,  # by norm, of all gradients together, before our step
         enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
     )  # fmt: skip
-    trainer.fit(module, batches(), ckpt_path=resume)
+    trainer.fit(module, batches(), ckpt_path=resume, weights_only=resume is not None)
     return module, trainer
 
 
