@@ -32,8 +32,8 @@ class Case:
     steps: how many steps are timed in a round. fresh: gradients are new arrays at every step.
     streams: too large for the caches, so that memory is the limit, the yardstick is measured, and
     one visit to the gradient is far from the next. model: the parameters of a real model, where
-    more optimizers take part, and a clipped step ends with ``zero_grad``. note: what differs from the
-    name's promise.
+    more optimizers take part, and a clipped step ends with ``zero_grad``. note: what differs from
+    the name's promise.
     """
 
     name: str

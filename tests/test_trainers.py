@@ -93,7 +93,7 @@ found = {
     assert found["losses"][-1] < 0.7 * found["losses"][0]
     assert found["decays"] == [0.01, 0.0]
     assert found["updates"] == 60 and found["norm"] > 0
-    # Rounding in float32, carried on by 60 steps. The gradients of the keys' biases, which change no
+    # Rounding in float32, carried on by 60 steps. Gradients of the keys' biases, which change no
     # attention, are nothing but rounding, and Adam makes steps of full length of them.
     assert found["losses apart"] < 1e-5
     assert max(x for key, x in found["weights apart"].items() if "c_attn.bias" not in key) < 1e-5
