@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from steepest.optimizers import RULES
+
 pytestmark = pytest.mark.torch
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "trainers"
@@ -137,7 +139,23 @@ ours.run(20)
 theirs = Loop("theirs", torch.optim.AdamW)
 theirs.run(20)
 inner = ours.optimizer.optimizer
+
+def resumes(rule):
+    def made(params, lr, weight_decay):
+        return getattr(steepest.torch, rule)(params)
+
+    whole = Loop(rule, made)
+    whole.run(1)
+    path = whole.save()
+    whole.run(1)
+    resumed = Loop(rule, made)
+    resumed.load(path)
+    resumed.run(1)
+    return all(map(torch.equal, resumed.weights, whole.weights))
+
+rules = [name for name in steepest.torch.__all__ if name != "Optimizer"]
 found = {
+    "resume": {rule: resumes(rule) for rule in rules},
     "losses": ours.losses,
     "losses apart": max(abs(a - b) for a, b in zip(ours.losses, theirs.losses, strict=True)),
     "weights apart": apart(ours.weights, theirs.weights),
@@ -148,6 +166,7 @@ found = {
         tmp_path,
     )
     assert "from the state at half: the same bits" in said
+    assert found["resume"] == {rule.__name__: True for rule in RULES.values()}
     assert found["updates"] == 20 * 256 // 16 // 4
     assert found["rate"] == pytest.approx(1e-2 * 0.99**80)
     assert found["losses"][-1] < 0.2 * found["losses"][0]
