@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.cases import MODELS
 from bench.measure import peak, ratio
 
 TOLERATED = 0.02
@@ -39,6 +40,13 @@ BARS = [
     *(
         Bar(rule, "large", False, "torch foreach", "steepest", bound)
         for rule, bound in _FOREACH.items()
+    ),
+    *(
+        Bar("adamw", model, clipped, rival, ours, 1.0)
+        for model in MODELS
+        for clipped in (False, True)
+        for ours in ("steepest.torch", "steepest")
+        for rival in ("torch fused", "torch foreach", "DeepSpeed")
     ),
 ]
 
@@ -84,9 +92,10 @@ def _allocation(entries: Sequence[dict[str, Any]]) -> Row:
     required = f"≤ {TOLERATED:g}"
     shares = []
     for entry in entries:
-        allocated = entry["rivals"]["steepest"].get("allocated")
-        if allocated is not None:
-            shares.append(peak(allocated) / entry["parameter_bytes"])
+        for name in ("steepest", "steepest.torch"):
+            allocated = entry["rivals"].get(name, {}).get("allocated")
+            if allocated is not None:
+                shares.append(peak(allocated) / entry["parameter_bytes"])
     if not shares:
         return Row(what, required, "not measured", "–")
     return Row(what, required, f"{max(shares):.2g}", "yes" if max(shares) <= TOLERATED else "no")

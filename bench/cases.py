@@ -2,11 +2,12 @@
 
 A case is a list of shapes; a workload is a case stepped by one rule, with or without clipping by
 the global norm. Every case is stepped by AdamW, and the case ``large`` by every rule of the
-registry: a new rule has its row without a line written here.
+registry: a new rule has its row without a line written here. Three cases are the parameters of real
+models, which are stepped as in a training loop of PyTorch.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +31,9 @@ class Case:
 
     steps: how many steps are timed in a round. fresh: gradients are new arrays at every step.
     streams: too large for the caches, so that memory is the limit, the yardstick is measured, and
-    one visit to the gradient is far from the next. note: what differs from the name's promise.
+    one visit to the gradient is far from the next. model: the parameters of a real model, where
+    more optimizers take part, and a clipped step ends with ``zero_grad``. note: what differs from
+    the name's promise.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Case:
     steps: int = 1
     fresh: bool = False
     streams: bool = False
+    model: bool = False
     note: str = ""
 
     @property
@@ -98,12 +102,70 @@ def gpt2_small(divisor: int = 1) -> tuple[Shape, ...]:
     return ((words, width), (positions, width), *(12 * layer), *norm)
 
 
-def _gpt2(smallest_divisor: int, memory: int) -> Case:
+def bert_base(divisor: int = 1) -> tuple[Shape, ...]:
+    """The shapes of BERT base's parameters, uncased and with its pooler.
+
+    The width, the vocabulary and the positions are divided by `divisor`.
+
+    >>> sum(map(math.prod, bert_base()))
+    109482240
+    """
+    width, words, positions = 768 // divisor, 30522 // divisor, 512 // divisor
+    norm: list[Shape] = [(width,), (width,)]
+
+    def dense(inputs: int, outputs: int) -> list[Shape]:
+        return [(outputs, inputs), (outputs,)]
+
+    layer = [
+        *(4 * dense(width, width)), *norm,
+        *dense(width, 4 * width), *dense(4 * width, width), *norm,
+    ]  # fmt: skip
+    embeddings = [(words, width), (positions, width), (2, width), *norm]
+    return (*embeddings, *(12 * layer), *dense(width, width))
+
+
+def resnet50(divisor: int = 1) -> tuple[Shape, ...]:
+    """The shapes of ResNet-50's parameters: convolutions, batch norms and the last layer.
+
+    The numbers of channels and classes are divided by `divisor`.
+
+    >>> sum(map(math.prod, resnet50()))
+    25557032
+    """
+
+    def convolution(inputs: int, outputs: int, size: int) -> list[Shape]:
+        return [(outputs, inputs, size, size), (outputs,), (outputs,)]  # with its batch norm
+
+    channels = 64 // divisor
+    shapes = convolution(3, channels, 7)
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        width = 64 * 2**stage // divisor
+        for block in range(blocks):
+            shapes += convolution(channels, width, 1)
+            shapes += convolution(width, width, 3)
+            shapes += convolution(width, 4 * width, 1)
+            if block == 0:
+                shapes += convolution(channels, 4 * width, 1)  # beside the block
+            channels = 4 * width
+    classes = 1000 // divisor
+    return (*shapes, (classes, channels), (classes,))
+
+
+MODELS: dict[str, tuple[str, Callable[[int], tuple[Shape, ...]]]] = {
+    "resnet50": ("ResNet-50", resnet50),
+    "bert": ("BERT base", bert_base),
+    "gpt2": ("GPT-2 small", gpt2_small),
+}
+"""Real models: what they are called, and their shapes."""
+
+
+def _model(name: str, smallest_divisor: int, memory: int) -> Case:
     """The shape list as large as 16 bytes a parameter and rival fit into `memory` bytes."""
+    called, shapes = MODELS[name]
     divisor = smallest_divisor
     while True:
-        note = "GPT-2 small" + (f", axes divided by {divisor}" if divisor > 1 else "")
-        case = Case("gpt2", gpt2_small(divisor), streams=True, note=note)
+        note = called + (f", axes divided by {divisor}" if divisor > 1 else "")
+        case = Case(name, shapes(divisor), streams=True, model=True, note=note)
         if case.parameters * 16 * RIVALS <= memory or divisor == 16:
             return case
         divisor *= 2
@@ -117,7 +179,7 @@ def cases(memory: int, quick: bool = False) -> list[Case]:
     if quick:
         return [
             Case("large", ((2000, 2000),), streams=True),
-            _gpt2(4, memory),
+            *(_model(name, 4, memory) for name in MODELS),
             Case("1000x100", ((100,),) * 1000, steps=2, fresh=True),
             Case("100x10000", ((10_000,),) * 100, steps=2, fresh=True),
             Case("1x10", ((10,),), steps=50, fresh=True),
@@ -125,7 +187,7 @@ def cases(memory: int, quick: bool = False) -> list[Case]:
         ]
     return [
         Case("large", ((4000, 5000),), streams=True),
-        _gpt2(1, memory),
+        *(_model(name, 1, memory) for name in MODELS),
         Case("1000x100", ((100,),) * 1000, steps=10, fresh=True),
         Case("100x10000", ((10_000,),) * 100, steps=5, fresh=True),
         Case("1x10", ((10,),), steps=200, fresh=True),
@@ -133,7 +195,7 @@ def cases(memory: int, quick: bool = False) -> list[Case]:
     ]
 
 
-CASES = ("large", "gpt2", "1000x100", "100x10000", "1x10", "matrix")
+CASES = ("large", *MODELS, "1000x100", "100x10000", "1x10", "matrix")
 
 
 def workloads(

@@ -1,5 +1,6 @@
 """The facts of the machine that a result depends on."""
 
+import importlib.metadata
 import os
 import platform
 import re
@@ -37,12 +38,20 @@ def facts(threads: int, torch: Any | None) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "threads": threads,
         "torch": str(torch.__version__) if torch is not None else None,
+        "deepspeed": _version("deepspeed"),
         "openmp_runtimes": [Path(path).name for path in information.openmp_runtimes()],
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "transparent_huge_pages": pages[1] if pages else None,
         "available_memory": available_memory(),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def stolen() -> tuple[int, int] | None:

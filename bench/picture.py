@@ -11,6 +11,8 @@ _STYLES = {
     "torch fused": ("#D55E00", "o", "torch fused"),
     "torch foreach": ("#0072B2", "s", "torch foreach"),
     "torch single": ("#56B4E9", "D", "torch single"),
+    "steepest.torch": ("#000000", "x", "steepest.torch"),
+    "DeepSpeed": ("#CC79A7", "v", "DeepSpeedCPUAdam"),
     "NumPy": ("#009E73", "^", "NumPy reference"),
 }
 

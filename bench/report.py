@@ -19,13 +19,14 @@ if not __package__:  # run as a file: the directory above is the one to import f
 
 from bench.bars import checked
 from bench.cases import grouped
-from bench.measure import peak
+from bench.measure import peak, ratio
 from bench.picture import draw
 from bench.run import FORMAT, RESULTS
 from steepest.extras import MissingExtra
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 TORCH = ("torch fused", "torch foreach", "torch single")
+OURS = ("steepest", "steepest.torch")
 
 _UNITS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
 
@@ -92,11 +93,14 @@ def replaced(old: str, text: str) -> str:
 def markdown(results: dict[str, Any], picture: str | None = None) -> str:
     """All tables with the words that explain them."""
     entries: list[Entry] = results["results"]
-    adamw = [e for e in entries if e["rule"] == "adamw"]
+    models = [e for e in entries if _base(e) == "steepest.torch"]
+    adamw = [e for e in entries if e["rule"] == "adamw" and e not in models]
     rules = [e for e in entries if e["case"] == "large" and e["clip"] is None]
     lines = [*_conditions(results), ""]
     if adamw:
         lines += [*_adamw_table(adamw), ""]
+    if models:
+        lines += [*_models_table(models), ""]
     if rules:
         lines += [f"Every rule on {rules[0]['case_title']}:", "", *_rules_table(rules), ""]
     lines += [*_verdicts(entries), ""]
@@ -111,6 +115,8 @@ def _conditions(results: dict[str, Any]) -> Iterator[str]:
     versions = [f"steepest {facts['steepest']} (level {facts['level']})", f"NumPy {facts['numpy']}"]
     if facts["torch"]:
         versions.append(f"PyTorch {facts['torch']}")
+    if facts.get("deepspeed"):
+        versions.append(f"DeepSpeed {facts['deepspeed']}")
     yield (
         f"{facts['cpu']}, {facts['system']}, {_threads(settings['threads'])}; "
         f"{', '.join(versions)}; {facts['when'][:10]}; {_rounds(results)}{_load(facts)}."
@@ -169,6 +175,30 @@ def _adamw_table(entries: Sequence[Entry]) -> list[str]:
     return table(header, rows)
 
 
+def _models_table(entries: Sequence[Entry]) -> Iterator[str]:
+    """The parameters of real models, with ratios to our optimizer for PyTorch."""
+    yield (
+        "The parameters of real models, in PyTorch. Ratios are to `steepest.torch.AdamW`, which "
+        "clips within the step; all others call `clip_grad_norm_` first. DeepSpeed is its "
+        "DeepSpeedCPUAdam; the last column is `steepest.AdamW` over NumPy arrays, which has no "
+        "`zero_grad`."
+    )
+    yield ""
+    names = (*TORCH[:2], "DeepSpeed", "steepest")
+    yield from table(
+        ["AdamW", "timed", "steepest.torch", *names[:-1], "over NumPy"],
+        [
+            [
+                entry["case_title"],
+                "step" if entry["clip"] is None else "clip, step, zero_grad",
+                _time(entry),
+                *(_ratio(entry, name) for name in names),
+            ]
+            for entry in entries
+        ],
+    )
+
+
 def _rules_table(entries: Sequence[Entry]) -> list[str]:
     header = ["rule", "bytes per parameter", "steepest", *TORCH[:2], "NumPy", "of the stream"]
     rows = [
@@ -197,16 +227,27 @@ def _digits(x: float) -> str:
     return f"{x:.0f}" if abs(x) >= 99.95 else f"{x:.3g}"
 
 
+def _base(entry: Entry) -> str:
+    """Whose time the ratios in a table are to: our optimizer for PyTorch, where it is measured."""
+    return OURS[1] if OURS[1] in entry["rivals"] else OURS[0]
+
+
 def _time(entry: Entry) -> str:
-    row = entry["rivals"]["steepest"]
+    row = entry["rivals"][_base(entry)]
     return f"{duration(row['median'])} ({duration(row['min'])})"
+
+
+def _to_base(entry: Entry, name: str) -> dict[str, float]:
+    rows = entry["rivals"]
+    return vars(ratio(rows[name]["seconds"], rows[_base(entry)]["seconds"]))
 
 
 def _ratio(entry: Entry, name: str) -> str:
     if name not in entry["rivals"]:
-        return "–"
-    ratio = entry["rivals"][name]["ratio"]
-    middle, low, high = (_places(ratio[key]) for key in ("median", "low", "high"))
+        reason = entry["absent"].get(name, "")
+        return reason if reason == "not installed" else "–"
+    found = _to_base(entry, name)
+    middle, low, high = (_places(found[key]) for key in ("median", "low", "high"))
     return f"{middle} ({low} to {high})"
 
 
@@ -218,22 +259,24 @@ def _places(x: float) -> str:
 # What the numbers say
 
 
-def verdict(ratio: dict[str, float]) -> str:
+def verdict(found: dict[str, float]) -> str:
     """Whether steepest is "faster", "slower" or, with 1 between the quartiles, in a "tie"."""
-    if ratio["low"] > 1:
+    if found["low"] > 1:
         return "faster"
-    return "slower" if ratio["high"] < 1 else "tie"
+    return "slower" if found["high"] < 1 else "tie"
 
 
 def _verdicts(entries: Sequence[Entry]) -> Iterator[str]:
     found: dict[str, list[str]] = {"faster": [], "slower": [], "tie": []}
     for entry in entries:
-        for name, row in entry["rivals"].items():
-            if name in ("steepest", "stream"):
+        for name in entry["rivals"]:
+            if name in (*OURS, "stream"):
                 continue
-            ratio = row["ratio"]
-            where = f"{name}, {entry['title']}, {entry['case_title']} ({_places(ratio['median'])})"
-            found[verdict(ratio)].append(where)
+            against = _to_base(entry, name)
+            where = (
+                f"{name}, {entry['title']}, {entry['case_title']} ({_places(against['median'])})"
+            )
+            found[verdict(against)].append(where)
     count = sum(map(len, found.values()))
     yield f"steepest is faster in {len(found['faster'])} of {count} comparisons."
     if found["tie"]:
@@ -257,7 +300,12 @@ def _memory(entries: Sequence[Entry]) -> Iterator[str]:
             [[e["title"], *(_allocated(e, name) for name in names)] for e in large],
         )
         yield ""
-    most = max(peak(e["rivals"]["steepest"]["allocated"]) for e in measured)
+    most = max(
+        peak(e["rivals"][name]["allocated"])
+        for e in measured
+        for name in OURS
+        if name in e["rivals"]
+    )
     yield (
         f"Over all {len(measured)} workloads with that measurement, no step of steepest allocated "
         f"more than {most / 1000:.0f} kB."

@@ -132,9 +132,11 @@ class Torch:
     """PyTorch's optimizer of the same class name, with the same hyper-parameters.
 
     Clipping is ``torch.nn.utils.clip_grad_norm_``, which scales the gradients in place; this rival
-    therefore has gradients of its own.
+    therefore has gradients of its own. In a training loop ``zero_grad`` lets go of the gradients;
+    their memory stays, for ``prepare`` to give them again.
     """
 
+    clips: ClassVar[bool] = False  # whether the optimizer does it by itself
     FLAGS: ClassVar[dict[str, dict[str, bool]]] = {
         "torch single": {"foreach": False, "fused": False},
         "torch foreach": {"foreach": True, "fused": False},
@@ -143,31 +145,73 @@ class Torch:
 
     def __init__(self, workload: Workload, gradients: list[Array], torch: Any, name: str) -> None:
         self.name = name
-        self.fresh, self.max_norm = workload.case.fresh, workload.clip
+        self.fresh, self.max_norm = workload.case.fresh, None if self.clips else workload.clip
+        self.loop = workload.case.model and bool(workload.clip)
         self.clip = torch.nn.utils.clip_grad_norm_
         self.foreach = True if name == "torch foreach" else None
         self.params = [torch.nn.Parameter(torch.from_numpy(p)) for p in parameters(workload, 1)]
-        own = workload.clip is not None
+        own = self.max_norm is not None
         self.gradients = [torch.from_numpy(g.copy() if own else g) for g in gradients]
-        for p, g in zip(self.params, self.gradients, strict=True):
-            p.grad = g
-        sample = np.zeros((1,) * gradients[0].ndim, np.float32)
+        self._give(self.gradients)
+        self.optimizer = self._made(workload, torch, gradients[0].ndim)
+
+    def _made(self, workload: Workload, torch: Any, axes: int) -> Any:
+        sample = np.zeros((1,) * axes, np.float32)
         [group] = _optimizer(workload, [sample], clipped=False).param_groups
         twin = getattr(torch.optim, RULES[group.get("rule", workload.rule)].__name__)
         takes = inspect.signature(twin).parameters
         hyper = {k: v for k, v in group.items() if k in takes and k != "params"}
-        flags = {k: v for k, v in self.FLAGS[name].items() if k in takes}
-        self.optimizer = twin(self.params, **hyper, **flags)
+        flags = {k: v for k, v in self.FLAGS[self.name].items() if k in takes}
+        return twin(self.params, **hyper, **flags)
 
     def prepare(self) -> None:
-        if self.fresh:
-            for p, g in zip(self.params, self.gradients, strict=True):
-                p.grad = g.clone()
+        if self.fresh or self.loop:
+            self._give([g.clone() for g in self.gradients] if self.fresh else self.gradients)
+
+    def _give(self, gradients: list[Any]) -> None:
+        for p, g in zip(self.params, gradients, strict=True):
+            p.grad = g
 
     def step(self) -> None:
         if self.max_norm is not None:
             self.clip(self.params, self.max_norm, foreach=self.foreach)
         self.optimizer.step()
+        if self.loop:
+            self.optimizer.zero_grad()
+
+
+class SteepestTorch(Torch):
+    """This library behind PyTorch's interface: clipping is in the step, and writes no gradient."""
+
+    name = "steepest.torch"
+    clips = True
+
+    def __init__(self, workload: Workload, gradients: list[Array], torch: Any) -> None:
+        super().__init__(workload, gradients, torch, self.name)
+
+    def _made(self, workload: Workload, torch: Any, axes: int) -> Any:
+        module = importlib.import_module("steepest.torch")
+        options = {"clip": clip.global_norm(workload.clip)} if workload.clip else {}
+        return getattr(module, RULES[workload.rule].__name__)(
+            self.params, **workload.hyper, **options
+        )
+
+
+class DeepSpeed(Torch):
+    """DeepSpeedCPUAdam, the AdamW of ZeRO-Offload, which is compiled when it is first made."""
+
+    name = "DeepSpeed"
+
+    def __init__(self, workload: Workload, gradients: list[Array], torch: Any) -> None:
+        super().__init__(workload, gradients, torch, self.name)
+
+    def _made(self, workload: Workload, torch: Any, axes: int) -> Any:
+        if workload.rule != "adamw":
+            raise LookupError("measured with AdamW")
+        module = importlib.import_module("deepspeed.ops.adam")
+        [group] = _optimizer(workload, [np.zeros(1, np.float32)], clipped=False).param_groups
+        hyper = {key: group[key] for key in ("lr", "betas", "eps", "weight_decay")}
+        return module.DeepSpeedCPUAdam(self.params, adamw_mode=True, **hyper)
 
 
 class Stream:
@@ -205,6 +249,9 @@ def yardstick(torch: Any | None) -> str:
     return "torch.Tensor.mul_ in place" if torch is not None else "threaded numpy.multiply in place"
 
 
+_ELSEWHERE = "measured in cases that are no real model's"
+
+
 def rivals(
     workload: Workload, threads: int, torch: Any | None, peers: bool = False
 ) -> tuple[list[Any], dict[str, str]]:
@@ -213,7 +260,9 @@ def rivals(
     gradients = parameters(workload, 2)
     ours = Steepest(workload, gradients)
     found: list[Rival] = [ours]
-    if workload.rule in reference.RULES:
+    if workload.case.model:
+        absent[Reference.name] = _ELSEWHERE
+    elif workload.rule in reference.RULES:
         found.append(Reference(workload, gradients))
     else:
         absent[Reference.name] = "the reference has no such rule"
@@ -226,6 +275,15 @@ def rivals(
             found.append(Torch(workload, gradients, torch, name))
         except (RuntimeError, TypeError, ValueError) as error:
             absent[name] = f"torch: {error}"
+    for cls in (SteepestTorch, DeepSpeed) if workload.case.model else ():
+        if torch is None:
+            absent[cls.name] = "PyTorch is not installed"
+            continue
+        try:
+            found.append(cls(workload, gradients, torch))
+        except Exception as error:  # DeepSpeed compiles, which may fail in any way
+            missing = isinstance(error, ModuleNotFoundError)
+            absent[cls.name] = "not installed" if missing else f"{type(error).__name__}: {error}"
     for peer in (PytorchOptimizer, Optax) if peers else ():
         try:
             found.append(peer(workload, gradients, parameters(workload, 1)))
@@ -245,6 +303,8 @@ def _why_absent(workload: Workload, torch: Any | None, name: str) -> str | None:
         return f"torch.optim has no {class_name}"
     takes = inspect.signature(twin).parameters
     if name == "torch single":
+        if workload.case.model:
+            return _ELSEWHERE
         spared = workload.rule != "adamw" and "foreach" in takes
         return "measured with AdamW, and where torch has no foreach" if spared else None
     flag = name.removeprefix("torch ")

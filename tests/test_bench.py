@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -51,11 +52,14 @@ def test_cases_have_the_sizes_of_their_names(quick: bool) -> None:
     assert found["1000x100"].shapes == ((100,),) * 1000
     assert found["100x10000"].shapes == ((10_000,),) * 100
     assert found["1x10"].shapes == ((10,),)
-    assert len(found["gpt2"].shapes) == 148
+    assert [len(found[name].shapes) for name in cases.MODELS] == [161, 199, 148]
     if not quick:
         assert found["large"].parameters == 20_000_000
-        assert found["gpt2"].parameters == 124_439_808
-        assert found["gpt2"].title == "GPT-2 small: 148 tensors, 124 439 808 parameters"
+        assert [found[name].title for name in cases.MODELS] == [
+            "ResNet-50: 161 tensors, 25 557 032 parameters",
+            "BERT base: 199 tensors, 109 482 240 parameters",
+            "GPT-2 small: 148 tensors, 124 439 808 parameters",
+        ]
     assert found.pop("matrix").shapes[0] == ((256, 256) if quick else (2048, 2048))
     assert all(case.fresh == (case.steps > 1) == (not case.streams) for case in found.values())
 
@@ -67,6 +71,30 @@ def test_the_shape_list_is_scaled_to_the_memory_and_says_so() -> None:
     assert scaled.title == "GPT-2 small, axes divided by 2: 148 tensors, 31 140 096 parameters"
     [least] = [case for case in cases.cases(memory=0) if case.name == "gpt2"]
     assert least.shapes == cases.gpt2_small(16)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "count"),
+    # What the architectures say of themselves: blocks of three convolutions and a batch norm each,
+    # four of them with one beside; layers of BERT, each with six matrices; of GPT-2, with four.
+    [("resnet50", 4, 1 + 3 * 16 + 4), ("resnet50", 1, 2 * 53 + 1),
+     ("bert", 2, 3 + 6 * 12 + 1), ("gpt2", 2, 2 + 4 * 12)],
+)  # fmt: skip
+def test_models_have_the_tensors_of_their_layers(name: str, shape: int, count: int) -> None:
+    for divisor in (1, 4):
+        shapes = cases.MODELS[name][1](divisor)
+        assert sum(len(x) == shape for x in shapes) == count
+
+
+@pytest.mark.torch
+def test_models_have_the_shapes_that_transformers_gives_them() -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    with torch.device("meta"):
+        bert = transformers.BertModel(transformers.BertConfig())
+        gpt2 = transformers.GPT2Model(transformers.GPT2Config())
+    assert tuple(tuple(p.shape) for p in bert.parameters()) == cases.bert_base()
+    assert tuple(tuple(p.shape) for p in gpt2.parameters()) == cases.gpt2_small()
 
 
 def test_every_rule_and_case_has_workloads() -> None:
@@ -161,6 +189,74 @@ def test_torch_rivals_are_what_their_names_say() -> None:
     assert not absent
     absent = rivals.rivals(workload("rmsprop", TINY), 1, torch)[1]
     assert absent["torch fused"] == "torch.optim.RMSprop has no fused"
+
+
+MODEL = cases.Case("resnet50", ((30, 40), (7,)), streams=True, model=True)
+
+
+@pytest.fixture
+def deepspeed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A module in the place of DeepSpeed's, with PyTorch's optimizer, which notes its arguments."""
+    torch = pytest.importorskip("torch")
+    given: dict[str, Any] = {}
+
+    def adam(params: Any, *, adamw_mode: bool, **hyper: Any) -> Any:
+        given.update(hyper, adamw_mode=adamw_mode)
+        return torch.optim.AdamW(params, **hyper)
+
+    module = types.ModuleType("deepspeed.ops.adam")
+    module.DeepSpeedCPUAdam = adam  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "deepspeed", types.ModuleType("deepspeed"))
+    monkeypatch.setitem(sys.modules, "deepspeed.ops", types.ModuleType("deepspeed.ops"))
+    monkeypatch.setitem(sys.modules, "deepspeed.ops.adam", module)
+    return given
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_the_rivals_of_a_model_do_the_same_steps(
+    clip: float | None, deepspeed: dict[str, Any]
+) -> None:
+    torch = pytest.importorskip("torch")
+    found, absent = rivals.rivals(workload("adamw", MODEL, clip), 1, torch)
+    names = ["steepest", "torch foreach", "torch fused", "steepest.torch", "DeepSpeed", "stream"]
+    assert [r.name for r in found] == names
+    assert absent.keys() == {"NumPy", "torch single"}
+    assert deepspeed["adamw_mode"] and deepspeed["weight_decay"] == 0.01
+    for _ in range(3):
+        for rival in found:
+            rival.prepare()
+            rival.step()
+    ours, *others, _ = found
+    for other in others:
+        assert all((p.grad is None) == (clip is not None) for p in other.params)
+        for p, q in zip(ours.optimizer.param_groups[0]["params"], other.params, strict=True):
+            if other.name == "steepest.torch":
+                np.testing.assert_array_equal(p, q.detach().numpy())
+            else:  # PyTorch computes in float32, in another order
+                np.testing.assert_allclose(p, q.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.torch
+def test_a_clipped_step_of_ours_leaves_the_gradients(deepspeed: dict[str, Any]) -> None:
+    torch = pytest.importorskip("torch")
+    found = rivals.rivals(workload("adamw", MODEL, 0.5), 1, torch)[0]
+    first = rivals.parameters(workload("adamw", MODEL), 2)
+    for rival in found[1:-1]:
+        rival.step()
+        kept = all(np.array_equal(g, x) for g, x in zip(rival.gradients, first, strict=True))
+        assert kept == (rival.name == "steepest.torch")
+
+
+@pytest.mark.torch
+def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    torch = pytest.importorskip("torch")
+    absent = rivals.rivals(workload("adamw", MODEL), 1, torch)[1]
+    assert absent["DeepSpeed"] == "not installed"
+    found, absent = rivals.rivals(workload("adamw", MODEL), 1, None)
+    assert [r.name for r in found] == ["steepest", "stream"]
+    assert absent["steepest.torch"] == absent["DeepSpeed"] == "PyTorch is not installed"
 
 
 def test_gradients_are_new_arrays_where_the_case_says_so() -> None:
@@ -374,8 +470,8 @@ def row(seconds: list[float | None], base: list[float | None], **more: Any) -> d
 
 def entry(rule: str, case: str, clip: float | None, times: dict[str, Any]) -> dict[str, Any]:
     """An entry as the runner makes it, of given times."""
-    titles = {"large": "1 tensor of 20 000 000", "1x10": "1 tensor of 10"}
-    streams = case == "large"
+    titles = {"large": "1 tensor of 20 000 000", "1x10": "1 tensor of 10", "bert": "BERT base: ..."}
+    streams = case != "1x10"
     more: dict[str, Any] = {"allocated": {"python": 4_000, "process": None}} if streams else {}
     return {
         "case": case,
@@ -435,6 +531,30 @@ def test_tables(fixture: dict[str, Any]) -> None:
     assert "A quick run" in report.markdown(fixture | {"quick": True})
 
 
+def test_the_table_of_models(fixture: dict[str, Any]) -> None:
+    times = {
+        "steepest": [0.010, 0.010, 0.010],
+        "torch fused": [0.030, 0.030, 0.030],
+        "torch foreach": [0.060, 0.060, 0.060],
+        "steepest.torch": [0.020, 0.020, 0.020],
+        "stream": [0.010, 0.010, 0.010],
+    }
+    model = entry("adamw", "bert", 1.0, times) | {"absent": {"DeepSpeed": "not installed"}}
+    text = report.markdown(fixture | {"results": [*fixture["results"], model]})
+    assert (
+        "| BERT base: ... | clip, step, zero_grad | 20 ms (20 ms) | 1.50 (1.50 to 1.50) "
+        "| 3.00 (3.00 to 3.00) | not installed | 0.50 (0.50 to 0.50) |" in text
+    )
+    assert text.count("BERT base") == 1
+    assert "faster in 5 of 7 comparisons" in text
+    found = {r.what: r for r in bars.checked([model])}
+    shown = {r.what: (r.measured, r.holds) for r in found.values()}
+    title = "AdamW with clipping, BERT base: ...:"
+    assert shown[f"{title} torch fused / steepest.torch"] == ("1.5", "yes")
+    assert shown[f"{title} torch foreach / steepest"] == ("6", "yes")
+    assert shown["adamw with clipping, bert: DeepSpeed / steepest.torch"] == ("not measured", "–")
+
+
 def test_ties_and_losses_are_said(fixture: dict[str, Any]) -> None:
     text = report.markdown(fixture)
     assert "faster in 3 of 5 comparisons" in text
@@ -463,7 +583,7 @@ def test_bars(fixture: dict[str, Any]) -> None:
 
 
 def test_bars_compare_what_is_measured() -> None:
-    names = {"steepest", "NumPy", "stream", *rivals.Torch.FLAGS}
+    names = {"steepest", "steepest.torch", "DeepSpeed", "NumPy", "stream", *rivals.Torch.FLAGS}
     for bar in bars.BARS:
         assert bar.rule in RULES and bar.case in cases.CASES and {bar.over, bar.under} <= names
 
