@@ -7,6 +7,7 @@ state tensors. When parameters, groups or states are others than before, it is m
 """
 
 import copy
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from operator import is_, itemgetter
@@ -110,6 +111,8 @@ class Optimizer(Saving):
     state: Any
     param_groups: list[dict[str, Any]]
     defaults: dict[str, Any]
+    _step_supports_amp_scaling = True
+    """That ``torch.amp.GradScaler`` leaves unscaling and skipping to the step."""
 
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
         given = dict(self.__signature__.bind(params, *args, **kwargs).arguments)
@@ -357,7 +360,7 @@ class Optimizer(Saving):
             if grads[i] is not None:
                 what = f"gradient of parameter {self._by_index[i]!r}"
                 grads[i] = views.array(grads[i], what)
-        if not inner.param_groups:
+        if not inner.param_groups or self._scaled(inner):
             return loss
         machine.alone(inner._lock, inner._flat_step, grads, "step() of this optimizer")
         for place in self._places:
@@ -367,6 +370,21 @@ class Optimizer(Saving):
         ):
             self._expose(inner)
         return loss
+
+    def _scaled(self, inner: Any) -> bool:
+        """Takes over what a ``torch.amp.GradScaler`` says: whether the step is to be skipped."""
+        inner._unscale = 1.0
+        scale, found = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        if found is not None and float(found):
+            inner.skipped += 1
+            inner.last_skip = "the GradScaler has found an infinite or NaN gradient"
+            return True
+        if scale is not None:
+            number = float(scale)
+            if not 0.0 < number < math.inf:
+                raise ValueError(f"grad_scale = {number!r}: expected a number above 0")
+            inner._unscale = 1.0 / number
+        return False
 
     def _forward(self, name: str, tensors: Any) -> None:
         """Calls a method of the optimizer inside that takes arrays as ``step`` takes gradients."""
