@@ -9,7 +9,7 @@ state tensors. When parameters, groups or states are others than before, it is m
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from operator import is_, itemgetter
 from typing import Any, ClassVar
 
@@ -113,6 +113,8 @@ class Optimizer(Saving):
     defaults: dict[str, Any]
     _step_supports_amp_scaling = True
     """That ``torch.amp.GradScaler`` leaves unscaling and skipping to the step."""
+    _in_backward: Any = None
+    """What steps the parameters in the backward pass, if something does."""
 
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
         given = dict(self.__signature__.bind(params, *args, **kwargs).arguments)
@@ -207,6 +209,8 @@ class Optimizer(Saving):
         if not group["params"]:
             self.param_groups.append(self._empty_group(group))
             return
+        if self._in_backward is not None:
+            self._in_backward.check_new(group)
         inner = self._ready()
         first = len(inner.param_groups)
         names = layout.names([*kept, group])[-len(group["params"]) :]
@@ -217,6 +221,8 @@ class Optimizer(Saving):
         ]
         self._stale = True
         self._expose_early()
+        if self._in_backward is not None:
+            self._in_backward.attach()
 
     # The optimizer inside
 
@@ -261,6 +267,11 @@ class Optimizer(Saving):
                     place.group, place.seen = group, ()
                 place.sync()
         return self._inner
+
+    def _named(self) -> Iterator[tuple[str, Any]]:
+        """All parameters with their names."""
+        each = iter(layout.names(self.param_groups))
+        return ((next(each), p) for group in self.param_groups for p in group["params"])
 
     def _rebuild(self, tensors: list[Any]) -> None:
         """Makes the optimizer inside anew, of torch's groups and states."""
@@ -330,17 +341,20 @@ class Optimizer(Saving):
             state = inner._state[name]
             if not early and not dict.__contains__(self.state, p) and not state["step"]:
                 self._waiting.append(i)
-                continue
-            own = self.state.get(p)
-            if not isinstance(own, WatchedDict):
-                own = WatchedDict({}, self._changes)
-                defaultdict.__setitem__(self.state, p, own)
-            made = self._made[i]
-            for key, x in state.items():
-                if made.get(key) is not x:
-                    made[key] = x
-                    dict.__setitem__(own, key, views.tensor(x, p))
+            else:
+                self._expose_one(i, p, state)
         self._plan_seen = inner._plan
+
+    def _expose_one(self, i: int, p: Any, state: Mapping[str, Any]) -> None:
+        own = self.state.get(p)
+        if not isinstance(own, WatchedDict):
+            own = WatchedDict({}, self._changes)
+            defaultdict.__setitem__(self.state, p, own)
+        made = self._made[i]
+        for key, x in state.items():
+            if made.get(key) is not x:
+                made[key] = x
+                dict.__setitem__(own, key, views.tensor(x, p))
 
     # The step
 
@@ -354,14 +368,23 @@ class Optimizer(Saving):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._in_backward is not None:
+            self._in_backward.check_done("step()")
+            return loss
+        self._step_all()
+        return loss
+
+    def _step_all(self) -> None:
+        """Steps all parameters that have a gradient."""
         inner = self._ready()
         grads = [p.grad for p in self._tensors]
         for i, _, _ in self._special:
             if grads[i] is not None:
                 what = f"gradient of parameter {self._by_index[i]!r}"
                 grads[i] = views.array(grads[i], what)
-        if not inner.param_groups or self._scaled(inner):
-            return loss
+        if not inner.param_groups or self._skips(inner):
+            return
+        self._take_scale(inner)
         machine.alone(inner._lock, inner._flat_step, grads, "step() of this optimizer")
         for place in self._places:
             place.give_back()
@@ -369,22 +392,23 @@ class Optimizer(Saving):
             self._waiting and any(grads[i] is not None for i in self._waiting)
         ):
             self._expose(inner)
-        return loss
 
-    def _scaled(self, inner: Any) -> bool:
-        """Takes over what a ``torch.amp.GradScaler`` says: whether the step is to be skipped."""
-        inner._unscale = 1.0
-        scale, found = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        if found is not None and float(found):
-            inner.skipped += 1
-            inner.last_skip = "the GradScaler has found an infinite or NaN gradient"
-            return True
-        if scale is not None:
-            number = float(scale)
-            if not 0.0 < number < math.inf:
-                raise ValueError(f"grad_scale = {number!r}: expected a number above 0")
-            inner._unscale = 1.0 / number
-        return False
+    def _skips(self, inner: Any) -> bool:
+        """Whether a ``torch.amp.GradScaler`` has found that the step must not be done."""
+        found = getattr(self, "found_inf", None)
+        if found is None or not float(found):
+            return False
+        inner.skipped += 1
+        inner.last_skip = "the GradScaler has found an infinite or NaN gradient"
+        return True
+
+    def _take_scale(self, inner: Any) -> None:
+        """Takes over by what a ``torch.amp.GradScaler`` has scaled the loss, if one has."""
+        scale = getattr(self, "grad_scale", None)
+        number = 1.0 if scale is None else float(scale)
+        if not 0.0 < number < math.inf:
+            raise ValueError(f"grad_scale = {number!r}: expected a number above 0")
+        inner._unscale = 1.0 / number
 
     def _forward(self, name: str, tensors: Any) -> None:
         """Calls a method of the optimizer inside that takes arrays as ``step`` takes gradients."""
