@@ -212,12 +212,12 @@ def test_the_policy_for_non_finite_gradients_has_nothing_to_do():
 
 def test_a_scale_of_ones_own():
     params, others = parameters(), parameters()
-    optimizer = stt.AdamW(params)
+    optimizer = stt.SGD(params, lr=0.1)
     optimizer.grad_scale = torch.tensor(4.0)
     give(params, gradients(0), 4.0)
     optimizer.step()
     give(others, gradients(0))
-    stt.AdamW(others).step()
+    stt.SGD(others, lr=0.1).step()
     assert equal(params, others)
 
 

@@ -182,6 +182,19 @@ def test_the_first_pass_without_a_norm_steps_at_its_end():
     assert all(p.grad is None for p in params) and optimizer.updates == 1
 
 
+def test_a_first_pass_that_fails_at_its_end_changes_nothing():
+    params = parameters()
+    optimizer = stt.SGD(params, lr=0.1, clip=st.clip.previous_norm(1.0), nonfinite="raise")
+    stt.step_in_backward(optimizer)
+    with pytest.raises(FloatingPointError, match="'1'"):
+        (loss_of(params, 0) + params[1].sum() * math.nan).backward()
+    assert all(torch.equal(p, q) for p, q in zip(params, parameters(), strict=True))
+    assert optimizer.updates == 0
+    optimizer.zero_grad()
+    loss_of(params, 0).backward()
+    assert optimizer.updates == 1 and all(p.grad is None for p in params)
+
+
 def test_numbers_that_rules_keep_of_groups_move_once():
     def make(ps):
         groups = [{"params": ps[:2]}, {"params": ps[2:], "lr": 0.02}]
@@ -241,7 +254,7 @@ def test_complex_parameters_and_strides():
 
 def test_a_scale_of_ones_own_is_taken_out():
     params, others = parameters(), parameters()
-    one, two = stt.AdamW(params), stt.AdamW(others)
+    one, two = stt.SGD(params, lr=0.1), stt.SGD(others, lr=0.1)
     one.grad_scale = torch.tensor(4.0)
     with stt.step_in_backward(one):
         (4.0 * loss_of(params, 0)).backward()
@@ -339,6 +352,20 @@ def test_groups_that_come_later():
     with pytest.raises(ValueError, match="global_norm"):
         one.add_param_group({"params": parameters()[:1], "clip": st.clip.global_norm(1.0)})
     assert len(one.param_groups) == 2
+
+
+def test_groups_changed_by_hand():
+    w, v = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    optimizer = stt.SGD([w], lr=1.0)
+    stt.step_in_backward(optimizer)
+    optimizer.param_groups[0]["params"].append(v)
+    for _ in range(2):  # the first pass finds v
+        w.sum().backward()
+    (w + v).sum().backward()
+    assert v.tolist() == [0.0, 0.0] and w.tolist() == [-2.0, -2.0]
+    optimizer.param_groups[0]["params"].remove(w)
+    (v + w).sum().backward()
+    assert w.tolist() == [-2.0, -2.0] and w.grad is not None and v.tolist() == [-1.0, -1.0]
 
 
 def test_step_calls_its_closure_and_nothing_else():
@@ -462,6 +489,7 @@ def test_a_pass_that_fails_elsewhere_is_an_update_if_it_has_stepped():
         with pytest.raises(OSError, match="elsewhere"):
             net[4:](Fail.apply(net[:4](X))).square().sum().backward()
         assert optimizer.updates == 1 and len(optimizer.state) == 4
+        assert optimizer.last_norm is None and optimizer.last_norms == {}
         net(X).square().sum().backward()
         assert optimizer.updates == 2 and len(optimizer.state) == 8
 

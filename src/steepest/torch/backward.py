@@ -122,7 +122,9 @@ class InBackward:
             self._begin(task)
         if self._waits:
             return
-        i = self._index[p]
+        i = self._index.get(p)
+        if i is None:  # no longer in a group
+            return
         try:
             self._step(i, p)
         except Exception as error:
@@ -154,6 +156,7 @@ class InBackward:
             self._index = {p: i for i, p in enumerate(self._tensors)}
             self._special = {i for i, _, _ in optimizer._special}
             self._flat: list[Any] = [None] * len(self._tensors)
+            self.attach()
         self._sharing = [place for place in optimizer._places if place.live.shared]
         optimizer._take_scale(inner)
         self._count = int(inner._updates)
@@ -196,7 +199,7 @@ class InBackward:
             if self._measures:
                 inner.last_norm, inner._last_norms = self._norms
                 inner.clip_history.update(self._history)
-        torch.autograd.graph.increment_version(p)
+        views.changed([p])
         for place in self._sharing:
             place.give_back()
         if inner._plan is not optimizer._plan_seen:
@@ -221,9 +224,7 @@ class InBackward:
             self._task = None
             self.optimizer._step_all()
             for p in self._tensors:
-                if p.grad is not None:
-                    torch.autograd.graph.increment_version(p)
-                    p.grad = None
+                p.grad = None
             return
         order = inner._clipping.orders[0]
         if any(self._each):

@@ -386,6 +386,7 @@ class Optimizer(Saving):
             return
         self._take_scale(inner)
         machine.alone(inner._lock, inner._flat_step, grads, "step() of this optimizer")
+        views.changed([p for p, g in zip(self._tensors, grads, strict=True) if g is not None])
         for place in self._places:
             place.give_back()
         if inner._plan is not self._plan_seen or (
