@@ -422,13 +422,23 @@ def test_copies_step_in_step():
 def test_nothing_is_kept_alive():
     net = model()
     optimizer = stt.AdamW(net.parameters())
-    handle = stt.step_in_backward(optimizer)
+    stt.step_in_backward(optimizer)
     net(X).square().sum().backward()
-    gone = weakref.ref(optimizer)
-    handle.remove()
-    del optimizer, handle
+    gone, weight = weakref.ref(optimizer), weakref.ref(net[0].weight)
+    del optimizer, net
     gc.collect()
-    assert gone() is None
+    assert gone() is None and weight() is None
+
+
+def test_an_optimizer_that_was_not_kept_is_missed_once():
+    net = model()
+    stt.step_in_backward(stt.AdamW(net.parameters()))
+    gc.collect()
+    with pytest.raises(RuntimeError, match="gone"):
+        net(X).square().sum().backward()
+    net.zero_grad()
+    net(X).square().sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
 
 
 def test_passes_of_different_threads_follow_each_other():
@@ -541,6 +551,16 @@ def test_gradients_from_elsewhere_are_errors():
     params[1].grad = torch.ones(6, 2)
     with pytest.raises(ValueError, match="'1' has a gradient"):
         optimizer.step()
+
+
+def test_a_scaler_that_comes_too_late_is_an_error():
+    params = parameters()
+    optimizer = stt.SGD(params, lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    with stt.step_in_backward(optimizer):
+        scaler.scale(loss_of(params, 0)).backward()
+        with pytest.raises(RuntimeError, match="GradScaler"):
+            scaler.step(optimizer)
 
 
 def test_other_optimizers_and_a_second_time_are_errors():

@@ -6,7 +6,8 @@ that its first one has found, and count one update together.
 """
 
 import sys
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ def step_in_backward(optimizer: Optimizer) -> "InBackward":
 
     What comes out are the bits of ``backward()`` and ``step()``, but the gradients of a model are
     never in memory together. ``remove()`` of what is returned, or the end of its ``with``, ends it.
+    That, or the optimizer, has to be kept.
 
     Every backward pass is an update. ``step()`` only calls its closure. Gradients are clipped by
     ``value``, ``norm``, ``adaptive`` or ``previous_norm``; the first pass with the latter keeps all
@@ -64,7 +66,8 @@ class InBackward:
         if optimizer._in_backward is not None:
             raise RuntimeError("this optimizer steps in the backward pass already")
         self.optimizer = optimizer
-        self._hooks: dict[Any, Any] = {}
+        self._hooked: set[Any] = set()
+        self._hooks: list[Any] = []
         self._task: int | None = None
         self._tensors: list[Any] = []
         _check(optimizer._ready())
@@ -74,9 +77,8 @@ class InBackward:
 
     def remove(self) -> None:
         """Takes all hooks away; the optimizer steps in ``step()`` again."""
-        for hook in self._hooks.values():
-            hook.remove()
-        self._hooks = {}
+        _remove(self._hooks)
+        self._hooked = set()
         if self.optimizer._in_backward is self:
             self.optimizer._in_backward = None
 
@@ -90,13 +92,24 @@ class InBackward:
         """Puts hooks on the optimizer's parameters that have none."""
         for group in self.optimizer.param_groups:
             for p in group["params"]:
-                if p not in self._hooks:
+                if p not in self._hooked:
                     frozen = not p.requires_grad
                     if frozen:  # torch takes hooks of others only, and keeps them
                         p.requires_grad_(True)
-                    self._hooks[p] = p.register_post_accumulate_grad_hook(self._hook)
+                    self._hooks.append(p.register_post_accumulate_grad_hook(_calls(self)))
+                    self._hooked.add(p)
                     if frozen:
                         p.requires_grad_(False)
+
+    def check_step(self) -> None:
+        """Raises where ``step()`` would have something left to do."""
+        if getattr(self.optimizer, "found_inf", None) is not None:
+            raise RuntimeError(
+                "a GradScaler with step_in_backward: the backward pass has stepped with gradients "
+                "that the scaler comes too late to unscale; for a constant scale, set "
+                "optimizer.grad_scale instead"
+            )
+        self.check_done("step()")
 
     def check_done(self, what: str) -> None:
         """Raises ValueError if a parameter has a gradient that no backward pass will step."""
@@ -114,7 +127,8 @@ class InBackward:
 
     # In a backward pass
 
-    def _hook(self, p: Any) -> None:
+    def hook(self, p: Any) -> None:
+        """Steps a parameter that has got its gradient."""
         if p.grad is None:
             return
         task = torch._C._current_graph_task_id()
@@ -233,6 +247,28 @@ class InBackward:
             norm = _joined(norms, 2.0)
             if np.isfinite(norm):
                 inner.clip_history[key] = [norm]
+
+
+def _calls(handle: InBackward) -> Callable[[Any], None]:
+    """A hook that does not keep the optimizer, and so the parameters, alive for ever."""
+    known, hooks = weakref.ref(handle), handle._hooks
+
+    def hook(p: Any) -> None:
+        found = known()
+        if found is None:
+            _remove(hooks)
+            raise RuntimeError(
+                "the optimizer that step_in_backward was given is gone, and with it the steps in "
+                "the backward pass; keep it, or what step_in_backward returned, or call remove()"
+            )
+        found.hook(p)
+
+    return hook
+
+
+def _remove(hooks: list[Any]) -> None:
+    while hooks:
+        hooks.pop().remove()
 
 
 def _joined(norms: list[float], order: float) -> float:

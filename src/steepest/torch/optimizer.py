@@ -369,7 +369,7 @@ class Optimizer(Saving):
             with torch.enable_grad():
                 loss = closure()
         if self._in_backward is not None:
-            self._in_backward.check_done("step()")
+            self._in_backward.check_step()
             return loss
         self._step_all()
         return loss
