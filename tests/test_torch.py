@@ -136,6 +136,19 @@ def test_a_state_dict_goes_on_alike(rule, hyper):
     assert loaded.updates == 6
 
 
+def test_torch_notices_that_a_step_has_changed_what_a_graph_needs():
+    w, still = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    optimizer = stt.SGD([w, still], lr=0.1)
+    loss = (w * w).sum()
+    loss.backward(retain_graph=True)
+    alone = (still * still).sum()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    alone.backward()  # without a gradient it has not changed
+    assert still.grad.tolist() == [2.0, 2.0]
+
+
 # What the module offers
 
 

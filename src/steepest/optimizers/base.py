@@ -50,6 +50,8 @@ class Optimizer(Rule, registered=False):
     """Where state arrays lie, if not in memory."""
     _peers: Peers | None = None
     """Those who step other parts of the parameters; None where this optimizer has them whole."""
+    _unscale = 1.0
+    """What gradients are multiplied with before all else, by who has scaled the loss."""
 
     # Construction
 
@@ -339,12 +341,21 @@ class Optimizer(Rule, registered=False):
     def _flat_step(self, flat: list[Any]) -> None:
         """A step with the gradients in the order of the groups."""
         count = self._updates.item()
-        groups = self._groups
-        climbing = False
-        for number, live in enumerate(groups):
+        self._take_hyper(count)
+        self._go(flat, count)
+
+    def _take_hyper(self, count: int) -> None:
+        """Takes over what the groups say after `count` updates."""
+        for number, live in enumerate(self._groups):
             live.update(self.param_groups[number], count)
             if live.stale:
                 self._plan = None
+
+    def _go(self, flat: list[Any], count: int) -> None:
+        """The rest of a step, once the hyper-parameters are those after `count` updates."""
+        groups = self._groups
+        climbing = False
+        for live in groups:
             if live.sign < 0:
                 climbing = True
         plan = self._resolved(flat)
@@ -357,7 +368,9 @@ class Optimizer(Rule, registered=False):
             self._clipped_step(plan, workers, count, climbing)
             return
         if climbing:
-            plan.rescale(self._climbing(1.0))
+            plan.rescale(self._climbing(self._unscale))
+        elif self._unscale != 1.0:
+            plan.rescale(self._unscale)
         plan.factors(workers)
         if self._preparing:
             self._prepare(plan, workers)
@@ -401,8 +414,11 @@ class Optimizer(Rule, registered=False):
         norms: Norms | None = None
         fresh: dict[str, list[float]] = {}
         asked = clipping.sweeps or self._nonfinite != "propagate" or self._peers is not None
-        if asked or clipping.first_step(history):
+        scaled = self._unscale != 1.0  # what a commit measures on the way is remembered as it is
+        if asked or clipping.first_step(history) or (scaled and clipping.following):
             norms = clipping.measure(plan, workers, self._peers)
+            if scaled:
+                norms = norms.times(self._unscale)
             self.last_norm, self._last_norms = norms.total, norms.each
             reason = self._nonfinite_gradient(norms) if self._nonfinite != "propagate" else ""
             if clipping.watching and not reason:
@@ -416,6 +432,8 @@ class Optimizer(Rule, registered=False):
                 self.last_skip = reason
                 return
         factors = clipping.factors(norms, history, count)
+        if scaled:
+            factors = self._unscaled(factors)
         if climbing:
             factors = self._climbing(1.0 if factors is None else factors)
         if factors is not None:
@@ -590,6 +608,12 @@ class Optimizer(Rule, registered=False):
         raise FloatingPointError(
             f'{reason}; nothing was changed (nonfinite="skip" skips such steps)'
         )
+
+    def _unscaled(self, factors: float | list[float] | None) -> float | list[float]:
+        """The factors of gradients as they are, from those of gradients as they are meant."""
+        if isinstance(factors, list):
+            return [self._unscale * x for x in factors]
+        return self._unscale * (1.0 if factors is None else factors)
 
     def _climbing(self, factors: float | list[float]) -> list[float]:
         """The factors with the signs of the groups that maximize."""

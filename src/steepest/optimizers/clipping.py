@@ -42,6 +42,14 @@ class Norms(NamedTuple):
     parts: list[list[float]]
     """For each domain, of each of its parts."""
 
+    def times(self, factor: float) -> "Norms":
+        """Those of the same gradients times a factor of at least 0."""
+        return Norms(
+            self.total * factor,
+            [x * factor for x in self.each],
+            [[x * factor for x in part] for part in self.parts],
+        )
+
 
 class Peers(Protocol):
     """Those who, each with an optimizer of its own, step other parts of the same parameters.

@@ -13,10 +13,17 @@ tensor([ 0.8990, -1.8980])
 from typing import Any
 
 from steepest.optimizers import RULES
+from steepest.torch.backward import InBackward as InBackward
+from steepest.torch.backward import step_in_backward as step_in_backward
 from steepest.torch.face import made
 from steepest.torch.optimizer import Optimizer as Optimizer
 
-__all__ = ["Optimizer", *(rule.__name__ for rule in RULES.values())]
+__all__ = [
+    "InBackward",
+    "Optimizer",
+    "step_in_backward",
+    *(rule.__name__ for rule in RULES.values()),
+]
 
 
 def __getattr__(name: str) -> Any:

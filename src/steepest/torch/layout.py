@@ -21,6 +21,7 @@ __all__ = [
     "RECORD",
     "group_from_torch",
     "group_to_torch",
+    "names",
     "state_from_torch",
     "state_to_torch",
     "values",
@@ -110,3 +111,12 @@ def group_from_torch(
     if rule in _DECOUPLED and decoupled is not None and "decay_mode" not in found:
         found["decay_mode"] = "decoupled" if decoupled else "l2"
     return {key: x for key, x in group.items() if key not in found} | found
+
+
+def names(groups: list[dict[str, Any]]) -> list[str]:
+    """The names of all parameters: those that were given, else their numbers."""
+    found: list[str] = []
+    for group in groups:
+        count = len(group["params"])
+        found += group.get("param_names") or [str(len(found) + i) for i in range(count)]
+    return found

@@ -7,8 +7,9 @@ state tensors. When parameters, groups or states are others than before, it is m
 """
 
 import copy
+import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from operator import is_, itemgetter
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from steepest.kernels import machine
 from steepest.optimizers.selection import Selection
 from steepest.optimizers.state import Changes, WatchedDict
 from steepest.torch import layout, views
+from steepest.torch.saving import Saving
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
@@ -98,7 +100,7 @@ class _Place:
             self.group[key] = self.inner[key]
 
 
-class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
+class Optimizer(Saving):
     """Base of all torch optimizers here; see ``steepest.torch.AdamW`` for one to use."""
 
     rule: ClassVar[Any]
@@ -109,6 +111,10 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     state: Any
     param_groups: list[dict[str, Any]]
     defaults: dict[str, Any]
+    _step_supports_amp_scaling = True
+    """That ``torch.amp.GradScaler`` leaves unscaling and skipping to the step."""
+    _in_backward: Any = None
+    """What steps the parameters in the backward pass, if something does."""
 
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
         given = dict(self.__signature__.bind(params, *args, **kwargs).arguments)
@@ -125,7 +131,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     def _begin(
         self, groups: list[dict[str, Any]], given: dict[str, Any], face: dict[str, Any]
     ) -> None:
-        names = _names(groups)
+        names = layout.names(groups)
         tensors = dict(zip(names, (p for g in groups for p in g["params"]), strict=True))
         self._inner = inner = object.__new__(self.rule)
         inner._early = False
@@ -203,9 +209,11 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         if not group["params"]:
             self.param_groups.append(self._empty_group(group))
             return
+        if self._in_backward is not None:
+            self._in_backward.check_new(group)
         inner = self._ready()
         first = len(inner.param_groups)
-        names = _names([*kept, group])[-len(group["params"]) :]
+        names = layout.names([*kept, group])[-len(group["params"]) :]
         inner.add_param_group(self._given_group(group, names))
         tensors = dict(zip(names, group["params"], strict=True))
         self.param_groups += [
@@ -213,6 +221,8 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         ]
         self._stale = True
         self._expose_early()
+        if self._in_backward is not None:
+            self._in_backward.attach()
 
     # The optimizer inside
 
@@ -258,9 +268,14 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 place.sync()
         return self._inner
 
+    def _named(self) -> Iterator[tuple[str, Any]]:
+        """All parameters with their names."""
+        each = iter(layout.names(self.param_groups))
+        return ((next(each), p) for group in self.param_groups for p in group["params"])
+
     def _rebuild(self, tensors: list[Any]) -> None:
         """Makes the optimizer inside anew, of torch's groups and states."""
-        names = _names(self.param_groups)
+        names = layout.names(self.param_groups)
         for group in self.param_groups:
             for key, x in self.defaults.items():
                 group.setdefault(key, x)
@@ -326,17 +341,20 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             state = inner._state[name]
             if not early and not dict.__contains__(self.state, p) and not state["step"]:
                 self._waiting.append(i)
-                continue
-            own = self.state.get(p)
-            if not isinstance(own, WatchedDict):
-                own = WatchedDict({}, self._changes)
-                defaultdict.__setitem__(self.state, p, own)
-            made = self._made[i]
-            for key, x in state.items():
-                if made.get(key) is not x:
-                    made[key] = x
-                    dict.__setitem__(own, key, views.tensor(x, p))
+            else:
+                self._expose_one(i, p, state)
         self._plan_seen = inner._plan
+
+    def _expose_one(self, i: int, p: Any, state: Mapping[str, Any]) -> None:
+        own = self.state.get(p)
+        if not isinstance(own, WatchedDict):
+            own = WatchedDict({}, self._changes)
+            defaultdict.__setitem__(self.state, p, own)
+        made = self._made[i]
+        for key, x in state.items():
+            if made.get(key) is not x:
+                made[key] = x
+                dict.__setitem__(own, key, views.tensor(x, p))
 
     # The step
 
@@ -350,22 +368,48 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._in_backward is not None:
+            self._in_backward.check_step()
+            return loss
+        self._step_all()
+        return loss
+
+    def _step_all(self) -> None:
+        """Steps all parameters that have a gradient."""
         inner = self._ready()
         grads = [p.grad for p in self._tensors]
         for i, _, _ in self._special:
             if grads[i] is not None:
                 what = f"gradient of parameter {self._by_index[i]!r}"
                 grads[i] = views.array(grads[i], what)
-        if not inner.param_groups:
-            return loss
+        if not inner.param_groups or self._skips(inner):
+            return
+        self._take_scale(inner)
         machine.alone(inner._lock, inner._flat_step, grads, "step() of this optimizer")
+        views.changed([p for p, g in zip(self._tensors, grads, strict=True) if g is not None])
         for place in self._places:
             place.give_back()
         if inner._plan is not self._plan_seen or (
             self._waiting and any(grads[i] is not None for i in self._waiting)
         ):
             self._expose(inner)
-        return loss
+
+    def _skips(self, inner: Any) -> bool:
+        """Whether a ``torch.amp.GradScaler`` has found that the step must not be done."""
+        found = getattr(self, "found_inf", None)
+        if found is None or not float(found):
+            return False
+        inner.skipped += 1
+        inner.last_skip = "the GradScaler has found an infinite or NaN gradient"
+        return True
+
+    def _take_scale(self, inner: Any) -> None:
+        """Takes over by what a ``torch.amp.GradScaler`` has scaled the loss, if one has."""
+        scale = getattr(self, "grad_scale", None)
+        number = 1.0 if scale is None else float(scale)
+        if not 0.0 < number < math.inf:
+            raise ValueError(f"grad_scale = {number!r}: expected a number above 0")
+        inner._unscale = 1.0 / number
 
     def _forward(self, name: str, tensors: Any) -> None:
         """Calls a method of the optimizer inside that takes arrays as ``step`` takes gradients."""
@@ -434,160 +478,6 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         """The norm of each gradient at that step, by parameter."""
         return dict(self._inner.last_norms)
 
-    # State in and out
-
-    def state_dict(self) -> dict[str, Any]:
-        """What torch's own class would give: ``{"state", "param_groups"}``, with its keys, shapes
-        and dtypes; the tensors share memory with the state, as there.
-
-        What torch has no place for is under ``"steepest"`` in the first group: updates, skipped
-        steps, norms that clips remember, and counts that torch's SGD and Muon do without.
-        """
-        for hook in self._optimizer_state_dict_pre_hooks.values():
-            hook(self)
-        inner = self._ready()
-        state: dict[Any, Any] = {}
-        groups, steps = [], {}
-        index: dict[Any, int] = {}
-        for group in self.param_groups:
-            for p in group["params"]:
-                index.setdefault(p, len(index))
-        for place in self._places:
-            h = {k: place.live.rule._settle(k, place.inner[k], inner.updates) for k in place.names}
-            for p in place.group["params"]:
-                own = self.state.get(p)
-                if not own:
-                    continue
-                laid = layout.state_to_torch(place.live.rule.rule, own, h)
-                if laid:
-                    state[index[p]] = laid
-                if "step" not in laid:
-                    steps[index[p]] = int(own["step"])
-        state |= {key: x for key, x in self.state.items() if not isinstance(key, torch.Tensor)}
-        for group in self.param_groups:
-            rule = self._inner._rule_of(group).rule
-            packed = layout.group_to_torch(rule, group)
-            groups.append(packed | {"params": [index[p] for p in group["params"]]})
-        groups[0][layout.RECORD] = {
-            "updates": inner.updates,
-            "skipped": inner.skipped,
-            "clip_history": {key: list(x) for key, x in inner.clip_history.items()},
-            "steps": steps,
-        }
-        made = {"state": state, "param_groups": groups}
-        for hook in self._optimizer_state_dict_post_hooks.values():
-            made = hook(self, made) or made
-        return made
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes over a copy of what ``state_dict`` gave, or that of torch's own class did.
-
-        Parameters are matched by their place, as in torch. Raises KeyError, TypeError or ValueError
-        and changes nothing if groups, keys, shapes or dtypes do not fit.
-        """
-        loaded = dict(state_dict)
-        for hook in self._optimizer_load_state_dict_pre_hooks.values():
-            loaded = hook(self, loaded) or loaded
-        self._load(loaded)
-        for hook in self._optimizer_load_state_dict_post_hooks.values():
-            hook(self)
-
-    def _load(self, loaded: Mapping[str, Any]) -> None:
-        before = self._ready()
-        saved = copy.deepcopy(loaded["param_groups"])
-        sizes = [len(group["params"]) for group in self.param_groups]
-        if [len(group["params"]) for group in saved] != sizes:
-            raise ValueError(
-                f"the state's groups have {[len(group['params']) for group in saved]} parameters; "
-                f"expected {sizes}"
-            )
-        record = saved[0].pop(layout.RECORD, {}) if saved else {}
-        groups = []
-        for group, found in zip(self.param_groups, saved, strict=True):
-            rule = before._rule_of(group)
-            if found.get("rule", rule.rule) != rule.rule:
-                raise ValueError(f"state of rule {found['rule']!r} given to {rule.rule!r}")
-            new = layout.group_from_torch(rule.rule, found, group)
-            new |= {key: group[key] for key in self.face if key in group}
-            groups.append(new | {"params": group["params"]})
-        numbers = [i for group in saved for i in group["params"]]
-        names = _names(groups)
-        states = self._loaded_states(
-            loaded["state"], record, dict(zip(numbers, names, strict=True))
-        )
-        tensors = [p for group in groups for p in group["params"]]
-        by_tensor = {p: states[name] for p, name in zip(tensors, names, strict=True)}
-        inner, places, _ = self._built(groups, names, by_tensor)
-        updates = record.get("updates")
-        if updates is None:
-            updates = max((int(x["step"]) for x in states.values() if x), default=0)
-        inner._updates[...] = updates
-        inner.skipped = int(record.get("skipped", 0))
-        inner.clip_history = {
-            str(key): [float(x) for x in norms]
-            for key, norms in record.get("clip_history", {}).items()
-        }
-        for place in places:
-            live = place.live
-            for name, p in zip(place.inner["param_names"], place.group["params"], strict=True):
-                if by_tensor[p]:
-                    _check_keys(by_tensor[p], live, views.array(p, f"parameter {name!r}"), name)
-        inner._built()
-        rest = {k: x for k, x in loaded["state"].items() if k not in set(numbers)}
-        fresh: defaultdict[Any, Any] = defaultdict(dict)
-        for p, name in zip(tensors, names, strict=True):
-            if by_tensor[p]:
-                fresh[p] = {key: views.tensor(x, p) for key, x in inner._state[name].items()}
-        fresh.update(rest)
-        self.param_groups[:] = groups
-        self.state = fresh
-        self._inner = inner._again()
-        self._stale = True
-
-    def _loaded_states(
-        self, loaded: Mapping[Any, Any], record: Mapping[str, Any], names: Mapping[Any, str]
-    ) -> dict[str, dict[str, Any]]:
-        """Copies of the loaded states by name, in our layout."""
-        steps = record.get("steps", {})
-        states: dict[str, dict[str, Any]] = {name: {} for name in names.values()}
-        rules = {
-            name: place.live.rule.rule
-            for place in self._places
-            for name in place.inner["param_names"]
-        }
-        for i, name in names.items():
-            given = loaded.get(i)
-            if given:
-                step = steps.get(i, record.get("updates", 1))
-                found = layout.state_from_torch(rules[name], given, name, step)
-                states[name] = {
-                    key: x.detach().to("cpu", copy=True) if isinstance(x, torch.Tensor) else x
-                    for key, x in found.items()
-                }
-            elif i in steps:
-                states[name] = {"step": steps[i]}
-        return states
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_inner": self._inner._again()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self.defaults.pop("differentiable", None)
-        self.defaults |= {key: x for key, x in self.face.items() if key not in self.defaults}
-        self._changes = Changes()
-        self._again()
-        self._watched = None
-
-
-def _names(groups: list[dict[str, Any]]) -> list[str]:
-    """The names of all parameters: those that were given, else their numbers."""
-    names: list[str] = []
-    for group in groups:
-        count = len(group["params"])
-        names += group.get("param_names") or [str(len(names) + i) for i in range(count)]
-    return names
-
 
 def _changing(x: Any) -> bool:
     """Whether a hyper-parameter may get another value in place."""
@@ -611,15 +501,3 @@ def _parameter(p: Any, name: str, rule: Any) -> Any:
             "numbers: give it to another rule, such as AdamW"
         )
     return views.array(p, what, writable=True)
-
-
-def _check_keys(state: Mapping[str, Any], live: Any, p: Any, name: str) -> None:
-    """Raises ValueError for a loaded state that lacks what the rule needs, or has more."""
-    own = {*live.rule_keys(p), *live.rule.scalars(live.h)}
-    lacking = own - state.keys()
-    unknown = state.keys() - own - {"step", *live.of_stages}
-    if (lacking and state["step"]) or unknown:
-        raise ValueError(
-            f"state of parameter {name!r} has keys {sorted(state)}; "
-            f"expected {sorted({'step', *own, *live.of_stages})}"
-        )

@@ -10,7 +10,7 @@ from steepest.kernels import sources
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
-__all__ = ["array", "numbers", "ordinary", "plain", "place", "state", "tensor"]
+__all__ = ["array", "changed", "numbers", "ordinary", "plain", "place", "state", "tensor"]
 
 _REAL = (torch.float32, torch.float64)
 _COMPLEX = (torch.complex64, torch.complex128)
@@ -77,6 +77,16 @@ def state(x: Any, what: str) -> Any:
     if x.is_floating_point() or x.is_complex():
         return array(x, what, writable=True)
     return x.detach().numpy()
+
+
+def changed(tensors: list[Any]) -> None:
+    """Tells torch that tensors were changed in place, so that a backward pass that needs them as
+    they were raises, as after a step of torch's own."""
+    try:
+        torch.autograd.graph.increment_version(tensors)
+    except TypeError:  # torch before 2.6 takes one
+        for x in tensors:
+            torch.autograd.graph.increment_version(x)
 
 
 def place(x: Any) -> tuple[Any, ...]:
