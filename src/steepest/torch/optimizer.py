@@ -324,7 +324,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         early = self.rule.rule in layout.EARLY
         for i, (name, p) in enumerate(zip(self._by_index, self._tensors, strict=True)):
             state = inner._state[name]
-            if not early and not dict.__contains__(self.state, p) and not state["step"]:
+            if not early and not dict.get(self.state, p) and not state["step"]:
                 self._waiting.append(i)
                 continue
             own = self.state.get(p)
