@@ -9,6 +9,7 @@ float64 runs on its own for all steps.
 import copy
 import functools
 import inspect
+import re
 import warnings
 
 import numpy as np
@@ -162,7 +163,7 @@ def run(name, dtype):
                 getattr(stt, name)(parameters(name, dtype, 1, True), **given_input.kwargs)
             no += 1
             continue
-        for a, b, theirs, ours, _ in steps(name, given_input.kwargs, dtype):
+        for a, b, theirs, ours, _ in steps(name, given_input.kwargs, dtype):  # noqa: B007
             for p, q in zip(theirs, ours, strict=True):
                 apart = (
                     ulps(p, q, array(p))
@@ -354,10 +355,11 @@ def test_errors_are_errors_here(name, i, what):
         with pytest.raises(TypeError, match="is complex"):
             cls(params, **kwargs)
     elif issubclass(case.error_type, Warning):
-        with pytest.warns(case.error_type, match=case.error_regex), warnings.catch_warnings():
+        with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
-            with pytest.raises(ValueError, match="more than once|share|appear"):
+            with pytest.raises(ValueError, match="share memory"):
                 cls(params, **kwargs)
+        assert any(re.search(case.error_regex, str(x.message)) for x in seen)
     else:
         assert case.error_on is database.OptimizerErrorEnum.CONSTRUCTION_ERROR
         with pytest.raises(case.error_type):
@@ -375,5 +377,5 @@ def test_adafactors_threshold_below_one_is_allowed_and_nought_is_not():
     w = np.ones((2, 2))
     st.Adafactor(w, d=0.5).step(np.ones((2, 2)))
     assert (w < 1.0).all()
-    with pytest.raises(ValueError, match="d = 0.0: expected a number above 0"):
+    with pytest.raises(ValueError, match=r"d = 0\.0: expected a number above 0"):
         st.Adafactor(w, d=0.0)
