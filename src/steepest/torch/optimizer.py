@@ -359,6 +359,9 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         if not inner.param_groups:
             return loss
         machine.alone(inner._lock, inner._flat_step, grads, "step() of this optimizer")
+        # as autograd asks for: backward() through a graph of older values is an error, as in torch
+        changed = [p for p, g in zip(self._tensors, grads, strict=True) if g is not None]
+        torch.autograd.graph.increment_version(changed)
         for place in self._places:
             place.give_back()
         if inner._plan is not self._plan_seen or (
