@@ -517,6 +517,21 @@ def test_copies_have_all_public_attributes(name):
         assert_states(made.state_dict(), ours.state_dict())
 
 
+@pytest.mark.parametrize("name", ["Adam", "NAdam", "RAdam"])
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_the_kind_of_decay_is_loaded(name, decoupled):
+    """As every hyper-parameter of a group, whatever the optimizer was made with."""
+    (_, first), (_, theirs) = both(name, decoupled_weight_decay=decoupled)
+    saved = theirs.state_dict(), first.state_dict()
+    for state_dict in saved:
+        (p, ours), (q, other) = both(name, decoupled_weight_decay=not decoupled)
+        for params, optimizer in ((p, ours), (q, other)):
+            optimizer.load_state_dict(state_dict)
+            step(params, optimizer, range(3))
+        assert_close(p, q)
+        assert ours.param_groups[0]["decay_mode"] == ("decoupled" if decoupled else "l2")
+
+
 def test_a_wrong_number_of_groups_or_parameters_is_refused():
     for params, optimizer in both("Adam"):
         saved = optimizer.state_dict()

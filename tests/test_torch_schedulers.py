@@ -162,6 +162,67 @@ def test_a_checkpoint_goes_on(name, optimizer, before, after):
     assert_alike(through, second)
 
 
+ALL = sorted(
+    name
+    for name, x in vars(torch.optim).items()
+    if inspect.isclass(x) and issubclass(x, torch.optim.Optimizer) and hasattr(stt, name)
+    if name not in ("Optimizer", "Muon", "ASGD")  # Muon is in bfloat16 there; ASGD: below
+)
+
+
+@pytest.fixture
+def double():
+    """torch keeps NAdam's product and ASGD's rate in its default dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("scheduler", ["ExponentialLR", "OneCycleLR"])
+@pytest.mark.parametrize("name", ALL)
+def test_every_class_is_driven(name, scheduler, monkeypatch, double):
+    monkeypatch.setitem(OPTIMIZERS, name, (name, {"lr": 0.05}))
+    cycles = {"Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD"}
+    if scheduler == "OneCycleLR" and name not in cycles - {"NAdam"}:  # NAdam: below
+        monkeypatch.setitem(
+            MADE,
+            scheduler,
+            lambda o: schedulers.OneCycleLR(
+                o, [0.05, 0.1], total_steps=STEPS + 1, cycle_momentum=False
+            ),
+        )
+    ours, theirs = Training(stt, name, scheduler), Training(torch.optim, name, scheduler)
+    for _ in range(STEPS):
+        ours.step()
+        theirs.step()
+        assert_alike(ours, theirs)
+
+
+def test_where_two_rules_differ_from_torchs_under_a_scheduler(monkeypatch, double):
+    """NAdam's product of momentums is that of the present β₁, torch's of all that there were; ASGD
+    goes by a new rate at once, torch's one step later."""
+    monkeypatch.setitem(OPTIMIZERS, "NAdam", ("NAdam", {"lr": 0.05}))
+    monkeypatch.setitem(OPTIMIZERS, "ASGD", ("ASGD", {"lr": 0.05, "lambd": 0.0}))
+    runs = [Training(module, "NAdam", "OneCycleLR") for module in (stt, torch.optim)]
+    for _ in range(STEPS):
+        for run in runs:
+            run.step()
+    assert runs[0].seen() == runs[1].seen()
+    params = zip(runs[0].params, runs[1].params, strict=True)
+    apart = max((p - q).abs().max().item() for p, q in params)
+    assert 1e-6 < apart < 1e-3
+
+    ours, theirs = (Training(module, "ASGD", "StepLR") for module in (stt, torch.optim))
+    for t in range(2 * 4 + 1):
+        if t == 4:
+            assert_alike(ours, theirs)
+        ours.step()
+        theirs.step()
+    assert ours.seen() == theirs.seen()
+    assert not torch.allclose(ours.params[0], theirs.params[0])
+
+
 def test_a_tensor_stays_the_same_tensor():
     """Schedulers write into a learning rate that is a tensor, in place."""
     run = Training(stt, "adamw, lr as tensor", "StepLR")
