@@ -9,7 +9,8 @@ state tensors. When parameters, groups or states are others than before, it is m
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from operator import is_, itemgetter
+from itertools import compress, repeat
+from operator import is_, is_not, itemgetter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -360,8 +361,8 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             return loss
         machine.alone(inner._lock, inner._flat_step, grads, "step() of this optimizer")
         # as autograd asks for: backward() through a graph of older values is an error, as in torch
-        changed = [p for p, g in zip(self._tensors, grads, strict=True) if g is not None]
-        torch.autograd.graph.increment_version(changed)
+        changed = compress(self._tensors, map(is_not, grads, repeat(None)))
+        torch.autograd.graph.increment_version(list(changed))
         for place in self._places:
             place.give_back()
         if inner._plan is not self._plan_seen or (
