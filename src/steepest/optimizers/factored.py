@@ -81,6 +81,8 @@ class Adafactor(Optimizer):
             raise ValueError("warmup_init has no effect without relative_step")
         if h["eps"][1] is None:
             raise ValueError("eps = (.., None): expected a number; only the first may be None")
+        if h["d"] == 0.0:
+            raise ValueError("d = 0.0: expected a number above 0; nothing would ever move")
 
     def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("variance", *self.beside(h))

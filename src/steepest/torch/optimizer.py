@@ -339,7 +339,7 @@ class Optimizer(Saving):
         early = self.rule.rule in layout.EARLY
         for i, (name, p) in enumerate(zip(self._by_index, self._tensors, strict=True)):
             state = inner._state[name]
-            if not early and not dict.__contains__(self.state, p) and not state["step"]:
+            if not early and not dict.get(self.state, p) and not state["step"]:
                 self._waiting.append(i)
             else:
                 self._expose_one(i, p, state)
