@@ -79,7 +79,10 @@ def state_from_torch(rule: str, state: Mapping[str, Any], name: str, step: int) 
     """
     if not isinstance(state, Mapping):
         raise TypeError(f"state of parameter {name!r} is a {type(state).__name__}; expected a dict")
-    given = {key: x for key, x in state.items() if x is not None}
+    # An empty dict is what torch makes of a key that a flattened state dict lacks.
+    given = {
+        key: x for key, x in state.items() if x is not None and not (isinstance(x, dict) and not x)
+    }
     found = given.pop("step", step)
     if isinstance(found, torch.Tensor):
         if found.numel() != 1:

@@ -19,7 +19,7 @@ from steepest.extras import require
 from steepest.kernels import machine
 from steepest.optimizers.selection import Selection
 from steepest.optimizers.state import Changes, WatchedDict
-from steepest.torch import layout, views
+from steepest.torch import layout, shards, views
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
@@ -118,6 +118,9 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         _check_face(face)
         self._inner: Any = None
         self._watched: Any = None
+        self._zero = shards.dealer()
+        if self._zero is not None:
+            shards.check_given(given)
         super().__init__(params, {})
         groups, self.param_groups = self.param_groups, []
         self._begin(groups, given, face)
@@ -146,6 +149,9 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         for group in groups:
             self.param_groups += next(part) if group["params"] else [self._empty_group(group)]
         self._changes = Changes()
+        self._company = shards.found(self.param_groups, self._zero)
+        if self._company is not None:
+            self._company.check(inner, self.param_groups)
         self._again()
         self._watch()
         self._expose_early()
@@ -266,7 +272,12 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
                 group.setdefault(key, x)
         self._watch()
         inner, places, special = self._built(self.param_groups, names, self.state)
+        if not inner.updates:  # states that were put here, not loaded
+            inner._updates[...] = max((int(x["step"]) for x in inner._state.values()), default=0)
         self._inner, self._places, self._special = inner, places, special
+        self._company = shards.found(self.param_groups, self._zero)
+        if self._company is not None:
+            self._company.check(inner, self.param_groups)
         self._tensors, self._by_index = tensors, names
         self._made: list[dict[str, Any]] = [{} for _ in names]
         self._waiting: list[int] = []
@@ -313,7 +324,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         self, rule: str, state: Mapping[str, Any], name: str, count: int
     ) -> dict[str, Any]:
         """A state of torch's as one of ours: arrays over the same memory."""
-        found = layout.state_from_torch(rule, state, name, count)
+        found = layout.state_from_torch(rule, state, name, max(count, 1))
         return {
             key: views.state(x, f"state {key!r} of parameter {name!r}") for key, x in found.items()
         }
@@ -350,14 +361,29 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._company is None:
+            self._stepped()
+        else:
+            with self._company.stepping():
+                self._stepped()
+        return loss
+
+    def _stepped(self) -> None:
+        """The step itself."""
         inner = self._ready()
+        company = self._company
+        if company is not None:
+            company.joins(inner, self.param_groups)
         grads = [p.grad for p in self._tensors]
         for i, _, _ in self._special:
             if grads[i] is not None:
                 what = f"gradient of parameter {self._by_index[i]!r}"
+                shards.check_gradient(grads[i], self._tensors[i], what)
                 grads[i] = views.array(grads[i], what)
         if not inner.param_groups:
-            return loss
+            if company is not None:
+                company.rest()
+            return
         machine.alone(inner._lock, inner._flat_step, grads, "step() of this optimizer")
         for place in self._places:
             place.give_back()
@@ -365,7 +391,6 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             self._waiting and any(grads[i] is not None for i in self._waiting)
         ):
             self._expose(inner)
-        return loss
 
     def _forward(self, name: str, tensors: Any) -> None:
         """Calls a method of the optimizer inside that takes arrays as ``step`` takes gradients."""
@@ -575,6 +600,8 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)
         self.defaults |= {key: x for key, x in self.face.items() if key not in self.defaults}
+        self._zero = None
+        self._company = shards.found(self.param_groups, None)
         self._changes = Changes()
         self._again()
         self._watched = None
