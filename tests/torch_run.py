@@ -56,11 +56,24 @@ class Host:
             self._run.stdout.close()
 
 
+def hosted():
+    """A host, for a fixture; skips where torch has no gloo."""
+    import pytest
+
+    torch = pytest.importorskip("torch")
+    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+        pytest.skip("torch has no gloo")
+    host = Host()
+    yield host
+    host.close()
+
+
 def main():
     import torch
     import torch.distributed.checkpoint.state_dict
     import torch.distributed.fsdp
-    import torch.distributed.optim  # noqa: F401
+    import torch.distributed.optim
+    import torch._dynamo  # noqa: F401  # which DTensors need, and import late
 
     import steepest.torch  # noqa: F401
 

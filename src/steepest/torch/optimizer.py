@@ -128,7 +128,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     def _begin(
         self, groups: list[dict[str, Any]], given: dict[str, Any], face: dict[str, Any]
     ) -> None:
-        names = _names(groups)
+        names = _names(groups, self._zero)
         tensors = dict(zip(names, (p for g in groups for p in g["params"]), strict=True))
         self._inner = inner = object.__new__(self.rule)
         inner._early = False
@@ -211,7 +211,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             return
         inner = self._ready()
         first = len(inner.param_groups)
-        names = _names([*kept, group])[-len(group["params"]) :]
+        names = _names([*kept, group], self._zero)[-len(group["params"]) :]
         inner.add_param_group(self._given_group(group, names))
         tensors = dict(zip(names, group["params"], strict=True))
         self.param_groups += [
@@ -266,7 +266,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
 
     def _rebuild(self, tensors: list[Any]) -> None:
         """Makes the optimizer inside anew, of torch's groups and states."""
-        names = _names(self.param_groups)
+        names = _names(self.param_groups, self._zero)
         for group in self.param_groups:
             for key, x in self.defaults.items():
                 group.setdefault(key, x)
@@ -536,7 +536,7 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             new |= {key: group[key] for key in self.face if key in group}
             groups.append(new | {"params": group["params"]})
         numbers = [i for group in saved for i in group["params"]]
-        names = _names(groups)
+        names = _names(groups, self._zero)
         states = self._loaded_states(
             loaded["state"], record, dict(zip(numbers, names, strict=True))
         )
@@ -607,8 +607,11 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         self._watched = None
 
 
-def _names(groups: list[dict[str, Any]]) -> list[str]:
-    """The names of all parameters: those that were given, else their numbers."""
+def _names(groups: list[dict[str, Any]], zero: Any) -> list[str]:
+    """The names of all parameters: those that were given, else their numbers; in the part of a
+    ZeroRedundancyOptimizer its own."""
+    if zero is not None:
+        return [str(zero._param_to_index[p]) for group in groups for p in group["params"]]
     names: list[str] = []
     for group in groups:
         count = len(group["params"])
