@@ -1,4 +1,4 @@
-"""``steepest.torch`` on several processes that have whole parameters: DDP, ZeroRedundancyOptimizer."""
+"""``steepest.torch`` where processes have whole parameters: DDP, ZeroRedundancyOptimizer."""
 
 import os
 import signal

@@ -17,7 +17,7 @@ import steepest.torch as stt
 from steepest.optimizers import RULES
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 mesh = init_device_mesh("cpu", (size,))
 SHAPES = [(7, 5), (6,), (3, 4, 2), (1, 3)]
@@ -149,16 +149,21 @@ own = params(1)
 a = stt.AdamW(own)
 own[0].grad = distribute_tensor(torch.ones(7, 5).double(), mesh, [Replicate()])
 raises(TypeError, "use .redistribute()", a.step)
+part = DTensor.from_local(torch.ones(7, 5).double(), mesh, [Partial()])
+own[0].grad = part.redistribute(placements=[Shard(0)], async_op=True)
+a.step()
+assert a.state[own[0]]["exp_avg"].full_tensor()[6, 4].item() == 2 * (1 - 0.9)
+raises(TypeError, "a sum that has yet to be made", lambda: stt.AdamW([part]))
 """
     host.together(2, START + code, tmp_path)
 
 
 def test_what_goes_by_whole_arrays_is_refused(host, tmp_path):
     code = """
-masks = {"0": torch.ones(7, 5).bool().numpy()}
 for hyper in [
     {"clip": st.clip.adaptive(0.1)}, {"filter": st.filters.centralize()},
-    {"filter": st.filters.mars()}, {"cautious": True}, {"regularize": st.regularize.group_lasso(0.1)},
+    {"filter": st.filters.mars()}, {"cautious": True},
+    {"regularize": st.regularize.group_lasso(0.1)},
 ]:
     raises(ValueError, "no process has one", lambda: stt.AdamW(params(1), **hyper))
 own = params(1)
@@ -170,6 +175,8 @@ a.param_groups[0]["cautious"] = False
 assert bits(full(own)) == bits(values(1))
 a.step()
 assert bits(full(own)) != bits(values(1))
+masks = (torch.ones(7, 5).numpy() > 0,)
+raises(ValueError, "masks", lambda: stt.AdamW(params(1)[:1], filter=st.filters.mask(masks)))
 raises(ValueError, "LAMB goes by", lambda: (
     a.add_param_group({"params": params(5), "rule": "lamb"}), a.step()
 ))
@@ -275,6 +282,32 @@ for how in "skip", "raise":
     a.step()
     assert a.updates == 1 and bits(full(own)) != bits(values(1))
 """
+    host.together(2, START + code, tmp_path)
+
+
+def test_flat_parameters_go_alone(host, tmp_path):
+    """FSDP1: what is right on parts is done, the rest refused."""
+    code = (
+        NETWORK
+        + """
+from torch.distributed.fsdp import FullyShardedDataParallel
+for keep in False, True:
+    q = network(False)
+    m = FullyShardedDataParallel(
+        network(False), use_orig_params=keep, device_id=torch.device("cpu")
+    )
+    raises(ValueError, "goes by whole arrays", lambda: stt.LAMB(m.parameters()))
+    raises(ValueError, "goes by sums", lambda: stt.Prodigy(m.parameters()))
+    a, b = stt.AdamW(m.parameters(), lr=0.1), stt.AdamW(q.parameters(), lr=0.1)
+    train(m, a, range(3))
+    train(q, b, range(3), own=False)
+    with FullyShardedDataParallel.summon_full_params(m):
+        for x, y in zip(m.module.parameters(), q.parameters()):
+            assert (x - y).abs().max() <= 1e-12
+    a.param_groups[0]["clip"] = st.clip.global_norm(1.0)
+    raises(ValueError, "shard with fully_shard", lambda: train(m, a, [3]))
+"""
+    )
     host.together(2, START + code, tmp_path)
 
 

@@ -294,7 +294,10 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
         each = iter(names)
         full = [(g, [next(each) for _ in g["params"]]) for g in groups if g["params"]]
         for group, own in full:
-            inner.add_param_group(self._given_group(group, own))
+            given = self._given_group(group, own)
+            if "convention" not in inner._rule_of(given)._hyper_names:
+                given.pop("convention", None)  # of the other groups' rule
+            inner.add_param_group(given)
         special = []
         tensors = [p for group, _ in full for p in group["params"]]
         for i, p in enumerate(tensors):

@@ -8,7 +8,7 @@ together from those of all, and no process changes anything before all are ready
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ def found(groups: Groups, zero: Any) -> "Company | None":
         for p in group["params"]:
             if _cuts(p):
                 return _Mesh(p.device_mesh)
+            if _flat(p):
+                return _Flat([], "cpu")
     if zero is not None and zero.world_size > 1:
         return _Dealt(zero)
     return None
@@ -49,7 +51,9 @@ def dealer() -> Any:
     module = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
     frame: Any = sys._getframe(1) if module else None
     while frame is not None:
-        own = frame.f_locals.get("self") if frame.f_code.co_name == "_init_local_optimizer" else None
+        own = (
+            frame.f_locals.get("self") if frame.f_code.co_name == "_init_local_optimizer" else None
+        )
         if isinstance(own, module.ZeroRedundancyOptimizer):  # type: ignore[union-attr]
             return own
         frame = frame.f_back
@@ -57,12 +61,12 @@ def dealer() -> Any:
 
 
 def check_given(options: Mapping[str, Any]) -> None:
-    """Raises ValueError for what ZeroRedundancyOptimizer cannot follow: more groups than its own."""
+    """Raises ValueError for what makes groups that a ZeroRedundancyOptimizer does not have."""
     for key in ("exclude", "overrides"):
         if options.get(key):
             raise ValueError(
-                f"{key} = {options[key]!r} makes groups that ZeroRedundancyOptimizer does not have: "
-                "give it the groups themselves"
+                f"{key} = {options[key]!r} makes groups, which ZeroRedundancyOptimizer does not "
+                "follow: give it the groups themselves"
             )
 
 
@@ -86,6 +90,11 @@ def _cuts(p: Any) -> tuple[int, ...]:
     return tuple(
         i for i, x in enumerate(placements) if not x.is_replicate() and p.device_mesh.size(i) > 1
     )
+
+
+def _flat(p: Any) -> bool:
+    """Whether a tensor is, or is a part of, a flat parameter of FullyShardedDataParallel."""
+    return bool(getattr(p, "_fsdp_flattened", False))
 
 
 class Company:
@@ -154,9 +163,7 @@ class Company:
         with _answers():
             failed = torch.tensor([error is not None], dtype=torch.int32, device=self._device)
             for group in self._groups:
-                torch.distributed.all_reduce(
-                    failed, op=torch.distributed.ReduceOp.MAX, group=group
-                )
+                torch.distributed.all_reduce(failed, op=torch.distributed.ReduceOp.MAX, group=group)
             if not failed.item():
                 return
             rank = torch.distributed.get_rank()
@@ -203,24 +210,7 @@ class _Mesh(Company):
         self._mesh = mesh
 
     def check(self, inner: Any, groups: Groups) -> None:
-        groups = [group for group in groups if group["params"]]
-        for group, own, live in zip(groups, inner.param_groups, inner._groups, strict=True):
-            if live.rule.needs == "global":
-                raise ValueError(_sums(live))
-            cut = [
-                name
-                for name, p in zip(own["param_names"], group["params"], strict=True)
-                if _cuts(p)
-            ]
-            what = _whole(live) if cut else ""
-            if what:
-                raise ValueError(
-                    f"parameter {cut[0]!r} is sharded, and {what} goes by whole arrays, of which "
-                    "no process has one: take an element-wise rule and options, leave the "
-                    "parameter whole (ignored_params= of fully_shard), or use "
-                    "DistributedDataParallel with ZeroRedundancyOptimizer, which deals out whole "
-                    "parameters"
-                )
+        _check_parts(inner, groups, _cuts)
 
     def norms(self, own: Array) -> Array:
         self._agree_on_kind()
@@ -240,6 +230,23 @@ class _Mesh(Company):
 
     def _params(self) -> list[Any]:
         return [p for group in self._torch_groups for p in group["params"]]
+
+
+class _Flat(Company):
+    """A process of FullyShardedDataParallel (FSDP1), which does not tell a tensor whose part it is.
+
+    So this one goes alone; what it may do is right on parts.
+    """
+
+    def check(self, inner: Any, groups: Groups) -> None:
+        _check_parts(inner, groups, _flat)
+
+    def norms(self, own: Array) -> Array:
+        raise ValueError(
+            "FullyShardedDataParallel does not say what its flat parameters are parts of, so norms "
+            "for clip= and nonfinite= cannot be put together: shard with fully_shard (FSDP2), or "
+            "clip with the model's clip_grad_norm_"
+        )
 
 
 class _Dealt(Company):
@@ -288,6 +295,23 @@ class _Dealt(Company):
     def _shared(self, own: Array) -> Array:
         self._agree(None)
         return self._gathered(own, self._groups)
+
+
+def _check_parts(inner: Any, groups: Groups, cut: Callable[[Any], Any]) -> None:
+    """Raises ValueError where what is cut would have to be whole."""
+    full = [group["params"] for group in groups if group["params"]]
+    for params, own, live in zip(full, inner.param_groups, inner._groups, strict=True):
+        if live.rule.needs == "global":
+            raise ValueError(_sums(live))
+        names = [name for name, p in zip(own["param_names"], params, strict=True) if cut(p)]
+        what = _whole(live) if names else ""
+        if what:
+            raise ValueError(
+                f"parameter {names[0]!r} is sharded, and {what} goes by whole arrays, of which no "
+                "process has one: take an element-wise rule and options, leave the parameter whole "
+                "(ignored_params= of fully_shard), or use DistributedDataParallel with "
+                "ZeroRedundancyOptimizer, which deals out whole parameters"
+            )
 
 
 def _whole(live: LiveGroup) -> str:
