@@ -69,11 +69,6 @@ def hosted():
 
 
 def main():
-    import torch
-    import torch.distributed.checkpoint.state_dict
-    import torch.distributed.fsdp
-    import torch.distributed.optim
-    import torch._dynamo  # noqa: F401  # which DTensors need, and import late
 
     import steepest.torch  # noqa: F401
 
