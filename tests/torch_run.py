@@ -69,6 +69,10 @@ def hosted():
 
 
 def main():
+    import torch._dynamo  # which DTensors need, and import late
+    import torch.distributed.checkpoint.state_dict
+    import torch.distributed.fsdp
+    import torch.distributed.optim  # noqa: F401
 
     import steepest.torch  # noqa: F401
 
