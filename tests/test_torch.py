@@ -625,3 +625,17 @@ def test_arrays_step_with_gradients_of_torch():
         ours.step(grads)
         same_too.step(values(t + 2))
     assert all(np.array_equal(x, y) for x, y in zip(arrays, others, strict=True))
+
+
+def test_a_group_may_go_by_a_rule_that_lacks_the_others_convention():
+    arrays = values(1, shapes=[(3, 2), (4,)])
+    params = parameters(arrays)
+    groups = [{"params": [arrays[0]]}, {"params": [arrays[1]], "rule": "lamb"}]
+    ours = RULES["adamw"](groups)
+    theirs = stt.AdamW([dict(g, params=[p]) for g, p in zip(groups, params, strict=True)])
+    for t in range(2):
+        grads = values(2 + t, shapes=[(3, 2), (4,)])
+        ours.step([[g] for g in grads])
+        give(params, grads)
+        theirs.step()
+    assert same(params, arrays)

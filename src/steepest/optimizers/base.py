@@ -206,8 +206,8 @@ class Optimizer(Keeping, registered=False):
         if math.isfinite(norms.total):
             return ""
         each = zip(self._names, norms.each, strict=True)
-        bad = next(name for name, x in each if not math.isfinite(x))
-        reason = f"gradient of parameter {bad!r} has an infinite or NaN element"
+        bad = next((f" of parameter {name!r}" for name, x in each if not math.isfinite(x)), None)
+        reason = f"gradient{bad or ' of another process'} has an infinite or NaN element"
         if self._nonfinite == "skip":
             return reason
         raise FloatingPointError(

@@ -70,7 +70,7 @@ class InBackward:
         self._hooks: list[Any] = []
         self._task: int | None = None
         self._tensors: list[Any] = []
-        _check(optimizer._ready())
+        _check(optimizer._ready(), optimizer._company)
         self.check_done("step_in_backward()")
         self.attach()
         optimizer._in_backward = self
@@ -164,7 +164,7 @@ class InBackward:
             )
         optimizer = self.optimizer
         self._inner = inner = optimizer._ready()
-        _check(inner)
+        _check(inner, optimizer._company)
         if self._tensors is not optimizer._tensors:
             self._tensors = optimizer._tensors
             self._index = {p: i for i, p in enumerate(self._tensors)}
@@ -285,14 +285,14 @@ def _nested() -> bool:
     return found > 1
 
 
-def _check(inner: Any) -> None:
+def _check(inner: Any, company: Any) -> None:
     """Raises ValueError for what needs all gradients before the first parameter is stepped."""
     if inner._nonfinite == "skip":
         raise ValueError(
             "nonfinite='skip' with step_in_backward: the first parameters are stepped before the "
             "gradients of the last are known; expected 'propagate' or 'raise'"
         )
-    if inner._peers is not None:
+    if company is not None or inner._peers is not None:
         raise ValueError(
             "step_in_backward of an optimizer that steps parts of parameters: the others' parts "
             "are needed at the same time"

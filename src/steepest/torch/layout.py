@@ -80,7 +80,10 @@ def state_from_torch(rule: str, state: Mapping[str, Any], name: str, step: int) 
     """
     if not isinstance(state, Mapping):
         raise TypeError(f"state of parameter {name!r} is a {type(state).__name__}; expected a dict")
-    given = {key: x for key, x in state.items() if x is not None}
+    # An empty dict is what torch makes of a key that a flattened state dict lacks.
+    given = {
+        key: x for key, x in state.items() if x is not None and not (isinstance(x, dict) and not x)
+    }
     found = given.pop("step", step)
     if isinstance(found, torch.Tensor):
         if found.numel() != 1:
@@ -113,8 +116,11 @@ def group_from_torch(
     return {key: x for key, x in group.items() if key not in found} | found
 
 
-def names(groups: list[dict[str, Any]]) -> list[str]:
-    """The names of all parameters: those that were given, else their numbers."""
+def names(groups: list[dict[str, Any]], index: Mapping[Any, int] | None = None) -> list[str]:
+    """The names of all parameters: by their `index` if there is one, else those that were given,
+    else their numbers."""
+    if index is not None:
+        return [str(index[p]) for group in groups for p in group["params"]]
     found: list[str] = []
     for group in groups:
         count = len(group["params"])

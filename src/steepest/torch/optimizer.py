@@ -20,7 +20,7 @@ from steepest.extras import require
 from steepest.kernels import machine
 from steepest.optimizers.selection import Selection
 from steepest.optimizers.state import Changes, WatchedDict
-from steepest.torch import layout, views
+from steepest.torch import layout, shards, views
 from steepest.torch.saving import Saving
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
@@ -124,6 +124,9 @@ class Optimizer(Saving):
         _check_face(face)
         self._inner: Any = None
         self._watched: Any = None
+        self._zero = shards.dealer()
+        if self._zero is not None:
+            shards.check_given(given)
         super().__init__(params, {})
         groups, self.param_groups = self.param_groups, []
         self._begin(groups, given, face)
@@ -131,7 +134,7 @@ class Optimizer(Saving):
     def _begin(
         self, groups: list[dict[str, Any]], given: dict[str, Any], face: dict[str, Any]
     ) -> None:
-        names = layout.names(groups)
+        names = self._names(groups)
         tensors = dict(zip(names, (p for g in groups for p in g["params"]), strict=True))
         self._inner = inner = object.__new__(self.rule)
         inner._early = False
@@ -152,6 +155,9 @@ class Optimizer(Saving):
         for group in groups:
             self.param_groups += next(part) if group["params"] else [self._empty_group(group)]
         self._changes = Changes()
+        self._company = shards.found(self.param_groups, self._zero)
+        if self._company is not None:
+            self._company.check(inner, self.param_groups)
         self._again()
         self._watch()
         self._expose_early()
@@ -213,7 +219,7 @@ class Optimizer(Saving):
             self._in_backward.check_new(group)
         inner = self._ready()
         first = len(inner.param_groups)
-        names = layout.names([*kept, group])[-len(group["params"]) :]
+        names = self._names([*kept, group])[-len(group["params"]) :]
         inner.add_param_group(self._given_group(group, names))
         tensors = dict(zip(names, group["params"], strict=True))
         self.param_groups += [
@@ -268,20 +274,29 @@ class Optimizer(Saving):
                 place.sync()
         return self._inner
 
+    def _names(self, groups: list[dict[str, Any]]) -> list[str]:
+        """The names of all parameters of groups."""
+        return layout.names(groups, None if self._zero is None else self._zero._param_to_index)
+
     def _named(self) -> Iterator[tuple[str, Any]]:
         """All parameters with their names."""
-        each = iter(layout.names(self.param_groups))
+        each = iter(self._names(self.param_groups))
         return ((next(each), p) for group in self.param_groups for p in group["params"])
 
     def _rebuild(self, tensors: list[Any]) -> None:
         """Makes the optimizer inside anew, of torch's groups and states."""
-        names = layout.names(self.param_groups)
+        names = self._names(self.param_groups)
         for group in self.param_groups:
             for key, x in self.defaults.items():
                 group.setdefault(key, x)
         self._watch()
         inner, places, special = self._built(self.param_groups, names, self.state)
+        if not inner.updates:  # states that were put here, not loaded
+            inner._updates[...] = max((int(x["step"]) for x in inner._state.values()), default=0)
         self._inner, self._places, self._special = inner, places, special
+        self._company = shards.found(self.param_groups, self._zero)
+        if self._company is not None:
+            self._company.check(inner, self.param_groups)
         self._tensors, self._by_index = tensors, names
         self._made: list[dict[str, Any]] = [{} for _ in names]
         self._waiting: list[int] = []
@@ -298,7 +313,10 @@ class Optimizer(Saving):
         each = iter(names)
         full = [(g, [next(each) for _ in g["params"]]) for g in groups if g["params"]]
         for group, own in full:
-            inner.add_param_group(self._given_group(group, own))
+            given = self._given_group(group, own)
+            if "convention" not in inner._rule_of(given)._hyper_names:
+                given.pop("convention", None)  # of the other groups' rule
+            inner.add_param_group(given)
         special = []
         tensors = [p for group, _ in full for p in group["params"]]
         for i, p in enumerate(tensors):
@@ -328,7 +346,7 @@ class Optimizer(Saving):
         self, rule: str, state: Mapping[str, Any], name: str, count: int
     ) -> dict[str, Any]:
         """A state of torch's as one of ours: arrays over the same memory."""
-        found = layout.state_from_torch(rule, state, name, count)
+        found = layout.state_from_torch(rule, state, name, max(count, 1))
         return {
             key: views.state(x, f"state {key!r} of parameter {name!r}") for key, x in found.items()
         }
@@ -370,21 +388,32 @@ class Optimizer(Saving):
                 loss = closure()
         if self._in_backward is not None:
             self._in_backward.check_step()
-            return loss
-        self._step_all()
+        elif self._company is None:
+            self._step_all()
+        else:
+            with self._company.stepping():
+                self._step_all()
         return loss
 
     def _step_all(self) -> None:
         """Steps all parameters that have a gradient."""
         inner = self._ready()
+        company = self._company
+        if company is not None:
+            company.joins(inner, self.param_groups)
         grads = [p.grad for p in self._tensors]
         for i, _, _ in self._special:
             if grads[i] is not None:
                 what = f"gradient of parameter {self._by_index[i]!r}"
+                shards.check_gradient(grads[i], self._tensors[i], what)
                 grads[i] = views.array(grads[i], what)
-        if not inner.param_groups or self._skips(inner):
+        if self._skips(inner):
             return
         self._take_scale(inner)
+        if not inner.param_groups:
+            if company is not None:
+                company.rest()
+            return
         machine.alone(inner._lock, inner._flat_step, grads, "step() of this optimizer")
         views.changed([p for p, g in zip(self._tensors, grads, strict=True) if g is not None])
         for place in self._places:
@@ -397,7 +426,12 @@ class Optimizer(Saving):
     def _skips(self, inner: Any) -> bool:
         """Whether a ``torch.amp.GradScaler`` has found that the step must not be done."""
         found = getattr(self, "found_inf", None)
-        if found is None or not float(found):
+        if found is None:
+            return False
+        bad = bool(found)
+        if self._company is not None:
+            bad = self._company.any(bad)
+        if not bad:
             return False
         inner.skipped += 1
         inner.last_skip = "the GradScaler has found an infinite or NaN gradient"

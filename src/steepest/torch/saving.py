@@ -7,7 +7,7 @@ from typing import Any
 
 from steepest.extras import require
 from steepest.optimizers.state import Changes
-from steepest.torch import layout, views
+from steepest.torch import layout, shards, views
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
@@ -16,6 +16,11 @@ __all__ = ["Saving"]
 
 class Saving(torch.optim.Optimizer):  # type: ignore[misc]
     """The part of an ``Optimizer`` that saves and loads."""
+
+    _zero: Any
+    """The ZeroRedundancyOptimizer that it is a part of, if any."""
+    _company: Any
+    """Those who step other parts of the parameters, if any; see ``shards``."""
 
     def state_dict(self) -> dict[str, Any]:
         """What torch's own class would give: ``{"state", "param_groups"}``, with its keys, shapes
@@ -92,7 +97,7 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
             new |= {key: group[key] for key in self.face if key in group}
             groups.append(new | {"params": group["params"]})
         numbers = [i for group in saved for i in group["params"]]
-        names = layout.names(groups)
+        names = self._names(groups)
         states = self._loaded_states(
             loaded["state"], record, dict(zip(numbers, names, strict=True))
         )
@@ -156,6 +161,8 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)
         self.defaults |= {key: x for key, x in self.face.items() if key not in self.defaults}
+        self._zero = None
+        self._company = shards.found(self.param_groups, None)
         self._changes = Changes()
         self._again()
         self._watched = None

@@ -1,0 +1,452 @@
+"""``steepest.torch`` on DTensors over gloo: FSDP2, norms over shards, distributed checkpoints."""
+
+import pytest
+from torch_run import hosted
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture(scope="module")
+def host():
+    yield from hosted()
+
+
+START = """
+import math
+import steepest.torch as stt
+from steepest.optimizers import RULES
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+
+mesh = init_device_mesh("cpu", (size,))
+SHAPES = [(7, 5), (6,), (3, 4, 2), (1, 3)]
+
+def cls(rule):
+    return getattr(stt, RULES[rule].__name__)
+
+def values(seed, dtype=torch.float64, shapes=SHAPES):
+    g = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=g, dtype=dtype) for shape in shapes]
+
+def sharded(tensors, mesh=mesh, placements=(Shard(0),)):
+    return [distribute_tensor(x, mesh, placements, src_data_rank=None) for x in tensors]
+
+def params(seed, dtype=torch.float64, **how):
+    return [torch.nn.Parameter(x) for x in sharded(values(seed, dtype), **how)]
+
+def whole(seed, dtype=torch.float64):
+    return [torch.nn.Parameter(x) for x in values(seed, dtype)]
+
+def give(own, one, seed, dtype=torch.float64, **how):
+    for p, g in zip(own, sharded(values(seed, dtype), **how)):
+        p.grad = g
+    for p, g in zip(one, values(seed, dtype)):
+        p.grad = g
+
+def full(tensors):
+    return [x.detach().full_tensor() for x in tensors]
+
+def bits(tensors):
+    return [x.detach().numpy().tobytes() for x in tensors]
+
+def apart(own, one):
+    return max((x - y).abs().max().item() for x, y in zip(full(own), one))
+
+def alike(x):
+    every = [None] * size
+    dist.all_gather_object(every, x)
+    return all(one == every[0] for one in every)
+
+def raises(kind, words, do):
+    try:
+        do()
+    except Exception as error:
+        assert isinstance(error, kind) and words in str(error), repr(error)
+    else:
+        raise AssertionError(f"no {kind.__name__} of {words!r}")
+"""
+
+NETWORK = """
+def network(shard=True):
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 1)]
+    m = torch.nn.Sequential(*layers).double()
+    if shard:
+        fully_shard(m, mesh=mesh)
+    return m
+
+def train(m, optimizer, steps, own=True):
+    for t in steps:
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(t), dtype=torch.float64)
+        if own:
+            m(x[rank::size]).square().mean().backward()  # all have as many rows
+        else:
+            m(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+"""
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_element_wise_rules_have_the_bits_of_one_process(n, host, tmp_path):
+    """Of the rows of the last parameter, one, all processes but the first have none."""
+    code = """
+options = {
+    "adamw": {"ema": 0.9, "l1": 0.01, "weight_decay": 0.1, "lr": 0.1}, "sgd": {"lr": 0.1},
+    "adam": {"clip": st.clip.value(0.5), "filter": st.filters.grokfast()},
+}
+done = refused = 0
+for rule in RULES:
+    if RULES[rule].needs != "element-wise" or RULES[rule].prepares:
+        words = "goes by" if RULES[rule].needs == "global" else "is sharded, and"
+        raises(ValueError, words, lambda: cls(rule)(sharded(values(1, shapes=[(4, 4)]))))
+        refused += 1
+        continue
+    for dtype in torch.float32, torch.float64:
+        own, one = params(1, dtype), whole(1, dtype)
+        hyper = options.get(rule, {})
+        a, b = cls(rule)(own, **hyper), cls(rule)(one, **hyper)
+        for t in range(4):
+            give(own, one, 10 + t, dtype)
+            a.step()
+            b.step()
+        assert bits(full(own)) == bits(one) != bits(values(1, dtype)), rule
+        for p, q in zip(own, one):
+            for key, x in a.state[p].items():
+                x = x.full_tensor() if isinstance(x, DTensor) else x
+                assert torch.equal(x, b.state[q][key]), (rule, key)
+    done += 1
+assert done > 20 and refused > 15, (done, refused)
+"""
+    host.together(n, START + code, tmp_path)
+
+
+def test_other_ways_to_lie(host, tmp_path):
+    """Columns, complex numbers, all whole on each, another order of the mesh's dimensions."""
+    code = """
+for dtype, placements in [
+    (torch.float64, [Shard(1)]), (torch.complex128, [Shard(0)]), (torch.float32, [Replicate()]),
+]:
+    shapes = SHAPES if placements != [Shard(1)] else [(7, 5), (4, 3)]
+    own = [torch.nn.Parameter(x) for x in sharded(values(1, dtype, shapes), placements=placements)]
+    one = [torch.nn.Parameter(x) for x in values(1, dtype, shapes)]
+    a, b = stt.AdamW(own, lr=0.1, amsgrad=True), stt.AdamW(one, lr=0.1, amsgrad=True)
+    for t in range(3):
+        for x, g in (own, sharded(values(t, dtype, shapes), placements=placements)), (
+            one, values(t, dtype, shapes)
+        ):
+            for p, y in zip(x, g):
+                p.grad = y
+        a.step()
+        b.step()
+    assert [x.resolve_conj().numpy().tobytes() for x in full(own)] == bits(one), placements
+    for key, x in a.state[own[0]].items():
+        assert key == "step" or x.placements == own[0].placements
+own = [torch.nn.Parameter(x) for x in sharded(values(1), placements=[Replicate()])]
+stt.LAMB(own)  # whole on each
+own = params(1)
+a = stt.AdamW(own)
+own[0].grad = distribute_tensor(torch.ones(7, 5).double(), mesh, [Replicate()])
+raises(TypeError, "use .redistribute()", a.step)
+part = DTensor.from_local(torch.ones(7, 5).double(), mesh, [Partial()])
+own[0].grad = part.redistribute(placements=[Shard(0)], async_op=True)
+a.step()
+assert a.state[own[0]]["exp_avg"].full_tensor()[6, 4].item() == 2 * (1 - 0.9)
+raises(TypeError, "a sum that has yet to be made", lambda: stt.AdamW([part]))
+"""
+    host.together(2, START + code, tmp_path)
+
+
+def test_what_goes_by_whole_arrays_is_refused(host, tmp_path):
+    code = """
+for hyper in [
+    {"clip": st.clip.adaptive(0.1)}, {"filter": st.filters.centralize()},
+    {"filter": st.filters.mars()}, {"cautious": True},
+    {"regularize": st.regularize.group_lasso(0.1)},
+]:
+    raises(ValueError, "no process has one", lambda: stt.AdamW(params(1), **hyper))
+own = params(1)
+a = stt.AdamW(own, lr=0.1)
+give(own, [], 2)
+a.param_groups[0]["cautious"] = True
+raises(ValueError, "cautious=True goes by whole arrays", a.step)
+a.param_groups[0]["cautious"] = False
+assert bits(full(own)) == bits(values(1))
+a.step()
+now = bits(full(own))
+assert now != bits(values(1))
+a.param_groups[0]["cautious"] = True  # once there is a plan
+raises(ValueError, "cautious=True goes by whole arrays", a.step)
+assert bits(full(own)) == now
+a.param_groups[0]["cautious"] = False
+masks = (torch.ones(7, 5).numpy() > 0,)
+raises(ValueError, "masks", lambda: stt.AdamW(params(1)[:1], filter=st.filters.mask(masks)))
+raises(ValueError, "LAMB goes by", lambda: (
+    a.add_param_group({"params": params(5), "rule": "lamb"}), a.step()
+))
+"""
+    host.together(2, START + code, tmp_path)
+
+
+# Norms
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_clips_go_by_whole_gradients(n, host, tmp_path):
+    """The sums of squares are added in another order: 1e-12 of numbers near 1."""
+    code = """
+groups = lambda ps: [{"params": ps[:2]}, {"params": ps[2:], "lr": 0.2}]
+for hyper in [
+    {"clip": st.clip.global_norm(1.0)}, {"clip": st.clip.global_norm(1.0, math.inf)},
+    {"clip": st.clip.global_norm(2.0, 1.0)}, {"clip": st.clip.norm(0.5), "nonfinite": "raise"},
+    {"clip": st.clip.group_norm(0.5)}, {"clip": st.clip.previous_norm(1.0)},
+    {"clip": (st.clip.skip_spikes(3.0), st.clip.percentile(50))},
+]:
+    own, one = params(1), whole(1)
+    a, b = stt.SGD(groups(own), lr=0.5, **hyper), stt.SGD(groups(one), lr=0.5, **hyper)
+    for t in range(8):
+        give(own, one, t)
+        a.step()
+        b.step()
+        assert a.last_norm is None or abs(a.last_norm - b.last_norm) <= 1e-12, hyper
+        assert list(a.last_norms) == list(b.last_norms), hyper
+    assert apart(own, one) <= 1e-12 < apart(own, whole(1)), hyper
+    assert alike((a.last_norm, a.last_norms, a.clip_history)), hyper
+"""
+    host.together(n, START + code, tmp_path)
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_the_global_norm_is_torchs(n, host, tmp_path):
+    code = """
+own, one = params(1), params(1)
+hyper = {"lr": 0.1, "weight_decay": 0.1}
+a = stt.AdamW(own, clip=st.clip.global_norm(3.0), **hyper)
+b = torch.optim.AdamW(one, **hyper)
+clipped = 0
+for t in range(8):
+    give(own, [], t)
+    give(one, [], t)
+    norm = torch.nn.utils.clip_grad_norm_(one, 3.0).full_tensor().item()
+    a.step()
+    b.step()
+    assert abs(a.last_norm - norm) <= 1e-12 * norm
+    clipped += norm > 3.0
+assert clipped and apart(own, full(one)) <= 1e-12
+"""
+    host.together(n, START + code, tmp_path)
+
+
+def test_norms_where_shards_are_replicated(host, tmp_path):
+    """Two pairs, each of which has all (HSDP): norms are of a pair, and not of all four."""
+    code = """
+square = init_device_mesh("cpu", (2, 2), mesh_dim_names=("copies", "parts"))
+for placements in [Replicate(), Shard(0)], [Shard(0), Replicate()], [Shard(0), Shard(0)]:
+    how = {"mesh": square, "placements": placements}
+    own, one = params(1, **how), whole(1)
+    a = stt.SGD(own, lr=0.5, clip=st.clip.global_norm(1.0))
+    b = stt.SGD(one, lr=0.5, clip=st.clip.global_norm(1.0))
+    for t in range(3):
+        give(own, one, t, **how)
+        a.step()
+        b.step()
+        assert abs(a.last_norm - b.last_norm) <= 1e-12, placements
+    assert apart(own, one) <= 1e-12, placements
+    a.param_groups[0]["lr"] = -1.0 if rank == 3 else 0.5
+    raises(ValueError if rank == 3 else st.mpi.RankError, "lr", a.step)
+    assert apart(own, one) <= 1e-12, placements
+
+mixed = [*params(1)[:2], torch.nn.Parameter(torch.ones(3).double())]
+a = stt.SGD(mixed, lr=0.5, clip=st.clip.global_norm(1.0))
+for p in mixed:
+    p.grad = torch.ones_like(p)
+raises(ValueError, "an optimizer for each kind", a.step)
+a.param_groups[0]["clip"] = None
+a.step()
+assert mixed[2].tolist() == [0.5] * 3
+"""
+    host.together(4, START + code, tmp_path)
+
+
+def test_a_bad_gradient_is_seen_by_all(host, tmp_path):
+    code = """
+for how in "skip", "raise":
+    own = params(1)
+    a = stt.AdamW(own, lr=0.1, nonfinite=how)
+    give(own, [], 2)
+    if rank == 1:
+        own[1].grad.to_local()[0] = math.nan
+    if how == "skip":
+        a.step()
+        assert a.skipped == 1 and "parameter '1'" in a.last_skip and a.updates == 0
+    else:
+        raises(FloatingPointError, "parameter '1'", a.step)
+    assert bits(full(own)) == bits(values(1))
+    give(own, [], 2)
+    a.step()
+    assert a.updates == 1 and bits(full(own)) != bits(values(1))
+"""
+    host.together(2, START + code, tmp_path)
+
+
+def test_flat_parameters_go_alone(host, tmp_path):
+    """FSDP1: what is right on parts is done, the rest refused."""
+    code = (
+        NETWORK
+        + """
+from torch.distributed.fsdp import FullyShardedDataParallel
+for keep in False, True:
+    q = network(False)
+    m = FullyShardedDataParallel(
+        network(False), use_orig_params=keep, device_id=torch.device("cpu")
+    )
+    raises(ValueError, "goes by whole arrays", lambda: stt.LAMB(m.parameters()))
+    raises(ValueError, "goes by sums", lambda: stt.Prodigy(m.parameters()))
+    a, b = stt.AdamW(m.parameters(), lr=0.1), stt.AdamW(q.parameters(), lr=0.1)
+    train(m, a, range(3))
+    train(q, b, range(3), own=False)
+    with FullyShardedDataParallel.summon_full_params(m):
+        for x, y in zip(m.module.parameters(), q.parameters()):
+            assert (x - y).abs().max() <= 1e-12
+    a.param_groups[0]["clip"] = st.clip.global_norm(1.0)
+    raises(ValueError, "shard with fully_shard", lambda: train(m, a, [3]))
+"""
+    )
+    host.together(2, START + code, tmp_path)
+
+
+# FSDP2
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_fully_shard_trains_as_one_process(n, host, tmp_path):
+    """The mean of the gradients is added in another order: 1e-12 after 10 steps of size 0.1."""
+    code = """
+import copy, pickle
+make = lambda m: stt.AdamW(m.named_parameters(), lr=0.1, clip=st.clip.global_norm(0.1), ema=0.9)
+m, q = network(), network(False)
+a, b = make(m), make(q)
+train(m, a, range(10))
+train(q, b, range(10), own=False)
+own, one = list(m.parameters()), list(q.parameters())
+assert apart(own, one) <= 1e-12 and apart(own, network(False).parameters()) > 0.1
+assert own[2].to_local().shape[0] == (1 if rank == 0 else 0)
+assert list(a.averaged()) == list(b.averaged())
+assert apart(a.averaged().values(), b.averaged().values()) <= 1e-12
+copied = copy.deepcopy(a)
+assert copied.updates == 10 and copied._company is not None
+raw = torch.optim.AdamW(m.parameters(), lr=0.1)
+train(m, raw, [11])  # torch's own lays its states out alike
+for key, x in raw.state[own[0]].items():
+    y = a.state[own[0]][key]
+    assert type(x) is type(y) and x.shape == y.shape, key
+"""
+    host.together(n, START + NETWORK + code, tmp_path)
+
+
+KINDS = [
+    ("AdamW", 'lr=0.1, clip=st.clip.global_norm(0.1), ema=0.9, nonfinite="skip"'),
+    ("SGD", "lr=st.schedules.cosine(0.1, 10), momentum=0.9, dampening=0.5"),
+    ("NAdam", "lr=0.1"),
+    ("Adagrad", "lr=0.1"),
+    ("ASGD", "lr=0.1"),
+    ("Adan", "lr=0.1"),
+]
+CHECKPOINTS = """
+from pathlib import Path
+from torch.distributed import checkpoint
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions, get_state_dict, set_state_dict,
+)
+
+def kinds():
+    for name, hyper in KINDS:
+        for flat in False, True:
+            m = network()
+            keywords = eval(f"dict({hyper})")
+            if name == "SGD" and flat:
+                keywords["lr"] = 0.1  # torch's layout of SGD has no count, so no schedule
+            yield f"{name} {flat}", m, getattr(stt, name)(m.parameters(), **keywords), (
+                StateDictOptions(flatten_optimizer_state_dict=flat)
+            )
+
+def stored(m, a, options):
+    one, two = get_state_dict(m, a, options=options)
+    return {"model": one, "optimizer": two}
+
+def end(name, m):
+    torch.save(full(m.parameters()), f"end of {name}")
+"""
+SAVE = """
+for name, m, a, options in kinds():
+    train(m, a, range(3))
+    checkpoint.save(stored(m, a, options), checkpoint_id=name)
+    train(m, a, range(3, 6))
+    (end if rank == 0 else lambda *_: full(m.parameters()))(name, m)
+"""
+LOAD = """
+for name, m, a, options in kinds():
+    before = bits(full(m.parameters()))
+    there = stored(m, a, options)  # makes a state by a step with lr = 0
+    assert bits(full(m.parameters())) == before, name
+    checkpoint.load(there, checkpoint_id=name)
+    set_state_dict(m, a, model_state_dict=there["model"], optim_state_dict=there["optimizer"],
+                   options=options)
+    assert a.updates == 3 or "SGD True" in name, (name, a.updates)
+    train(m, a, range(3, 6))
+    assert apart(m.parameters(), torch.load(f"end of {name}")) <= 1e-12, name
+    assert a.skipped == 0
+"""
+
+
+def test_checkpoints_load_with_another_number_of_processes(host, tmp_path):
+    """Saved by two, loaded by one, two and four, in torch's nested and flat form; the training
+    goes on as if it had not ended, to 1e-12: means of gradients are added in another order."""
+    start = START + NETWORK + f"KINDS = {KINDS!r}\n" + CHECKPOINTS
+    host.together(2, start + SAVE, tmp_path)
+    for n in 1, 2, 4:
+        host.together(n, start + LOAD, tmp_path)
+
+
+def test_a_whole_state_dict_is_shared_out(host, tmp_path):
+    """From one process's file to two, and back: full_state_dict."""
+    code = """
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions, get_optimizer_state_dict, set_optimizer_state_dict,
+)
+q = network(False)
+b = stt.AdamW(q.parameters(), lr=0.1)
+train(q, b, range(3), own=False)
+options = StateDictOptions(full_state_dict=True)
+saved = get_optimizer_state_dict(q, b, options=options)
+m = network()
+a = stt.AdamW(m.parameters(), lr=0.1)
+set_optimizer_state_dict(m, a, saved, options=options)
+assert a.updates == 3
+again = get_optimizer_state_dict(m, a, options=options)
+assert list(again["state"]) == list(saved["state"]) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+for name, state in saved["state"].items():
+    for key, x in state.items():
+        assert torch.equal(x, again["state"][name][key]), (name, key)
+"""
+    host.together(2, START + NETWORK + code, tmp_path)
+
+
+def test_every_rule_makes_its_state_without_a_change(tmp_path):
+    """What ``get_state_dict`` does before the first step: zero gradients and lr = 0."""
+    torch = pytest.importorskip("torch")
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    import steepest.torch as stt
+    from steepest.optimizers import RULES
+
+    for rule in RULES.values():
+        torch.manual_seed(0)
+        m = torch.nn.Linear(4, 3, bias=False)
+        before = m.weight.detach().clone()
+        optimizer = getattr(stt, rule.__name__)(m.parameters())
+        state = get_optimizer_state_dict(m, optimizer)
+        assert torch.equal(m.weight, before), rule
+        optimizer.load_state_dict(optimizer.state_dict())
+        assert state["param_groups"][0]["params"] == ["weight"], rule
