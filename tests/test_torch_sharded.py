@@ -290,6 +290,25 @@ for how in "skip", "raise":
     host.together(2, START + code, tmp_path)
 
 
+SCALED = """
+own, one = params(0), whole(0)
+a, b = stt.AdamW(own, lr=0.1), stt.AdamW(one, lr=0.1)
+for t in range(4):
+    give(own, one, 1 + t)
+    a.grad_scale = b.grad_scale = torch.tensor(4.0)
+    a.found_inf = torch.tensor(float(t == 1 and rank == size - 1))  # by one process alone
+    b.found_inf = torch.tensor(float(t == 1))
+    a.step(); b.step()
+    del a.grad_scale, a.found_inf, b.grad_scale, b.found_inf
+    assert a.skipped == b.skipped == int(t >= 1) and alike((a.updates, a.last_skip))
+assert a.updates == 3 and bits(full(own)) == bits(one)
+"""
+
+
+def test_a_step_that_one_process_must_skip_is_skipped_by_all(host, tmp_path):
+    host.together(2, START + SCALED, tmp_path)
+
+
 def test_flat_parameters_go_alone(host, tmp_path):
     """FSDP1: what is right on parts is done, the rest refused."""
     code = (
