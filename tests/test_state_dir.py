@@ -339,6 +339,8 @@ def in_child(function):
 
 
 @FORK
+# Another test of this process may have started JAX, which warns of any fork.
+@pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
 def test_a_forked_child_cannot_change_the_parents_state(tmp_path):
     use_threads(1)
     params, opt = wide(tmp_path)

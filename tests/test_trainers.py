@@ -153,7 +153,7 @@ def resumes(rule):
     resumed.run(1)
     return all(map(torch.equal, resumed.weights, whole.weights))
 
-rules = [name for name in steepest.torch.__all__ if name != "Optimizer"]
+rules = [cls.__name__ for cls in steepest.optimizers.RULES.values()]
 found = {
     "resume": {rule: resumes(rule) for rule in rules},
     "losses": ours.losses,
