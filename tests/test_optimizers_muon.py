@@ -1,10 +1,14 @@
 """Muon and AdamW in one optimizer: which parameter goes by which, and with what."""
 
+import sys
+
 import numpy as np
 import pytest
 from cases import same_bits
 
 import steepest as st
+from steepest.extras import MissingExtra
+from steepest.matrix import newton_schulz
 
 SHAPES = {
     "embed": (9, 4),
@@ -172,3 +176,75 @@ def test_a_point_of_scipys_is_a_vector():
 def test_wrong_arguments(make, error, message):
     with pytest.raises(error, match=message):
         make(arrays(1))
+
+
+# The iteration in bfloat16
+
+JORDAN = [(3.4445, -4.775, 2.0315)] * 5
+
+
+def rough(g, **options):
+    from steepest.optimizers import bfloat16
+
+    return bfloat16.orthogonalize(g, JORDAN, 1e-7, **options)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("shape", [(32, 32), (16, 64), (64, 16)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_bfloat16_has_the_bits_of_torch(shape, dtype) -> None:
+    """Of a matrix whose norm is 1, so that its division by the norm is exact there and here."""
+    torch = pytest.importorskip("torch")
+    from torch.optim._muon import _zeropower_via_newtonschulz
+
+    g = (np.random.default_rng(0).integers(0, 2, shape) * 2 - 1).astype(dtype) / 32
+    theirs = _zeropower_via_newtonschulz(torch.from_numpy(g), JORDAN[0], 5, 1e-7)
+    same_bits(rough(g), theirs.to(torch.from_numpy(g).dtype).numpy())
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("shape", [(30, 30), (12, 40), (40, 12), (1, 7)])
+def test_bfloat16_is_close_to_the_iteration_in_double(shape) -> None:
+    """An entry of bfloat16 has 8 bits; fifteen products leave 1 to 5 % of the norm."""
+    pytest.importorskip("torch")
+    g = np.random.default_rng(1).standard_normal(shape) * 1e200
+    exact = newton_schulz.orthogonalize(g, JORDAN, 1e-7, margin=1.02, scale=3.0)
+    found = rough(g, margin=1.02, scale=3.0)
+    assert found.dtype == np.float64
+    assert 0 < np.linalg.norm(found - exact) < 0.06 * np.linalg.norm(exact)
+
+
+@pytest.mark.torch
+def test_bfloat16_at_the_edges() -> None:
+    pytest.importorskip("torch")
+    assert np.isnan(rough(np.array([[1.0, np.inf], [0.0, 1.0]]))).all()
+    same_bits(rough(np.zeros((2, 3))), np.zeros((2, 3)))
+    assert rough(np.zeros((0, 3))).shape == (0, 3)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("rule", [st.Muon, st.NorMuon])
+def test_a_step_in_bfloat16(rule) -> None:
+    pytest.importorskip("torch")
+    steps = []
+    for ns_dtype in (None, "bfloat16", "bfloat16"):
+        params = arrays(0)
+        opt = rule(params, lr=0.1, weight_decay=0.0, ns_dtype=ns_dtype)
+        opt.step(arrays(1))
+        steps.append({name: x - arrays(0)[name] for name, x in params.items()})
+    exact, found, again = steps
+    for name in SHAPES:
+        same_bits(found[name], again[name])
+        if name in OTHERS and name != "embed":
+            same_bits(found[name], exact[name])
+        elif name in MATRICES:
+            error = np.linalg.norm(found[name] - exact[name])
+            assert 0 < error < 0.06 * np.linalg.norm(exact[name])
+
+
+def test_bfloat16_needs_torch(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtra, match="ns_dtype='bfloat16' needs"):
+        st.Muon(np.zeros((2, 2)), ns_dtype="bfloat16")
+    with pytest.raises(ValueError, match="expected one of None, 'bfloat16'"):
+        st.Muon(np.zeros((2, 2)), ns_dtype="float16")

@@ -5,7 +5,7 @@ of a convolution are applied.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -65,6 +65,7 @@ def direction(
     eps: float = 1e-7,
     ns_steps: int = 5,
     adjust_lr_fn: str | None = None,
+    iterate: Callable[..., Matrix] = orthogonalize,
 ) -> tuple[Matrix, States]:
     """Muon's direction.
 
@@ -72,14 +73,14 @@ def direction(
         u = momentum · m + (1 - momentum) · g  with nesterov, else m
         d = shape_factor · NS(u / max(‖u‖, eps))
 
-    The iteration runs in g's type; torch.optim.Muon runs it in bfloat16. With "polar_express" the
-    norm is made 2 % larger. Raises ValueError for a g of fewer than two axes.
+    The iteration, NS, runs in g's type; torch.optim.Muon runs it in bfloat16. With "polar_express"
+    the norm is made 2 % larger. Raises ValueError for a g of fewer than two axes.
 
     Jordan et al. 2024, kellerjordan.github.io/posts/muon; formula and defaults as torch.optim.Muon.
     """
     m, u = _momentum(g, state["momentum_buffer"], momentum, nesterov)
     factor = shape_factor(g.shape, adjust_lr_fn)
-    d = _orthogonal(u, coefficients, eps, ns_steps, factor)
+    d = _orthogonal(u, coefficients, eps, ns_steps, factor, iterate)
     return d.reshape(g.shape), {"momentum_buffer": m}
 
 
@@ -105,6 +106,7 @@ def normuon_direction(
     ns_eps: float = 1e-7,
     ns_steps: int = 5,
     adjust_lr_fn: str | None = None,
+    iterate: Callable[..., Matrix] = orthogonalize,
 ) -> tuple[Matrix, States]:
     """NorMuon's direction: Muon's, with the rows brought to like sizes.
 
@@ -120,7 +122,7 @@ def normuon_direction(
     """
     m, u = _momentum(g, state["momentum_buffer"], momentum, nesterov)
     factor = shape_factor(g.shape, adjust_lr_fn)
-    o = _orthogonal(u, coefficients, ns_eps, ns_steps, 1.0)
+    o = _orthogonal(u, coefficients, ns_eps, ns_steps, 1.0, iterate)
     if o.size == 0:
         return o.reshape(g.shape), {"momentum_buffer": m}
     if adjust_lr_fn == "match_rms_adamw":
@@ -148,9 +150,14 @@ def _momentum(g: Matrix, m: Matrix, momentum: float, nesterov: bool) -> tuple[Ma
 
 
 def _orthogonal(
-    u: Matrix, coefficients: Coefficients, eps: float, steps: int, scale: float
+    u: Matrix,
+    coefficients: Coefficients,
+    eps: float,
+    steps: int,
+    scale: float,
+    iterate: Callable[..., Matrix],
 ) -> Matrix:
     margin = MARGIN if coefficients == "polar_express" else 1.0
     triples = schedule(coefficients, steps)
     flat = u.reshape(as_matrix(u.shape))
-    return orthogonalize(flat, triples, eps, margin=margin, scale=scale)
+    return iterate(flat, triples, eps, margin=margin, scale=scale)

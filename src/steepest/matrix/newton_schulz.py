@@ -80,7 +80,7 @@ def orthogonalize(
     length = norm(g)
     if not math.isfinite(length):
         return np.full_like(g, math.nan)
-    x = _divided(g, max(margin * length, eps))
+    x = divided(g, max(margin * length, eps))
     if not triples:
         return np.asarray(x * g.dtype.type(scale))
     wide = g.shape[0] <= g.shape[1]
@@ -101,7 +101,7 @@ def orthogonalize(
     return x
 
 
-def _divided(g: Matrix, length: float) -> Matrix:
+def divided(g: Matrix, length: float) -> Matrix:
     """g / length as a new array; length may be beyond g's type, or its inverse."""
     if length == 0.0:
         return np.zeros_like(g)

@@ -1,12 +1,14 @@
 """Muon and NorMuon, with AdamW in the same optimizer for what is not a matrix."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
 from steepest.arrays import Array
+from steepest.extras import require
 from steepest.matrix import muon, newton_schulz
+from steepest.optimizers import bfloat16
 from steepest.optimizers.base import Number, Options
 from steepest.optimizers.hyper import one_of, whole
 from steepest.optimizers.matrix_rule import MatrixRule
@@ -39,6 +41,11 @@ def coefficients(name: str, value: Any) -> Any:
     return tuple(table.tolist()) if table.ndim == 1 else tuple(map(tuple, table.tolist()))
 
 
+def iteration(h: Mapping[str, Any]) -> Callable[..., Array]:
+    """The function that brings singular values near 1."""
+    return newton_schulz.orthogonalize if h["ns_dtype"] is None else bfloat16.orthogonalize
+
+
 class WithAdamW(MatrixRule, registered=False):
     """A rule for matrices, and AdamW for everything else in the same optimizer."""
 
@@ -47,6 +54,7 @@ class WithAdamW(MatrixRule, registered=False):
         "ns_coefficients": coefficients,
         "ns_steps": whole(0, 99),
         "adjust_lr_fn": one_of(None, "original", "match_rms_adamw"),
+        "ns_dtype": one_of(None, "bfloat16"),
     }
 
     def __init__(
@@ -65,6 +73,10 @@ class WithAdamW(MatrixRule, registered=False):
         self._adamw = {**ADAMW, **(adamw or {})}
         self._adamw_for = tuple(patterns)
         super().__init__(params, hyper, options)
+
+    def check(self, h: Mapping[str, Any]) -> None:
+        if h["ns_dtype"] is not None:
+            require("torch", extra="torch", purpose=f"ns_dtype={h['ns_dtype']!r}")
 
     def _selects(self, options: Options) -> Selection:
         names = self._rule_of({"rule": "adamw"})._hyper_names
@@ -95,12 +107,13 @@ class Muon(WithAdamW):
         u = momentum · m + (1 - momentum) · g  with nesterov, else m
         p ← (1 - lr · weight_decay) · p - lr · factor · NS(u / max(‖u‖, eps))
 
-    NS is ns_steps rounds of X ← (aI + bA + cA²) X, A = XXᵀ, in p's type; torch.optim.Muon runs them
-    in bfloat16. ns_coefficients are three numbers, a list of such, one for each round (the last is
-    repeated), ``"jordan"`` or ``"polar_express"``. For r rows and c columns the factor is
-    √max(1, r/c), or 0.2 √max(r, c) with adjust_lr_fn ``"match_rms_adamw"``, for AdamW's rates. A
-    parameter of more than two axes, such as the weight of a convolution, is a matrix of its first
-    axis times all others.
+    NS is ns_steps rounds of X ← (aI + bA + cA²) X, A = XXᵀ, in p's type; ``ns_dtype="bfloat16"``
+    runs them in bfloat16 as torch.optim.Muon does, with PyTorch's matrix products: less exact, and
+    faster where the processor multiplies bfloat16. ns_coefficients are three numbers, a list of
+    such, one for each round (the last is repeated), ``"jordan"`` or ``"polar_express"``. For r rows
+    and c columns the factor is √max(1, r/c), or 0.2 √max(r, c) with adjust_lr_fn
+    ``"match_rms_adamw"``, for AdamW's rates. A parameter of more than two axes, such as the weight
+    of a convolution, is a matrix of its first axis times all others.
 
     What has fewer than two axes, and what has a name like one of ``adamw_for`` (embeddings, heads),
     goes by AdamW with the hyper-parameters ``adamw``, a dict; what it leaves out is that of Muon's
@@ -138,6 +151,7 @@ class Muon(WithAdamW):
         ns_steps: int = 5,
         adjust_lr_fn: str | None = None,
         *,
+        ns_dtype: str | None = None,
         adamw: Mapping[str, Any] | None = None,
         adamw_for: str | Sequence[str] = (),
         **options: Unpack[Options],
@@ -151,6 +165,7 @@ class Muon(WithAdamW):
             "eps": eps,
             "ns_steps": ns_steps,
             "adjust_lr_fn": adjust_lr_fn,
+            "ns_dtype": ns_dtype,
         }
         super().__init__(params, hyper, options, adamw, adamw_for)
 
@@ -163,7 +178,8 @@ class Muon(WithAdamW):
     def direction(
         self, name: str, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
     ) -> tuple[Array, dict[str, Array]]:
-        own = {key: h[key] for key in ("momentum", "nesterov", "eps", "ns_steps", "adjust_lr_fn")}
+        names = ("momentum", "nesterov", "eps", "ns_steps", "adjust_lr_fn")
+        own = {key: h[key] for key in names} | {"iterate": iteration(h)}
         return muon.direction(g, dict(state), t, coefficients=h["ns_coefficients"], **own)
 
 
@@ -210,6 +226,7 @@ class NorMuon(WithAdamW):
         ns_steps: int = 5,
         adjust_lr_fn: str | None = None,
         *,
+        ns_dtype: str | None = None,
         adamw: Mapping[str, Any] | None = None,
         adamw_for: str | Sequence[str] = (),
         **options: Unpack[Options],
@@ -225,6 +242,7 @@ class NorMuon(WithAdamW):
             "ns_eps": ns_eps,
             "ns_steps": ns_steps,
             "adjust_lr_fn": adjust_lr_fn,
+            "ns_dtype": ns_dtype,
         }
         super().__init__(params, hyper, options, adamw, adamw_for)
 
@@ -238,5 +256,5 @@ class NorMuon(WithAdamW):
         self, name: str, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
     ) -> tuple[Array, dict[str, Array]]:
         names = ("momentum", "beta2", "nesterov", "eps", "ns_eps", "ns_steps", "adjust_lr_fn")
-        own = {key: h[key] for key in names}
+        own = {key: h[key] for key in names} | {"iterate": iteration(h)}
         return muon.normuon_direction(g, dict(state), t, coefficients=h["ns_coefficients"], **own)
