@@ -12,18 +12,28 @@ from steepest.reference.types import Array, State
 
 
 def muon(
-    p: Array, g: Array, state: State, t: int, *, lr: float, ns_coefficients: Any, **hyper: Any
-) -> None:
-    """Muon, for two axes or more."""
+    p: Array, g: Array, state: State, t: int, *,
+    lr: float, ns_coefficients: Any, ns_dtype: str | None = None, **hyper: Any,
+) -> None:  # fmt: skip
+    """Muon, for two axes or more, in p's type."""
+    _in_own_type(ns_dtype)
     _descend(p, state, lr, orthogonal.direction(g, state, t, coefficients=ns_coefficients, **hyper))
 
 
 def normuon(
-    p: Array, g: Array, state: State, t: int, *, lr: float, ns_coefficients: Any, **hyper: Any
-) -> None:
-    """NorMuon, for two axes or more."""
+    p: Array, g: Array, state: State, t: int, *,
+    lr: float, ns_coefficients: Any, ns_dtype: str | None = None, **hyper: Any,
+) -> None:  # fmt: skip
+    """NorMuon, for two axes or more, in p's type."""
+    _in_own_type(ns_dtype)
     own = hyper | {"coefficients": ns_coefficients}
     _descend(p, state, lr, orthogonal.normuon_direction(g, state, t, **own))
+
+
+def _in_own_type(ns_dtype: str | None) -> None:
+    """Raises ValueError for a type that NumPy does not have."""
+    if ns_dtype is not None:
+        raise ValueError(f"ns_dtype = {ns_dtype!r}: the reference iterates in the parameter's type")
 
 
 def soap(
