@@ -294,6 +294,7 @@ folder = sys.argv[1]
 path = os.path.join(folder, "run")
 opt = st.SGD(np.ones(3))
 st.save(path, opt, extra={"which": "old"})
+st.load(path, opt)  # imports what there is to import, which another user may not read
 os.chmod(folder, 0o555)
 if os.geteuid() == 0:
     os.seteuid(65534)  # for root every folder can be written

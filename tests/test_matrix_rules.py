@@ -220,6 +220,7 @@ def test_defaults_are_those_of_the_packages_they_are_named_after():
         "eps": 1e-7,
         "ns_steps": 5,
         "adjust_lr_fn": None,
+        "iterate": newton_schulz.orthogonalize,
     }
 
 

@@ -413,6 +413,7 @@ def arguments_of(rule):
         if name != "clip" or rule not in ("signsgd", "rprop")  # no clip changes a gradient's sign
         if name != "lookahead" or RULES[rule].may_be_moved
         if name != "state_dir"  # which must not; see test_state_dir.py
+        if name != "ns_dtype"  # which needs PyTorch; see test_optimizers_muon.py
         # These move every element against its gradient.
         if name != "cautious" or rule not in ("adagrad", "adadelta", "signsgd", "grams")
     ],

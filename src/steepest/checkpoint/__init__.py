@@ -26,6 +26,7 @@ Its metadata is ``format``, ``version`` (of the format), ``steepest`` (the versi
 """
 
 import contextlib
+import functools
 import os
 import signal
 import threading
@@ -95,13 +96,19 @@ def save(
     metadata = {
         "format": _FORMAT,
         "version": _VERSION,
-        "steepest": installed.version("steepest"),
+        "steepest": _installed_version(),
         "rule": state.pop("rule"),
         "groups": values.dumps(state.pop("param_groups"), "param_groups"),
         "optimizer": values.dumps(state, "optimizer"),
         "extra": values.dumps(dict(extra or {}), "extra"),
     }
     container.write(path, stored, metadata)
+
+
+@functools.cache
+def _installed_version() -> str:
+    """That of this package, which stands in a file of the installation: read once."""
+    return installed.version("steepest")
 
 
 def _lent(optimizer: Optimizer | LBFGS) -> dict[str, Any]:
