@@ -517,7 +517,7 @@ class Grams(Optimizer):
     >>> opt = st.Grams(w, lr=0.5, betas=(0.5, 0.5), eps=0.0)
     >>> opt.step(np.array([4.0, -8.0])); opt.step(np.array([-1.0, 0.0]))
     >>> w.round(4)
-    array([ 0.6713, -1.5   ])
+    array([ 0.6361, -1.5   ])
 
     Cao et al. 2024, arXiv:2412.17107, algorithm 1.
     """

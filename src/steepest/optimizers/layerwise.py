@@ -283,7 +283,7 @@ class Fromage(Optimizer):
     >>> w = np.array([3.0, -4.0])
     >>> st.Fromage(w, lr=0.75).step(np.array([8.0, 6.0]))
     >>> w
-    array([ 0. , -5. ])
+    array([ 0., -5.])
 
     Bernstein et al. 2020, arXiv:2002.03432, algorithm 1.
     """
