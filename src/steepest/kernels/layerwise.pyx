@@ -78,20 +78,21 @@ RULES["lamb"] = rule(lamb, lamb, (survey(lamb_survey, lamb_survey, lamb_settle),
 # LARS: h = (lr, decay, momentum, trust coefficient, eps, whether to adapt, whether to clip);
 # settled: lr times ratio.
 
-cdef inline void lars_row(const real *restrict p, const real *restrict g, real f, double *length,
-                          double *slope, Py_ssize_t n) noexcept nogil:
+cdef inline void norms_row(const real *restrict p, const real *restrict g, real f, real kept,
+                           double *length, double *slope, Py_ssize_t n) noexcept nogil:
     cdef double x, y
     cdef Py_ssize_t i
     for i in range(n):
-        x = <double>p[i]
+        x = <double>(kept * p[i])
         y = <double>(f * g[i])
         length[i] += x * x
         slope[i] += y * y
 
 
-cdef void lars_survey(const real *restrict p, const real *restrict g, real *restrict m,
-                      real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
-                      double factor, double keep, const double *h, double *sums) noexcept nogil:
+cdef void norms_survey(const real *restrict p, const real *restrict g, real *restrict m,
+                       real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
+                       double factor, double keep, const double *h, double *sums) noexcept nogil:
+    """The sums of squares of the parameter and of the gradient."""
     cdef double length[LANES]
     cdef double slope[LANES]
     cdef Py_ssize_t i, k, whole = n // LANES
@@ -99,9 +100,9 @@ cdef void lars_survey(const real *restrict p, const real *restrict g, real *rest
     empty(slope)
     for i in range(whole):
         k = i * LANES
-        lars_row(p + k, g + k, <real>factor, length, slope, LANES)
+        norms_row(p + k, g + k, <real>factor, <real>keep, length, slope, LANES)
     k = whole * LANES
-    lars_row(p + k, g + k, <real>factor, length, slope, n - k)
+    norms_row(p + k, g + k, <real>factor, <real>keep, length, slope, n - k)
     sums[0] += folded(length)
     sums[1] += folded(slope)
 
@@ -125,7 +126,7 @@ cdef void lars_plain(real *restrict p, const real *restrict g, real *restrict m,
         p[i] = p[i] - step * (f * g[i] + decay * p[i])
 
 RULES["lars_plain"] = rule(lars_plain, lars_plain,
-                           (survey(lars_survey, lars_survey, lars_settle),))
+                           (survey(norms_survey, norms_survey, lars_settle),))
 
 
 cdef void lars(real *restrict p, const real *restrict g, real *restrict m, real *restrict b,
@@ -138,7 +139,7 @@ cdef void lars(real *restrict p, const real *restrict g, real *restrict m, real 
         m[i] = mi
         p[i] = p[i] - mi
 
-RULES["lars"] = rule(lars, lars, (survey(lars_survey, lars_survey, lars_settle),))
+RULES["lars"] = rule(lars, lars, (survey(norms_survey, norms_survey, lars_settle),))
 
 
 cdef void lars_nesterov(real *restrict p, const real *restrict g, real *restrict m,
@@ -153,7 +154,7 @@ cdef void lars_nesterov(real *restrict p, const real *restrict g, real *restrict
         p[i] = p[i] - (si + mu * mi)
 
 RULES["lars_nesterov"] = rule(lars_nesterov, lars_nesterov,
-                              (survey(lars_survey, lars_survey, lars_settle),))
+                              (survey(norms_survey, norms_survey, lars_settle),))
 
 
 # NovoGrad: h = (b1, share of the new direction, b2, 1 - b2, eps, decay, lr); settled: 1 / (√v +
@@ -258,34 +259,6 @@ RULES["stableadamw"] = rule(
 
 # Fromage: h = (lr, 1 / √(1 + lr²)); settled: lr times ratio.
 
-cdef inline void fromage_row(const real *restrict p, const real *restrict g, real f, real k,
-                             double *length, double *slope, Py_ssize_t n) noexcept nogil:
-    cdef double x, y
-    cdef Py_ssize_t i
-    for i in range(n):
-        x = <double>(k * p[i])
-        y = <double>(f * g[i])
-        length[i] += x * x
-        slope[i] += y * y
-
-
-cdef void fromage_survey(const real *restrict p, const real *restrict g, real *restrict a,
-                         real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
-                         double factor, double keep, const double *h, double *sums) noexcept nogil:
-    cdef double length[LANES]
-    cdef double slope[LANES]
-    cdef Py_ssize_t i, j, whole = n // LANES
-    empty(length)
-    empty(slope)
-    for i in range(whole):
-        j = i * LANES
-        fromage_row(p + j, g + j, <real>factor, <real>keep, length, slope, LANES)
-    j = whole * LANES
-    fromage_row(p + j, g + j, <real>factor, <real>keep, length, slope, n - j)
-    sums[0] += folded(length)
-    sums[1] += folded(slope)
-
-
 cdef void fromage_settle(const double *sums, double *own, double *h) noexcept nogil:
     cdef double length = sqrt(sums[0]), slope = sqrt(sums[1])
     if length != 0 and slope != 0:
@@ -301,4 +274,4 @@ cdef void fromage(real *restrict p, const real *restrict g, real *restrict a, re
         p[i] = left * (k * p[i] - step * (f * g[i]))
 
 RULES["fromage"] = rule(fromage, fromage,
-                        (survey(fromage_survey, fromage_survey, fromage_settle),))
+                        (survey(norms_survey, norms_survey, fromage_settle),))
