@@ -22,14 +22,16 @@ def printed(*arguments):
     return out.getvalue()
 
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+def pages():
+    """README and docs/, each as a parameter; those that import torch carry its mark."""
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        needs_torch = "import torch" in page.read_text(encoding="utf-8")
+        yield pytest.param(page, id=page.stem, marks=[pytest.mark.torch] if needs_torch else [])
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", pages())
 def test_the_examples_of_a_page(page, tmp_path, monkeypatch):
     """In an empty folder, where examples may write, with registries that they may add to."""
-    if "import torch" in page.read_text(encoding="utf-8"):
-        pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reference, "RULES", dict(reference.RULES))
     monkeypatch.setattr(schedules, "SCHEDULES", dict(schedules.SCHEDULES))
