@@ -81,9 +81,12 @@ cdef void tally_item(Entry *e, const Program *program, int number, const Stage *
     for i in range(row, stop):
         found[i] = 0
     if x.column != NULL:
-        for i in range(matrix, past):
+        if b.bands == 1 and b.panels == 1:
+            for i in range(matrix * x.columns, past * x.columns):
+                x.column[i] = 0
+        else:
             for j in range(left, right):
-                x.column[i * x.step + band * x.columns + j] = 0
+                x.column[matrix * x.step + band * x.columns + j] = 0
     if 2 * x.columns <= BLOCK:
         while row < stop:
             rows = min(BLOCK // x.columns, stop - row)
@@ -157,6 +160,8 @@ cdef void for_bands(Bands *b, bint largest, Py_ssize_t first, Py_ssize_t last) n
     cdef Py_ssize_t matrix, band, j
     cdef double *sums
     cdef double *more
+    if b.bands == 1:
+        return
     for matrix in range(first, last):
         sums = x.column + matrix * x.step
         for band in range(1, b.bands):

@@ -8,10 +8,11 @@ parallel region each, over the elements of all parameters with a gradient, cut a
 units, such as rows, where those are measured) into one contiguous share per thread. An element is
 owned by one thread, and what is measured of a chunk is folded in order by one thread, so no result
 depends on the number of threads. A rule that goes by sums has its surveys swept first, and its
-coefficients settled between the sweeps; one that goes by rows and columns tallies them in such
-sweeps (see `bands`); a rule in Python computes its step before the commit, from what `stage` makes,
-and `replace` says what else the commit copies. Once `commit` has its scratch memory it cannot fail:
-it allocates nothing and calls no Python until the counters have advanced with the parameters.
+coefficients settled between the sweeps: of as many parameters at a time as caches hold, where the
+sums are those of one parameter each. One that goes by rows and columns tallies them in such sweeps
+(see `bands`); a rule in Python computes its step before the commit, from what `stage` makes, and
+`replace` says what else the commit copies. Once `commit` has its scratch memory it cannot fail: it
+allocates nothing and calls no Python until the counters have advanced with the parameters.
 
 Every thread works in the default floating-point mode and puts its own mode back.
 """
@@ -74,6 +75,9 @@ SPARE_OPERAND = SPARE
 
 # Below this cost (elements, plus VISIT per parameter) a second thread costs more than it brings.
 cdef Py_ssize_t SERIAL = 1 << 15
+
+# Bytes for each thread that a survey leaves in cache for the update, if it goes no further.
+cdef Py_ssize_t NEAR = 1 << 21
 
 
 # The least magnitude whose inverse is a double for certain: 2^-1000.
@@ -149,6 +153,7 @@ cdef class Plan:
     cdef Py_ssize_t *cost
     cdef Py_ssize_t *first
     cdef Py_ssize_t actives
+    cdef Py_ssize_t low, high          # the places in `active` that sweeps go over
     cdef double *partial
     cdef double *found                 # what surveys add up, SUMS numbers for each chunk
     cdef Domain *domains
@@ -457,6 +462,7 @@ cdef class Plan:
             self.partials += chunks_of(e)
             self.cost[self.actives + 1] = self.cost[self.actives] + e.size + VISIT
             self.actives += 1
+        self.low, self.high = 0, self.actives
         self.making_factors, self.projecting = False, 0
         self.surveys = 0
         self.staging = self.holding = self.agreeing = False
@@ -873,8 +879,7 @@ cdef class Plan:
             self.take_measure("sum_squares")
             self.start_measuring()
         with nogil:
-            self.surveyed(threads)
-            self.sweep(MEASURE_AND_UPDATE if measuring else UPDATE, threads)
+            self.surveyed_and_updated(MEASURE_AND_UPDATE if measuring else UPDATE, threads)
             for k in range(self.projecting):  # a sweep each: the next may cut other units
                 self.unit = k
                 self.sweep(PROJECT, threads)
@@ -926,16 +931,41 @@ cdef class Plan:
             self.found, self.found_capacity = found, self.partials
         return 0
 
+    cdef void surveyed_and_updated(self, int update, int threads) noexcept nogil:
+        """Sweeps the surveys of all rules that have some, and the update after them: of as many
+        parameters at a time as caches hold, unless a rule takes the sums of all."""
+        cdef Py_ssize_t i
+        cdef bint apart = self.surveys > 0
+        for i in range(self.capacity):  # also those that no parameter of this step belongs to
+            self.domains[i].taken = False
+        for i in range(self.actives):
+            apart = apart and not self.programs[self.entries[self.active[i]].program].together
+        self.high = 0
+        while self.high < self.actives:
+            self.low, self.high = self.high, self.near(threads) if apart else self.actives
+            self.surveyed(threads)
+            self.sweep(update, threads)
+        self.low = 0
+
+    cdef Py_ssize_t near(self, int threads) noexcept nogil:
+        """How far those parameters go whose arrays caches hold, from the end of the last ones."""
+        cdef Py_ssize_t i, bytes = 0
+        cdef Entry *e
+        for i in range(self.high, self.actives):
+            e = &self.entries[self.active[i]]
+            bytes += e.size * e.operands * (sizeof(double) if e.is_double else sizeof(float))
+            if bytes >= NEAR * threads:
+                return i + 1
+        return self.actives
+
     cdef void surveyed(self, int threads) noexcept nogil:
-        """Sweeps the surveys of all rules that have some, and settles what follows from them."""
+        """Sweeps surveys, and settles what follows from them."""
         cdef Py_ssize_t i
         cdef Entry *e
         cdef const Program *program
-        for i in range(self.capacity):  # also those that no parameter of this step belongs to
-            self.domains[i].taken = False
         if self.surveys == 0:
             return
-        for i in range(self.actives):
+        for i in range(self.low, self.high):
             e = &self.entries[self.active[i]]
             program = &self.programs[e.program]
             memcpy(e.h, program.h, sizeof(e.h))
@@ -952,7 +982,7 @@ cdef class Plan:
         """Whether a rule of this step has a loop to run in that survey."""
         cdef Py_ssize_t i
         cdef const Program *program
-        for i in range(self.actives):
+        for i in range(self.low, self.high):
             program = &self.programs[self.entries[self.active[i]].program]
             if number < program.surveys and program.survey_float[number] != NULL:
                 return True
@@ -962,7 +992,7 @@ cdef class Plan:
         """Whether a rule of this step settles rows and columns after that survey."""
         cdef Py_ssize_t i
         cdef const Program *program
-        for i in range(self.actives):
+        for i in range(self.low, self.high):
             program = &self.programs[self.entries[self.active[i]].program]
             if number < program.surveys and program.table_float[number] != NULL:
                 return True
@@ -975,12 +1005,12 @@ cdef class Plan:
         cdef Entry *e
         cdef Domain *domain
         cdef const Program *program
-        for i in range(self.actives):
+        for i in range(self.low, self.high):
             domain = &self.domains[self.programs[self.entries[self.active[i]].program].domain]
             for k in range(SUMS):
                 domain.sums[k] = 0
             memcpy(domain.before, domain.now, sizeof(domain.now))
-        for i in range(self.actives):
+        for i in range(self.low, self.high):
             e = &self.entries[self.active[i]]
             program = &self.programs[e.program]
             if number >= program.surveys or program.settle[number] == NULL:
@@ -993,7 +1023,7 @@ cdef class Plan:
                         e.sums[k] += self.found[chunk * SUMS + k]
             for k in range(SUMS):
                 self.domains[program.domain].sums[k] += e.sums[k]
-        for i in range(self.actives):
+        for i in range(self.low, self.high):
             e = &self.entries[self.active[i]]
             program = &self.programs[e.program]
             if number < program.surveys and program.settle[number] != NULL:
@@ -1014,7 +1044,7 @@ cdef class Plan:
         memcpy(domain.now, own, sizeof(own))
 
     cdef void sweep(self, int what, int threads) noexcept nogil:
-        if threads == 1:
+        if threads == 1 or self.cost[self.high] - self.cost[self.low] < SERIAL:
             self.share(what, 0, 1)
             return
         with parallel(num_threads=threads):
@@ -1023,9 +1053,9 @@ cdef class Plan:
     cdef void boundary(self, int worker, int team, Py_ssize_t *entry,
                        Py_ssize_t *element) noexcept nogil:
         """Where a worker's share begins: (place in `active`, element, a multiple of CHUNK)."""
-        cdef Py_ssize_t lo = 0, hi = self.actives, middle
-        cdef Py_ssize_t all = self.cost[self.actives]
-        cdef Py_ssize_t target = all // team * worker + all % team * worker // team
+        cdef Py_ssize_t lo = self.low, hi = self.high, middle
+        cdef Py_ssize_t all = self.cost[hi] - self.cost[lo]
+        cdef Py_ssize_t target = self.cost[lo] + all // team * worker + all % team * worker // team
         while lo < hi:
             middle = (lo + hi) // 2
             if self.cost[middle + 1] <= target:
@@ -1033,7 +1063,7 @@ cdef class Plan:
             else:
                 hi = middle
         entry[0], element[0] = lo, 0
-        if lo < self.actives:
+        if lo < self.high:
             element[0] = (target - self.cost[lo] + CHUNK - 1) // CHUNK * CHUNK
 
     cdef void share(self, int what, int worker, int team) noexcept nogil:
@@ -1045,7 +1075,7 @@ cdef class Plan:
         self.boundary(worker, team, &i, &start)
         self.boundary(worker + 1, team, &last, &last_stop)
         floatmode_set(floatmode_default)
-        while i < self.actives and i <= last:
+        while i < self.high and i <= last:
             e = &self.entries[self.active[i]]
             stop = min(e.size, last_stop) if i == last else e.size
             if e.is_double:

@@ -65,11 +65,16 @@ cdef inline void second_moments(Table *x, real *row, real *column, Py_ssize_t fi
     cdef real *columns = <real *>x.state[state + 1]
     cdef double unit
     averaged(rows + start, x.row + start, n, <double>x.columns, eps, old, fresh)
-    for k in range(first, last):
-        unit = mean(rows + k * x.rows, x.rows)
-        unit = bound if unit < bound else unit
-        for j in range(k * x.rows, (k + 1) * x.rows):
-            x.row[j] = <double>rows[j] / unit
+    if x.rows == 1:
+        for k in range(first, last):
+            unit = <double>rows[k]
+            x.row[k] = unit / (bound if unit < bound else unit)
+    else:
+        for k in range(first, last):
+            unit = mean(rows + k * x.rows, x.rows)
+            unit = bound if unit < bound else unit
+            for j in range(k * x.rows, (k + 1) * x.rows):
+                x.row[j] = <double>rows[j] / unit
     inverse_roots(row + start, x.row + start, n)
     start, n = first * x.columns, (last - first) * x.columns
     if x.step == x.columns:

@@ -56,9 +56,9 @@ cdef inline double row_squares(const real *restrict x, double *restrict column,
     return lane[0]
 
 
-cdef void squares(const real *restrict terms, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t place,
-                  Py_ssize_t height, Py_ssize_t step, double *row,
-                  double *column) noexcept nogil:
+cdef inline void rows_squares(const real *restrict terms, Py_ssize_t rows, Py_ssize_t n,
+                              Py_ssize_t place, Py_ssize_t height, Py_ssize_t step, double *row,
+                              double *column) noexcept nogil:
     cdef Py_ssize_t k
     for k in range(rows):
         row[k] += row_squares(terms + k * n, column, n)
@@ -67,6 +67,22 @@ cdef void squares(const real *restrict terms, Py_ssize_t rows, Py_ssize_t n, Py_
             if place == height:
                 place = 0
                 column += step
+
+
+cdef void squares(const real *restrict terms, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t place,
+                  Py_ssize_t height, Py_ssize_t step, double *row,
+                  double *column) noexcept nogil:
+    """Loops of a known length for the widths of kernels of convolutions."""
+    if n == 1:
+        rows_squares(terms, rows, 1, place, height, step, row, column)
+    elif n == 3:
+        rows_squares(terms, rows, 3, place, height, step, row, column)
+    elif n == 5:
+        rows_squares(terms, rows, 5, place, height, step, row, column)
+    elif n == 7:
+        rows_squares(terms, rows, 7, place, height, step, row, column)
+    else:
+        rows_squares(terms, rows, n, place, height, step, row, column)
 
 FOLDS["squares"] = entry(squares, squares)
 
@@ -111,28 +127,53 @@ cdef void largest(const real *restrict terms, Py_ssize_t rows, Py_ssize_t n, Py_
 FOLDS["largest"] = entry(largest, largest)
 
 
+cdef inline void spread_rows(const real *row, const real *column, Py_ssize_t rows,
+                             Py_ssize_t columns, Py_ssize_t place, Py_ssize_t height,
+                             real *restrict a, real *restrict b) noexcept nogil:
+    """Of whole rows."""
+    cdef Py_ssize_t k, i
+    for k in range(rows):
+        for i in range(columns):
+            a[k * columns + i] = row[k]
+        if column != NULL:
+            for i in range(columns):
+                b[k * columns + i] = column[i]
+            place += 1
+            if place == height:
+                place = 0
+                column += columns
+
+
 cdef void spread(const real *row, const real *column, Py_ssize_t j, Py_ssize_t n,
                  Py_ssize_t columns, Py_ssize_t place, Py_ssize_t height, real *restrict a,
                  real *restrict b) noexcept nogil:
-    cdef Py_ssize_t run, i
-    cdef real one
+    cdef Py_ssize_t run, rows, passed
     while n > 0:
-        run = min(n, columns - j)
-        one = row[0]
-        for i in range(run):
-            a[i] = one
-        if column != NULL:
-            for i in range(run):
-                b[i] = column[j + i]
-            b += run
+        run, rows = min(n, columns - j), 1
+        if j == 0 and n >= columns:
+            rows = n // columns
+            run = rows * columns
+            if columns == 1:
+                spread_rows(row, column, rows, 1, place, height, a, b)
+            elif columns == 3:
+                spread_rows(row, column, rows, 3, place, height, a, b)
+            elif columns == 5:
+                spread_rows(row, column, rows, 5, place, height, a, b)
+            elif columns == 7:
+                spread_rows(row, column, rows, 7, place, height, a, b)
+            else:
+                spread_rows(row, column, rows, columns, place, height, a, b)
+        else:
+            spread_rows(row, NULL if column == NULL else column + j, 1, run, 0, 2, a, b)
+        row += rows
         a += run
         n -= run
         j = 0
-        row += 1
-        place += 1
-        if place == height and column != NULL:
-            place = 0
-            column += columns
+        if column != NULL:
+            b += run
+            passed = place + rows
+            column += passed // height * columns
+            place = passed % height
 
 SPREAD = (PyCapsule_New(<void *><spread_float>spread, "steepest.spread", NULL),
           PyCapsule_New(<void *><spread_double>spread, "steepest.spread", NULL))
