@@ -118,7 +118,8 @@ SHAPED = [(r, a) for r, a in CONFIGURATIONS if RULES[r].needs in ("layer-wise", 
 BY_ROWS = [(rule, a) for rule, a in SHAPED if RULES[rule].factors]
 SHAPES = (
     (), (0,), (7,), (0, 5), (5, 0), (2, 0, 3), (1, 1), (3, 5), (5, 3), (1, 700), (700, 1),
-    (40, BLOCK_SIZE + 1), (2, CHUNK_SIZE + 1), (3, 20, 30), (3, 4, 3, 3), (2, 5, 1, 1), (3, 2, 7, 5),
+    (40, BLOCK_SIZE + 1), (2, CHUNK_SIZE + 1), (3, 20, 30), (3, 4, 3, 3),
+    (2, 5, 1, 1), (3, 2, 7, 5),
 )  # fmt: skip
 # Several bands of rows; of long rows; several items of small matrices; bands of several matrices.
 # Together more than what is swept at a time by 1 or 2 threads.

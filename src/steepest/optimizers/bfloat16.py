@@ -12,6 +12,8 @@ from steepest.matrix.newton_schulz import Triple, divided
 
 __all__ = ["orthogonalize"]
 
+_BAND = 256  # rows: fewer make products slower than what they save
+
 
 def orthogonalize(
     g: Matrix, triples: Sequence[Triple], eps: float, *, margin: float = 1.0, scale: float = 1.0
@@ -32,7 +34,23 @@ def orthogonalize(
     x = x if wide else x.T
     with torch.no_grad():
         for a, b, c in triples:
-            gram = x @ x.T
-            x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+            gram = _symmetric(torch, x, x.T)
+            x = torch.addmm(x, _symmetric(torch, gram, gram, c, b), x, beta=a)
         found: Matrix = (x if wide else x.T).to(torch.from_numpy(g[:0]).dtype).numpy()
     return np.asarray(found * g.dtype.type(scale))
+
+
+def _symmetric(torch: Any, x: Any, y: Any, alpha: float = 1.0, beta: float = 0.0) -> Any:
+    """beta x + alpha x y, which is symmetric: in bands of rows, each from the diagonal on."""
+    n = len(x)
+    found = x.new_empty((n, n))
+    for start in range(0, n, _BAND):
+        band = slice(start, start + _BAND)
+        out, left, right = found[band, start:], x[band], y[:, start:]
+        if beta == 0:
+            torch.mm(left, right, out=out)
+        else:
+            torch.addmm(x[band, start:], left, right, beta=beta, alpha=alpha, out=out)
+        below = found[start + _BAND :, band]
+        below.copy_(found[band, start + _BAND :].T)
+    return found
