@@ -1,11 +1,12 @@
 """The speeds that the project promises, checked against results."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench.cases import MODELS
 from bench.measure import peak, ratio
+from steepest.optimizers import RULES
 
 TOLERATED = 0.02
 """The share of the parameters' bytes below which an allocation counts as noise."""
@@ -22,11 +23,15 @@ class Bar:
     under: str
     bound: float
     upper: bool = False
+    hyper: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def compared(self) -> str:
         return f"{self.over} / {self.under}"
 
+
+# Of the stream's bandwidth: 1 / 1.25, and 1 / 1.6 for two sweeps.
+_SHARE = {"element-wise": 0.8, "layer-wise": 0.625, "global": 0.625}
 
 _FOREACH = {"rmsprop": 3.5, "nadam": 3.5, "radam": 3.5, "adamax": 3.5, "adadelta": 5.0}
 
@@ -41,6 +46,18 @@ BARS = [
         Bar(rule, "large", False, "torch foreach", "steepest", bound)
         for rule, bound in _FOREACH.items()
     ),
+    *(
+        Bar(rule, "large", False, "stream", "steepest", _SHARE[cls.needs])
+        for rule, cls in RULES.items()
+        if cls.needs in _SHARE and rule != "adamw"
+    ),
+    *(
+        Bar(rule, "layers", False, "stream", "steepest", _SHARE["layer-wise"])
+        for rule, cls in RULES.items()
+        if cls.needs == "layer-wise"
+    ),
+    Bar("muon", "matrix", False, "torch single", "steepest", 1.0),
+    Bar("muon", "matrix", False, "torch single", "steepest", 1.0, hyper={"ns_dtype": "bfloat16"}),
     *(
         Bar("adamw", model, clipped, rival, ours, 1.0)
         for model in MODELS
@@ -67,13 +84,14 @@ def checked(entries: Sequence[dict[str, Any]]) -> Iterator[Row]:
         found = [
             e for e in entries
             if (e["rule"], e["case"], e["clip"] is not None) == (bar.rule, bar.case, bar.clipped)
-            and not e["hyper"] and {bar.over, bar.under} <= e["rivals"].keys()
+            and e["hyper"] == bar.hyper and {bar.over, bar.under} <= e["rivals"].keys()
         ]  # fmt: skip
         sign = "≤" if bar.upper else "≥"
         required = f"{sign} {bar.bound:g}"
         if not found:
             clipped = " with clipping" if bar.clipped else ""
-            what = f"{bar.rule}{clipped}, {bar.case}: {bar.compared}"
+            options = "".join(f" {key} {value}" for key, value in bar.hyper.items())
+            what = f"{bar.rule}{options}{clipped}, {bar.case}: {bar.compared}"
             yield Row(what, required, "not measured", "–")
             continue
         [entry] = found

@@ -1,14 +1,15 @@
 """What is measured: shapes, rules, clipping.
 
 A case is a list of shapes; a workload is a case stepped by one rule, with or without clipping by
-the global norm. Every case is stepped by AdamW, and the case ``large`` by every rule of the
-registry: a new rule has its row without a line written here. Three cases are the parameters of real
-models, which are stepped as in a training loop of PyTorch.
+the global norm. Most cases are stepped by AdamW, and the case ``large`` by every rule of the
+registry but those for matrices, which have their own: a new rule has its row without a line written
+here. Three cases are the parameters of real models, which are stepped as in a training loop of
+PyTorch; those of the first are also the case ``layers``, for the rules that go by layers.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from steepest.optimizers import RULES
@@ -22,7 +23,10 @@ MAX_NORM = 1.0
 """The global norm that clipped workloads are clipped to; the gradients start above it."""
 
 # Hyper-parameters that change which arrays a rule keeps, measured besides the defaults.
-_VARIANTS: dict[str, list[dict[str, Any]]] = {"sgd": [{"momentum": 0.9}]}
+_VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "sgd": [{"momentum": 0.9}],
+    "muon": [{"ns_dtype": "bfloat16"}],  # as PyTorch's own, by its products
+}
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Workload:
 
     @property
     def title(self) -> str:
-        shown = [RULES[self.rule].__name__, *(f"{k} {v:g}" for k, v in self.hyper.items())]
+        shown = [RULES[self.rule].__name__, *(f"{k} {v}" for k, v in self.hyper.items())]
         return " ".join(shown) + (" with clipping" if self.clip is not None else "")
 
 
@@ -176,49 +180,55 @@ def cases(memory: int, quick: bool = False) -> list[Case]:
 
     The large tensor has two axes, so that rules for matrices can step it.
     """
+    models = [_model(name, 4 if quick else 1, memory) for name in MODELS]
+    layers = replace(models[0], name="layers", model=False)
     if quick:
         return [
             Case("large", ((2000, 2000),), streams=True),
-            *(_model(name, 4, memory) for name in MODELS),
+            *models,
             Case("1000x100", ((100,),) * 1000, steps=2, fresh=True),
             Case("100x10000", ((10_000,),) * 100, steps=2, fresh=True),
             Case("1x10", ((10,),), steps=50, fresh=True),
+            layers,
             Case("matrix", ((256, 256),)),
         ]
     return [
         Case("large", ((4000, 5000),), streams=True),
-        *(_model(name, 1, memory) for name in MODELS),
+        *models,
         Case("1000x100", ((100,),) * 1000, steps=10, fresh=True),
         Case("100x10000", ((10_000,),) * 100, steps=5, fresh=True),
         Case("1x10", ((10,),), steps=200, fresh=True),
+        layers,
         Case("matrix", ((2048, 2048),)),
     ]
 
 
-CASES = ("large", *MODELS, "1000x100", "100x10000", "1x10", "matrix")
+# What the rules of a case go by, if it is not AdamW's alone.
+_MADE_FOR = {
+    "large": ("element-wise", "layer-wise", "global"),
+    "layers": ("layer-wise",),
+    "matrix": ("matrix",),
+}
+
+CASES = ("large", *MODELS, "1000x100", "100x10000", "1x10", "layers", "matrix")
 
 
 def workloads(
     chosen: Sequence[Case], names: Sequence[str] = (), rules: Sequence[str] = ()
 ) -> Iterator[Workload]:
-    """AdamW on every case, clipped and not; then every other rule on the case ``large``, and the
-    rules for matrices on the case ``matrix``.
+    """AdamW on every case but the last two, clipped and not; then every rule on the cases made for
+    it.
 
     `names` of cases and `rules`, where given, select.
     """
+    chosen = [case for case in chosen if not names or case.name in names]
     for case in chosen:
-        if names and case.name not in names:
-            continue
-        if case.name != "matrix" and (not rules or "adamw" in rules):
+        if case.name not in ("layers", "matrix") and (not rules or "adamw" in rules):
             yield Workload(case, "adamw")
             yield Workload(case, "adamw", clip=MAX_NORM)
     for case in chosen:
-        if case.name not in ("large", "matrix") or (names and case.name not in names):
-            continue
-        for rule in RULES:
-            if rules and rule not in rules:
-                continue
-            if (RULES[rule].needs == "matrix") != (case.name == "matrix"):
+        for rule, cls in RULES.items():
+            if (rules and rule not in rules) or cls.needs not in _MADE_FOR.get(case.name, ()):
                 continue
             if rule != "adamw":
                 yield Workload(case, rule)

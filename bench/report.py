@@ -28,6 +28,12 @@ BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 TORCH = ("torch fused", "torch foreach", "torch single")
 OURS = ("steepest", "steepest.torch")
 
+_RULES_ON = {
+    "large": "Every rule but those for matrices on",
+    "layers": "Rules that go by layers, on",
+    "matrix": "Rules for matrices on",
+}
+
 _UNITS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
 
 Entry = dict[str, Any]
@@ -95,14 +101,15 @@ def markdown(results: dict[str, Any], picture: str | None = None) -> str:
     entries: list[Entry] = results["results"]
     models = [e for e in entries if _base(e) == "steepest.torch"]
     adamw = [e for e in entries if e["rule"] == "adamw" and e not in models]
-    rules = [e for e in entries if e["case"] == "large" and e["clip"] is None]
     lines = [*_conditions(results), ""]
     if adamw:
         lines += [*_adamw_table(adamw), ""]
     if models:
         lines += [*_models_table(models), ""]
-    if rules:
-        lines += [f"Every rule on {rules[0]['case_title']}:", "", *_rules_table(rules), ""]
+    for case, words in _RULES_ON.items():
+        rules = [e for e in entries if e["case"] == case and e["clip"] is None]
+        if rules:
+            lines += [f"{words} {rules[0]['case_title']}:", "", *_rules_table(rules), ""]
     lines += [*_verdicts(entries), ""]
     lines += _memory(entries)
     if picture is not None:
@@ -200,17 +207,23 @@ def _models_table(entries: Sequence[Entry]) -> Iterator[str]:
 
 
 def _rules_table(entries: Sequence[Entry]) -> list[str]:
-    header = ["rule", "bytes per parameter", "steepest", *TORCH[:2], "NumPy", "of the stream"]
+    peers = [name for name in TORCH if any(name in e["rivals"] for e in entries if _own(e))]
+    header = ["rule", "bytes per parameter", "steepest", *peers, "NumPy", "of the stream"]
     rows = [
         [
             entry["title"],
-            f"{entry['bytes_moved'] / entry['parameters']:g}",
+            f"{entry['bytes_moved'] / entry['parameters']:.3g}",
             _time(entry),
-            *(_ratio(entry, name) for name in (*TORCH[:2], "NumPy", "stream")),
+            *(_ratio(entry, name) for name in (*peers, "NumPy", "stream")),
         ]
         for entry in entries
     ]
     return table(header, rows)
+
+
+def _own(entry: Entry) -> bool:
+    """Whether a rule has no other table in which PyTorch's slowest way is shown."""
+    return bool(entry["rule"] != "adamw")
 
 
 def duration(seconds: float) -> str:

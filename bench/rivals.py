@@ -262,6 +262,8 @@ def rivals(
     found: list[Rival] = [ours]
     if workload.case.model:
         absent[Reference.name] = _ELSEWHERE
+    elif "ns_dtype" in workload.hyper:
+        absent[Reference.name] = "the reference iterates in the parameter's type"
     elif workload.rule in reference.RULES:
         found.append(Reference(workload, gradients))
     else:

@@ -190,7 +190,7 @@ def rough(g, **options):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("shape", [(32, 32), (16, 64), (64, 16)])
+@pytest.mark.parametrize("shape", [(32, 32), (16, 64), (64, 16), (512, 512), (300, 700)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_bfloat16_has_the_bits_of_torch(shape, dtype) -> None:
     """Of a matrix whose norm is 1, so that its division by the norm is exact there and here."""

@@ -539,12 +539,13 @@ cdef class Plan:
             else:
                 self.projecting = max(self.projecting, k + 1)
 
-    def stage(self, int threads):
-        """Makes the gradients, and the parameters, that prepared rules start from."""
+    def stage(self):
+        """Makes the gradients, and the parameters, that prepared rules start from; on one thread,
+        see `large`."""
         if self.staging:
-            self.reserve(threads)
+            self.reserve(1)
             with nogil:
-                self.sweep(STAGE, threads)
+                self.sweep(STAGE, 1)
 
     def steps(self):
         """The entries of this step and their t."""
@@ -630,8 +631,15 @@ cdef class Plan:
             self.entries[i].scale = one if each is None else each[i]
 
     def large(self):
-        """Whether a sweep is work enough for more than one thread."""
-        return self.cost[self.actives] >= SERIAL
+        """Whether a sweep is work enough for more than one thread. Prepared rules do not count:
+        OpenMP's threads, which spin for milliseconds after a sweep, would take the processors from
+        those of BLAS, on which these rules spend their time."""
+        cdef Py_ssize_t i, work = self.cost[self.actives]
+        if self.staging:
+            for i in range(self.actives):
+                if self.programs[self.entries[self.active[i]].program].prepared:
+                    work -= self.cost[i + 1] - self.cost[i]
+        return work >= SERIAL
 
     cdef int reserve(self, int threads) except -1:
         cdef char *memory

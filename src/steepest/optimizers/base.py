@@ -128,7 +128,7 @@ class Optimizer(Keeping, registered=False):
             plan.rescale(self._unscale)
         plan.factors(workers)
         if self._preparing:
-            self._prepare(plan, workers)
+            self._prepare(plan)
         self._ready()
         plan.commit(workers, keeping=self._keeping)
 
@@ -137,9 +137,9 @@ class Optimizer(Keeping, registered=False):
         if self._files is not None:
             self._files.check_process()
 
-    def _prepare(self, plan: Plan, workers: int) -> None:
+    def _prepare(self, plan: Plan) -> None:
         """Computes the steps that rules in Python prepare; nothing of the caller's changes."""
-        plan.stage(workers)
+        plan.stage()
         copies: list[tuple[Array, Array]] = []
         for i, t in plan.steps():
             live, name = self._places[i]
@@ -190,7 +190,7 @@ class Optimizer(Keeping, registered=False):
             plan.rescale(factors)
         plan.factors(workers)
         if self._preparing:
-            self._prepare(plan, workers)
+            self._prepare(plan)
         self._ready()
         if norms is not None or not clipping.following:
             plan.commit(workers, history, fresh, keeping=self._keeping)

@@ -42,15 +42,19 @@ def orthogonalize(
 
 def _symmetric(torch: Any, x: Any, y: Any, alpha: float = 1.0, beta: float = 0.0) -> Any:
     """beta x + alpha x y, which is symmetric: in bands of rows, each from the diagonal on."""
+
+    def product(rows: slice, columns: slice, out: Any) -> Any:
+        if beta == 0:
+            return torch.mm(x[rows], y[:, columns], out=out)
+        return torch.addmm(
+            x[rows, columns], x[rows], y[:, columns], beta=beta, alpha=alpha, out=out
+        )
+
     n = len(x)
     found = x.new_empty((n, n))
     for start in range(0, n, _BAND):
-        band = slice(start, start + _BAND)
-        out, left, right = found[band, start:], x[band], y[:, start:]
-        if beta == 0:
-            torch.mm(left, right, out=out)
-        else:
-            torch.addmm(x[band, start:], left, right, beta=beta, alpha=alpha, out=out)
-        below = found[start + _BAND :, band]
-        below.copy_(found[band, start + _BAND :].T)
+        stop = min(start + _BAND, n)
+        product(slice(start, stop), slice(start, n), found[start:stop, start:])
+        if stop < n:
+            found[stop:, start:stop] = found[start:stop, stop:].T
     return found

@@ -128,6 +128,13 @@ ARCTAN = (
     0.19999999998855109,
     -0.3333333333332844,
 )
+ARCTAN_SINGLE = (
+    -0.06451928208121749,
+    0.10743731490791084,
+    -0.1426395559798464,
+    0.19999540483648964,
+    -0.3333333176116852,
+)
 
 
 def arctan2(y: Array, x: Array) -> Array:
@@ -138,10 +145,11 @@ def arctan2(y: Array, x: Array) -> Array:
     small, large = np.where(steep, x, size), np.where(steep, size, x)
     turned = small > real(0.41421356237309503) * large
     top, bottom = np.where(turned, small - large, small), np.where(turned, small + large, large)
-    q = top / np.where(bottom == 0, real(1), bottom)
+    q = top / np.where(bottom == 0, real(2), bottom)
     z = q * q
-    total = np.full_like(q, ARCTAN[0])
-    for coefficient in ARCTAN[1:]:
+    first, *others = ARCTAN_SINGLE if y.dtype == np.float32 else ARCTAN
+    total = np.full_like(q, first)
+    for coefficient in others:
         total = total * z + real(coefficient)
     angle = q + q * (z * total)
     angle = np.where(turned, angle + real(np.pi / 4), angle)
