@@ -22,6 +22,7 @@ from typing import Any
 if not __package__:  # run as a file: the directory above is the one to import from
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import bench  # noqa: F401  (first: it decides what OpenMP's threads do)
 import steepest as st
 from bench import machine
 from bench.cases import CASES, Workload, cases, workloads

@@ -1,7 +1,9 @@
 """Scalars, levels, threads, floating-point mode, and what the compiled rules consist of."""
 
 import math
+import os
 import re
+import subprocess
 import sys
 from fractions import Fraction
 
@@ -144,3 +146,24 @@ def test_the_callers_floating_point_mode_neither_matters_nor_changes(bits, n):
         results.append(p)
     assert (np.abs(results[0][results[0] != 0]) < np.finfo(np.float32).tiny).any()
     same_bits(results[1], results[0])
+
+
+@pytest.mark.skipif(not (machine.openmp() and sys.platform == "linux"), reason="needs GNU's OpenMP")
+@pytest.mark.parametrize(
+    ("setting", "spins"),
+    [
+        ({}, "10000"),
+        ({"GOMP_SPINCOUNT": "77"}, "77"),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, "0"),
+    ],
+)
+def test_openmps_threads_soon_sleep_unless_asked_otherwise(setting, spins) -> None:
+    """GNU's OpenMP tells its settings, as it is loaded, if OMP_DISPLAY_ENV asks for that."""
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    inherited = {k: v for k, v in os.environ.items() if k not in names}
+    code = "import os; before = dict(os.environ); import steepest; assert os.environ == before"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**inherited, "OMP_DISPLAY_ENV": "VERBOSE", **setting},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
