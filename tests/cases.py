@@ -228,3 +228,4 @@ def use_threads(n: int) -> None:
     """n threads even where the machine has fewer CPUs."""
     st.set_num_threads(n)
     threads._limit = n
+    threads._least = threads._AWAKE

@@ -148,11 +148,13 @@ def test_the_callers_floating_point_mode_neither_matters_nor_changes(bits, n):
     same_bits(results[1], results[0])
 
 
-@pytest.mark.skipif(not (machine.openmp() and sys.platform == "linux"), reason="needs GNU's OpenMP")
+@pytest.mark.skipif(
+    not (threads.team().openmp() and sys.platform == "linux"), reason="needs GNU's OpenMP"
+)
 @pytest.mark.parametrize(
     ("setting", "spins"),
     [
-        ({}, "10000"),
+        ({}, "1000"),
         ({"GOMP_SPINCOUNT": "77"}, "77"),
         ({"OMP_WAIT_POLICY": "PASSIVE"}, "0"),
     ],
@@ -161,9 +163,42 @@ def test_openmps_threads_soon_sleep_unless_asked_otherwise(setting, spins) -> No
     """GNU's OpenMP tells its settings, as it is loaded, if OMP_DISPLAY_ENV asks for that."""
     names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
     inherited = {k: v for k, v in os.environ.items() if k not in names}
-    code = "import os; before = dict(os.environ); import steepest; assert os.environ == before"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**inherited, "OMP_DISPLAY_ENV": "VERBOSE", **setting},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    done = loaded(inherited | setting)
     assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
+
+
+@pytest.mark.torch
+def test_openmps_threads_wait_as_pytorch_has_it() -> None:
+    pytest.importorskip("torch")
+    spins = [
+        re.findall("GOMP_SPINCOUNT = .*", loaded(dict(os.environ), modules).stderr)
+        for modules in ("torch", "torch, steepest", "steepest, torch")
+    ]
+    assert spins[0] == spins[1] == spins[2]
+
+
+def loaded(environment, modules="steepest"):
+    """A new process, after a step on several threads where steepest is there."""
+    code = f"""
+import os
+import numpy as np
+import {modules}
+before = dict(os.environ)
+if "steepest" in globals():
+    assert "libgomp" not in open("/proc/self/maps").read() or "torch" in globals()
+    steepest.AdamW(np.zeros(300_000)).step(np.ones(300_000))
+    assert "libgomp" in open("/proc/self/maps").read() and os.environ == before
+"""
+    environment["OMP_DISPLAY_ENV"] = "VERBOSE"
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+
+
+def test_threads_that_sleep_are_woken_for_larger_steps(monkeypatch) -> None:
+    monkeypatch.setattr(threads, "_least", None)
+    monkeypatch.setattr(threads, "get_num_threads", lambda: 7)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert [threads.workers(n) for n in (0, 2**15, 2**18 - 1, 2**18)] == [1, 1, 1, 7]
+    monkeypatch.setitem(sys.modules, "torch", pytest)
+    assert [threads.workers(n) for n in (0, 2**15 - 1, 2**15, 2**18)] == [1, 1, 7, 7]

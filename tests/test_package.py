@@ -190,10 +190,10 @@ def test_imports_make_no_circle():
     TopologicalSorter(graph).prepare()
 
 
-def test_only_the_engine_starts_threads():
+def test_only_one_file_starts_threads():
     for path in SOURCE.rglob("*.p[yx][xd]"):
         found = re.search(r"cython\.parallel|prange|#pragma omp", path.read_text(encoding="utf-8"))
-        assert not found or path.name == "engine.pyx", path
+        assert not found or path.name == "team.pyx", path
 
 
 # What can be chosen

@@ -150,4 +150,4 @@ class Accumulator:
                 self._plan.add(0, (b,), step, 0, layout((b,), b))
         self._plan.resolve(self._buffers, list(self._buffers))
         self._plan.rows()
-        return self._plan.norms(threads.get_num_threads() if self._plan.large() else 1)[0]
+        return self._plan.norms(threads.workers(self._plan.elements()))[0]

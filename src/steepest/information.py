@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest.kernels import dispatch, machine, threads
+from steepest.kernels import dispatch, threads
 
 
 def openmp_runtimes() -> list[str]:
@@ -42,6 +42,6 @@ def info() -> dict[str, Any]:
         "level": dispatch.current.level,
         "levels": list(dispatch.available()),
         "threads": threads.get_num_threads(),
-        "openmp": machine.openmp(),
+        "openmp": threads.team().openmp(),
         "openmp_runtimes": openmp_runtimes(),
     }

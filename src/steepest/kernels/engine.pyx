@@ -1,4 +1,4 @@
-"""The plan of a step and its sweeps; the only file that knows OpenMP.
+"""The plan of a step and its sweeps.
 
 A Plan holds one Entry per parameter: where its arrays lie and how they are walked. Before a step,
 `resolve` takes the parameters and gradients and compares them with what the plan knows (pointer,
@@ -18,13 +18,13 @@ Every thread works in the default floating-point mode and puts its own mode back
 """
 from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from cython.parallel cimport parallel
 from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY, NAN, frexp, isfinite, ldexp, pow, sqrt
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy
 
+from steepest.kernels import threads as thread_pool
 from steepest.kernels.bands cimport divide, release, table_range, tally_range
 from steepest.kernels.contract cimport (
     BLOCK, CHUNK, COEFFICIENTS, RULE_DOUBLE, RULE_FLOAT, SCALARS, SETTLE, STAGES, STATES, SUMS,
@@ -33,26 +33,13 @@ from steepest.kernels.contract cimport (
 )
 from steepest.kernels.floatmode cimport floatmode_default, floatmode_get, floatmode_set
 from steepest.kernels.sources cimport Source, address, counter, reach, same, still_at
+from steepest.kernels.team cimport team_run
 from steepest.kernels.visits cimport (
     ADAPTIVE_CLIP, CENTRALIZE, COUNT_ABOVE, G, GROUP_LASSO, LARGEST, LINE, MAKERS, MAX_NORM,
     MAXIMUM, P, READING, SCRATCH, SIMPLEX, SOURCE, SPARE, SQUARES, STAGE_COEFFICIENTS,
     SUM, SUM_ABOVE, UNIT_NORM, UNIT_STAGES, Bands, Entry, Measures, Program, Stage, Units, decoded,
     agreeing, held_norm, representable, stage_range, survey_range, unit_range, update_range,
 )
-
-cdef extern from *:
-    """
-    #ifdef _OPENMP
-    #include <omp.h>
-    #define steepest_worker() omp_get_thread_num()
-    #define steepest_team() omp_get_num_threads()
-    #else
-    #define steepest_worker() 0
-    #define steepest_team() 1
-    #endif
-    """
-    int steepest_worker() noexcept nogil
-    int steepest_team() noexcept nogil
 
 cdef enum:
     VISIT = 64                         # what a parameter costs besides its elements, in elements
@@ -73,7 +60,7 @@ _UNIT_MEASURES = {
 BLOCK_SIZE, CHUNK_SIZE, UNIT_STAGE_LIMIT = BLOCK, CHUNK, UNIT_STAGES
 SPARE_OPERAND = SPARE
 
-# Below this cost (elements, plus VISIT per parameter) a second thread costs more than it brings.
+# Below this cost (elements, plus VISIT per parameter) a sweep of several is one thread's.
 cdef Py_ssize_t SERIAL = 1 << 15
 
 # Bytes for each thread that a survey leaves in cache for the update, if it goes no further.
@@ -100,6 +87,19 @@ cdef Py_ssize_t *reserve_axes(Py_ssize_t **memory, int ndim) except NULL:
     free(memory[0])
     memory[0] = axes
     return axes
+
+
+cdef team_run run = NULL               # once a sweep has asked for threads
+
+
+cdef struct Sweep:
+    void *plan
+    int what
+
+
+cdef void shared(void *context, int worker, int team) noexcept nogil:
+    cdef const Sweep *sweep = <const Sweep *>context
+    (<Plan>sweep.plan).share(sweep.what, worker, team)
 
 
 cdef struct Domain:
@@ -541,7 +541,7 @@ cdef class Plan:
 
     def stage(self):
         """Makes the gradients, and the parameters, that prepared rules start from; on one thread,
-        see `large`."""
+        see `elements`."""
         if self.staging:
             self.reserve(1)
             with nogil:
@@ -630,19 +630,22 @@ cdef class Plan:
         for i in range(self.count):
             self.entries[i].scale = one if each is None else each[i]
 
-    def large(self):
-        """Whether a sweep is work enough for more than one thread. Prepared rules do not count:
-        OpenMP's threads, which spin for milliseconds after a sweep, would take the processors from
-        those of BLAS, on which these rules spend their time."""
-        cdef Py_ssize_t i, work = self.cost[self.actives]
+    def elements(self):
+        """What a sweep costs, in elements. Those of prepared rules do not count: threads that wait
+        for work, awake, would take the processors from those of BLAS, on which these rules spend
+        their time."""
+        cdef Py_ssize_t i, count = self.cost[self.actives]
         if self.staging:
             for i in range(self.actives):
                 if self.programs[self.entries[self.active[i]].program].prepared:
-                    work -= self.cost[i + 1] - self.cost[i]
-        return work >= SERIAL
+                    count -= self.cost[i + 1] - self.cost[i]
+        return count
 
     cdef int reserve(self, int threads) except -1:
         cdef char *memory
+        global run
+        if threads > 1 and run == NULL:
+            run = <team_run>pointer(thread_pool.team().RUN, "steepest.team")
         if threads > self.scratch_threads:
             memory = <char *>malloc(<size_t>threads * SCRATCH + LINE)
             if memory == NULL:
@@ -1052,11 +1055,12 @@ cdef class Plan:
         memcpy(domain.now, own, sizeof(own))
 
     cdef void sweep(self, int what, int threads) noexcept nogil:
+        cdef Sweep sweep
         if threads == 1 or self.cost[self.high] - self.cost[self.low] < SERIAL:
             self.share(what, 0, 1)
             return
-        with parallel(num_threads=threads):
-            self.share(what, steepest_worker(), steepest_team())
+        sweep.plan, sweep.what = <void *>self, what
+        run(&shared, &sweep, threads)
 
     cdef void boundary(self, int worker, int team, Py_ssize_t *entry,
                        Py_ssize_t *element) noexcept nogil:

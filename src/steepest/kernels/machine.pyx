@@ -1,19 +1,10 @@
-"""What this machine and this process allow: instruction sets, OpenMP, floating-point mode.
+"""What this machine and this process allow: instruction sets, floating-point mode.
 
 Compiled once, for the baseline, so that it can be imported before a level is chosen.
 """
 
 cdef extern from *:
     """
-    #ifdef _OPENMP
-    #include <omp.h>
-    static int steepest_openmp(void) { return _OPENMP; }
-    static int steepest_max_threads(void) { return omp_get_max_threads(); }
-    #else
-    static int steepest_openmp(void) { return 0; }
-    static int steepest_max_threads(void) { return 1; }
-    #endif
-
     #if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
     #define HAS(feature) (__builtin_cpu_supports(feature) != 0)
     static int steepest_runs_v3(void) {
@@ -30,8 +21,6 @@ cdef extern from *:
     static int steepest_runs_v4(void) { return 0; }
     #endif
     """
-    int steepest_openmp() nogil
-    int steepest_max_threads() nogil
     int steepest_runs_v3() nogil
     int steepest_runs_v4() nogil
 
@@ -45,16 +34,6 @@ def runs(str level):
     if level == "v3":
         return bool(steepest_runs_v3())
     return level == "base"
-
-
-def openmp():
-    """The OpenMP version the kernels were built with, as yyyymm; 0 for a serial build."""
-    return steepest_openmp()
-
-
-def max_threads():
-    """OpenMP's own setting for the calling thread; torch.set_num_threads changes it too."""
-    return steepest_max_threads()
 
 
 def float_mode():

@@ -4,20 +4,31 @@ The number is the first of: ``set_num_threads``, the environment variable ``STEE
 OpenMP's own setting (``OMP_NUM_THREADS``, ``torch.set_num_threads``); and never more than the CPUs
 that this process may run on, nor than the cgroup's quota. Small steps stay on one thread. A child
 made by ``fork`` uses one thread: OpenMP's threads do not survive a fork.
+
+With PyTorch, whose threads these are too, they are awake between steps. Without it NumPy's BLAS has
+threads of its own, and while one kind waits for work, awake, the other lacks processors: by default
+GNU's OpenMP waits for milliseconds, and a training loop may take twice as long. So ours soon sleep
+then, and are woken for less small steps only.
 """
 
+import importlib
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from steepest.kernels import machine
+from typing import Any
 
 _CGROUP = Path("/sys/fs/cgroup")
 _asked: int | None = None
 _limit: int | None = None
 _forked = False
+_team: Any = None
+_least: int | None = None
+
+# Elements from which on a sweep is worth more than one thread, if they are awake and if not.
+_AWAKE, _ASLEEP = 1 << 15, 1 << 18
 
 
 def quota(cgroup: Path = _CGROUP) -> float:
@@ -74,19 +85,47 @@ def get_num_threads() -> int:
         return 1
     if _limit is None:
         _limit = limit()
-    return min(_asked or machine.max_threads(), _limit)
+    return min(_asked or team().max_threads(), _limit)
+
+
+def team() -> Any:
+    """The module ``team``, and OpenMP with it; loaded when first asked for.
+
+    GNU's OpenMP reads when it is loaded how long its threads wait for work before they sleep. It is
+    told to be brief, unless PyTorch is there or the environment says something.
+    """
+    global _team
+    if _team is None:
+        brief = "torch" not in sys.modules and not any(
+            name in os.environ for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+        )
+        if brief:
+            os.environ["GOMP_SPINCOUNT"] = "1000"
+        try:
+            _team = importlib.import_module("steepest.kernels.team")
+        finally:
+            if brief:
+                del os.environ["GOMP_SPINCOUNT"]
+    return _team
+
+
+def workers(elements: int) -> int:
+    """The number of threads of a sweep over so many elements."""
+    least = _least or (_AWAKE if "torch" in sys.modules else _ASLEEP)
+    return get_num_threads() if elements >= least else 1
 
 
 @contextmanager
 def forced(n: int) -> Iterator[None]:
     """n threads for a while, even where the machine has fewer CPUs; for tests."""
-    global _asked, _limit
-    before = _asked, _limit
+    global _asked, _limit, _least
+    before = _asked, _limit, _least
     _asked = _limit = n
+    _least = _AWAKE
     try:
         yield
     finally:
-        _asked, _limit = before
+        _asked, _limit, _least = before
 
 
 def _after_fork() -> None:

@@ -500,7 +500,7 @@ class Sophia(Optimizer):
         for row, (number, _, _) in enumerate(plan.rows()):
             b2 = self._settle("betas", self.param_groups[number]["betas"], self.updates)[1]
             plan.program(row, "sophia_hessian", (b2, 1.0 - b2), 1.0, [], [], [], [])
-        plan.commit(threads.get_num_threads() if plan.large() else 1)
+        plan.commit(threads.workers(plan.elements()))
 
 
 class Grams(Optimizer):

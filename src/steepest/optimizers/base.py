@@ -118,7 +118,7 @@ class Optimizer(Keeping, registered=False):
         for row, (number, t, by_rows) in enumerate(plan.rows()):
             live = groups[number]
             live.program(plan, row, count, t, self._domains[number], by_rows)
-        workers = threads.get_num_threads() if plan.large() else 1
+        workers = threads.workers(plan.elements())
         if self._clipping.domains or self._nonfinite != "propagate":
             self._clipped_step(plan, workers, count, climbing)
             return

@@ -271,7 +271,9 @@ class AdamMini(Optimizer):
 
     ``blocks="rows"``: a block is what belongs to one index of the first dimension (a neuron's
     weights, a token's embedding), and an array of fewer than two dimensions as a whole.
-    ``blocks="arrays"``: every array is one. Raises ValueError for hyper-parameters out of range.
+    ``blocks="arrays"``: every array is one. A view makes blocks of several rows, as the authors
+    have for the heads of queries and keys: ``q.reshape(heads, -1)``, for the gradient too. Raises
+    ValueError for hyper-parameters out of range.
 
     >>> import numpy as np, steepest as st
     >>> w = np.array([[3.0, -4.0], [1.0, 0.0]])

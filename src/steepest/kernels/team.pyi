@@ -1,0 +1,6 @@
+from typing import Any
+
+RUN: Any
+
+def openmp() -> int: ...
+def max_threads() -> int: ...
