@@ -1,6 +1,6 @@
 """The results as a picture: every rival's time as a multiple of steepest's."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from steepest.extras import require
@@ -17,25 +17,49 @@ _STYLES = {
 }
 
 
+_BETWEEN = 3  # rows' heights that a panel takes besides its rows
+
+
 def draw(results: dict[str, Any]) -> Any:
-    """A matplotlib Figure: AdamW on every case at the left, every rule at the right.
+    """A matplotlib Figure: AdamW on every case and the rules with cases of their own at the left,
+    every rule on one large tensor at the right.
 
     Raises MissingExtra, an ImportError, without matplotlib.
     """
     matplotlib = require("matplotlib.figure", "bench", "drawing the results")
     entries = results["results"]
-    panels = [
-        ("AdamW", [(_case(e), e) for e in entries if e["rule"] == "adamw"]),
-        ("Every rule, one large tensor", [
-            (e["title"], e) for e in entries if e["case"] == "large" and e["clip"] is None
-        ]),
-    ]  # fmt: skip
-    panels = [(title, rows) for title, rows in panels if rows]
-    height = 1.9 + 0.36 * max((len(rows) for _, rows in panels), default=1)
-    figure = matplotlib.Figure(figsize=(6.2 * max(1, len(panels)), height), layout="constrained")
-    axes = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
-    for ax, (title, rows) in zip(axes, panels, strict=False):
-        _panel(ax, title, rows)
+    alone = [e for e in entries if e["clip"] is None]
+    columns = [
+        [
+            ("AdamW", [(_case(e), e) for e in entries if e["rule"] == "adamw"]),
+            ("Rules by layers, ResNet-50", _titled(e for e in alone if e["case"] == "layers")),
+            ("Rules for matrices, one matrix", _titled(e for e in alone if e["case"] == "matrix")),
+        ],
+        [
+            (
+                "Every rule but those for matrices, one large tensor",
+                _titled(e for e in alone if e["case"] == "large"),
+            )
+        ],
+    ]
+    columns = [[panel for panel in column if panel[1]] for column in columns]
+    columns = [column for column in columns if column] or [[]]
+    tall = [sum(len(rows) + _BETWEEN for _, rows in column) for column in columns]
+    figure = matplotlib.Figure(
+        figsize=(6.2 * len(columns), 1.2 + 0.3 * max(tall)), layout="constrained"
+    )
+    axes = []
+    for cell, column, height in zip(
+        figure.add_gridspec(1, len(columns)), columns, tall, strict=True
+    ):
+        heights = [len(rows) + _BETWEEN for _, rows in column]
+        rest = [max(tall) - height] if max(tall) > height else []
+        grid = cell.subgridspec(
+            max(1, len(heights + rest)), 1, height_ratios=(heights + rest) or [1]
+        )
+        for place, (title, rows) in zip(grid, column, strict=False):
+            axes.append(figure.add_subplot(place))
+            _panel(axes[-1], title, rows)
     handles: dict[str, Any] = {}
     for ax in axes:
         handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
@@ -43,13 +67,17 @@ def draw(results: dict[str, Any]) -> Any:
     if labels:
         figure.legend(
             [handles[label] for label in labels], labels,
-            loc="outside lower center", ncols=len(labels), frameon=False,
+            loc="outside lower center", ncols=4, frameon=False,
         )  # fmt: skip
     figure.suptitle(
         "Time of one step as a multiple of steepest's: right of 1, steepest is faster",
         fontweight="bold",
     )
     return figure
+
+
+def _titled(entries: Iterable[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    return [(entry["title"], entry) for entry in entries]
 
 
 def _case(entry: dict[str, Any]) -> str:
@@ -74,11 +102,13 @@ def _panel(ax: Any, title: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> N
         ax.errorbar(
             middle, [y for _, y in points], xerr=[low, high], label=label, color=colour,
             linestyle="none", marker=mark, markersize=13 if mark == "|" else 6.5,
-            markeredgewidth=2 if mark == "|" else 0.6,
-            markeredgecolor=colour if mark == "|" else "white", elinewidth=1.5,
+            markeredgewidth=2 if mark in "|x" else 0.6,
+            markeredgecolor=colour if mark in "|x" else "white", elinewidth=1.5,
         )  # fmt: skip
     ax.axvline(1.0, color="black", linewidth=1.2, zorder=1)
     ax.set_xscale("log")
+    left, right = ax.get_xlim()
+    ax.set_xlim(min(left, 0.3), max(right, 3.3))
     ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 3.0)))
     ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}×"))
     ax.xaxis.set_minor_locator(ticker.NullLocator())
