@@ -29,7 +29,7 @@ def pages():
         yield pytest.param(page, id=page.stem, marks=[pytest.mark.torch] if needs_torch else [])
 
 
-@pytest.mark.parametrize("page", pages())
+@pytest.mark.parametrize("page", list(pages()))
 def test_the_examples_of_a_page(page, tmp_path, monkeypatch):
     """In an empty folder, where examples may write, with registries that they may add to."""
     monkeypatch.chdir(tmp_path)
