@@ -125,7 +125,7 @@ SHAPES = (
 # Together more than what is swept at a time by 1 or 2 threads.
 LARGE = (
     (600, 100), (40, 2 * CHUNK_SIZE + 1), (41, 100, 3, 3), (2, 400, 200), (2100, 33),
-    (60, 50, 1, 1), (20, 30, 5, 5), (13, 21, 7, 7), (1400, 1),
+    (60, 50, 1, 1), (20, 30, 5, 5), (13, 21, 7, 7), (1400, 1), (7, 2, CHUNK_SIZE + 5),
 )  # fmt: skip
 
 

@@ -85,8 +85,9 @@ cdef void tally_item(Entry *e, const Program *program, int number, const Stage *
             for i in range(matrix * x.columns, past * x.columns):
                 x.column[i] = 0
         else:
-            for j in range(left, right):
-                x.column[matrix * x.step + band * x.columns + j] = 0
+            for i in range(matrix, past):
+                for j in range(left, right):
+                    x.column[i * x.step + band * x.columns + j] = 0
     if 2 * x.columns <= BLOCK:
         while row < stop:
             rows = min(BLOCK // x.columns, stop - row)
