@@ -46,7 +46,8 @@ for _ in range(20):
 
 state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
 checkpoint.save(state, checkpoint_id=FOLDER)
-dist.all_reduce(loss.detach())
+total = loss.detach()  # held here: a thread of gloo that is last to let it go may be too late
+dist.all_reduce(total)
 if rank == 0:
-    print(f"{optimizer.updates} updates on {size} process(es): loss {loss.item() / size:.3f}")
+    print(f"{optimizer.updates} updates on {size} process(es): loss {total.item() / size:.3f}")
 dist.destroy_process_group()
