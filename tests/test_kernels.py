@@ -148,9 +148,12 @@ def test_the_callers_floating_point_mode_neither_matters_nor_changes(bits, n):
     same_bits(results[1], results[0])
 
 
-@pytest.mark.skipif(
+GNU_OPENMP = pytest.mark.skipif(
     not (threads.team().openmp() and sys.platform == "linux"), reason="needs GNU's OpenMP"
 )
+
+
+@GNU_OPENMP
 @pytest.mark.parametrize(
     ("setting", "spins"),
     [
@@ -168,6 +171,7 @@ def test_openmps_threads_soon_sleep_unless_asked_otherwise(setting, spins) -> No
 
 
 @pytest.mark.torch
+@GNU_OPENMP
 def test_openmps_threads_wait_as_pytorch_has_it() -> None:
     pytest.importorskip("torch")
     spins = [

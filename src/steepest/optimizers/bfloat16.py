@@ -41,20 +41,16 @@ def orthogonalize(
 
 
 def _symmetric(torch: Any, x: Any, y: Any, alpha: float = 1.0, beta: float = 0.0) -> Any:
-    """beta x + alpha x y, which is symmetric: in bands of rows, each from the diagonal on."""
-
-    def product(rows: slice, columns: slice, out: Any) -> Any:
-        if beta == 0:
-            return torch.mm(x[rows], y[:, columns], out=out)
-        return torch.addmm(
-            x[rows, columns], x[rows], y[:, columns], beta=beta, alpha=alpha, out=out
-        )
-
+    """beta x + alpha x y, which is symmetric, for an x at least as wide as high: in bands of rows,
+    each from the diagonal on."""
     n = len(x)
     found = x.new_empty((n, n))
     for start in range(0, n, _BAND):
         stop = min(start + _BAND, n)
-        product(slice(start, stop), slice(start, n), found[start:stop, start:])
+        torch.addmm(
+            x[start:stop, start:n], x[start:stop], y[:, start:], alpha=alpha, beta=beta,
+            out=found[start:stop, start:],
+        )  # fmt: skip
         if stop < n:
             found[stop:, start:stop] = found[start:stop, stop:].T
     return found
