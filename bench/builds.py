@@ -1,0 +1,135 @@
+"""Compares the steps of two builds of this library, each in an environment of its own, in turns.
+
+    python bench/builds.py BEFORE AFTER [--rounds N] [--row NAME ...]
+
+BEFORE and AFTER are the Python interpreters of the two environments. A row's figure is the median
+of the per-round ratios, time after by time before, with quartiles: above 1 the later build is
+slower. Rows that need PyTorch are left out where an environment lacks it.
+"""
+
+import argparse
+import gc
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SHAPES = {
+    "1x10": [(10,)],
+    "mlp": [(64, 128), (128,), (128, 64), (64,), (64, 10), (10,)],
+    "1000x100": [(100,)] * 1000,
+    "1x20M": [(4000, 5000)],
+}
+STEPS = {"1x10": 2000, "mlp": 1000, "1000x100": 20, "1x20M": 2}
+KINDS = ("numpy", "numpy-schedule", "numpy-clip", "torch", "torch-LambdaLR", "torch-OneCycleLR")
+ROWS = tuple(f"{kind} {shape}" for kind in KINDS for shape in SHAPES)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("before", help="the Python of one build")
+    parser.add_argument("after", help="the Python of the other")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--row", nargs="+", default=ROWS, choices=ROWS, metavar="NAME")
+    arguments = parser.parse_args()
+    for row in arguments.row:
+        ratios, times = [], []
+        with worker(arguments.before, row) as before, worker(arguments.after, row) as after:
+            if before() is None or after() is None:
+                print(f"{row:26} left out: no PyTorch")
+                continue
+            for turn in range(arguments.rounds):
+                pair = {}
+                for which in (0, 1) if turn % 2 else (1, 0):
+                    pair[which] = (before, after)[which]()
+                ratios.append(pair[1] / pair[0])
+                times.append(pair[1])
+        low, middle, high = np.percentile(ratios, (25, 50, 75))
+        shown = f"{np.median(times) * 1e6:12.2f} µs"
+        print(f"{row:26} {middle:6.3f}  ({low:.3f} to {high:.3f}) {shown}", flush=True)
+    return 0
+
+
+@contextmanager
+def worker(python: str, row: str) -> Iterator[Callable[[], float | None]]:
+    """A process of the environment, which times a turn whenever it is asked."""
+    command = [python, str(Path(__file__).resolve()), "--worker", row]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as it:
+
+        def turn() -> float | None:
+            it.stdin.write("\n")
+            it.stdin.flush()
+            answer = it.stdout.readline().strip()
+            return None if answer == "none" else float(answer)
+
+        yield turn
+        it.stdin.close()
+
+
+def serve(row: str) -> None:
+    kind, _, shape = row.partition(" ")
+    try:
+        step = (torch_step if kind.startswith("torch") else numpy_step)(kind, SHAPES[shape])
+    except ImportError:
+        step = None
+    gc.disable()
+    for _ in sys.stdin:
+        if step is None:
+            print("none", flush=True)
+            continue
+        for _ in range(max(1, STEPS[shape] // 20)):
+            step()
+        start = time.perf_counter()
+        for _ in range(STEPS[shape]):
+            step()
+        print((time.perf_counter() - start) / STEPS[shape], flush=True)
+
+
+def numpy_step(kind: str, shapes: list[tuple[int, ...]]) -> Callable[[], None]:
+    import steepest as st
+
+    rng = np.random.default_rng(0)
+    params, grads = ([rng.standard_normal(s, np.float32) for s in shapes] for _ in range(2))
+    options: dict[str, Any] = {}
+    if kind.endswith("clip"):
+        options["clip"] = st.clip.global_norm(1.0)
+    if kind.endswith("schedule"):
+        options["lr"] = st.schedules.cosine(1e-3, steps=10**6)
+    opt = st.AdamW(params, **options)
+    return lambda: opt.step(grads)
+
+
+def torch_step(kind: str, shapes: list[tuple[int, ...]]) -> Callable[[], None]:
+    import torch
+
+    import steepest.torch
+
+    params = [torch.nn.Parameter(torch.randn(s)) for s in shapes]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    opt = steepest.torch.AdamW(params)
+    if kind == "torch":
+        return opt.step
+    schedulers = torch.optim.lr_scheduler
+    if kind.endswith("LambdaLR"):
+        scheduler = schedulers.LambdaLR(opt, lambda t: 1 / (1 + 1e-3 * t))
+    else:
+        scheduler = schedulers.OneCycleLR(opt, 1e-3, total_steps=10**7)
+
+    def step() -> None:
+        opt.step()
+        scheduler.step()
+
+    return step
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--worker":
+        serve(sys.argv[2])
+    else:
+        sys.exit(main())
