@@ -183,6 +183,45 @@ def test_a_constant_input_becomes_zero(tmp_path) -> None:
     assert found.scaling["x_scale"][1] == 1
 
 
+@pytest.mark.parametrize("value", ["0.1", "0.7", "123456.789", "1e-300", "1e300"])
+def test_a_constant_column_is_not_scaled_by_its_rounding(tmp_path, value) -> None:
+    """One row of the test part has another value."""
+    other = split(150, seed=0)[2][0]
+    rows = [[i % 7, value, i * 0.1] for i in range(150)]
+    rows[other][1] = repr(2 * float(value)) if float(value) < 1e38 else value
+    found = table(write(tmp_path, ["a", "b", "y"], rows), "y")
+    assert found.scaling["x_scale"][1] == 1
+    assert found.scaling["x_mean"][1] == float(value)
+    assert set(found.train.x[:, 1]) == {0.0}
+    assert sorted(set(found.test.x[:, 1])) == sorted(
+        {np.float32(0), np.float32(float(rows[other][1]) - float(value))}
+    )
+
+
+def test_a_column_that_varies_by_its_rounding_alone_is_constant(tmp_path) -> None:
+    rows = [[i % 7, 0.1 + 0.2 if i % 2 else 0.3, i * 0.1] for i in range(50)]
+    found = table(write(tmp_path, ["a", "b", "y"], rows), "y")
+    assert found.scaling["x_scale"][1] == 1
+    assert max(abs(part.x[:, 1]).max() for part in found.parts.values()) < 1e-15
+
+
+def test_a_target_that_is_constant_in_the_training_part_is_not_scaled(tmp_path) -> None:
+    held_out = split(150, seed=0)[2][0]
+    rows = [[i, 0.1] for i in range(150)]
+    rows[held_out][1] = 0.2
+    found = table(write(tmp_path, ["a", "y"], rows), "y", task="regression")
+    assert (found.scaling["y_mean"], found.scaling["y_scale"]) == (0.1, 1)
+    assert abs(found.test.y).max() == 0.1
+
+
+def test_small_spreads_are_scaled(tmp_path) -> None:
+    """What differs by more than rounding is no constant."""
+    rows = [[1e6 + i * 1e-6, i * 1e-150, i * 1e-300, i * 0.1] for i in range(50)]
+    found = table(write(tmp_path, ["a", "b", "c", "y"], rows), "y")
+    np.testing.assert_allclose(found.train.x.std(axis=0)[:2], 1, atol=1e-3)
+    assert found.scaling["x_scale"][2] == 1  # its variance is below double
+
+
 GOOD = [[i, i * 0.5, i * 0.25] for i in range(20)]
 HEADER = ["a", "b", "y"]
 

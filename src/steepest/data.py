@@ -19,7 +19,7 @@ import numpy as np
 
 from steepest.arrays import Array
 from steepest.extras import require
-from steepest.models import Task
+from steepest.models import Task, constant
 
 __all__ = ["DataError", "Dataset", "Part", "digits", "split", "table"]
 
@@ -220,9 +220,12 @@ def _scaling(path: Path, columns: Any, x: Array, train: Array) -> dict[str, Arra
 
 @np.errstate(over="ignore", invalid="ignore")
 def _moments(x: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation along the first axis, this 1 where a column is constant."""
+    """Mean and standard deviation along the first axis; where a column is constant, one of its
+    values and 1. Its mean is rounded, and its deviation is the rounding alone."""
+    same = constant(x)
     deviation = np.asarray(x.std(axis=0))
-    return np.asarray(x.mean(axis=0)), np.where(deviation > 0, deviation, 1.0)
+    scale = np.where(same | (deviation == 0), 1.0, deviation)  # 0: its square is below double
+    return np.where(same, x[0], x.mean(axis=0)), scale
 
 
 @np.errstate(over="ignore", invalid="ignore")
