@@ -1,3 +1,4 @@
+import csv
 import doctest
 import re
 import sys
@@ -148,6 +149,50 @@ def test_the_task_is_detected(tmp_path, values, task, reason, classes) -> None:
         raw = np.round(2 * (x * found.scaling["x_scale"] + found.scaling["x_mean"])).astype(int)
         named = [found.classes[y] for part in found.parts.values() for y in part.y]
         assert named == [str(values[i % len(values)]) for i in raw]
+
+
+@pytest.mark.parametrize(
+    ("values", "last"), [(["01", "02", "10"], "X1"), (["1.1", "1.10", "2", "TRUE"], "dev")]
+)
+@pytest.mark.parametrize("rows", [60, 6000])
+def test_classes_do_not_depend_on_the_size_of_the_file(tmp_path, values, last, rows) -> None:
+    """pandas reads large files in blocks, of which each may have a type of its own."""
+    path = tmp_path / "table.csv"
+    inputs = ["0,"] * 200
+    lines = [*inputs[:-1], "0.5,"], inputs
+    with open(path, "w") as file:
+        file.write("".join(f"c{i}," for i in range(200)) + "y\n")
+        for i in range(rows):
+            y = values[i % len(values)] if i < rows - 10 else last
+            file.write("".join(lines[i % 2]) + y + "\n")
+    found = table(path, "y")
+    assert found.classes == sorted([*values, last])
+    counts = np.bincount(np.concatenate([part.y for part in found.parts.values()]))
+    assert counts[found.classes.index(last)] == 10
+
+
+@pytest.mark.parametrize(
+    ("values", "task", "classes"),
+    [
+        (["007", "07", "7"], None, ["007", "07", "7"]),
+        (["01", "02", "10"], None, ["01", "02", "10"]),
+        (["02134", "90210"], "classification", ["02134", "90210"]),
+        ([f"{i:03}" for i in range(25)], "classification", [f"{i:03}" for i in range(25)]),
+        ([f"{i:03}" for i in range(25)], None, []),
+        (["01", "02", "10"], "regression", []),
+        (["0", "1", "10"], None, ["0", "1", "10"]),
+        (["1", "1.0", "2"], None, ["1.0", "2.0"]),
+        (["true", "TRUE", "False"], None, ["False", "True"]),
+        (["true", "TRUE", "maybe"], None, ["TRUE", "maybe", "true"]),
+        (['a "b"', "c, d", "e\nf"], None, ['a "b"', "c, d", "e\nf"]),
+    ],
+)
+def test_what_the_classes_are(tmp_path, values, task, classes) -> None:
+    with open(tmp_path / "table.csv", "w", newline="") as file:
+        csv.writer(file).writerows(
+            [["a", "y"], *([i, values[i % len(values)]] for i in range(120))]
+        )
+    assert table(tmp_path / "table.csv", "y", task=task).classes == classes
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
