@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -197,17 +198,47 @@ def test_a_process_that_gets_a_signal(table, tmp_path, monkeypatch, whole, name)
     assert outcome(out) == expected
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
+def test_ctrl_c_that_is_ignored_stays_ignored(table, tmp_path, whole) -> None:
+    """A script that puts a run behind with ``&`` has the shell ignore Ctrl-C for it."""
+    expected, out = whole(), tmp_path / "parts"
+    ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    done = process(
+        ignoring + SIGNALLED.format("SIGINT").strip(), "train", table, *OPTIONS, "--out", out
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert outcome(out) == expected
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
+def test_tests_of_ctrl_c_pass_where_it_is_ignored() -> None:
+    test = Path(__file__).with_name("test_resuming.py").name + "::test_a_shield_puts_ctrl_c_off"
+    program = (
+        "import signal, sys, pytest; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', sys.argv[1]]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, test],
+        cwd=Path(__file__).parent, capture_output=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
 def train_files():
     return {"params.npz", "history.csv", "config.json"}
 
 
 def signals_at_call(n):
-    """A profile function that sends Ctrl-C at the n-th call of a Python function of steepest."""
-    count = 0
+    """A profile function that sends Ctrl-C at the n-th call of a Python function of steepest.
+
+    Of the package alone: a folder of that name may hold these tests, too, and no test runs on when
+    Ctrl-C ends one of its own functions.
+    """
+    count, package = 0, os.path.dirname(st.__file__) + os.sep
 
     def profile(frame, event, argument):
         nonlocal count
-        if event == "call" and "steepest" in frame.f_code.co_filename:
+        if event == "call" and frame.f_code.co_filename.startswith(package):
             count += 1
             if count == n:
                 signal.raise_signal(signal.SIGINT)
