@@ -337,10 +337,14 @@ sys.exit(cli.main(sys.argv[1:]))
     assert len(tuned(table, tmp_path / "full", *options)) == 2  # when there is room again
 
 
-def test_missing_package(monkeypatch, table, tmp_path, capsys) -> None:
-    monkeypatch.setitem(sys.modules, "optuna", None)
+@pytest.mark.parametrize("missing", [["optuna"], ["optuna", "matplotlib"], ["matplotlib"]])
+def test_missing_packages(monkeypatch, table, tmp_path, capsys, missing) -> None:
+    """The extra that is named has all of them."""
+    for package in missing:
+        monkeypatch.setitem(sys.modules, package, None)
     assert cli.main(["tune", str(table), "--target", "y", "--out", str(tmp_path / "x")]) == 2
-    assert 'pip install "steepest[tune]"' in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert f"run  pip install {missing[0]}, or install steepest with its extra [tune]" in shown
 
 
 def test_passwords_are_not_written_down(table, tmp_path) -> None:

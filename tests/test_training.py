@@ -739,7 +739,7 @@ def test_batches_refuse_what_does_not_fit() -> None:
 def test_missing_packages(monkeypatch, missing, call, purpose) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
     p = start()
-    with pytest.raises(MissingExtra, match=rf'{purpose}.*pip install "steepest\[train\]"'):
+    with pytest.raises(MissingExtra, match=rf"{purpose}.*pip install .* \[train\]"):
         call(p)
     assert p == start()
 

@@ -112,8 +112,8 @@ def _listed(spaces: Mapping[str, str]) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Searches and returns the exit code."""
-    require("matplotlib", "train", "steepest tune")
     require("optuna", "tune", "steepest tune")
+    pictures.ready("steepest tune", "tune")
     given = vars(arguments)
     folder, record = _place(given)
     search = Search.given(given) if record is None else Search.resumed(folder, record, given)
