@@ -112,6 +112,7 @@ class MLP:
             )
         if self.objective != "huber" and self.delta != 1.0:
             raise ValueError(f"delta = {self.delta}: only objective 'huber' has one")
+        losses.check_delta(self.delta)
         if isinstance(self.weights, str):
             _one_of("weights", self.weights, INITIALIZERS)
         if self.weights == "zeros" and len(self.sizes) > 2:

@@ -11,12 +11,11 @@ from typing import Any
 
 from steepest import logs
 from steepest.cli import arguments as options
-from steepest.cli import folders, runs
+from steepest.cli import folders, pictures, runs
 from steepest.cli.errors import UsageError, reason
 from steepest.cli.folders import CONFIG
 from steepest.cli.runs import Run
 from steepest.cli.settings import Settings, load
-from steepest.extras import require
 from steepest.training import Callback, Epoch
 
 HISTORY = "history.csv"
@@ -68,7 +67,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains and returns the exit code."""
-    require("matplotlib", "train", "steepest train")
+    pictures.ready("steepest train")
     given = vars(arguments)
     place, record = _place(given)
     if record is not None and record.get("stopped", "") not in ("", "interrupted"):
