@@ -128,8 +128,9 @@ def fit(
         after every ``checkpoint_every`` epochs, at its end and on Ctrl-C: parameters, optimizer,
         history and all else that it needs to go on. See ``st.load`` for reading it.
     resume: go on from that file, with the same bits as without the interruption; begin at the
-        start where there is no such file. Data and settings must be those of the saved run, but
-        ``epochs``, ``target`` and ``patience`` may differ; hyper-parameters are the file's.
+        start where there is no such file. Data, settings and hyper-parameters must be those that
+        the saved run began with, else CheckpointError; ``epochs``, ``target`` and ``patience`` may
+        differ.
     seed, shuffle: see ``batches``.
     progress: show a progress bar (tqdm) on the standard error.
 
