@@ -22,6 +22,7 @@ from steepest.training.arguments import (
     named,
     samples,
     size,
+    still_trained,
 )
 from steepest.training.resuming import Keeper
 from steepest.training.run import Run
@@ -122,6 +123,7 @@ def fit(
         with the lowest val_loss at the end (the optimizer's state stays as it is). With
         ``use_ema`` these are the averaged ones, which had that loss.
     callbacks: functions called with an ``Epoch`` after each epoch; one that returns True stops.
+        They may write into the arrays of ``params``, not put others in their place.
     noise_scale: record the gradient noise scale, from the micro-batches of ``accumulate``; a
         ``NoiseScale`` says how it is smoothed.
     checkpoint: a file (safetensors) to which the run is saved at its start where there is none,
@@ -199,6 +201,7 @@ def fit(
             run.finish(row)
             seen = Epoch(int(row["epoch"]), epochs, row, history, params, made)
             stopping = [callback for callback in callbacks if callback(seen)]
+            still_trained(params, run.leaves, made)
             if stopping and not history.stopped:
                 history.stopped = "callback"
                 history.message = f"stopped by {_name(stopping[0])} after epoch {seen.epoch}"
