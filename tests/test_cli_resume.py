@@ -450,6 +450,32 @@ def test_a_run_that_is_finished_stays_as_it_is(table, tmp_path, plain, capsys) -
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lr", "0.5"], "--lr 0.5: the run in OUT was begun with None, and keeps its settings"),
+        (["--epochs", "9"], "--epochs 9: the run in OUT was begun with 5"),
+        (["--weight-decay", "0.5"], "--weight-decay 0.5: the run in OUT was begun with None"),
+        (["--ema", "0.5"], "--ema 0.5: the run in OUT was begun with None"),
+        (["digits"], "--target is for CSV files; the digits need none"),
+        (["other.csv"], "other.csv is not what the run in OUT began with"),
+    ],
+)
+def test_other_settings_of_a_finished_run_are_refused(
+    table, tmp_path, monkeypatch, capsys, plain, options, message
+) -> None:
+    out = tmp_path / "run"
+    assert begin(table, out) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.csv").write_text(table.read_text().replace("0.", "1.", 1))
+    shown = refused(capsys, *options, "--resume", out)
+    assert message.replace("OUT", str(out)) in shown
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    table.unlink()  # to hear that it is finished, the data are not needed
+    assert resume(out) == 0
+
+
 def test_a_run_that_diverged_keeps_its_last_good_checkpoint(table, tmp_path, plain) -> None:
     out = tmp_path / "run"
     options = ["--optimizer", "sgd", "--lr", "60", "--schedule", "constant", "--clip", "value:1e9"]

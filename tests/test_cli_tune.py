@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import optuna
 import pytest
 
 import steepest as st
@@ -277,6 +278,19 @@ def test_other_data_are_refused(table, tmp_path, capsys) -> None:
     table.write_text(table.read_text().replace("0.", "1.", 1))
     assert cli.main(["tune", "--resume", str(out)]) == 2
     assert f"is not what the search in {out} began with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("aims", "has"), [(["maximize"], "maximizes"), (["minimize", "maximize"], "has 2 objectives")]
+)
+def test_a_study_with_other_aims_is_refused(table, tmp_path, capsys, aims, has) -> None:
+    url = f"sqlite:///{tmp_path}/all.db"
+    optuna.create_study(study_name="mine", storage=url, directions=aims)
+    words = ["tune", str(table), "--target", "y", *QUICK, *RATES, "--out", str(tmp_path / "a")]
+    assert cli.main([*words, "--storage", url, "--study", "mine"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert f"study 'mine' in {url} {has}, and a search minimizes one loss" in line
+    assert line.endswith("give another name with --study")
 
 
 def test_folders_without_a_search(table, tmp_path, capsys) -> None:

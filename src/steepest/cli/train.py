@@ -70,13 +70,15 @@ def run(arguments: argparse.Namespace) -> int:
     pictures.ready("steepest train")
     given = vars(arguments)
     place, record = _place(given)
-    if record is not None and record.get("stopped", "") not in ("", "interrupted"):
+    settings = _settings(given, place, record)
+    finished = record is not None and record.get("stopped", "") not in ("", "interrupted")
+    if not finished or "data" in given:
+        dataset = load(settings)
+        if record is not None and record.get("digest") != dataset.digest:
+            raise UsageError(f"{settings.data} is not what the run in {place} began with")
+    if record is not None and finished:
         print(f"finished   {record.get('message')}")
         return 1 if record["stopped"] == "nonfinite" else 0
-    settings = _settings(given, place, record)
-    dataset = load(settings)
-    if record is not None and record.get("digest") != dataset.digest:
-        raise UsageError(f"{settings.data} is not what the run in {place} began with")
     trained = runs.prepare(settings, dataset)
     folder = place if record is not None and place is not None else folders.new(place, dataset.name)
     folders.write_json(folder / CONFIG, trained.record())

@@ -207,7 +207,7 @@ def _tuned(search: Search, dataset: Dataset, folder: Path, given: Mapping[str, A
         cause = str(error.__cause__ or error).splitlines()[0]
         raise UsageError(f"the record of the search cannot be kept: {cause}") from None
     except tuning.StudyError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(str(error).replace("with study=", "with --study")) from None
 
 
 def _finish(search: Search, dataset: Dataset, folder: Path, tuned: Tuned) -> int:
