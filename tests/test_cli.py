@@ -250,6 +250,8 @@ def test_separator(table, tmp_path) -> None:
 
 # Errors
 
+REGRESSION = ["TABLE", "--target", "y", "--ignore", "sign", "--loss"]
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -265,6 +267,13 @@ def test_separator(table, tmp_path) -> None:
         (["digits", "--clip", "norm:1)(2"], "expected norm, or norm:arguments written as in"),
         (["digits", "--optimizer", "sgd:lr=1"], "give lr as --lr"),
         (["digits", "--optimizer", "sgd:weight_decay=1"], "give weight_decay as --weight-decay"),
+        (["digits", "--optimizer", "sgd:ema=0.9"], "sgd:ema=0.9: give ema as --ema$"),
+        (["digits", "--optimizer", "sgd:ema=0.9", "--ema", "0.5"], "give ema as --ema$"),
+        (["digits", "--optimizer", "sgd:0.1"], "give lr as --lr, other arguments by name$"),
+        (["digits", "--optimizer", "sgd:params=1"], "SGD has no argument 'params'"),
+        (["digits", "--optimizer", "sgd:option=1"], "SGD has no argument 'option'"),
+        (["digits", "--optimizer", "asgd:t0=5"], "t0 is for the averaged parameters, which need"),
+        (["digits", "--optimizer", f"sgd:momentum={10**400}"], "momentum=10*: .*"),
         (["digits", "--schedule", "sequence:(1,), (2,)"], "expected one of constant, "),
         (["digits", "--init", "orthogon"], "expected one of zeros, .*; did you mean orthogonal?"),
         (["digits", "--init", "orthogonal:2"], "orthogonal takes no arguments"),
@@ -275,9 +284,38 @@ def test_separator(table, tmp_path) -> None:
         (["digits", "--loss", "logistic"], "it tells two classes apart, and there are 10"),
         (["digits", "--loss", "cross_entropy:1"], "give arguments by name"),
         (["digits", "--loss", "cross_entropy:delta=2"], "only objective 'huber' has one"),
+        (["digits", "--loss", "cross_entropy:weights='zeros'"], "there is only huber:delta=0.5"),
+        (["digits", "--loss", "cross_entropy:activation='tanh'"], "there is only huber:delta=0.5"),
+        *[
+            ([*REGRESSION, f"huber:delta={delta}"], r"delta = .*: expected a finite number > 0$")
+            for delta in ("0", "-1", "'a'", "None", "[1]", "1e400")
+        ],
+        (["no such\nfile", "--target", "y"], "no such file: there is no such file"),
         (["digits", "--accumulate", "2", "--batch-size", "full"], "--accumulate 2 needs a --batch"),
         (["digits", "--schedule", "cosin"], "expected one of constant, .*; did you mean cosine?"),
-        (["digits", "--schedule", "exponential"], "exponential missing 1 required .* 'gamma'"),
+        (
+            ["digits", "--schedule", "exponential"],
+            "needs gamma; write  --schedule exponential:GAMMA",
+        ),
+        (["digits", "--schedule", "noam"], "width and warmup; write .* noam:WIDTH, warmup=WARMUP"),
+        (["digits", "--schedule", "noam:5"], "noam needs warmup; add  warmup=WARMUP"),
+        (["digits", "--schedule", "noam:warmup=3"], "noam needs width; add  width=WIDTH"),
+        (["digits", "--schedule", "constant:5"], "constant takes no argument by place; it takes w"),
+        (
+            ["digits", "--schedule", "cosine:make=1"],
+            "cosine has no argument 'make'; it takes steps,",
+        ),
+        (["digits", "--schedule", "step:lr=1"], "give lr as --lr$"),
+        (["digits", "--clip", "norm"], "norm needs max_norm; write  --clip norm:MAX_NORM$"),
+        (
+            ["digits", "--clip", "norm:1,2,3"],
+            "norm takes 2 arguments by place; it takes max_norm, p$",
+        ),
+        (
+            ["digits", "--clip", "norm:1, max_norm=2"],
+            "norm has max_norm twice, by place and by name",
+        ),
+        (["digits", "--clip", "norm:text=1"], "norm has no argument 'text'; it takes max_norm, p$"),
         (["digits", "--schedule", "cosine:warmup=99999"], "warmup = 99999: expected less than"),
         (["digits", "--clip", "norms"], "expected one of value, norm, .*; did you mean norm?"),
         (["digits", "--clip", "norm:-1"], "max_norm = -1: expected"),
@@ -310,10 +348,13 @@ def test_errors_are_one_line_and_code_2(table, tmp_path, capsys, arguments, mess
         (["train", "digits", "--lr", "fast"], "'fast': expected a number, 0 or more"),
         (["train", "digits", "--lr", "nan"], "'nan': expected a number, 0 or more"),
         (["train", "digits", "--epochs", "0"], "'0': expected an integer, 1 or more"),
-        (["train", "digits", "--epochs", "1.5"], "'1.5': expected an integer"),
-        (["train", "digits", "--batch-size", "half"], "'half': expected an integer"),
-        (["train", "digits", "--hidden", "30,x"], "'x': expected an integer"),
-        (["train", "digits", "--ema", "1"], "'1': expected a number from 0 to below 1"),
+        (["train", "digits", "--epochs", "1.5"], "'1.5': expected an integer, 1 or more"),
+        (["train", "digits", "--batch-size", "half"], "'half': expected an integer, 1 or more, or"),
+        (["train", "digits", "--hidden", "30,x"], "'x': expected integers, 1 or more, with"),
+        (["train", "digits", "--ema", "1"], "'1': expected a number, from 0 to below 1"),
+        (["train", "digits", "--ema", "-1"], "'-1': expected a number, from 0 to below 1"),
+        (["tune", "digits", "--timeout", "-1"], "'-1': expected a number, more than 0"),
+        (["train", "digits", "more\nwords"], "unrecognized arguments: more words"),
         (["train", "digits", "--accumulate", "0"], "'0': expected an integer, 1 or more"),
         (["train", "digits", "--epochs", "9" * 9999], "expected an integer below 10 to the 18"),
         (["train", "digits", "--log", "xml"], "invalid choice: 'xml'"),
@@ -325,7 +366,9 @@ def test_misspelt_commands(capsys, arguments, message) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
     assert caught.value.code == 2
-    assert message in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert re.fullmatch(r"steepest( train| tune)?: error: .*; see  steepest( \w+)? --help\n", shown)
+    assert message in shown
 
 
 def test_a_used_folder_is_not_overwritten(tmp_path, capsys) -> None:
@@ -350,7 +393,31 @@ def test_missing_packages(monkeypatch, tmp_path, capsys, module, purpose) -> Non
     assert cli.main(["train", "digits", "--out", str(tmp_path / "run")]) == 2
     shown = capsys.readouterr().err
     assert f"steepest: error: {purpose}" in shown
-    assert 'pip install "steepest[train]"' in shown
+    assert "run  pip install " in shown and "steepest with its extra [train]" in shown
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "tune"])
+def test_a_backend_that_matplotlib_does_not_know(tmp_path, command) -> None:
+    options = ["--optimizers", "sgd"] if command == "compare" else []
+    done = process(
+        command, "digits", *options, "--out", str(tmp_path / "run"),
+        env={**os.environ, "MPLBACKEND": "nonsense"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(
+        f"steepest: error: MPLBACKEND=nonsense: steepest {command} cannot"
+    )
+    assert done.stderr.endswith("; unset it, since pictures in files need none\n")
+
+
+def test_a_package_that_is_broken_is_told_in_a_line(tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "matplotlib.py").write_text("import part_of_it\n")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert cli.main(["train", "digits", "--out", str(tmp_path / "run")]) == 2
+    shown = capsys.readouterr().err
+    assert shown == "steepest: error: a package cannot be imported: No module named 'part_of_it'\n"
 
 
 # Runs that do not reach their end
@@ -446,6 +513,18 @@ def test_divergence_is_told(tmp_path, capsys) -> None:
     config, *_ = network(out)
     assert config["stopped"] == "nonfinite"
     assert np.isfinite(config["results"]["train"]["loss"])
+
+
+def test_an_optimizer_that_raises_for_a_gradient_diverges(monkeypatch, tmp_path, capsys) -> None:
+    def raising(self, grads):
+        raise FloatingPointError("gradient of 'layer1.bias' is not finite")
+
+    monkeypatch.setattr(st.SGD, "step", raising)
+    arguments = ["--optimizer", "sgd:nonfinite='raise'", "--quiet", "--out", str(tmp_path / "run")]
+    assert cli.main(["train", "digits", *arguments]) == 1
+    shown = capsys.readouterr()
+    assert "stopped    gradient of 'layer1.bias' is not finite\n" in shown.out
+    assert shown.err == ""
 
 
 # list and info

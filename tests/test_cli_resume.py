@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -197,17 +198,47 @@ def test_a_process_that_gets_a_signal(table, tmp_path, monkeypatch, whole, name)
     assert outcome(out) == expected
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
+def test_ctrl_c_that_is_ignored_stays_ignored(table, tmp_path, whole) -> None:
+    """A script that puts a run behind with ``&`` has the shell ignore Ctrl-C for it."""
+    expected, out = whole(), tmp_path / "parts"
+    ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    done = process(
+        ignoring + SIGNALLED.format("SIGINT").strip(), "train", table, *OPTIONS, "--out", out
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert outcome(out) == expected
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
+def test_tests_of_ctrl_c_pass_where_it_is_ignored() -> None:
+    test = Path(__file__).with_name("test_resuming.py").name + "::test_a_shield_puts_ctrl_c_off"
+    program = (
+        "import signal, sys, pytest; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', sys.argv[1]]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, test],
+        cwd=Path(__file__).parent, capture_output=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
 def train_files():
     return {"params.npz", "history.csv", "config.json"}
 
 
 def signals_at_call(n):
-    """A profile function that sends Ctrl-C at the n-th call of a Python function of steepest."""
-    count = 0
+    """A profile function that sends Ctrl-C at the n-th call of a Python function of steepest.
+
+    Of the package alone: a folder of that name may hold these tests, too, and no test runs on when
+    Ctrl-C ends one of its own functions.
+    """
+    count, package = 0, os.path.dirname(st.__file__) + os.sep
 
     def profile(frame, event, argument):
         nonlocal count
-        if event == "call" and "steepest" in frame.f_code.co_filename:
+        if event == "call" and frame.f_code.co_filename.startswith(package):
             count += 1
             if count == n:
                 signal.raise_signal(signal.SIGINT)
@@ -417,6 +448,32 @@ def test_a_run_that_is_finished_stays_as_it_is(table, tmp_path, plain, capsys) -
     assert resume(out) == 0
     assert capsys.readouterr().out.startswith("finished   all 5 epochs are done; the parameters")
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lr", "0.5"], "--lr 0.5: the run in OUT was begun with None, and keeps its settings"),
+        (["--epochs", "9"], "--epochs 9: the run in OUT was begun with 5"),
+        (["--weight-decay", "0.5"], "--weight-decay 0.5: the run in OUT was begun with None"),
+        (["--ema", "0.5"], "--ema 0.5: the run in OUT was begun with None"),
+        (["digits"], "--target is for CSV files; the digits need none"),
+        (["other.csv"], "other.csv is not what the run in OUT began with"),
+    ],
+)
+def test_other_settings_of_a_finished_run_are_refused(
+    table, tmp_path, monkeypatch, capsys, plain, options, message
+) -> None:
+    out = tmp_path / "run"
+    assert begin(table, out) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.csv").write_text(table.read_text().replace("0.", "1.", 1))
+    shown = refused(capsys, *options, "--resume", out)
+    assert message.replace("OUT", str(out)) in shown
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    table.unlink()  # to hear that it is finished, the data are not needed
+    assert resume(out) == 0
 
 
 def test_a_run_that_diverged_keeps_its_last_good_checkpoint(table, tmp_path, plain) -> None:

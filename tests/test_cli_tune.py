@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import optuna
 import pytest
 
 import steepest as st
@@ -279,6 +280,19 @@ def test_other_data_are_refused(table, tmp_path, capsys) -> None:
     assert f"is not what the search in {out} began with" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("aims", "has"), [(["maximize"], "maximizes"), (["minimize", "maximize"], "has 2 objectives")]
+)
+def test_a_study_with_other_aims_is_refused(table, tmp_path, capsys, aims, has) -> None:
+    url = f"sqlite:///{tmp_path}/all.db"
+    optuna.create_study(study_name="mine", storage=url, directions=aims)
+    words = ["tune", str(table), "--target", "y", *QUICK, *RATES, "--out", str(tmp_path / "a")]
+    assert cli.main([*words, "--storage", url, "--study", "mine"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert f"study 'mine' in {url} {has}, and a search minimizes one loss" in line
+    assert line.endswith("give another name with --study")
+
+
 def test_folders_without_a_search(table, tmp_path, capsys) -> None:
     assert cli.main(["tune", "--resume", str(tmp_path / "none")]) == 2
     assert "there is no search in this folder" in capsys.readouterr().err
@@ -337,10 +351,14 @@ sys.exit(cli.main(sys.argv[1:]))
     assert len(tuned(table, tmp_path / "full", *options)) == 2  # when there is room again
 
 
-def test_missing_package(monkeypatch, table, tmp_path, capsys) -> None:
-    monkeypatch.setitem(sys.modules, "optuna", None)
+@pytest.mark.parametrize("missing", [["optuna"], ["optuna", "matplotlib"], ["matplotlib"]])
+def test_missing_packages(monkeypatch, table, tmp_path, capsys, missing) -> None:
+    """The extra that is named has all of them."""
+    for package in missing:
+        monkeypatch.setitem(sys.modules, package, None)
     assert cli.main(["tune", str(table), "--target", "y", "--out", str(tmp_path / "x")]) == 2
-    assert 'pip install "steepest[tune]"' in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert f"run  pip install {missing[0]}, or install steepest with its extra [tune]" in shown
 
 
 def test_passwords_are_not_written_down(table, tmp_path) -> None:

@@ -1,3 +1,4 @@
+import csv
 import doctest
 import re
 import sys
@@ -150,6 +151,50 @@ def test_the_task_is_detected(tmp_path, values, task, reason, classes) -> None:
         assert named == [str(values[i % len(values)]) for i in raw]
 
 
+@pytest.mark.parametrize(
+    ("values", "last"), [(["01", "02", "10"], "X1"), (["1.1", "1.10", "2", "TRUE"], "dev")]
+)
+@pytest.mark.parametrize("rows", [60, 6000])
+def test_classes_do_not_depend_on_the_size_of_the_file(tmp_path, values, last, rows) -> None:
+    """pandas reads large files in blocks, of which each may have a type of its own."""
+    path = tmp_path / "table.csv"
+    inputs = ["0,"] * 200
+    lines = [*inputs[:-1], "0.5,"], inputs
+    with open(path, "w") as file:
+        file.write("".join(f"c{i}," for i in range(200)) + "y\n")
+        for i in range(rows):
+            y = values[i % len(values)] if i < rows - 10 else last
+            file.write("".join(lines[i % 2]) + y + "\n")
+    found = table(path, "y")
+    assert found.classes == sorted([*values, last])
+    counts = np.bincount(np.concatenate([part.y for part in found.parts.values()]))
+    assert counts[found.classes.index(last)] == 10
+
+
+@pytest.mark.parametrize(
+    ("values", "task", "classes"),
+    [
+        (["007", "07", "7"], None, ["007", "07", "7"]),
+        (["01", "02", "10"], None, ["01", "02", "10"]),
+        (["02134", "90210"], "classification", ["02134", "90210"]),
+        ([f"{i:03}" for i in range(25)], "classification", [f"{i:03}" for i in range(25)]),
+        ([f"{i:03}" for i in range(25)], None, []),
+        (["01", "02", "10"], "regression", []),
+        (["0", "1", "10"], None, ["0", "1", "10"]),
+        (["1", "1.0", "2"], None, ["1.0", "2.0"]),
+        (["true", "TRUE", "False"], None, ["False", "True"]),
+        (["true", "TRUE", "maybe"], None, ["TRUE", "maybe", "true"]),
+        (['a "b"', "c, d", "e\nf"], None, ['a "b"', "c, d", "e\nf"]),
+    ],
+)
+def test_what_the_classes_are(tmp_path, values, task, classes) -> None:
+    with open(tmp_path / "table.csv", "w", newline="") as file:
+        csv.writer(file).writerows(
+            [["a", "y"], *([i, values[i % len(values)]] for i in range(120))]
+        )
+    assert table(tmp_path / "table.csv", "y", task=task).classes == classes
+
+
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_the_task_may_be_given(tmp_path, task) -> None:
     path = write(tmp_path, ["a", "y"], [[i, i % 4] for i in range(40)])
@@ -181,6 +226,45 @@ def test_a_constant_input_becomes_zero(tmp_path) -> None:
     found = table(path, "y")
     assert {float(v) for part in found.parts.values() for v in part.x[:, 1]} == {0.0}
     assert found.scaling["x_scale"][1] == 1
+
+
+@pytest.mark.parametrize("value", ["0.1", "0.7", "123456.789", "1e-300", "1e300"])
+def test_a_constant_column_is_not_scaled_by_its_rounding(tmp_path, value) -> None:
+    """One row of the test part has another value."""
+    other = split(150, seed=0)[2][0]
+    rows = [[i % 7, value, i * 0.1] for i in range(150)]
+    rows[other][1] = repr(2 * float(value)) if float(value) < 1e38 else value
+    found = table(write(tmp_path, ["a", "b", "y"], rows), "y")
+    assert found.scaling["x_scale"][1] == 1
+    assert found.scaling["x_mean"][1] == float(value)
+    assert set(found.train.x[:, 1]) == {0.0}
+    assert sorted(set(found.test.x[:, 1])) == sorted(
+        {np.float32(0), np.float32(float(rows[other][1]) - float(value))}
+    )
+
+
+def test_a_column_that_varies_by_its_rounding_alone_is_constant(tmp_path) -> None:
+    rows = [[i % 7, 0.1 + 0.2 if i % 2 else 0.3, i * 0.1] for i in range(50)]
+    found = table(write(tmp_path, ["a", "b", "y"], rows), "y")
+    assert found.scaling["x_scale"][1] == 1
+    assert max(abs(part.x[:, 1]).max() for part in found.parts.values()) < 1e-15
+
+
+def test_a_target_that_is_constant_in_the_training_part_is_not_scaled(tmp_path) -> None:
+    held_out = split(150, seed=0)[2][0]
+    rows = [[i, 0.1] for i in range(150)]
+    rows[held_out][1] = 0.2
+    found = table(write(tmp_path, ["a", "y"], rows), "y", task="regression")
+    assert (found.scaling["y_mean"], found.scaling["y_scale"]) == (0.1, 1)
+    assert abs(found.test.y).max() == 0.1
+
+
+def test_small_spreads_are_scaled(tmp_path) -> None:
+    """What differs by more than rounding is no constant."""
+    rows = [[1e6 + i * 1e-6, i * 1e-150, i * 1e-300, i * 0.1] for i in range(50)]
+    found = table(write(tmp_path, ["a", "b", "c", "y"], rows), "y")
+    np.testing.assert_allclose(found.train.x.std(axis=0)[:2], 1, atol=1e-3)
+    assert found.scaling["x_scale"][2] == 1  # its variance is below double
 
 
 GOOD = [[i, i * 0.5, i * 0.25] for i in range(20)]
@@ -335,7 +419,7 @@ def test_any_file_is_data_or_is_refused_in_one_line(content) -> None:
 )
 def test_missing_packages(monkeypatch, tmp_path, module, load) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtra, match=r'pip install "steepest\[train\]"'):
+    with pytest.raises(MissingExtra, match=r"run  pip install \S+, or .* its extra \[train\]"):
         load(tmp_path)
 
 

@@ -1,4 +1,5 @@
 import math
+import sys
 
 import pytest
 
@@ -14,9 +15,17 @@ def test_a_missing_package_says_what_to_install(module) -> None:
     with pytest.raises(MissingExtra) as caught:
         require(module, extra="train", purpose="drawing")
     assert str(caught.value) == (
-        'drawing needs the package no_such_package: run  pip install "steepest[train]"'
+        "drawing needs the package no_such_package: run  pip install no_such_package, "
+        "or install steepest with its extra [train]"
     )
     assert isinstance(caught.value, ImportError)
+
+
+def test_a_package_whose_module_has_another_name(monkeypatch) -> None:
+    for module in ("sklearn", "sklearn.datasets"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtra, match=r"package sklearn: run  pip install scikit-learn, or"):
+        require("sklearn.datasets", extra="train", purpose="drawing")
 
 
 def test_a_package_that_misses_another_is_not_called_missing(tmp_path, monkeypatch) -> None:

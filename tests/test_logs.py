@@ -161,7 +161,7 @@ def test_tensorboard(tmp_path) -> None:
 
 def test_missing_tensorboardx(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboardX.event_file_writer", None)
-    with pytest.raises(MissingExtra, match=r'pip install "steepest\[tensorboard\]"'):
+    with pytest.raises(MissingExtra, match=r"pip install tensorboardX, or .* \[tensorboard\]"):
         logs.tensorboard(tmp_path)
 
 

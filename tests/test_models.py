@@ -256,6 +256,64 @@ def test_metrics() -> None:
     assert models.log_loss(p, np.array([0, 1])) == math.inf
 
 
+INTEGERS = [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.int64]
+
+
+@pytest.mark.parametrize("dtype", [*INTEGERS, np.float16, np.float32])
+def test_measures_of_narrow_numbers_do_not_wrap_or_overflow(dtype) -> None:
+    y, predicted = np.array([0, 100, 120], dtype), np.array([100, 100, 0], dtype)
+    y_, predicted_ = y.astype(float), predicted.astype(float)
+    for measure in (models.r_squared, models.rmse, models.mean_absolute_error):
+        assert measure(predicted, y) == measure(predicted_, y_)
+    assert models.mean_absolute_error(predicted, y) == 220 / 3
+    np.testing.assert_allclose(models.r_squared(predicted, y), 1 - 24400 * 3 / 24800, rtol=1e-14)
+
+
+def test_r_squared_beyond_the_squares_of_float16_and_float64() -> None:
+    y, predicted = np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 3.0])
+    expected = models.r_squared(predicted, y)
+    for unit in (2.0**-900, 2.0**900):
+        assert models.r_squared(predicted * unit, y * unit) == expected
+    large = np.array([-300, 300], np.float16)
+    assert models.r_squared(large, large) == 1
+    assert models.r_squared(-large, large) == -3
+
+
+@pytest.mark.parametrize("value", [0.1, 0.7, 1e-300, 1e300, 123456.789])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_r_squared_of_a_constant_target_is_nan(value, dtype) -> None:
+    with np.errstate(over="ignore"):
+        y = np.full(10, value, dtype)
+    if np.isfinite(y).all():
+        assert math.isnan(models.r_squared(y + y, y))
+    nearly = np.array([0.1 + 0.2, 0.3, 0.3])
+    assert math.isnan(models.r_squared(nearly, nearly))
+
+
+TEXT, NUMBERS, BYTES = np.array(["0", "1"]), np.array([0, 1]), np.array([b"0", b"1"])
+
+
+@pytest.mark.parametrize(
+    ("predicted", "y", "message"),
+    [
+        (TEXT, NUMBERS, "predicted holds text, y numbers: none would be equal; convert one"),
+        (NUMBERS, TEXT, "predicted holds numbers, y text"),
+        (TEXT.astype(object), NUMBERS, "predicted holds text, y numbers"),
+        (TEXT, BYTES, "predicted holds text, y bytes"),
+        (["0", "1"], [0, 1], "predicted holds text, y numbers"),
+    ],
+)
+def test_accuracy_of_text_and_numbers_is_refused(predicted, y, message) -> None:
+    with pytest.raises(TypeError, match=message):
+        models.accuracy(predicted, y)
+
+
+def test_accuracy_of_text() -> None:
+    for y in (TEXT, TEXT.astype(object), ["0", "1"]):
+        assert models.accuracy(TEXT, y) == 1
+    assert models.accuracy(np.array([True, False]), NUMBERS) == 0
+
+
 @pytest.mark.parametrize(
     "measure",
     [models.accuracy, models.r_squared, models.rmse, models.mean_absolute_error],
@@ -280,6 +338,8 @@ def test_measures_do_not_broadcast(measure) -> None:
         (((3, 1), "regression", "logistic"), "objective of a regression = 'logistic': expected"),
         (((3, 2), "classification", "hinge"), "objective of a classification = 'hinge': expected"),
         (((3, 1), "regression", "squared", 2.0), "delta = 2.0: only objective 'huber' has one"),
+        (((3, 1), "regression", "huber", 0), "delta = 0: expected a finite number > 0"),
+        (((3, 1), "regression", "huber", "a"), "delta = 'a': expected a finite number > 0"),
         (((3, 1), "regression", None, 1.0, "gelu"), "activation = 'gelu': expected one of 'relu'"),
         (((3, 1), "regression", None, 1.0, "relu", "he"), "weights = 'he': expected one of"),
         (((3, 2, 1), "regression", None, 1.0, "relu", "zeros"), "weights 'zeros': a network"),

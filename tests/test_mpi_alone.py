@@ -14,9 +14,9 @@ from steepest.optimizers import RULES
 def test_without_mpi4py_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     monkeypatch.delitem(sys.modules, "mpi4py.MPI", raising=False)
-    with pytest.raises(MissingExtra, match=r'pip install "steepest\[mpi\]"'):
+    with pytest.raises(MissingExtra, match=r"pip install mpi4py, or .* \[mpi\]"):
         st.mpi.Sharded(st.SGD, np.zeros(2), lr=0.1)
-    with pytest.raises(MissingExtra, match=r'pip install "steepest\[mpi\]"'):
+    with pytest.raises(MissingExtra, match=r"pip install mpi4py, or .* \[mpi\]"):
         st.mpi.mean([np.zeros(2)])
 
 

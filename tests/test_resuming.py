@@ -19,7 +19,7 @@ import pytest
 import steepest as st
 from steepest import checkpoint, schedules
 from steepest.checkpoint import CheckpointError
-from steepest.training import fit
+from steepest.training import fit, resuming
 from steepest.training.run import Run
 from steepest.training.stopping import Shield, Watch
 
@@ -502,6 +502,119 @@ def test_other_data_is_refused(tmp_path) -> None:
     for other in (data(seed=1), data(24), (data()[0].astype(np.float32), data()[1])):
         with pytest.raises(CheckpointError, match="is of a run with data = "):
             fit(loss, p, other, momentum, epochs=2, checkpoint=path, resume=True)
+
+
+@pytest.mark.parametrize("what", ["x", "y", "validation"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_every_sample_is_compared(tmp_path, what, order) -> None:
+    def arrays():
+        x, y = data(1000)
+        held_out = data(500, seed=1)
+        return {"x": np.asarray(x, order=order), "y": y, "validation": held_out[1]}, held_out[0]
+
+    def run(found, inputs, **arguments):
+        held_out = (inputs, found["validation"])
+        p = start()
+        fit(loss, p, (found["x"], found["y"]), momentum, epochs=2, validation=held_out,
+            value_and_grad=value_and_grad, checkpoint=tmp_path / "run", **arguments)  # fmt: skip
+
+    run(*arrays())
+    run(*arrays(), resume=True)
+    for place in (1, 250, 498):
+        found, inputs = arrays()
+        found[what][place] += 1e-9
+        name = "validation" if what == "validation" else "data"
+        with pytest.raises(CheckpointError, match=f"with SHA-256 of {name} = "):
+            run(found, inputs, resume=True)
+
+
+def test_every_piece_of_the_data_is_in_its_digest(monkeypatch) -> None:
+    x = np.arange(60.0).reshape(20, 3)
+    whole = resuming._digest(x)
+    monkeypatch.setattr(resuming, "PIECE", 100)
+    assert resuming._digest(x) == resuming._digest(np.asfortranarray(x)) == whole
+    changed = {resuming._digest(np.where(np.arange(60).reshape(20, 3) == i, -1.0, x))
+               for i in range(60)}  # fmt: skip
+    assert len(changed | {whole}) == 61
+
+
+def with_lr(lr, **hyper):
+    return lambda p: st.AdamW(p, lr=lr, **hyper)
+
+
+def masking(i):
+    return st.filters.mask({"net.w": np.arange(3) == i})
+
+
+COSINE = with_lr(schedules.cosine(0.05, steps=4))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (with_lr(0.01), with_lr(0.02), "lr = 0.01 in group 0; this one has 0.02; give the same"),
+        (COSINE, with_lr(schedules.cosine(0.05, steps=8)), r"lr = cosine\(.*steps=4.*steps=8"),
+        (COSINE, with_lr(0.05), r"lr = cosine\(.* in group 0; this one has 0.05"),
+        (with_lr(schedules.plateau(0.1)), with_lr(schedules.plateau(0.2)), r"lr = plateau\(lr=0.1"),
+        (with_lr(0.1, weight_decay=0.1), with_lr(0.1, weight_decay=0.2), "weight_decay = 0.1"),
+        (with_lr(0.1, betas=(0.8, 0.9)), with_lr(0.1), r"betas = \(0.8, 0.9\) .* \(0.9, 0.999\)"),
+        (with_lr(0.1), with_lr(0.1, clip=st.clip.value(1.0)), r"clip = None .* value\(limit=1.0"),
+        (with_lr(0.1, ema=0.9), with_lr(0.1), "ema = 0.9 in group 0; this one has None"),
+        (with_lr(0.1), with_lr(0.1, ema=0.9), "ema = None in group 0; this one has 0.9"),
+        (with_lr(0.1), with_lr(0.1, maximize=True), "maximize = False"),
+        (with_lr(0.1), with_lr(0.1, overrides={"b": {"lr": 0.2}}), "in other groups"),
+        (with_lr(0.1, overrides={"b": {"lr": 0.2}}), with_lr(0.1, overrides={"b": {"lr": 0.3}}),
+         "lr = 0.2 in group 1; this one has 0.3"),
+        (with_lr(0.1), with_lr(0.1, nonfinite="skip"), "nonfinite = propagate; this one has skip"),
+        (with_lr(0.1, filter=masking(0)), with_lr(0.1, filter=masking(1)), r"filter = \(mask\(\) "),
+        (momentum, lambda p: st.SGD(p, lr=0.03), "momentum = 0.9 in group 0; this one has 0.0"),
+    ],
+)  # fmt: skip
+def test_other_hyper_parameters_are_refused(tmp_path, before, after, message) -> None:
+    path = tmp_path / "run"
+    Train(before, checkpoint=path).run()
+    other = Train(after, checkpoint=path)
+    with pytest.raises(CheckpointError, match=message):
+        other.run(resume=True, epochs=8)
+    assert (other.calls, other.optimizer.updates) == (0, 0)
+    again = Train(before, checkpoint=path).run(resume=True, epochs=8)
+    assert len(again.history) == 8
+
+
+def test_the_noise_scale_may_not_look_back_further(tmp_path) -> None:
+    arguments = CASES["noise scale"][1] | {"checkpoint": tmp_path / "run"}
+    Train(momentum, **arguments).run()
+    with pytest.raises(CheckpointError, match=r"decay of noise_scale = 0\.99; this one has 0\.5"):
+        Train(momentum, **arguments).run(resume=True, noise_scale=st.NoiseScale(0.5))
+
+
+def test_the_same_optimizer_goes_on_after_its_rate_was_changed(tmp_path) -> None:
+    def slower(epoch):
+        epoch.optimizer.param_groups[0]["lr"] *= 0.5
+
+    train = Train(momentum, checkpoint=tmp_path / "run", callbacks=[slower])
+    for resumed in (False, True, True):
+        train.run(resume=resumed, epochs=4 + 2 * resumed)
+    assert train.history["lr"] == [0.03 * 0.5**n for n in range(6)]
+    new = Train(momentum, checkpoint=tmp_path / "run", callbacks=[slower])
+    new.run(resume=True, epochs=7)  # as it began
+    assert new.history["lr"][-1] == 0.03 * 0.5**6
+
+
+def test_a_file_of_an_older_version_goes_on(tmp_path) -> None:
+    """It tells nothing of hyper-parameters as they began, nor of every sample."""
+    path = tmp_path / "run"
+    whole = Train(adamw, batch_size=5, epochs=6).run()
+    first = Train(adamw, batch_size=5, checkpoint=path).run()
+    found = checkpoint.read(path)
+    training = found.extra["training"]
+    del training["hyper"]
+    for name in ("SHA-256 of data", "SHA-256 of validation", "decay of noise_scale", "nonfinite"):
+        del training["settings"][name]
+    extra = {"training": training}
+    checkpoint.save(path, first.optimizer, first.params, extra=extra, arrays=found.arrays)
+    again = Train(adamw, batch_size=5, checkpoint=path).run(resume=True, epochs=6)
+    assert again.outcome() == whole.outcome()
 
 
 def test_text_as_data(tmp_path) -> None:

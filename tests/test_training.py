@@ -578,6 +578,76 @@ def test_callbacks_see_the_epoch_and_can_stop() -> None:
     assert last.metrics == {"slope": float(p["w"]), "val_slope": float(p["w"])}
 
 
+@pytest.mark.parametrize("last", [1, 3])
+def test_a_callback_that_replaces_a_parameter_is_refused(last) -> None:
+    def replace(epoch):
+        if epoch.epoch == last:
+            epoch.params["w"] = np.full((), 9.0)
+
+    p = start()
+    opt = st.SGD(p, lr=0.1)
+    with pytest.raises(ValueError, match=r"parameter 'w' was replaced .*\['w'\]\[\.\.\.\] = value"):
+        fit(line, p, exact(), opt, epochs=3, callbacks=[replace])
+    assert opt.updates == last
+
+
+def test_other_ways_to_replace_a_parameter_are_refused_too() -> None:
+    def losing(epoch):
+        del epoch.params["b"]
+
+    def elsewhere(epoch):
+        epoch.optimizer.param_groups[0]["params"][0] = np.zeros(())
+
+    for callback, message in [(losing, "parameters were replaced"), (elsewhere, "param_groups")]:
+        p = start()
+        with pytest.raises(ValueError, match=message):
+            fit(line, p, exact(), st.SGD(p, lr=0.1), epochs=3, callbacks=[callback])
+
+    def replacing(p, x, y):
+        p["b"] = p["b"] * 1.0
+        return line_and_grad(p, x, y)
+
+    p = start()
+    with pytest.raises(ValueError, match="parameter 'b' was replaced"):
+        fit(line, p, exact(), st.SGD(p, lr=0.1), epochs=3, value_and_grad=replacing)
+
+
+def test_a_callback_may_write_into_a_parameter() -> None:
+    def write(epoch):
+        epoch.params["w"][...] = 9.0
+
+    p = start()
+    fit(line, p, exact(), st.SGD(p, lr=0.1), epochs=3, callbacks=[write])
+    assert p["w"] == 9.0
+
+
+NOTHING = {"w": None, "b": None}
+
+
+@pytest.mark.parametrize("grads", [None, NOTHING, list(NOTHING.items())])
+@pytest.mark.parametrize("window", [{}, {"batch_size": 8}, {"batch_size": 8, "accumulate": 2}])
+def test_gradients_that_are_all_none_are_refused(grads, window) -> None:
+    p = start()
+    opt = st.SGD(p, lr=0.1)
+    with pytest.raises(ValueError, match="value_and_grad returned no gradient: every one is None"):
+        fit(line, p, exact(), opt, epochs=2, value_and_grad=lambda *_: (1.0, grads), **window)
+    assert (opt.updates, p) == (0, start())
+    for search in (st.find_lr, st.find_batch_size):
+        options = {"optimizer": st.SGD} if search is st.find_lr else {}
+        with pytest.raises(ValueError, match="returned no gradient"):
+            search(line, p, exact(), value_and_grad=lambda *_: (1.0, grads), **options)
+
+
+def test_some_gradients_may_be_none() -> None:
+    def half(p, x, y):
+        loss, grads = line_and_grad(p, x, y)
+        return loss, grads | {"w": None}
+
+    p = start()
+    fit(line, p, exact(), st.SGD(p, lr=0.1), epochs=2, value_and_grad=half)
+    assert p["w"] == start()["w"] and p["b"] != start()["b"]
+
+
 def test_no_validation_means_no_val_loss() -> None:
     seen = []
     p = start()
@@ -739,7 +809,7 @@ def test_batches_refuse_what_does_not_fit() -> None:
 def test_missing_packages(monkeypatch, missing, call, purpose) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
     p = start()
-    with pytest.raises(MissingExtra, match=rf'{purpose}.*pip install "steepest\[train\]"'):
+    with pytest.raises(MissingExtra, match=rf"{purpose}.*pip install .* \[train\]"):
         call(p)
     assert p == start()
 

@@ -13,7 +13,7 @@ import optuna
 import pytest
 
 import steepest as st
-from steepest.tuning import StudyError, integer, log_uniform, search, study, tune, uniform
+from steepest.tuning import METHODS, StudyError, integer, log_uniform, search, study, tune, uniform
 from steepest.tuning.space import Space
 from steepest.tuning.study import Study, standing
 
@@ -466,6 +466,33 @@ def test_a_study_of_somebody_elses_is_refused(tmp_path) -> None:
     storage.engine.dispose()
     with pytest.raises(StudyError, match=r"study 'study' in .* was not made by steepest"):
         resumed(tmp_path)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("aims", "message"),
+    [
+        (["maximize"], "study 'study' in .* maximizes, and a search minimizes one loss; give an"),
+        (["minimize", "minimize"], "study 'study' in .* has 2 objectives, and a search minimizes"),
+        (["minimize", "maximize"], "has 2 objectives"),
+    ],
+)
+def test_a_study_with_other_aims_is_refused(tmp_path, method, aims, message) -> None:
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/tuning.db")
+    other = optuna.create_study(study_name="study", storage=storage, directions=aims)
+    space = {"x": st.tuning.uniform(0, 1, points=2)}
+    trials = None if method == "grid" else 2
+    with pytest.raises(StudyError, match=message):
+        tune(lambda values, trial: values["x"], space, method, trials, storage=tmp_path)
+    assert (other.trials, other.user_attrs) == ([], {})
+    storage.engine.dispose()
+
+
+def test_an_empty_study_that_minimizes_is_taken(tmp_path) -> None:
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/tuning.db")
+    optuna.create_study(study_name="study", storage=storage)
+    storage.engine.dispose()
+    assert len(tune(bumpy, SPACE, "random", 2, storage=tmp_path)) == 2
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path, monkeypatch) -> None:

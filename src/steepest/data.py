@@ -9,6 +9,7 @@ of the training part alone.
 import csv
 import difflib
 import hashlib
+import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 
 from steepest.arrays import Array
 from steepest.extras import require
-from steepest.models import Task
+from steepest.models import Task, constant
 
 __all__ = ["DataError", "Dataset", "Part", "digits", "split", "table"]
 
@@ -148,8 +149,10 @@ def table(
     """A CSV file with a header line, one column of which is to be predicted from the others.
 
     The task is classification if the target holds text or true/false, or whole numbers of at most
-    20 different values; otherwise regression. ``task`` overrides this. All other columns, but
-    those in ``ignore``, are inputs and must hold numbers or true/false.
+    20 different values; otherwise regression. ``task`` overrides this. A column is numbers only if
+    all of its values are. Equal numbers, as 1 and 1.0, are one class, but codes that begin with 0,
+    as 07 and 007, are text. All other columns, but those in ``ignore``, are inputs and must hold
+    numbers or true/false.
 
     Raises DataError for a file that cannot be read or used: no text in UTF-8, no regular table,
     empty, without the target column, with missing, infinite or far too large values, text in
@@ -157,7 +160,7 @@ def table(
     Raises MissingExtra without pandas.
     """
     path = Path(path)
-    frame = _read(path, separator)
+    frame = _read(path, separator, target)
     for name in (target, *ignore):
         if name not in frame.columns:
             raise DataError(_no_column(path, name, list(frame.columns), separator))
@@ -167,9 +170,10 @@ def table(
     _check_values(path, frame)
     inputs = frame.drop(columns=[target])
     x = _inputs(path, inputs, target)
-    chosen, reason = _task(frame[target], target, task)
+    column = _typed(frame[target], task)
+    chosen, reason = _task(column, target, task)
     classes: list[str] = []
-    y = frame[target].to_numpy()
+    y = column.to_numpy()
     if chosen == "classification":
         values, y = np.unique(y.astype(str) if y.dtype == object else y, return_inverse=True)
         classes = [str(value) for value in values]
@@ -220,9 +224,12 @@ def _scaling(path: Path, columns: Any, x: Array, train: Array) -> dict[str, Arra
 
 @np.errstate(over="ignore", invalid="ignore")
 def _moments(x: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation along the first axis, this 1 where a column is constant."""
+    """Mean and standard deviation along the first axis; where a column is constant, one of its
+    values and 1. Its mean is rounded, and its deviation is the rounding alone."""
+    same = constant(x)
     deviation = np.asarray(x.std(axis=0))
-    return np.asarray(x.mean(axis=0)), np.where(deviation > 0, deviation, 1.0)
+    scale = np.where(same | (deviation == 0), 1.0, deviation)  # 0: its square is below double
+    return np.where(same, x[0], x.mean(axis=0)), scale
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -231,8 +238,11 @@ def _scaled(x: Array, mean: Array, scale: Array) -> Array:
     return scaled
 
 
-def _read(path: Path, separator: str) -> Any:
-    """The file as a pandas DataFrame. Raises DataError."""
+def _read(path: Path, separator: str, target: str) -> Any:
+    """The file as a pandas DataFrame, the target as text. Raises DataError.
+
+    Other columns get the type that all of their values have (``low_memory``: of each block).
+    """
     pandas = require("pandas", "train", "reading tables")
     try:
         if _binary(path):
@@ -249,7 +259,14 @@ def _read(path: Path, separator: str) -> Any:
             )
         with warnings.catch_warnings():
             warnings.simplefilter("error", pandas.errors.ParserWarning)
-            frame = pandas.read_csv(path, sep=separator, encoding="utf-8-sig", index_col=False)
+            frame = pandas.read_csv(
+                path,
+                sep=separator,
+                encoding="utf-8-sig",
+                index_col=False,
+                dtype={target: str},
+                low_memory=False,
+            )
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except OSError as error:
@@ -325,6 +342,20 @@ def _inputs(path: Path, inputs: Any, target: str) -> Array:
     if len(infinite):
         raise DataError(f"{path} has infinite values in column {_listed(infinite)}; remove them")
     return x
+
+
+def _typed(text: Any, task: Task | None) -> Any:
+    """The target with the type that all of its values have: numbers, true/false or text.
+
+    A few whole numbers of which some begin with 0, as 007, are codes, and stay text: 07 is another
+    one.
+    """
+    pandas = require("pandas", "train", "reading tables")
+    lines = io.StringIO(text.to_csv(header=False, index=False))
+    typed = pandas.read_csv(lines, header=None, skip_blank_lines=False, low_memory=False)[0]
+    codes = typed.dtype.kind in "iu" and text.str.fullmatch(r"\s*[+-]?0\d+\s*").any()
+    few = task == "classification" or text.nunique() <= MAX_INTEGER_CLASSES
+    return text if codes and few and task != "regression" else typed
 
 
 def _task(column: Any, target: str, forced: Task | None) -> tuple[Task, str]:

@@ -70,7 +70,7 @@ def huber(prediction: Any, target: Any, *, delta: float = 1.0) -> Any:
 
     Source: Huber 1964, "Robust estimation of a location parameter"; as torch.nn.HuberLoss.
     """
-    _check_delta(delta)
+    check_delta(delta)
     error = _error(prediction, target)
     xp = _space(error)
     size = xp.fabs(error)
@@ -281,11 +281,20 @@ def _classified(logits: Any, classes: Any) -> tuple[Any, Array]:
     return z, classes
 
 
-def _check_delta(delta: float) -> None:
-    if not 0 < delta < math.inf:
+def check_delta(delta: Any) -> None:
+    """Raises ValueError unless this can be the delta of ``huber``."""
+    if not _holds(lambda: 0 < delta < math.inf):
         raise ValueError(f"delta = {delta!r}: expected a finite number > 0")
 
 
-def _check_smoothing(smoothing: float) -> None:
-    if not 0 <= smoothing < 1:
+def _check_smoothing(smoothing: Any) -> None:
+    if not _holds(lambda: 0 <= smoothing < 1):
         raise ValueError(f"smoothing = {smoothing!r}: expected a number >= 0 and < 1")
+
+
+def _holds(comparison: Callable[[], Any]) -> bool:
+    """Whether a comparison with numbers is true; what cannot be compared is none."""
+    try:
+        return bool(comparison())
+    except (TypeError, ValueError):
+        return False

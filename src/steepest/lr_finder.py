@@ -17,6 +17,7 @@ from steepest.arrays import Array
 from steepest.extras import require
 from steepest.optimizers.base import Optimizer
 from steepest.training import batches
+from steepest.training.arguments import trained
 
 __all__ = ["LRFound", "find_lr"]
 
@@ -144,7 +145,7 @@ def find_lr(
         try:
             _, grads = function(copied, *next(stream))
             for t in range(steps):
-                made.step(grads)
+                made.step(trained(grads))
                 value, grads = function(copied, *next(stream))
                 if seen.stop(schedule(t), float(value)):
                     break

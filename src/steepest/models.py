@@ -43,6 +43,9 @@ OBJECTIVES: dict[Task, tuple[Objective, ...]] = {
     "classification": ("logistic", "cross_entropy"),
 }
 
+# Units in the last place by which values that are meant to be equal may differ.
+ROUNDING = 4
+
 # Each activation, and its derivative as a function of its value.
 ACTIVATIONS: dict[Activation, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
     "relu": (lambda z: np.maximum(z, 0), lambda h: h > 0),
@@ -109,6 +112,7 @@ class MLP:
             )
         if self.objective != "huber" and self.delta != 1.0:
             raise ValueError(f"delta = {self.delta}: only objective 'huber' has one")
+        losses.check_delta(self.delta)
         if isinstance(self.weights, str):
             _one_of("weights", self.weights, INITIALIZERS)
         if self.weights == "zeros" and len(self.sizes) > 2:
@@ -234,12 +238,21 @@ def softmax_regression(inputs: int, classes: int, *, weights: str = "zeros") -> 
 def accuracy(predicted: Array, y: Array) -> float:
     """The share of samples whose class is right, from 0 to 1.
 
-    This and the other measures raise ValueError for arrays of different shapes, or without samples.
+    This and the other measures compute in float64 at least, and raise ValueError for arrays of
+    different shapes, or without samples. Raises TypeError where one holds text and the other does
+    not: "1" is not 1.
 
     >>> accuracy(np.array([1, 2, 0, 0]), np.array([1, 2, 2, 0]))
     0.75
     """
+    predicted, y = np.asarray(predicted), np.asarray(y)
     losses.same_shape(predicted, y)
+    kinds = _kind(predicted), _kind(y)
+    if kinds[0] != kinds[1]:
+        raise TypeError(
+            f"predicted holds {kinds[0]}, y {kinds[1]}: none would be equal; convert one of them, "
+            "as by  y.astype(predicted.dtype)"
+        )
     return float(np.mean(predicted == y))
 
 
@@ -252,7 +265,7 @@ def log_loss(probabilities: Array, y: Array) -> float:
     0.458145
     """
     with np.errstate(divide="ignore"):
-        return float(losses.cross_entropy(np.log(probabilities), y))
+        return float(losses.cross_entropy(np.log(_wide(probabilities)), y))
 
 
 def r_squared(predicted: Array, y: Array) -> float:
@@ -260,14 +273,20 @@ def r_squared(predicted: Array, y: Array) -> float:
 
         R² = 1 - Σ (y - ŷ)² / Σ (y - mean y)²
 
-    NaN where y is constant.
+    NaN where y is constant, or varies by no more than the rounding of its values.
 
     >>> r_squared(np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 3.0]))
     0.5
     """
+    predicted, y = _wide(predicted), _wide(y)
     losses.same_shape(predicted, y)
-    spread = float(np.sum((y - np.mean(y)) ** 2))
-    return 1 - float(np.sum((y - predicted) ** 2)) / spread if spread else math.nan
+    if constant(y.reshape(-1)):
+        return math.nan
+    with np.errstate(over="ignore", under="ignore"):
+        error, spread = y - predicted, y - np.mean(y)
+        # Their squares are then within double; a power of two changes no digit.
+        unit = 2.0 ** (math.frexp(float(np.max(np.abs(spread))))[1] - 1)
+        return 1 - float(np.sum((error / unit) ** 2)) / float(np.sum((spread / unit) ** 2))
 
 
 def rmse(predicted: Array, y: Array) -> float:
@@ -276,7 +295,7 @@ def rmse(predicted: Array, y: Array) -> float:
     >>> rmse(np.array([1.0, 2.0]), np.array([4.0, 6.0])) == math.sqrt(12.5)
     True
     """
-    return math.sqrt(losses.squared(predicted, y))
+    return math.sqrt(losses.squared(_wide(predicted), _wide(y)))
 
 
 def mean_absolute_error(predicted: Array, y: Array) -> float:
@@ -285,7 +304,33 @@ def mean_absolute_error(predicted: Array, y: Array) -> float:
     >>> mean_absolute_error(np.array([1.0, 2.0]), np.array([4.0, 6.0]))
     3.5
     """
-    return float(losses.absolute(predicted, y))
+    return float(losses.absolute(_wide(predicted), _wide(y)))
+
+
+def constant(x: Array) -> Array:
+    """Whether values differ, along the first axis, by no more than their rounding.
+
+    >>> constant(np.array([[0.1 + 0.2, 1.0], [0.3, 2.0]]))
+    array([ True, False])
+    """
+    low, high = x.min(axis=0), x.max(axis=0)
+    rounding = ROUNDING * float(np.finfo(np.float64).eps)
+    with np.errstate(all="ignore"):  # far apart, the difference may be beyond double
+        same: Array = high - low <= rounding * np.maximum(np.abs(low), np.abs(high))
+    return same
+
+
+def _wide(x: Any) -> Array:
+    """Numbers as float64, or wider floats as they are: narrow ones overflow, integers wrap."""
+    x = np.asarray(x)
+    return x.astype(np.result_type(x.dtype, np.float64), copy=False)
+
+
+def _kind(x: Array) -> str:
+    """What an array of labels holds, in a word."""
+    if x.dtype.kind == "O" and all(isinstance(label, str) for label in x.flat):
+        return "text"
+    return {"U": "text", "T": "text", "S": "bytes"}.get(x.dtype.kind, "numbers")
 
 
 def _one_of(name: str, value: Any, known: Any) -> None:

@@ -8,7 +8,6 @@ A run is decided by its ``settings.Settings``; ``runs`` makes data, network and 
 and ``folders`` writes what came of it.
 """
 
-import argparse
 import io
 import os
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from steepest.cli import compare, info, listing, train, tune
+from steepest.cli.arguments import Parser
 from steepest.cli.errors import UsageError, reason
 from steepest.data import DataError
 from steepest.extras import MissingExtra
@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except (UsageError, DataError, MissingExtra) as error:
         return _failed(str(error))
+    except ImportError as error:  # of a package that is there and broken
+        return _failed(f"a package cannot be imported: {error}")
     except OSError as error:
         return _failed(f"{error.filename or 'the output'}: {reason(error)}")
     except MemoryError as error:
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="steepest", description="Optimizers of machine learning, fused and fast on the CPU."
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -59,7 +61,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _failed(message: str) -> int:
-    _tell(f"steepest: error: {message}")
+    _tell(f"steepest: error: {' '.join(message.splitlines())}")
     try:
         sys.stdout.flush()
     except OSError:

@@ -5,9 +5,9 @@ An option that is not given is absent from the parsed arguments: its default sta
 
 import argparse
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from steepest import data
 from steepest.cli.settings import Settings
@@ -22,6 +22,14 @@ SYNTAX = (
     "--schedule 'cosine:warmup=50', --clip global_norm:1.0, --loss huber:delta=0.5. Lengths of "
     "schedules are in updates; one called steps is by default the length of the run."
 )
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        words = " ".join(message.split())
+        self.exit(2, f"{self.prog}: error: {words}; see  {self.prog} --help\n")
 
 
 def command(commands: Any, name: str, **texts: str) -> argparse.ArgumentParser:
@@ -114,7 +122,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         type=share,
         metavar="RATE",
         help="keep averaged parameters with this decay rate, such as 0.999, and evaluate and "
-        "write those",
+        "write those; asgd and the schedule-free rules have an average of their own, at any RATE",
     )
     parser.add_argument(
         "--patience",
@@ -134,56 +142,59 @@ def add_output(parser: argparse.ArgumentParser, name: str) -> None:
 
 def number(text: str) -> float:
     """A number, 0 or more."""
-    try:
-        found = float(text)
-    except ValueError:
-        found = -1.0
-    if not 0 <= found < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number, 0 or more")
-    return found
+    return _number(text, lambda x: 0 <= x < math.inf, "0 or more")
 
 
 def share(text: str) -> float:
     """A number from 0 to 1, this excluded."""
-    found = number(text)
-    if found >= 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 to below 1")
-    return found
+    return _number(text, lambda x: 0 <= x < 1, "from 0 to below 1")
 
 
 def above_zero(text: str) -> float:
     """A number, more than 0."""
-    found = number(text)
-    if found == 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number, more than 0")
+    return _number(text, lambda x: 0 < x < math.inf, "more than 0")
+
+
+def _number(text: str, allowed: Callable[[float], bool], limits: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not allowed(found):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number, {limits}")
     return found
 
 
 def count(text: str) -> int:
     """An integer, 0 or more."""
-    if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected an integer, 0 or more")
-    if len(text) > 18:
-        raise argparse.ArgumentTypeError(f"{text[:18]}…: expected an integer below 10 to the 18")
-    return int(text)
+    return _integer(text, 0, "an integer, 0 or more")
 
 
 def positive(text: str) -> int:
     """An integer, 1 or more."""
-    found = count(text)
-    if found == 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected an integer, 1 or more")
-    return found
+    return _integer(text, 1, "an integer, 1 or more")
+
+
+def _integer(text: str, low: int, expected: str) -> int:
+    digits = text.strip() if text.isascii() else ""
+    if not digits.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected {expected}")
+    if len(digits) > 18:
+        raise argparse.ArgumentTypeError(f"{text[:18]}…: expected an integer below 10 to the 18")
+    if int(digits) < low:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected {expected}")
+    return int(digits)
 
 
 def batch_size(text: str) -> int | None:
     """A number of samples, or None for all."""
-    return None if text == "full" else positive(text)
+    return None if text == "full" else _integer(text, 1, "an integer, 1 or more, or full")
 
 
 def hidden(text: str) -> tuple[int, ...]:
     """The units of each hidden layer."""
-    return () if text == "none" else tuple(positive(part) for part in text.split(","))
+    expected = "integers, 1 or more, with commas between them, or none"
+    return () if text == "none" else tuple(_integer(x, 1, expected) for x in text.split(","))
 
 
 def numbers(text: str) -> list[float]:

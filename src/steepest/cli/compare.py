@@ -72,7 +72,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compares and returns the exit code."""
-    require("matplotlib", "train", "steepest compare")
+    pictures.ready("steepest compare")
     base = Settings(**Settings.given(vars(arguments)))
     optimizers = list(dict.fromkeys(syntax.several(arguments.optimizers)))
     datasets = {seed: load(replace(base, seed=seed)) for seed in arguments.seeds}

@@ -1,12 +1,14 @@
 """Pictures of many runs at once. They need matplotlib, and no display."""
 
 import math
+import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from steepest.cli.errors import UsageError
 from steepest.extras import require
 
 # Okabe and Ito's colours, told apart by the colour-blind too; yellow is left out, black is last.
@@ -51,6 +53,20 @@ class Curve:
         """The lowest and the highest of the seeds."""
         columns = list(zip(*self.runs, strict=False))
         return [min(values) for values in columns], [max(values) for values in columns]
+
+
+def ready(purpose: str, extra: str = "train") -> None:
+    """Imports matplotlib, before anything is trained. Raises MissingExtra or UsageError."""
+    try:
+        require("matplotlib", extra, purpose)
+    except ValueError as error:
+        backend = os.environ.get("MPLBACKEND")
+        if backend is None:
+            raise
+        raise UsageError(
+            f"MPLBACKEND={backend}: {purpose} cannot import matplotlib ({error}); unset it, since "
+            "pictures in files need none"
+        ) from None
 
 
 def compare(curves: Sequence[Curve], name: str) -> Any:

@@ -101,6 +101,8 @@ class Run:
                 )
         except CheckpointError as error:
             raise UsageError(str(error)) from None
+        except FloatingPointError as error:  # of an optimizer with nonfinite="raise"
+            self.history.stopped, self.history.message = "nonfinite", str(error)
         except KeyboardInterrupt:
             self.interrupted = True
             self.history.message = f"interrupted after {len(self.history)} epochs"

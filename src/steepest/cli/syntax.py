@@ -9,6 +9,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from steepest import clip
@@ -70,13 +71,59 @@ def call(option: str, text: str, known: Mapping[str, Any]) -> tuple[str, list[An
     return name, positional, named
 
 
-def made(option: str, text: str, make: Callable[..., Any], *args: Any, **named: Any) -> Any:
-    """The object of that name. Raises UsageError for arguments that it does not take."""
+def made(
+    option: str,
+    text: str,
+    make: Callable[..., Any],
+    fixed: Sequence[Any] = (),
+    positional: Sequence[Any] = (),
+    named: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
+    """The object of that name, made of the arguments that are ``fixed`` here and those of the text.
+
+    Raises UsageError for arguments that it does not take.
+    """
+    wrong = _wrong(option, make, len(fixed), len(positional), named)
+    if wrong:
+        raise UsageError(f"{option} {text}: {make.__name__} {wrong}")
     try:
-        return make(*args, **named)
-    except (TypeError, ValueError) as error:
-        reason = str(error).replace(f"{make.__name__}.__init__()", make.__name__)
-        raise UsageError(f"{option} {text}: {reason}") from None
+        return make(*fixed, *positional, **named)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"{option} {text}: {error}") from None
+
+
+def _wrong(
+    option: str, make: Callable[..., Any], fixed: int, count: int, named: Mapping[str, Any]
+) -> str:
+    """What is wrong with the number and the names of arguments; empty if nothing is.
+
+    >>> _wrong("--clip", clip.norm, 0, 0, {})
+    'needs max_norm; write  --clip norm:MAX_NORM'
+    """
+    known = list(inspect.signature(make).parameters.values())
+    own = {x.name: x for x in known[fixed:] if x.kind is not x.VAR_KEYWORD}
+    takes = f"it takes {', '.join(own)}"
+    refused = {x.name for x in known[:fixed]}
+    if all(x.kind is not x.VAR_KEYWORD for x in known):
+        refused |= named.keys() - own.keys()
+    unknown = [name for name in named if name in refused]
+    if unknown:
+        return f"has no argument {unknown[0]!r}; {takes}"
+    unnamed = [x.name for x in own.values() if x.kind is x.POSITIONAL_OR_KEYWORD]
+    if count > len(unnamed):
+        return f"takes {len(unnamed) or 'no'} argument{'s' * (len(unnamed) > 1)} by place; {takes}"
+    twice = [name for name in unnamed[:count] if name in named]
+    if twice:
+        return f"has {twice[0]} twice, by place and by name"
+    given = {*unnamed[:count], *named}
+    missing = [x for x in own.values() if x.default is x.empty and x.name not in given]
+    if missing:
+        by_place = [] if named else unnamed
+        words = [(x.name, x.name.upper()) for x in missing]
+        shown = ", ".join(y if x in by_place else f"{x}={y}" for x, y in words)
+        write = f"add  {shown}" if given else f"write  {option} {make.__name__}:{shown}"
+        return f"needs {' and '.join(x.name for x in missing)}; {write}"
+    return ""
 
 
 def pieces(text: str, marks: str = ",") -> list[str]:
@@ -127,10 +174,12 @@ def rate(text: str, lr: float | None, option: str = "--optimizer") -> float:
 def schedule(text: str, lr: float, updates: int) -> Schedule:
     """The schedule of the learning rate; one called steps is as long as the run."""
     name, positional, named = call("--schedule", text, RATES)
+    if "lr" in named:
+        raise UsageError(f"--schedule {text}: give lr as --lr")
     fields = [field.name for field in dataclasses.fields(RATES[name])]
     if "steps" in fields and not positional:
         named.setdefault("steps", updates)
-    found: Schedule = made("--schedule", text, RATES[name], lr, *positional, **named)
+    found: Schedule = made("--schedule", text, RATES[name], (lr,), positional, named)
     return found
 
 
@@ -140,18 +189,22 @@ def optimizer(
     """The optimizer over params, with the options that have options of their own."""
     rule, positional, named = call(option, text, RULES)
     plural = "s" if option.endswith("s") else ""
-    for name in ("lr", "weight_decay", "clip"):
+    if positional:
+        raise UsageError(f"{option} {text}: give lr as --lr{plural}, other arguments by name")
+    for name in ("lr", "weight_decay", "clip", "ema"):
         if name in named:
             own = "--" + name.replace("_", "-") + (plural if name == "lr" else "")
             raise UsageError(f"{option} {text}: give {name} as {own}")
-    found: Optimizer = made(option, text, RULES[rule], params, *positional, **named, **options)
+    if rule == "asgd" and "t0" in named and "ema" not in options:
+        raise UsageError(f"{option} {text}: t0 is for the averaged parameters, which need --ema")
+    found: Optimizer = made(option, text, RULES[rule], (params,), (), named | dict(options))
     return found
 
 
 def clipping(text: str) -> clip.Clip:
     """The clipping of the gradients."""
     kind, positional, named = call("--clip", text, clip.CLIPS)
-    found: clip.Clip = made("--clip", text, clip.CLIPS[kind], *positional, **named)
+    found: clip.Clip = made("--clip", text, clip.CLIPS[kind], (), positional, named)
     return found
 
 
@@ -165,6 +218,8 @@ def network(
         objective, positional, options = call("--loss", loss, LOSSES)
         if positional:
             raise UsageError(f"--loss {loss}: give arguments by name, such as huber:delta=0.5")
+        if options.keys() - {"delta"}:
+            raise UsageError(f"--loss {loss}: of all arguments there is only huber:delta=0.5")
     if init is not None:
         weights, *arguments = call("--init", init, INITIALIZERS)
         if any(arguments):
@@ -176,14 +231,7 @@ def network(
         raise UsageError(f"--loss {loss}: it tells two classes apart, and there are {classes}")
     outputs = max(1, classes if objective != "logistic" else 1)
     task = "classification" if classes else "regression"
-    found: MLP = made(
-        "--loss",
-        str(loss),
-        MLP,
-        (inputs, *hidden, outputs),
-        task,
-        objective,
-        weights=init,
-        **options,
-    )
+    sizes = (inputs, *hidden, outputs)
+    options["weights"] = init
+    found: MLP = made("--loss", str(loss), MLP, (sizes, task, objective), (), options)
     return found

@@ -11,12 +11,11 @@ from typing import Any
 
 from steepest import logs
 from steepest.cli import arguments as options
-from steepest.cli import folders, runs
+from steepest.cli import folders, pictures, runs
 from steepest.cli.errors import UsageError, reason
 from steepest.cli.folders import CONFIG
 from steepest.cli.runs import Run
 from steepest.cli.settings import Settings, load
-from steepest.extras import require
 from steepest.training import Callback, Epoch
 
 HISTORY = "history.csv"
@@ -68,16 +67,18 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains and returns the exit code."""
-    require("matplotlib", "train", "steepest train")
+    pictures.ready("steepest train")
     given = vars(arguments)
     place, record = _place(given)
-    if record is not None and record.get("stopped", "") not in ("", "interrupted"):
+    settings = _settings(given, place, record)
+    finished = record is not None and record.get("stopped", "") not in ("", "interrupted")
+    if not finished or "data" in given:
+        dataset = load(settings)
+        if record is not None and record.get("digest") != dataset.digest:
+            raise UsageError(f"{settings.data} is not what the run in {place} began with")
+    if record is not None and finished:
         print(f"finished   {record.get('message')}")
         return 1 if record["stopped"] == "nonfinite" else 0
-    settings = _settings(given, place, record)
-    dataset = load(settings)
-    if record is not None and record.get("digest") != dataset.digest:
-        raise UsageError(f"{settings.data} is not what the run in {place} began with")
     trained = runs.prepare(settings, dataset)
     folder = place if record is not None and place is not None else folders.new(place, dataset.name)
     folders.write_json(folder / CONFIG, trained.record())

@@ -112,8 +112,8 @@ def _listed(spaces: Mapping[str, str]) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Searches and returns the exit code."""
-    require("matplotlib", "train", "steepest tune")
     require("optuna", "tune", "steepest tune")
+    pictures.ready("steepest tune", "tune")
     given = vars(arguments)
     folder, record = _place(given)
     search = Search.given(given) if record is None else Search.resumed(folder, record, given)
@@ -207,7 +207,7 @@ def _tuned(search: Search, dataset: Dataset, folder: Path, given: Mapping[str, A
         cause = str(error.__cause__ or error).splitlines()[0]
         raise UsageError(f"the record of the search cannot be kept: {cause}") from None
     except tuning.StudyError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(str(error).replace("with study=", "with --study")) from None
 
 
 def _finish(search: Search, dataset: Dataset, folder: Path, tuned: Tuned) -> int:

@@ -1,4 +1,4 @@
-"""Training on several processes or machines over MPI, for NumPy: ``pip install "steepest[mpi]"``.
+"""Training on several processes or machines over MPI, for NumPy: ``pip install ".[mpi]"``.
 
 ``Sharded`` spreads an optimizer's state over the ranks; ``mean`` averages gradients for optimizers
 that every rank has whole. mpi4py is imported when one of them is first used. See docs/mpi.md.

@@ -83,6 +83,45 @@ def leaves_of(params: Any, optimizer: Optimizer) -> list[Array]:
     return stepped
 
 
+def still_trained(params: Any, leaves: list[Array], optimizer: Optimizer) -> None:
+    """Raises ValueError unless params and the optimizer still hold the arrays of the run."""
+    _, names, now = flatten(params)
+    known = set(map(id, leaves))
+    strange = [name for name, x in zip(names, now, strict=True) if id(x) not in known]
+    if strange or len(now) != len(leaves):
+        which = f"parameter {strange[0]!r} was" if strange else "parameters were"
+        raise ValueError(
+            f"{which} replaced during the run, and the optimizer steps the old array; write into "
+            "the array instead, as by  params['w'][...] = value"
+        )
+    stepped = [p for group in optimizer.param_groups for p in group["params"]]
+    if list(map(id, stepped)) != list(map(id, leaves)):
+        raise ValueError(
+            "the optimizer's param_groups hold other arrays than when the run began; make another "
+            "optimizer, and call fit again"
+        )
+
+
+def trained(grads: Any) -> Any:
+    """Gradients as they are. Raises ValueError where every one is None: nothing would be done."""
+    if not _any(grads):
+        raise ValueError(
+            "value_and_grad returned no gradient: every one is None, and nothing would be trained; "
+            "give an array for each parameter that is to change"
+        )
+    return grads
+
+
+def _any(grads: Any) -> bool:
+    """Whether there is a gradient in a tree; names in pairs with gradients are none. What is empty
+    is left to the optimizer."""
+    if isinstance(grads, Mapping):
+        grads = list(grads.values())
+    if isinstance(grads, (list, tuple)):
+        return not grads or any(map(_any, grads))
+    return grads is not None and not isinstance(grads, str)
+
+
 def samples(data: Any, what: str) -> tuple[Array, ...]:
     """Data as a tuple of arrays of one length. Raises TypeError or ValueError."""
     if hasattr(data, "__array__"):

@@ -22,6 +22,7 @@ from steepest.training.arguments import (
     named,
     samples,
     size,
+    still_trained,
 )
 from steepest.training.resuming import Keeper
 from steepest.training.run import Run
@@ -122,14 +123,16 @@ def fit(
         with the lowest val_loss at the end (the optimizer's state stays as it is). With
         ``use_ema`` these are the averaged ones, which had that loss.
     callbacks: functions called with an ``Epoch`` after each epoch; one that returns True stops.
+        They may write into the arrays of ``params``, not put others in their place.
     noise_scale: record the gradient noise scale, from the micro-batches of ``accumulate``; a
         ``NoiseScale`` says how it is smoothed.
     checkpoint: a file (safetensors) to which the run is saved at its start where there is none,
         after every ``checkpoint_every`` epochs, at its end and on Ctrl-C: parameters, optimizer,
         history and all else that it needs to go on. See ``st.load`` for reading it.
     resume: go on from that file, with the same bits as without the interruption; begin at the
-        start where there is no such file. Data and settings must be those of the saved run, but
-        ``epochs``, ``target`` and ``patience`` may differ; hyper-parameters are the file's.
+        start where there is no such file. Data, settings and hyper-parameters must be those that
+        the saved run began with, else CheckpointError; ``epochs``, ``target`` and ``patience`` may
+        differ.
     seed, shuffle: see ``batches``.
     progress: show a progress bar (tqdm) on the standard error.
 
@@ -198,6 +201,7 @@ def fit(
             run.finish(row)
             seen = Epoch(int(row["epoch"]), epochs, row, history, params, made)
             stopping = [callback for callback in callbacks if callback(seen)]
+            still_trained(params, run.leaves, made)
             if stopping and not history.stopped:
                 history.stopped = "callback"
                 history.message = f"stopped by {_name(stopping[0])} after epoch {seen.epoch}"

@@ -6,6 +6,7 @@ state. What the loop itself has to remember comes beside these: plain numbers as
 """
 
 import dataclasses
+import hashlib
 import os
 import zlib
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from steepest.arrays import Array
 from steepest.training.run import Progress, Run
 
 FORMAT = 1
+PIECE = 1 << 22  # bytes of data that are looked at together
 
 
 class Keeper:
@@ -32,6 +34,9 @@ class Keeper:
         self.run, self.every = run, every
         self.path = None if path is None else Path(path)
         self._saved: tuple[int, int] | None = None
+        # As the run begins: in the course of it, callbacks may change what they like.
+        self._settings = {} if path is None else _settings(run)
+        self._hyper = [] if path is None else _hyper(run.optimizer.param_groups)
         if self.path is not None and not self.path.absolute().parent.is_dir():
             raise FileNotFoundError(
                 f"checkpoint = {str(path)!r}: the folder does not exist; make it first"
@@ -59,6 +64,7 @@ class Keeper:
         if self.path.exists():
             found = checkpoint.read(self.path)
             self._agree(found.extra)
+            self._agree_on_hyper(found)
             good, best = (self._arrays(found.arrays, key) for key in ("good", "best"))
             checkpoint.load(self.path, self.run.optimizer, self.run.params)
             _take_up(self.run, found.extra["training"])
@@ -84,7 +90,7 @@ class Keeper:
             for key, kept in (("good", run.good), ("best", run.best))
             for name, x in zip(names, kept, strict=bool(kept))
         }
-        extra = {"training": _remembered(run)}
+        extra = {"training": _remembered(run, self._settings, self._hyper)}
         try:
             checkpoint.save(self.path, run.optimizer, run.params, extra=extra, arrays=arrays)
         except OSError as error:
@@ -123,24 +129,42 @@ class Keeper:
                 f"{self.path} holds no run of fit that this version can go on with; "
                 "load it with st.load, or give resume=False"
             )
-        asked = _settings(self.run)
-        for name, value in asked.items():
-            if saved["settings"].get(name) != value:
+        for name, value in self._settings.items():
+            if saved["settings"].get(name, value) != value:  # an older file may lack one
                 raise checkpoint.CheckpointError(
-                    f"{self.path} is of a run with {name} = {saved['settings'].get(name)}; this "
-                    f"one has {value}; give the same, or resume=False to begin anew"
+                    f"{self.path} is of a run with {name} = {saved['settings'][name]}; this one "
+                    f"has {value}; give the same, or resume=False to begin anew"
                 )
+
+    def _agree_on_hyper(self, found: checkpoint.Checkpoint) -> None:
+        """Raises CheckpointError unless the optimizer's hyper-parameters are those that the run
+        began with, or has now."""
+        asked, now = self._hyper, _hyper(found.state_dict["param_groups"])
+        begun = found.extra["training"].get("hyper", asked)  # an older file lacks them
+        if found.state_dict["rule"] != self.run.optimizer.rule:
+            return  # `load` tells of it
+        self._hyper = begun
+        for number, (before, here) in enumerate(zip(begun, asked, strict=False)):
+            for name, value in here.items():
+                if asked != now and before.get(name, value) != value:
+                    raise checkpoint.CheckpointError(
+                        f"{self.path} is of a run with {name} = {before[name]} in group {number}; "
+                        f"this one has {value}; give the same, or resume=False to begin anew, or "
+                        "load the file with st.load, change the optimizer's param_groups, and call "
+                        "fit without resume"
+                    )
 
     def _arrays(self, found: dict[str, Array], key: str) -> list[Array]:
         names = [f"{key}.{name}" for name in self.run.optimizer.state]
         return [found[name] for name in names if name in found]
 
 
-def _remembered(run: Run) -> dict[str, Any]:
+def _remembered(run: Run, settings: dict[str, Any], hyper: list[dict[str, str]]) -> dict[str, Any]:
     """What the loop remembers, as plain numbers and strings."""
     return {
         "format": FORMAT,
-        "settings": _settings(run),
+        "settings": settings,
+        "hyper": hyper,
         "progress": dataclasses.asdict(run.progress),
         "rows": run.history.rows,
         "watch": dataclasses.asdict(run.watch),
@@ -167,26 +191,63 @@ def _settings(run: Run) -> dict[str, Any]:
     return {
         "data": [_trace(x) for x in run.data],
         "validation": None if run.validation is None else [_trace(x) for x in run.validation],
+        "SHA-256 of data": [_digest(x) for x in run.data],
+        "SHA-256 of validation": [_digest(x) for x in run.validation or ()],
         "batch_size": _text(run.batch_size) if callable(run.batch_size) else run.batch_size,
         "accumulate": run.accumulate,
         "seed": run.seed,
         "shuffle": bool(run.shuffle),
         "noise_scale": run.noise is not None,
+        "decay of noise_scale": None if run.noise is None else run.noise.decay,
         "use_ema": run.use_ema,
         "min_delta": run.watch.min_delta,
         "restore_best with patience and validation": run.keep_best,
+        "nonfinite": run.optimizer.nonfinite,
     }
+
+
+def _hyper(groups: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """The hyper-parameters of each group, in words."""
+    return [
+        {key: _words(x) for key, x in group.items() if key not in ("params", "param_names")}
+        for group in groups
+    ]
+
+
+def _words(value: Any) -> str:
+    """A hyper-parameter in words that are the same in every process."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(_words, value))})"
+    if callable(value):
+        return _text(value)
+    kept = [getattr(value, name) or {} for name in sorted(getattr(value, "in_state", ()))]
+    arrays = b"".join(key.encode() + x.tobytes() for own in kept for key, x in sorted(own.items()))
+    return f"{value!r} {zlib.crc32(arrays):08x}" if arrays else repr(value)
 
 
 def _trace(x: Array) -> str:
     """Type, shape, and a checksum of up to 64 samples spread over the data."""
     rows = x[np.linspace(0, len(x) - 1, min(len(x), 64)).astype(int)]
-    text = repr(rows.tolist()).encode() if x.dtype.hasobject else rows.tobytes()
-    return f"{x.dtype} {x.shape} {zlib.crc32(text):08x}"
+    return f"{x.dtype} {x.shape} {zlib.crc32(_bytes(rows)):08x}"
+
+
+def _digest(x: Array) -> str:
+    """The SHA-256 of all samples, taken piece by piece: they may be larger than memory."""
+    found = hashlib.sha256()
+    rows = max(1, PIECE * len(x) // max(1, x.nbytes))
+    for start in range(0, len(x), rows):
+        found.update(_bytes(x[start : start + rows]))
+    return found.hexdigest()
+
+
+def _bytes(x: Array) -> bytes:
+    return repr(x.tolist()).encode() if x.dtype.hasobject else x.tobytes()
 
 
 def _text(schedule: Any) -> str:
     """A schedule in words: all of it where it is made of plain fields, else its name."""
-    if dataclasses.is_dataclass(schedule):
+    if dataclasses.is_dataclass(schedule) and " at 0x" not in repr(schedule):
         return repr(schedule)
     return f"function {getattr(schedule, '__qualname__', type(schedule).__qualname__)}"

@@ -11,7 +11,7 @@ from steepest.arrays import Array
 from steepest.history import History
 from steepest.noise import NoiseScale
 from steepest.optimizers.base import Optimizer
-from steepest.training.arguments import Function, finite
+from steepest.training.arguments import Function, finite, trained
 from steepest.training.sampling import Size, batches, length, size_at
 from steepest.training.stopping import Shield, Watch, monitored
 
@@ -107,7 +107,8 @@ class Run:
                     self.accumulator.add(grads, count)
             if not samples:
                 return
-            yield (self.accumulator.take() if self.accumulator else grads), total, samples, begun
+            mean = self.accumulator.take() if self.accumulator else grads
+            yield trained(mean), total, samples, begun
 
     @property
     def size(self) -> Size | None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from steepest.accumulate import Accumulator
 from steepest.arrays import Array
 from steepest.noise import NoiseScale
-from steepest.training.arguments import Function, autograd, count, samples, scalar
+from steepest.training.arguments import Function, autograd, count, samples, scalar, trained
 from steepest.training.sampling import batches, length
 
 # Batches per size: enough for the norm of their mean to stand out from its own noise.
@@ -147,7 +147,7 @@ class _Probe:
             begun = time.perf_counter()
             value, grads = self.value_and_grad(self.params, *batch)
             times.append((time.perf_counter() - begun) / size)
-            window.add(grads, size)
+            window.add(trained(grads), size)
             if not math.isfinite(scalar(value, "loss") + window.norms[-1]):
                 raise ValueError(f"loss = {value}, gradient norm = {window.norms[-1]}: not finite")
         window.take()

@@ -81,8 +81,9 @@ def tune(
     other processes are at the last trials, the call waits for them.
 
     Returns a ``Tuned``. Raises TypeError or ValueError for arguments that do not fit, StudyError (a
-    ValueError) where the stored search has another space, method, seed, prune or min_epochs, and
-    MissingExtra (an ImportError) without Optuna.
+    ValueError) where the stored search has another space, method, seed, prune or min_epochs, or is
+    a study of Optuna's that maximizes or has several objectives, and MissingExtra (an ImportError)
+    without Optuna.
 
     >>> import steepest as st
     >>> def objective(values, trial):

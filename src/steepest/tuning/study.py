@@ -296,7 +296,14 @@ class Study:
         raise AssertionError("unreachable")
 
     def _agree(self, settings: Mapping[str, Any]) -> None:
-        """Raises StudyError if the study was begun with other settings."""
+        """Raises StudyError if the study has other aims, or was begun with other settings."""
+        aims = [direction.name.lower() for direction in self.study.directions]
+        if aims != ["minimize"]:
+            has = "maximizes" if aims == ["maximize"] else f"has {len(aims)} objectives"
+            raise StudyError(
+                f"study {self.name!r} in {self.given} {has}, and a search minimizes one loss; "
+                "give another name with study="
+            )
         begun = bool(self.study.get_trials(deepcopy=False))  # first: settings come before trials
         if SETTINGS not in self.study.user_attrs:
             if begun:
