@@ -1,6 +1,7 @@
 import copy
 import doctest
 import gc
+import inspect
 import math
 import pickle
 import tracemalloc
@@ -89,6 +90,55 @@ def same(a, b):
         for key, x in own.items():
             np.testing.assert_array_equal(x, b["state"][name][key], strict=True)
     return True
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_maximizing_is_minimizing_the_negative(problem, search):
+    function, x0 = PROBLEMS[problem]
+
+    def negative(x):
+        loss, g = function(x)
+        return -loss, -g
+
+    x, y = x0.copy(), x0.copy()
+    expected, losses, _ = run(function, x, 2, line_search_fn=search, max_iter=5)
+    points, found, opt = run(negative, y, 2, line_search_fn=search, max_iter=5, maximize=True)
+    np.testing.assert_array_equal(points, expected)
+    np.testing.assert_array_equal(y, x)
+    assert found == [-loss for loss in losses]
+    assert opt.param_groups[0]["maximize"] is True
+
+
+def test_a_loss_of_minus_infinity_is_told_as_it_is():
+    opt = st.LBFGS(np.ones(1), maximize=True)
+    with pytest.raises(FloatingPointError, match="the loss is -inf in evaluation 1"):
+        opt.step(lambda: (-math.inf, np.ones(1)))
+
+
+def test_a_state_from_before_maximize_loads():
+    opt = st.LBFGS(np.ones(1))
+    state = opt.state_dict()
+    del state["param_groups"][0]["maximize"]
+    other = st.LBFGS(np.ones(1))
+    other.load_state_dict(state)
+    assert other.param_groups[0]["maximize"] is False
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("search", SEARCHES)
+def test_maximizing_is_pytorchs(search):
+    torch = pytest.importorskip("torch")
+    if "maximize" not in inspect.signature(torch.optim.LBFGS).parameters:
+        assert torch.__version__ < "2.15"
+        return
+    function, x0 = PROBLEMS["round"]
+    twin = Twin(lambda x: tuple(-v for v in function(x)), x0, line_search_fn=search, maximize=True)
+    x = x0.copy()
+    opt = st.LBFGS(x, line_search_fn=search, maximize=True)
+    loss = opt.step(lambda: tuple(-v for v in function(x)))
+    assert loss == pytest.approx(twin.step(), rel=1e-12)
+    np.testing.assert_allclose(x, twin.value(), rtol=0, atol=1e-12 * np.abs(x0).max())
 
 
 # Against PyTorch
@@ -590,7 +640,7 @@ def test_a_gradient_array_may_be_used_again():
         ({"tolerance_change": None}, TypeError, "tolerance_change = None: expected a number"),
         ({"line_search_fn": "wolfe"}, ValueError, "line_search_fn = 'wolfe': expected None or"),
         ({"weight_decay": 0.1}, TypeError, "weight_decay"),
-        ({"maximize": True}, TypeError, "maximize"),
+        ({"maximize": 1}, TypeError, "maximize = 1: expected True or False"),
     ],
 )
 def test_wrong_arguments(arguments, error, message):
@@ -941,7 +991,7 @@ def test_what_is_shown():
     opt = st.LBFGS([np.zeros(2), np.zeros(3)], max_iter=8)
     assert repr(opt) == (
         "LBFGS(\n  group 0: 2 parameters, lr=1.0, max_iter=8, max_eval=10, tolerance_grad=1e-07, "
-        "tolerance_change=1e-09, history_size=100, line_search_fn=None\n)"
+        "tolerance_change=1e-09, history_size=100, line_search_fn=None, maximize=False\n)"
     )
 
 

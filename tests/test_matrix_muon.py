@@ -29,6 +29,8 @@ def torch_muon(g, buffer, hyper):
     rows, columns = g.shape
     if hyper["adjust_lr_fn"] == "match_rms_adamw":
         return 0.2 * math.sqrt(max(rows, columns)) * x
+    if hyper["adjust_lr_fn"] == "spectral_unclamped":
+        return math.sqrt(rows / columns) * x
     return math.sqrt(max(1, rows / columns)) * x
 
 
@@ -39,6 +41,8 @@ TORCH_HYPER = [
     | {"adjust_lr_fn": "match_rms_adamw"},
     {"momentum": 0.0, "nesterov": True, "ns_coefficients": OTHER[2], "eps": 0.0, "ns_steps": 0}
     | {"adjust_lr_fn": "original"},
+    {"momentum": 0.7, "nesterov": True, "ns_coefficients": OTHER[1], "eps": 1e-7, "ns_steps": 2}
+    | {"adjust_lr_fn": "spectral_unclamped"},
 ]
 MATRICES = [(8, 8), (12, 5), (5, 12), (1, 7), (7, 1)]
 
@@ -253,6 +257,14 @@ def test_normuon_equals_pytorch_optimizer(shape, nesterov, scale, monkeypatch):
         **hyper,
     )
     np.testing.assert_allclose(found, expected, **CLOSE)
+
+
+@pytest.mark.parametrize(("shape", "times"), [((5, 12), math.sqrt(5 / 12)), ((12, 5), 1.0)])
+def test_normuon_unclamped_is_shorter_where_a_matrix_is_wide(shape, times):
+    g, state = gradients(shape, 1)[0], muon.normuon_states(shape, np.float64)
+    clamped, _ = muon.normuon_direction(g, state, 1)
+    found, _ = muon.normuon_direction(g, state, 1, adjust_lr_fn="spectral_unclamped")
+    np.testing.assert_allclose(found, times * clamped, **CLOSE)
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,22 @@
 """The package as a whole: what it ships, what it imports, and what it leaves alone."""
 
 import ast
+import hashlib
 import inspect
 import json
+import math
 import os
 import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from graphlib import TopologicalSorter
 from importlib import import_module, metadata, resources
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import steepest as st
@@ -246,6 +250,82 @@ def test_a_wrong_number_of_threads_is_refused(asked):
     done = python("import steepest", STEEPEST_NUM_THREADS=asked)
     assert done.returncode != 0
     assert "ValueError: STEEPEST_NUM_THREADS = " in done.stderr.splitlines()[-1]
+
+
+# What every Python computes alike
+
+# The built-in sum compensates from Python 3.12 on: what it adds up is here, and is whole numbers.
+# A sum of comparisons or of ones counts by its form and need not be here.
+WHOLE = {
+    "arrays.py": {"((x.shape[axis] - 1) * x.strides[axis] for axis in flips)"},
+    "models.py": {"((a + 1) * b for a, b in pairwise(self.sizes))"},
+    "mpi/exchange.py": {"r.counts", "counts[:i]", "(s.stop - s.start for s in some)"},
+    "mpi/layout.py": {"low[:k]", "(params[i].nbytes for i in cut)"},
+    "optimizers/clipping.py": {"(count for _, count, _ in groups)"},
+    "optimizers/facts.py": {
+        "(p.nbytes for group in optimizer.param_groups for p in group['params'])"
+    },
+    "optimizers/lbfgs/__init__.py": {"(p.size for p in params)"},
+    "scratch.py": {"(_lines(size) for size in sizes)"},
+}
+
+
+def sums(source: str) -> list[str]:
+    """What the built-in sum is given in a source; its own name where it is handed on."""
+    tree = ast.parse(source)
+    calls = [
+        node for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("sum", "builtins.sum")
+    ]  # fmt: skip
+    called = {id(node.func) for node in calls}
+    handed = [
+        node.id for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and node.id == "sum" and id(node) not in called
+    ]  # fmt: skip
+    return [ast.unparse(call.args[0]) for call in calls if not counts(call.args[0])] + handed
+
+
+def counts(summed: ast.expr) -> bool:
+    return isinstance(summed, ast.GeneratorExp) and (
+        isinstance(summed.elt, ast.Compare | ast.BoolOp) or ast.unparse(summed.elt) == "1"
+    )
+
+
+def test_the_forms_of_sums():
+    assert sums("sum(x > 0 for x in y); sum(1 for x in y if x); np.sum(y); y.sum()") == []
+    assert sums("sum(y); sum(x * x for x in y)") == ["y", "(x * x for x in y)"]
+    assert sums("add(y, how=sum); builtins.sum(y)") == ["y", "sum"]
+
+
+def test_the_built_in_sum_adds_up_whole_numbers_alone():
+    """Floats are added by functools.reduce(operator.add, ...), as before Python 3.12."""
+    sources = {str(p.relative_to(SOURCE).as_posix()): p for p in SOURCE.rglob("*.py")}
+    found = {name: set(sums(p.read_text(encoding="utf-8"))) for name, p in sources.items()}
+    assert {name: summed for name, summed in found.items() if summed} == WHOLE
+
+
+def test_kernels_do_not_use_the_built_in_sum():
+    for path in SOURCE.rglob("*.p[yx][xd]"):
+        assert not re.search(r"(?<![\w.])sum\(", path.read_text(encoding="utf-8")), path
+
+
+def digest(values: Iterable[float]) -> str:
+    text = " ".join(float(x).hex() for x in values)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def test_what_others_compute_is_what_it_was():
+    """Results rest on these: math.hypot (SAM, zscore) and math.fsum (zscore) of Python, sums (SAM)
+    and running sums (the references) of NumPy, and the order that its generators shuffle in."""
+    x = np.array([math.ldexp(k * 7919 % 10007 - 5003, k % 40 - 60) for k in range(4000)])
+    rows = x.reshape(-1, 8).tolist()
+    assert digest(math.hypot(*row) for row in rows) == "9417d0b8f620"
+    assert digest(math.fsum(row) for row in rows) == "97d53927adef"
+    assert digest([x[:n].sum() for n in (7, 8, 9, 127, 128, 129, 4000)]) == "bc4335836b33"
+    assert digest(np.cumsum(x)) == "737c534da394"
+    assert np.random.default_rng((3, 1)).permutation(8).tolist() == [2, 1, 4, 0, 5, 7, 6, 3]
+    bits = np.random.Philox(key=np.array([1, 2], np.uint64))
+    assert digest(np.random.Generator(bits).standard_normal(100)) == "048efe62c453"
 
 
 # What is left alone

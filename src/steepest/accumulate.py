@@ -9,6 +9,8 @@ so the buffers hold the mean after every ``add``, and nothing is left to do at t
 """
 
 import math
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -82,7 +84,7 @@ class Accumulator:
     @property
     def weight(self) -> float:
         """The sum of the weights in the window."""
-        return 0.0 if self._taken else sum(self.weights)
+        return 0.0 if self._taken else reduce(add, self.weights, 0.0)
 
     @property
     def last_norm(self) -> float | None:
@@ -100,7 +102,7 @@ class Accumulator:
         flat = structure.take(self._shape, grads)
         if not self.count:
             self._begin(flat)
-        share = weight / (sum(self.weights) + weight)
+        share = weight / (self.weight + weight)
         given = [g is not None for g in flat]
         for i, buffer in enumerate(self._buffers):
             if flat[i] is None and self._given[i]:

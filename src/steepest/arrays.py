@@ -198,10 +198,13 @@ def as_array(x: Any, what: str) -> Array:
         _check_tensor(x, what)
         if getattr(x, "requires_grad", False):
             x = x.detach()
-        if hasattr(x, "resolve_neg"):  # what PyTorch has only marked as negative
-            x = x.resolve_neg()
+        from_torch = hasattr(x, "resolve_neg")
+        if from_torch:
+            x = x.resolve_neg()  # what is only marked as negative
         try:
-            return np.from_dlpack(x)
+            shared = np.from_dlpack(x)
+            # Read-only is also what does not say, as before DLPack 1: PyTorch's own array can tell.
+            return shared if shared.flags.writeable or not from_torch else x.numpy()
         except (BufferError, RuntimeError, TypeError) as error:
             raise TypeError(f"{what}: NumPy cannot share its memory: {error}") from error
     try:

@@ -11,6 +11,8 @@ estimated from gradients that training computes anyway, those of micro-batches a
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
 from typing import Any
 
 __all__ = ["NoiseScale"]
@@ -77,11 +79,11 @@ class NoiseScale:
         >>> noise.signal, noise.noise
         (3.0, 8.0)
         """
-        small_sq = sum(x * x for x in norms) / len(norms)
+        small_sq = reduce(add, (x * x for x in norms), 0.0) / len(norms)
         big_sq = norm * norm
         if len(norms) > 1 and math.isfinite(small_sq + big_sq):
-            small = len(sizes) / sum(1 / b for b in sizes)
-            self.update(small_sq, big_sq, small, sum(sizes))
+            small = len(sizes) / reduce(add, (1 / b for b in sizes))
+            self.update(small_sq, big_sq, small, reduce(add, sizes))
 
     @property
     def signal(self) -> float:

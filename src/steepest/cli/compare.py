@@ -4,10 +4,12 @@ import argparse
 import csv
 import itertools
 import math
+import operator
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -151,7 +153,7 @@ class Outcome:
 
     def spent(self, column: str) -> float:
         """The seconds of all epochs that have ended."""
-        return sum(row[column] for row in self.rows)
+        return reduce(operator.add, (row[column] for row in self.rows), 0)
 
 
 def _outcome(settings: Settings, dataset: Dataset, bar: Any) -> Outcome:

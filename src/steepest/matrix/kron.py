@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable
+from functools import reduce
+from operator import add
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -134,7 +136,9 @@ def direction(
 def balanced(factors: list[Matrix]) -> list[Matrix]:
     """The factors scaled to the same largest entry; their product is the same."""
     sizes = [float(np.abs(q).max()) for q in factors]
-    mean = math.exp(sum(math.log(s) for s in sizes) / len(sizes)) if min(sizes) > 0 else math.nan
+    mean = math.nan
+    if min(sizes) > 0:
+        mean = math.exp(reduce(add, map(math.log, sizes)) / len(sizes))
     return [q * q.dtype.type(mean / s) for q, s in zip(factors, sizes, strict=True)]
 
 

@@ -33,7 +33,8 @@ def shape_factor(shape: Shape, adjust_lr_fn: str | None) -> float:
     """What the rate of a matrix of r rows and c columns is multiplied by.
 
     None and "original": √max(1, r/c). "match_rms_adamw": 0.2 √max(r, c), which gives updates the
-    size of AdamW's, so that its rates and decay can be used. Raises ValueError for other names.
+    size of AdamW's, so that its rates and decay can be used. "spectral_unclamped": √(r/c), also
+    where it is below 1. Raises ValueError for other names.
 
     >>> shape_factor((400, 100), "original"), shape_factor((400, 100), "match_rms_adamw")
     (2.0, 4.0)
@@ -43,8 +44,11 @@ def shape_factor(shape: Shape, adjust_lr_fn: str | None) -> float:
         return math.sqrt(max(1.0, rows / columns)) if columns else 1.0
     if adjust_lr_fn == "match_rms_adamw":
         return 0.2 * math.sqrt(max(rows, columns))
+    if adjust_lr_fn == "spectral_unclamped":
+        return math.sqrt(rows / columns) if columns else 1.0
     raise ValueError(
-        f"adjust_lr_fn = {adjust_lr_fn!r}: expected None, 'original' or 'match_rms_adamw'"
+        f"adjust_lr_fn = {adjust_lr_fn!r}: expected None, 'original', 'match_rms_adamw' or "
+        "'spectral_unclamped'"
     )
 
 
@@ -116,7 +120,8 @@ def normuon_direction(
         d = factor · ô / (‖ô‖ + eps)
 
     factor is √max(1, r/c) ‖o‖, which keeps Muon's norm, as the authors' code has it; with
-    adjust_lr_fn="match_rms_adamw" it is 0.2 √(r c), as in the paper's algorithm 1.
+    adjust_lr_fn="spectral_unclamped" it is √(r/c) ‖o‖, which keeps that of Muon with the same, and
+    with "match_rms_adamw" 0.2 √(r c), as in the paper's algorithm 1.
 
     Li et al. 2025, arXiv:2510.05491.
     """

@@ -50,7 +50,7 @@ def empty(p: Array) -> Array:
 
 def layout(params: Sequence[Array], whole: Sequence[bool], ranks: int) -> list[list[Piece]]:
     """The pieces of each parameter, in its order. `whole` says which must not be cut."""
-    loads = [0.0] * ranks
+    loads = [0] * ranks
     pieces: list[list[Piece]] = [[] for _ in params]
     cut: list[int] = []
     for i, p in enumerate(params):
@@ -90,7 +90,7 @@ def _all(p: Any, rank: int) -> Piece:
     return Piece(rank, 0, 0, p.shape[0] if p.ndim else 1, True)
 
 
-def _level(loads: Sequence[float], more: float) -> float:
+def _level(loads: Sequence[int], more: int) -> float:
     """How high all ranks stand once `more` has filled up those that had least."""
     low = sorted(loads)
     for k in range(1, len(low) + 1):

@@ -68,6 +68,17 @@ class Peers(Protocol):
         ...
 
 
+def _power(x: Array, exponent: float) -> Array:
+    """x to a power: a product or square root where it is one, else as the C library gives it.
+
+    NumPy's own loops for other powers differ by its version and by what the processor can do, and
+    those who join their norms must come to the same bits.
+    """
+    if exponent in (0.5, 1.0, 2.0):
+        return np.asarray(x**exponent)
+    return np.reshape([math.pow(each, exponent) for each in x.ravel().tolist()], x.shape)
+
+
 def joined(norms: Array, order: float) -> Array:
     """The norms of whole gradients from those of their parts, a row for each who has parts.
 
@@ -85,7 +96,7 @@ def joined(norms: Array, order: float) -> Array:
     some = np.where(usual, largest, 1.0)
     with np.errstate(over="ignore", under="ignore"):
         shares = np.where(usual, norms, 0.0) / some
-        root = np.sum(shares**order, axis=0) ** (1.0 / order)
+        root = _power(np.sum(_power(shares, order), axis=0), 1.0 / order)
         whole = np.minimum(some * root, sys.float_info.max)
     return np.where(usual, whole, largest)
 

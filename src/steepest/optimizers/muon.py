@@ -53,7 +53,7 @@ class WithAdamW(MatrixRule, registered=False):
     values: ClassVar = {
         "ns_coefficients": coefficients,
         "ns_steps": whole(0, 99),
-        "adjust_lr_fn": one_of(None, "original", "match_rms_adamw"),
+        "adjust_lr_fn": one_of(None, "original", "match_rms_adamw", "spectral_unclamped"),
         "ns_dtype": one_of(None, "bfloat16"),
     }
 
@@ -112,8 +112,9 @@ class Muon(WithAdamW):
     faster where the processor multiplies bfloat16. ns_coefficients are three numbers, a list of
     such, one for each round (the last is repeated), ``"jordan"`` or ``"polar_express"``. For r rows
     and c columns the factor is √max(1, r/c), or 0.2 √max(r, c) with adjust_lr_fn
-    ``"match_rms_adamw"``, for AdamW's rates. A parameter of more than two axes, such as the weight
-    of a convolution, is a matrix of its first axis times all others.
+    ``"match_rms_adamw"``, for AdamW's rates, or √(r/c) with ``"spectral_unclamped"``. A parameter
+    of more than two axes, such as the weight of a convolution, is a matrix of its first axis times
+    all others.
 
     What has fewer than two axes, and what has a name like one of ``adamw_for`` (embeddings, heads),
     goes by AdamW with the hyper-parameters ``adamw``, a dict; what it leaves out is that of Muon's
@@ -192,8 +193,9 @@ class NorMuon(WithAdamW):
         p ← (1 - lr · weight_decay) · p - lr · factor · ô / (‖ô‖ + eps)
 
     For r rows and c columns the factor is √max(1, r/c) ‖o‖, which keeps the length of Muon's step,
-    as in the authors' code; with adjust_lr_fn ``"match_rms_adamw"`` it is 0.2 √(r c), as in the
-    paper. ``adamw``, ``adamw_for`` and all else as in Muon; momentum and beta2 are in [0, 1).
+    as in the authors' code; with adjust_lr_fn ``"spectral_unclamped"`` it is √(r/c) ‖o‖, and with
+    ``"match_rms_adamw"`` 0.2 √(r c), as in the paper. ``adamw``, ``adamw_for`` and all else as in
+    Muon; momentum and beta2 are in [0, 1).
     Raises ValueError for hyper-parameters out of range and patterns that fit no parameter.
 
     >>> import numpy as np, steepest as st

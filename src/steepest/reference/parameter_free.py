@@ -1,7 +1,9 @@
 """Rules that find their own rate from sums over all parameters, which are given as lists."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,11 @@ def larger(x: float, y: float) -> float:
     return x if y <= x or math.isnan(x) else y
 
 
+def added(terms: Iterable[float]) -> float:
+    """The sum, one term after the other; the built-in ``sum`` compensates from Python 3.12 on."""
+    return reduce(add, terms, 0.0)
+
+
 def descend(params: list[Array], grads: list[Array], rate: float, decay: float) -> None:
     for p, g in zip(params, grads, strict=True):
         real = p.dtype.type
@@ -24,7 +31,7 @@ def descend(params: list[Array], grads: list[Array], rate: float, decay: float) 
 
 def distance(params: list[Array], states: list[State]) -> float:
     """The squared distance from where the parameters began."""
-    return sum(squares(p - s["x0"]) for p, s in zip(params, states, strict=True))
+    return added(squares(p - s["x0"]) for p, s in zip(params, states, strict=True))
 
 
 def dog(
@@ -33,9 +40,9 @@ def dog(
 ) -> None:  # fmt: skip
     """DoG."""
     if shared["rbar"] == 0.0:
-        shared["rbar"] = reps_rel * (1.0 + math.sqrt(sum(squares(p) for p in params)))
+        shared["rbar"] = reps_rel * (1.0 + math.sqrt(added(squares(p) for p in params)))
     shared["rbar"] = larger(shared["rbar"], math.sqrt(distance(params, states)))
-    shared["sum_squares"] += sum(squares(g) for g in grads)
+    shared["sum_squares"] += added(squares(g) for g in grads)
     divisor = math.sqrt(shared["sum_squares"] + eps)
     descend(params, grads, lr * shared["rbar"] / divisor if divisor else 0.0, decay)
 
@@ -58,7 +65,7 @@ def dowg(
     """DoWG; `shared` begins with the first distance."""
     far = larger(shared["estim_sq_dist"], distance(params, states))
     shared["estim_sq_dist"] = far
-    shared["weighted_sq_norm_grads"] += far * sum(squares(g) for g in grads)
+    shared["weighted_sq_norm_grads"] += far * added(squares(g) for g in grads)
     divisor = math.sqrt(shared["weighted_sq_norm_grads"]) + eps
     descend(params, grads, lr * far / divisor if divisor else 0.0, decay)
 

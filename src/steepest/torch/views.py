@@ -84,7 +84,7 @@ def changed(tensors: list[Any]) -> None:
     they were raises, as after a step of torch's own."""
     try:
         torch.autograd.graph.increment_version(tensors)
-    except TypeError:  # torch before 2.6 takes one
+    except RuntimeError:  # torch before 2.6 takes one
         for x in tensors:
             torch.autograd.graph.increment_version(x)
 

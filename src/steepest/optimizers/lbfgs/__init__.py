@@ -40,7 +40,7 @@ class LBFGS:
     the line search may need one more. tolerance_grad: stop once no element of the gradient is
     larger. tolerance_change: stop once no parameter moves more, or the loss changes less.
     history_size: pairs kept, each of two copies of the parameters. line_search_fn: None, or
-    "strong_wolfe", without which a step may well go up.
+    "strong_wolfe", without which a step may well go up. maximize: go up instead of down.
 
     All parameters are one vector and one group; groups with an lr of their own are refused. Of
     float32 and float64 together the vector is float64. Raises TypeError or ValueError for arguments
@@ -72,6 +72,7 @@ class LBFGS:
         tolerance_change: float = 1e-9,
         history_size: int = 100,
         line_search_fn: str | None = None,
+        maximize: bool = False,
     ) -> None:
         hyper = {
             "lr": lr,
@@ -81,6 +82,7 @@ class LBFGS:
             "tolerance_change": tolerance_change,
             "history_size": history_size,
             "line_search_fn": line_search_fn,
+            "maximize": maximize,
         }
         self.defaults: dict[str, Any] = _settled(hyper)
         self._grouped = structure.is_groups(params)
@@ -347,6 +349,9 @@ def _settled(hyper: Mapping[str, Any], updates: int | None = None) -> dict[str, 
         raise ValueError(
             f"line_search_fn = {found['line_search_fn']!r}: expected None or 'strong_wolfe'"
         )
+    found["maximize"] = hyper.get("maximize", False)  # checkpoints may come from before it
+    if not isinstance(found["maximize"], bool):
+        raise TypeError(f"maximize = {found['maximize']!r}: expected True or False")
     return found
 
 

@@ -63,13 +63,14 @@ class Iterations:
     ) -> None:
         self.closure, self.params, self.names, self.shape = closure, params, names, shape
         self.rows, self.h = rows, h
+        self.sign = -1.0 if h["maximize"] else 1.0
         self.first_loss = math.nan
         self.evaluations = 0
 
     def run(self, start: Array, memory: Memory) -> Memory:
         """Iterates from `start`, where the parameters are, until there is a reason to stop."""
         loss, g = self._usable(self._evaluate())
-        self.first_loss = loss
+        self.first_loss = self.sign * loss
         memory = replace(memory, updates=memory.updates + 1)
         if vectors.largest(g) > self.h["tolerance_grad"]:
             x = self.rows.take()
@@ -164,7 +165,7 @@ class Iterations:
         vectors.scatter(out, self.params)
 
     def _evaluate(self) -> tuple[float, Array]:
-        """Loss and gradient at the parameters as they are."""
+        """Loss and gradient at the parameters as they are; negative where it maximizes."""
         self.evaluations += 1
         answer = self.closure()
         if not (isinstance(answer, (tuple, list)) and len(answer) == 2):
@@ -176,14 +177,16 @@ class Iterations:
         named = zip(self.names, self.params, leaves, vectors.parts(g, self.params), strict=True)
         for name, p, leaf, part in named:
             part[...] = 0 if leaf is None else arrays.gradient(leaf, p, name)
-        return _loss(answer[0]), g
+        if self.sign < 0.0:
+            np.negative(g, out=g)
+        return self.sign * _loss(answer[0]), g
 
     def _usable(self, evaluated: tuple[float, Array]) -> tuple[float, Array]:
         """The same; raises FloatingPointError where something in it is infinite or NaN."""
         loss, g = evaluated
         where = f"in evaluation {self.evaluations} of the step; nothing was changed"
         if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} {where}")
+            raise FloatingPointError(f"the loss is {self.sign * loss} {where}")
         if not math.isfinite(vectors.largest(g)):
             parts = zip(self.names, vectors.parts(g, self.params), strict=True)
             bad = next(name for name, part in parts if not np.isfinite(part).all())

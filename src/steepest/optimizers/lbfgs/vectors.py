@@ -7,6 +7,8 @@ are the same for any number of its threads.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -130,4 +132,4 @@ def total(x: Array) -> float:
     """Σ |x|."""
     pieces = (np.abs(x[first : first + _CHUNK]) for first in range(0, x.size, _CHUNK))
     with np.errstate(over="ignore"):
-        return sum(float(piece.sum(dtype=np.float64)) for piece in pieces)
+        return reduce(add, (float(piece.sum(dtype=np.float64)) for piece in pieces), 0.0)
