@@ -294,7 +294,7 @@ class LBFGS:
         row = self._rows.take()
         params = self.param_groups[0]["params"]
         for name, part in zip(self._names, vectors.parts(row, params), strict=True):
-            x = np.asarray(state[name][key])
+            x = np.asarray(arrays.unmasked(state[name][key], f"state {key!r} of {name!r}"))
             shape = part.shape if count is None else (count, *part.shape)
             if x.shape != shape or x.dtype != row.dtype:
                 raise ValueError(
