@@ -108,7 +108,7 @@ class Keeping(Planned, registered=False):
                 state[name] = WatchedDict({}, self._changes)
                 state[name]["step"] = counter(np.array(given["step"]), name)
                 for key in keys[1:]:
-                    x = live.checked(np.array(given[key]), p, name, key)
+                    x = live.checked(np.array(arrays.unmasked(given[key], key)), p, name, key)
                     if x.shape != p.shape or (rule.prepares and live.of_rule(key)):
                         state[name][key] = x if files is None else files.copy(x)
                         continue

@@ -50,6 +50,7 @@ class WithAdamW(MatrixRule, registered=False):
     """A rule for matrices, and AdamW for everything else in the same optimizer."""
 
     least_axes = 2
+    beside_rules = ("adamw",)
     values: ClassVar = {
         "ns_coefficients": coefficients,
         "ns_steps": whole(0, 99),
@@ -87,17 +88,7 @@ class WithAdamW(MatrixRule, registered=False):
             )
         chosen = {"rule": "adamw", **self._adamw}
         table = dict.fromkeys((VECTORS, *self._adamw_for), chosen)
-        return RuleTable(table, options, self._known, rest=True)
-
-    def _known(self) -> dict[str, tuple[str, ...]]:
-        return {name: rule._hyper_names for name, rule in self._rules.items()}
-
-    def _split(
-        self, group: Mapping[str, Any], names: Sequence[str], added: Sequence[Array]
-    ) -> list[tuple[dict[str, Any], list[int]]]:
-        if "rule" in group:  # which then says what its parameters go by
-            return Selection.split(self._selection, names, added)
-        return super()._split(group, names, added)
+        return RuleTable(table, options, self._known, self._names_of, rest=True)
 
 
 class Muon(WithAdamW):
@@ -119,8 +110,9 @@ class Muon(WithAdamW):
     What has fewer than two axes, and what has a name like one of ``adamw_for`` (embeddings, heads),
     goes by AdamW with the hyper-parameters ``adamw``, a dict; what it leaves out is that of Muon's
     authors: lr 3e-4, betas (0.9, 0.95), eps 1e-10, weight_decay 0. These are groups of their own,
-    with the key ``"rule"``; a group that is given with that key goes by its rule. momentum is in
-    [0, 1), ns_steps a whole number below 100. Bits repeat on one machine; see docs/matrix-rules.md.
+    with the key ``"rule"``; a group that is given with that key goes by its rule. What a group says
+    that has no matrices (lr, betas) stands before ``adamw``. momentum is in [0, 1), ns_steps a
+    whole number below 100. Bits repeat on one machine; see docs/matrix-rules.md.
 
     Raises ValueError for hyper-parameters out of range and patterns that fit no parameter.
 

@@ -1,9 +1,12 @@
 """A rule of one's own as a Python function, in the same optimizers as all others."""
 
+import copy
 import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
+
+import numpy as np
 
 from steepest.arrays import Array
 from steepest.optimizers.base import RULES, Optimizer
@@ -31,7 +34,8 @@ def rule(
     p, g and the state arrays, which begin as zeros, are copies of the parameter's own type; t
     counts from 1; what is keyword-only is a hyper-parameter, a number, a flag or a tuple of
     numbers, with its default. Schedules, clipping, penalties, averages, groups and checkpoints are
-    around it as around every rule, and a step whose function raises changes nothing. An
+    around it as around every rule, and a step whose function raises changes nothing. A function
+    that has written nothing at its first call raises TypeError: ``p = p - ...`` is not in place. An
     element-wise function gets slices of 1-d arrays, a layer-wise one whole arrays. weight_decay
     comes by itself; a function with an argument ``decay`` gets its decoupled weight instead.
     ``ranges`` are (lowest, highest, whether that is allowed) by hyper-parameter.
@@ -142,6 +146,8 @@ class PythonRule(Optimizer, registered=False):
     function: ClassVar[Callable[..., None]]
     own_states: ClassVar[tuple[str, ...]]
     arguments: ClassVar[Mapping[str, Any]]
+    writes: ClassVar[bool] = False
+    """Whether the function has been seen to change its arrays."""
 
     def __init__(self, params: Any, **arguments: Any) -> None:
         hyper = {**self.arguments, "weight_decay": 0.0}
@@ -176,13 +182,39 @@ class PythonRule(Optimizer, registered=False):
     def _call(
         self, p: Array, g: Array, state: dict[str, Array], t: int, hyper: Mapping[str, Any]
     ) -> None:
+        cls = type(self)
+        before = None if cls.writes or not p.size else copy.deepcopy((p, g, state))
         given = dict(state)
-        result = type(self).function(p, g, given, t, **hyper)
+        result = cls.function(p, g, given, t, **hyper)
         if result is not None:
             raise TypeError(
-                f"{type(self).__name__} returned a {type(result).__name__}; "
+                f"{cls.__name__} returned a {type(result).__name__}; "
                 "expected None: it has to change p in place"
             )
-        for key, x in state.items():
-            if given.get(key) is not x:  # another array in place of the state's
-                x[...] = given[key]
+        replaced = [key for key, x in state.items() if given.get(key) is not x]
+        for key in replaced:  # another array in place of the state's
+            state[key][...] = given[key]
+        if before is not None:
+            if not replaced and _alike({"p": p, **state}, {"p": before[0], **before[2]}):
+                self._check_writes(*before, t, hyper)
+            cls.writes = True
+
+    def _check_writes(
+        self, p: Array, g: Array, state: dict[str, Array], t: int, hyper: Mapping[str, Any]
+    ) -> None:
+        """Raises TypeError if the function, which has changed nothing, did not write either: to
+        arrays that are read-only it could not have done so, be it what was there already."""
+        for x in (p, *state.values()):
+            x.flags.writeable = False
+        try:
+            type(self).function(p, g, state, t, **hyper)
+        except Exception:
+            return
+        raise TypeError(
+            f"{type(self).__name__} returned None and wrote neither to p nor to its state; it has "
+            "to change p in place: p -= ... or p[...] = ..., since p = ... makes another array"
+        )
+
+
+def _alike(some: Mapping[str, Array], others: Mapping[str, Array]) -> bool:
+    return all(np.array_equal(x, others[key], equal_nan=True) for key, x in some.items())

@@ -57,6 +57,8 @@ class Rule(ABC):
     """Whether ``prepare``, in Python, computes the step, which the engine then takes over."""
     conventions: ClassVar[Mapping[str, str]] = {}
     """The dialects of the formula, the default first: whose it is, and how it differs."""
+    beside_rules: ClassVar[tuple[str, ...]] = ()
+    """The rules by which it takes parameters that are not for its own."""
     takes: ClassVar[tuple[str, ...]] = ()
     """Methods that take one array for each parameter, as ``step`` does."""
     copies: ClassVar[bool] = False

@@ -1,6 +1,6 @@
 """Which hyper-parameters a parameter gets by its name."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -45,9 +45,9 @@ class Selection:
                 )
 
     def split(
-        self, names: Sequence[str], params: Sequence[Array]
+        self, group: Mapping[str, Any], names: Sequence[str], params: Sequence[Array]
     ) -> list[tuple[dict[str, Any], list[int]]]:
-        """Parameters that get the same changes: (the changes, which parameters)."""
+        """Parameters of a new group that get the same changes: (the changes, which parameters)."""
         parts: dict[tuple[int, ...], list[int]] = {}
         for i, (name, p) in enumerate(zip(names, params, strict=True)):
             matching = (
@@ -71,8 +71,11 @@ def _check_pattern(pattern: str, names: Sequence[str]) -> None:
 class RuleTable(Selection):
     """Rules by patterns of names, the first that fits, and ``exclude`` and ``overrides`` within.
 
-    `known` gives the hyper-parameters of each rule in use. With `rest`, what no pattern fits goes
-    by the optimizer's own rule, and there may be no vectors.
+    `known` gives the hyper-parameters of each rule in use, `names_of` those of the rule of a group.
+    With `rest`, what no pattern fits goes by the optimizer's own rule, and there may be no vectors.
+
+    What the table says for a rule stands before what a group says, unless no part of the group
+    would take it otherwise: so a group all of AdamW's, say, has a rate of its own.
     """
 
     def __init__(
@@ -80,11 +83,12 @@ class RuleTable(Selection):
         table: Mapping[str, Mapping[str, Any]],
         options: Mapping[str, Any],
         known: Callable[[], Mapping[str, Sequence[str]]],
+        names_of: Callable[[Mapping[str, Any]], Sequence[str]],
         rest: bool = False,
     ) -> None:
         super().__init__(options.get("exclude", ()), options.get("overrides", {}))
         self._table = list(table.items())
-        self._known = known
+        self._known, self._names_of = known, names_of
         self._rest = rest
 
     def check(self, names: Sequence[str], known: Sequence[str]) -> None:
@@ -103,11 +107,13 @@ class RuleTable(Selection):
                 )
 
     def split(
-        self, names: Sequence[str], params: Sequence[Array]
+        self, group: Mapping[str, Any], names: Sequence[str], params: Sequence[Array]
     ) -> list[tuple[dict[str, Any], list[int]]]:
-        tables = [id(changes) for _, changes in self._table]
+        if "rule" in group:  # which then says what its parameters go by
+            return super().split(group, names, params)
+        same = [id(changes) for _, changes in self._table]
         # Patterns with the same dict make one group; the last is the optimizer's own rule.
-        alike = [*map(tables.index, tables), len(tables)]
+        alike = [*map(same.index, same), len(same)]
         used: set[int] = set()
         found: dict[int, list[int]] = {}
         for i, (name, p) in enumerate(zip(names, params, strict=True)):
@@ -127,8 +133,22 @@ class RuleTable(Selection):
         if idle and not self._rest:
             raise ValueError(f"rules[{idle[0]!r}] has no parameter left to go by it")
         parts = []
+        tables = {k: dict(self._table[k][1]) if k < len(self._table) else {} for k in found}
+        left = self._left(group, tables.values())
         for k, members in found.items():
-            chosen = super().split([names[i] for i in members], [params[i] for i in members])
-            own = dict(self._table[k][1]) if k < len(self._table) else {}
+            chosen = super().split(group, [names[i] for i in members], [params[i] for i in members])
+            own = tables[k] | {key: group[key] for key in left & tables[k].keys()}
             parts += [(own | changes, [members[i] for i in part]) for changes, part in chosen]
         return parts
+
+    def _left(self, group: Mapping[str, Any], tables: Collection[Mapping[str, Any]]) -> set[str]:
+        """The keys of a group that would have no effect if the tables of its parts stood first."""
+        taken = [self._names_of({**group, **table}) for table in tables]
+        return {
+            key
+            for key in group
+            if not any(
+                key in names and key not in table
+                for names, table in zip(taken, tables, strict=True)
+            )
+        }
