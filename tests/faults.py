@@ -33,29 +33,51 @@ class Calls:
         return call
 
 
-def interrupted_at(n, call):
-    """Whether the call was ended by Ctrl-C at the n-th line of this package that it runs."""
-    count = itertools.count(1)
+def lines_of(call):
+    """How many lines of this package the call runs."""
+    count = itertools.count()
+    _traced(call, lambda: next(count))
+    return next(count)
 
+
+def _traced(call, at_line):
     def watch(frame, event, arg):
         if not frame.f_globals.get("__name__", "").startswith("steepest."):
             return None
-        if event == "line" and next(count) == n:
-            signal.raise_signal(signal.SIGINT)
+        if event == "line":
+            at_line()
         return watch
 
-    before = signal.getsignal(signal.SIGINT)  # ignored in a process that a shell put behind
-    handler = signal.default_int_handler
-    signal.signal(signal.SIGINT, handler)
     sys.settrace(watch)
     try:
         call()
-    except KeyboardInterrupt:
-        return True
     finally:
         sys.settrace(None)
-        assert signal.getsignal(signal.SIGINT) is handler
-        signal.signal(signal.SIGINT, before)
+
+
+def _ended(number, frame):
+    raise SystemExit(number)
+
+
+def interrupted_at(n, call, number=signal.SIGINT):
+    """Whether the call was ended by Ctrl-C, or by another signal whose handler raises, at the n-th
+    line of this package that it runs."""
+    count = itertools.count(1)
+
+    def at_line():
+        if next(count) == n:
+            signal.raise_signal(number)
+
+    before = signal.getsignal(number)  # ignored in a process that a shell put behind
+    handler = signal.default_int_handler if number == signal.SIGINT else _ended
+    signal.signal(number, handler)
+    try:
+        _traced(call, at_line)
+    except (KeyboardInterrupt, SystemExit):
+        return True
+    finally:
+        assert signal.getsignal(number) is handler
+        signal.signal(number, before)
     return False
 
 

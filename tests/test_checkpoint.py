@@ -3,12 +3,13 @@
 import itertools
 import json
 import math
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cases import CONFIGURATIONS, DTYPES, label, same_bits
-from faults import interrupted_at
+from faults import interrupted_at, lines_of
 from hypothesis import given, settings
 from hypothesis import strategies as hs
 from safetensors.numpy import load_file
@@ -475,17 +476,17 @@ def test_whatever_the_metadata_says_nothing_or_all_is_loaded(tmp_path_factory, k
 
 # An interrupt between a file's last use and its closing: it is closed when it is freed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_ctrl_c_while_loading_leaves_all_old_or_all_new(file):
-    """Interrupts at every third line that runs, until the end is reached."""
-    load(file.path, file.opt)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda x: x.name)
+def test_a_signal_while_loading_leaves_all_old_or_all_new(file, number):
+    """Interrupts at every ninth line that runs, and at each of the last, where things change."""
+    lines = lines_of(lambda: load(file.path, file.opt))
     after = file.seen()
     seen = []
-    for n in range(1, 100_000, 3):
+    for n in (*range(1, lines - 60, 9), *range(lines - 60, lines + 1)):
         file.fresh()
-        if not interrupted_at(n, lambda: load(file.path, file.opt)):
-            break
+        assert interrupted_at(n, lambda: load(file.path, file.opt), number)
         seen.append(file.seen())
-    assert len(seen) > 300
+    assert len(seen) > 100
     assert seen.count(file.before) + seen.count(after) == len(seen)
     assert seen[0] == file.before and seen[-1] == after
 

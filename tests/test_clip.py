@@ -1,6 +1,7 @@
 """Norms to the last bit, right on extreme values, and clipping that equals PyTorch's."""
 
 import math
+import threading
 from functools import partial
 
 import numpy as np
@@ -528,7 +529,66 @@ def test_a_skipped_step_is_no_previous_step():
     opt = st.SGD([np.zeros(1), np.zeros(1)], nonfinite="skip",
                  overrides={"0": {"clip": st.clip.percentile()}})  # fmt: skip
     opt.step([np.ones(1), np.array([math.nan])])
-    assert opt.skipped == 1 and opt.clip_history == {repr(st.clip.percentile()): []}
+    assert opt.skipped == 1 and opt.clip_history == {}
+
+
+def test_an_interrupt_while_a_clip_was_shown_does_not_change_what_its_history_is_called():
+    """A dataclass's `repr` marks what it is in the middle of; Ctrl-C may leave the mark."""
+    clip = st.clip.percentile(50, window=4)
+    cells = [cell.cell_contents for cell in type(clip).__repr__.__closure__]
+    running = next(x for x in cells if isinstance(x, set))
+    running.add((id(clip), threading.get_ident()))
+    try:
+        assert repr(clip) == "..."
+        opt = st.SGD(np.zeros(1), clip=clip)
+        opt.step(np.array([3.0]))
+    finally:
+        running.clear()
+    assert opt.clip_history == {"percentile(q=50.0, window=4)": [3.0]}
+
+
+@pytest.mark.parametrize(
+    "clip", [st.clip.percentile(50), st.clip.previous_norm(1.0), st.clip.skip_spikes()]
+)
+def test_a_refused_step_leaves_no_history(clip):
+    opt = st.SGD(np.zeros(2), clip=clip)
+    for wrong in (np.ones(3), [np.ones(2)], np.ones(2, np.float32)):
+        with pytest.raises((TypeError, ValueError)):
+            opt.step(wrong)
+    assert opt.clip_history == opt.state_dict()["clip_history"] == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda opt: opt.load_state_dict(opt.state_dict()),
+        lambda opt: opt.add_param_group({"params": {"more": np.ones(1)}}),
+    ],
+    ids=["load_state_dict", "add_param_group"],
+)
+@pytest.mark.parametrize("where", ["lr", "clip", "skip_spikes", "l1"])
+def test_a_schedule_that_changes_the_optimizer_in_a_step_is_refused(change, where):
+    turns = []
+
+    def schedule(t):
+        if turns:
+            change(opt)
+        return 1.0
+
+    options = {
+        "lr": {"lr": schedule},
+        "clip": {"clip": st.clip.percentile(schedule)},
+        "skip_spikes": {"clip": st.clip.skip_spikes(schedule, window=1)},
+        "l1": {"regularize": st.regularize.l1(schedule)},
+    }
+    w = np.ones(2)
+    opt = st.SGD({"w": w}, **{"lr": 0.1} | options[where])
+    opt.step({"w": np.ones(2)})
+    before = w.copy(), opt.state_dict()
+    turns.append(1)
+    with pytest.raises(RuntimeError, match="or this one further up, is inside step"):
+        opt.step({"w": np.ones(2)})
+    np.testing.assert_equal((w, opt.state_dict()), before)
 
 
 def test_histories_have_the_same_name_in_every_process():

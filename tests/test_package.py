@@ -396,6 +396,40 @@ print(json.dumps([result, json.loads(os.read(reading, 1000))]))
     assert child[1] == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("rule", ["SGD", "LBFGS"])
+def test_a_fork_while_another_thread_steps_leaves_the_child_free_to_step(rule):
+    code = f"""
+import os, threading
+import numpy as np, steepest as st
+inside, go = threading.Event(), threading.Event()
+w = np.ones(2)
+closure = lambda: (float(w @ w), 2.0 * w)
+given = closure if "{rule}" == "LBFGS" else np.ones(2)
+
+def lr(t):
+    if threading.current_thread() is not threading.main_thread():
+        inside.set()
+        go.wait()
+    return 0.5
+
+opt = st.{rule}(w, lr=lr)
+thread = threading.Thread(target=opt.step, args=(given,))
+thread.start()
+inside.wait()
+child = os.fork()
+if child == 0:
+    opt.step(given)
+    os._exit(0 if opt.updates == 1 else 2)
+_, status = os.waitpid(child, 0)
+go.set()
+thread.join()
+assert opt.updates == 1
+print(status)
+"""
+    assert answer(code) == 0
+
+
 @pytest.mark.torch
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
 @pytest.mark.parametrize("order", [("torch", "steepest"), ("steepest", "torch")], ids="-".join)

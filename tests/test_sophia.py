@@ -96,7 +96,10 @@ def test_no_estimate_during_a_step():
 
     opt.param_groups[0]["betas"] = (betas, 0.9)
     opt.step(np.ones(2))
-    assert errors == ["another thread is inside update_hessian() or step() of this optimizer"]
+    assert errors == [
+        "another thread, or this one further up, is inside update_hessian() or step() of this "
+        "optimizer"
+    ]
     assert not opt.state["0"]["hessian"].any()
 
 

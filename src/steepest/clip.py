@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from steepest.regularize import Stage, UnitStage
-from steepest.values import Check, Number, Value, axis, number, whole
+from steepest.values import Check, Number, Value, axis, described, number, whole
 
 __all__ = [
     "CLIPS",
@@ -85,7 +85,7 @@ class Clip(Value):
     @property
     def key(self) -> str:
         """What its history is called: the same in every process, so without addresses."""
-        return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(self))
+        return re.sub(r" at 0x[0-9a-fA-F]+", "", described(self))
 
     def factors(self, norms: Sequence[float], history: Sequence[float], count: int) -> list[float]:
         """The factor of each of the `parts`, from its norm, the norms remembered (the last one

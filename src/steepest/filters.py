@@ -224,6 +224,17 @@ class mask(Filter):
     rank: ClassVar[int] = 3
     arrays: ClassVar[tuple[str, ...]] = ("mask",)
 
+    def __getstate__(self) -> dict[str, Any]:  # without arrays, which torch.load does not take
+        masks = self.masks and {name: (x.shape, x.tobytes()) for name, x in self.masks.items()}
+        return {"masks": masks}
+
+    def __setstate__(self, kept: Mapping[str, Any]) -> None:
+        masks = kept["masks"] and {
+            name: x if isinstance(x, np.ndarray) else np.frombuffer(x[1], bool).reshape(x[0]).copy()
+            for name, x in kept["masks"].items()
+        }
+        object.__setattr__(self, "masks", masks)
+
 
 FILTERS: dict[str, type[Filter]] = {f.__name__: f for f in (centralize, mars, grokfast, mask)}
 

@@ -28,9 +28,7 @@ Its metadata is ``format``, ``version`` (of the format), ``steepest`` (the versi
 import contextlib
 import functools
 import os
-import signal
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata as installed
 from typing import Any
@@ -42,6 +40,7 @@ from steepest.checkpoint import container, targets, values
 from steepest.checkpoint.error import CheckpointError as CheckpointError
 from steepest.optimizers import LBFGS, Optimizer
 from steepest.scratch import Scratch
+from steepest.values import Call
 
 __all__ = ["Checkpoint", "CheckpointError", "load", "read", "save"]
 
@@ -236,21 +235,17 @@ def load(path: Path, optimizer: targets.Saved, params: Any = None) -> Checkpoint
         named = targets.by_name(optimizer, params)
         targets.check(named, found.params, where)
         state_dict = _reordered(found.state_dict, optimizer, where)
-        continued = list(_continued(optimizer, state_dict["param_groups"]))
-    with _uninterrupted():
-        try:
-            optimizer.load_state_dict(state_dict)
-        except (MemoryError, OSError):
-            raise
-        except KeyError as error:
-            raise CheckpointError(f"{where} lacks {error}") from error
-        except Exception as error:  # whatever a schedule or a check says of values from the file
-            raise CheckpointError(f"{where}: {error}") from error
-        for name, x in named.items():
-            np.copyto(x, found.params[name])
-        for group, key, live, state in continued:
-            live.load_state_dict(state)
-            group[key] = live
+        copying: list[Call] = [
+            (np.ndarray.__setitem__, (x, ..., found.params[name])) for name, x in named.items()
+        ]
+    try:
+        optimizer._load(state_dict, copying)
+    except (MemoryError, OSError):
+        raise
+    except KeyError as error:
+        raise CheckpointError(f"{where} lacks {error}") from error
+    except Exception as error:  # whatever a schedule or a check says of values from the file
+        raise CheckpointError(f"{where}: {error}") from error
     return found
 
 
@@ -271,35 +266,3 @@ def _reordered(state_dict: dict[str, Any], optimizer: targets.Saved, where: str)
         raise CheckpointError(f"{where} has the parameters in other groups than the optimizer")
     ordered = [a | {"param_names": b["param_names"]} for a, b in zip(groups, live, strict=True)]
     return state_dict | {"param_groups": ordered}
-
-
-def _continued(
-    optimizer: targets.Saved, groups: list[dict[str, Any]]
-) -> Iterator[tuple[dict[str, Any], str, Any, Any]]:
-    """The optimizer's schedules that change with time, and the state of each in the file.
-
-    They stay, with that state, so that whoever holds one goes on with the one that is used. Where
-    the file has another schedule, that takes the place.
-    """
-    for group, loaded in zip(optimizer.param_groups, groups, strict=True):
-        for key, live in group.items():
-            other: Any = loaded.get(key)
-            if hasattr(live, "load_state_dict") and values.made_alike(live, other):
-                yield group, key, live, other.state_dict()
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Holds Ctrl-C back until the end, so that what is inside is done wholly or not at all."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
-    held: list[Any] = []
-    try:
-        signal.signal(signal.SIGINT, lambda *arguments: held.append(arguments))
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if held:
-            before(*held[0])

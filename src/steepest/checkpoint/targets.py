@@ -1,6 +1,6 @@
 """The arrays of a model by name: what is saved, and what is loaded into."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
@@ -8,6 +8,7 @@ from steepest import arrays
 from steepest.arrays import Array
 from steepest.checkpoint.error import CheckpointError
 from steepest.optimizers import LBFGS, Optimizer, structure
+from steepest.values import Call
 
 
 @runtime_checkable
@@ -20,7 +21,9 @@ class Parted(Protocol):
     @property
     def param_groups(self) -> list[Any]: ...
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None: ...
+    def _load(self, state_dict: Mapping[str, Any], also: Sequence[Call]) -> None:
+        """Takes over a state, and makes calls in the same moment; see ``machine.at_once``."""
+        ...
 
     def as_one(self, work: Callable[[Any], None]) -> None:
         """Calls work in one of the processes, with an optimizer that has everything; raises in all

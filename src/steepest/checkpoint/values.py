@@ -12,7 +12,6 @@ An object is made by its class, which checks the fields. Only the classes that `
 be named: a file never says what to import or call. Finite floats read back to the same bits.
 """
 
-import inspect
 import json
 import math
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from steepest import average, clip, filters, regularize, schedules
 from steepest.checkpoint import generators
 from steepest.checkpoint.container import parse
 from steepest.checkpoint.error import CheckpointError
+from steepest.values import arguments
 
 _NUMPY: dict[str, type[np.generic]] = {
     kind.__name__: kind
@@ -111,23 +111,9 @@ def _encoded_dict(x: dict[Any, Any], what: str) -> Any:
     return {"$dict": [[_encoded(key, f"a key of {what}"), y] for key, y in pairs]}
 
 
-def made_alike(x: Any, y: Any) -> bool:
-    """Whether two objects are of one class that can be stored, made with the same arguments."""
-    known = type(x) is type(y) and type(x) in classes().values()
-    return known and _arguments(x) == _arguments(y)
-
-
-def _arguments(x: Any) -> dict[str, Any]:
-    """What the object was made with, but for what is in an optimizer's state: its fields have the
-    names of its class's arguments."""
-    kept: frozenset[str] = getattr(x, "in_state", frozenset())
-    names = inspect.signature(type(x)).parameters
-    return {name: getattr(x, name) for name in names if name not in kept}
-
-
 def _parts(x: Any, what: str) -> list[Any]:
     """The arguments that make an object again and, if it changes with time, its state."""
-    parts = [{name: _encoded(y, f"{what}.{name}") for name, y in _arguments(x).items()}]
+    parts = [{name: _encoded(y, f"{what}.{name}") for name, y in arguments(x).items()}]
     if hasattr(x, "state_dict"):
         parts.append(_encoded(x.state_dict(), f"{what}.state_dict()"))
     return parts

@@ -3,6 +3,8 @@
 Compiled once, for the baseline, so that it can be imported before a level is chosen.
 """
 
+import os
+
 cdef extern from *:
     """
     #if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
@@ -46,15 +48,46 @@ def set_float_mode(unsigned long long mode):
     floatmode_set(mode)
 
 
-def alone(lock, function, argument, str what):
-    """Calls the function unless another thread, or this one further up, is inside it.
+cdef long forks = 0  # that this process came from
+
+
+def _forked():
+    global forks
+    forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+cdef class Lock:
+    """Held by one caller of ``alone`` at a time. A forked process finds it free: the thread that
+    holds it stays behind."""
+    cdef bint held
+    cdef long since
+
+
+def alone(Lock lock, function, argument, str what):
+    """Calls the function unless another thread, or this one further up, holds the lock.
 
     Compiled code is not interrupted: Ctrl-C cannot come between taking the lock and what gives it
     back.
     """
-    if not lock.acquire(False):
-        raise RuntimeError(f"another thread is inside {what}")
+    if lock.held and lock.since == forks:
+        raise RuntimeError(f"another thread, or this one further up, is inside {what}")
+    lock.held, lock.since = True, forks
     try:
         return function(argument)
     finally:
-        lock.release()
+        lock.held = False
+
+
+def at_once(list calls):
+    """Makes the calls, each (function, arguments), with nothing in between.
+
+    Signal handlers, Ctrl-C's among them, run between two lines of Python. There is none here as
+    long as the functions are Python's or NumPy's compiled ones: setattr, dict.update, list.extend,
+    ndarray.__setitem__. So what was made and checked before comes wholly or not at all.
+    """
+    for function, arguments in calls:
+        function(*arguments)

@@ -17,6 +17,7 @@ from steepest.mpi.views import Group, One
 from steepest.optimizers import Optimizer, structure
 from steepest.optimizers.live import LiveGroup
 from steepest.optimizers.state import counter
+from steepest.values import Call
 
 __all__ = ["Sharded"]
 
@@ -318,13 +319,19 @@ class Sharded:
         Raises on all ranks what the optimizer's raises, and nothing is changed. With gather=False,
         this rank's own part, for the same number of ranks.
         """
+        self._load(state_dict, [], gather)
+
+    def _load(
+        self, state_dict: Mapping[str, Any], also: Sequence[Call], gather: bool = True
+    ) -> None:
+        """``load_state_dict``, and calls that are made in the same moment."""
         with self._ranks.stepping():
             names = [group["param_names"] for group in self.optimizer.param_groups]
             loaded = [group["param_names"] for group in state_dict["param_groups"]]
             # What is not alike the optimizer itself refuses.
             if gather and state_dict["rule"] == self.rule and loaded == names:
                 state_dict = {**state_dict, "state": self._parts(state_dict)}
-            self.optimizer.load_state_dict(state_dict)
+            self.optimizer._load(state_dict, also)
 
     def _parts(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         """This rank's part of a whole state."""

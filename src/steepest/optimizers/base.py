@@ -192,6 +192,8 @@ class Optimizer(Keeping, registered=False):
         if self._preparing:
             self._prepare(plan)
         self._ready()
+        for domain in clipping.memories:  # so that the commit only replaces
+            history.setdefault(domain.key, [])
         if norms is not None or not clipping.following:
             plan.commit(workers, history, fresh, keeping=self._keeping)
             return

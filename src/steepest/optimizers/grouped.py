@@ -4,7 +4,6 @@ import copy
 import inspect
 import operator
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from steepest import arrays, decay, filters
 from steepest.arrays import Array
-from steepest.kernels import dispatch
+from steepest.kernels import dispatch, machine
 from steepest.kernels.engine import Plan
 from steepest.optimizers import structure
 from steepest.optimizers.clipping import Peers
@@ -86,7 +85,7 @@ class Grouped(Rule, registered=False):
         self._selection = self._selects(options)
         self._plan: Plan | None = None
         self._plan_kernels: dispatch.Kernels | None = None
-        self._lock = threading.Lock()
+        self._lock = machine.Lock()
         if not self._grouped:
             params = [{"params": params}]
         for group in params:
@@ -113,8 +112,13 @@ class Grouped(Rule, registered=False):
 
         Gradients are then a list with the
         gradients of each group, as if all groups had been given to the constructor; ``exclude`` and
-        ``overrides`` hold for the new parameters too. Raises what the constructor raises.
+        ``overrides`` hold for the new parameters too. Raises what the constructor raises, and
+        RuntimeError while a step is under way.
         """
+        machine.alone(self._lock, self._add, group, "step() of this optimizer")
+
+    def _add(self, group: Mapping[str, Any]) -> None:
+        """Adds a group: makes and checks all that is new, then puts it in at once."""
         if not isinstance(group, Mapping) or "params" not in group:
             raise TypeError(f'parameter group {group!r}: expected a dict with a key "params"')
         shape, names, leaves = structure.flatten(group["params"], len(self._names))
@@ -146,20 +150,29 @@ class Grouped(Rule, registered=False):
             for name, p in zip(g["param_names"], g["params"], strict=True)
         ]
         arrays.disjoint_bounds(named)
-        self._plan = None
-        self.param_groups += groups
-        self._state.update(state)
-        self._names += state
-        self._given += [len(self._shapes)] * len(groups)
-        self._order += [first + i for _, part in split for i in part]
-        self._in_order = self._order == sorted(self._order)
-        self._shapes.append(shape)
-        self._shape = (
-            structure.Node(False, list(range(len(self._shapes))), self._shapes)
-            if self._grouped or len(self._shapes) > 1
-            else shape
+        order = [*self._order, *(first + i for _, part in split for i in part)]
+        shapes = [*self._shapes, shape]
+        new = {
+            "_plan": None,
+            "_names": [*self._names, *state],
+            "_given": [*self._given, *[len(self._shapes)] * len(groups)],
+            "_order": order,
+            "_in_order": order == sorted(order),
+            "_shapes": shapes,
+            "_shape": (
+                structure.Node(False, list(range(len(shapes))), shapes)
+                if self._grouped or len(shapes) > 1
+                else shape
+            ),
+            "_groups": [*self._groups, *lives],
+        }
+        machine.at_once(
+            [
+                (list.extend, (self.param_groups, groups)),
+                (dict.update, (self._state, state)),
+                (dict.update, (self.__dict__, new)),
+            ]
         )
-        self._groups += lives
 
     def _check_keys(self, group: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> None:
         """Raises ValueError for a key of a group that the rules of its parts do not know."""

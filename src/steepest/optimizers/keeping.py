@@ -1,14 +1,14 @@
 """The state of an optimizer, out and in: state dicts, copies, pickles."""
 
 import copy
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 
 from steepest import arrays, filters
 from steepest.arrays import Array
+from steepest.kernels import machine
 from steepest.optimizers.clipping import checked_history
 from steepest.optimizers.grouped import Grouped
 from steepest.optimizers.live import LiveGroup, stage_arrays
@@ -16,7 +16,8 @@ from steepest.optimizers.numbers import packed_scalars
 from steepest.optimizers.options import GROUP_OPTIONS
 from steepest.optimizers.planned import Planned
 from steepest.optimizers.state import WatchedDict, counter
-from steepest.scratch import lies_in_file
+from steepest.scratch import Scratch, lies_in_file
+from steepest.values import Call, continued
 
 __all__ = ["Keeping"]
 
@@ -72,9 +73,27 @@ class Keeping(Planned, registered=False):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Takes over a copy of what ``state_dict`` gave; parameters are matched by name.
 
+        A schedule that changes with time, such as a plateau, stays the same object and gets the
+        state of the one in its place, unless that was made with other arguments.
+
         Raises KeyError, TypeError or ValueError, and changes nothing, if rule, names, keys, shapes
-        or dtypes differ.
+        or dtypes differ; RuntimeError while a step is under way.
         """
+        self._load(state_dict, [])
+
+    def _load(self, state_dict: Mapping[str, Any], also: Sequence[Call]) -> None:
+        """``load_state_dict``, and calls that are made in the same moment."""
+        given = state_dict, also
+        machine.alone(self._lock, self._take_over, given, "step() of this optimizer")
+
+    def _take_over(self, given: tuple[Mapping[str, Any], Sequence[Call]]) -> None:
+        state_dict, also = given
+        calls = self._taking(state_dict)
+        self._ready()
+        machine.at_once([*calls, *also])
+
+    def _taking(self, state_dict: Mapping[str, Any]) -> list[Call]:
+        """The calls that take over a state, of which all is made and checked here."""
         if state_dict["rule"] != self.rule:
             raise ValueError(f"state of rule {state_dict['rule']!r} given to {self.rule!r}")
         groups = state_dict["param_groups"]
@@ -96,36 +115,51 @@ class Keeping(Planned, registered=False):
             lives.append(live)
             self._make_room(files, [group], [live], {})
             for name, p in zip(group["param_names"], group["params"], strict=True):
-                given = state_dict["state"][name]
-                live.check_axes(p, name)
-                keys = ("step", *live.keys(p))
-                scalars = live.rule.scalars(live.h)
-                if set(given) != {*keys, *scalars}:
-                    raise ValueError(
-                        f"state of parameter {name!r} has keys {sorted(given)}; "
-                        f"expected {sorted([*keys, *scalars])}"
-                    )
-                state[name] = WatchedDict({}, self._changes)
-                state[name]["step"] = counter(np.array(given["step"]), name)
-                for key in keys[1:]:
-                    x = live.checked(np.array(arrays.unmasked(given[key], key)), p, name, key)
-                    if x.shape != p.shape or (rule.prepares and live.of_rule(key)):
-                        state[name][key] = x if files is None else files.copy(x)
-                        continue
-                    fresh_array = (arrays if files is None else files).zeros_like(p)
-                    fresh_array[...] = x
-                    state[name][key] = fresh_array
-                for key in scalars:
-                    state[name][key] = np.array(given[key])
-                packed_scalars(state[name], live, name)
-        self._ready()
-        self._plan = None
-        for group, loaded in zip(self.param_groups, fresh, strict=True):
-            group.update(loaded)
-        self._state = WatchedDict(state, self._changes)
-        self._groups, self._files = lives, files
-        self._updates, self.skipped = updates, skipped
-        self.clip_history = history
+                state[name] = self._loaded_state(state_dict["state"][name], p, name, live, files)
+        held, told = continued(self.param_groups, fresh)
+        new = {
+            "_plan": None,
+            "_state": WatchedDict(state, self._changes),
+            "_groups": lives,
+            "_files": files,
+            "_updates": updates,
+            "skipped": skipped,
+            "clip_history": history,
+        }
+        into: list[Call] = [
+            (dict.update, pair) for pair in zip(self.param_groups, held, strict=True)
+        ]
+        return [*into, *told, (dict.update, (self.__dict__, new))]
+
+    def _loaded_state(
+        self,
+        given: Mapping[str, Any],
+        p: Array,
+        name: str,
+        live: LiveGroup,
+        files: Scratch | None,
+    ) -> WatchedDict:
+        """A copy of the state that was given for a parameter, checked."""
+        live.check_axes(p, name)
+        keys = ("step", *live.keys(p))
+        scalars = live.rule.scalars(live.h)
+        if set(given) != {*keys, *scalars}:
+            raise ValueError(
+                f"state of parameter {name!r} has keys {sorted(given)}; "
+                f"expected {sorted([*keys, *scalars])}"
+            )
+        state = WatchedDict({"step": counter(np.array(given["step"]), name)}, self._changes)
+        for key in keys[1:]:
+            x = live.checked(np.array(arrays.unmasked(given[key], key)), p, name, key)
+            if x.shape != p.shape or (live.rule.prepares and live.of_rule(key)):
+                state[key] = x if files is None else files.copy(x)
+                continue
+            state[key] = (arrays if files is None else files).zeros_like(p)
+            state[key][...] = x
+        for key in scalars:
+            state[key] = np.array(given[key])
+        packed_scalars(state, live, name)
+        return state
 
     def _loaded(
         self, group: Mapping[str, Any], loaded: Mapping[str, Any]
@@ -149,7 +183,7 @@ class Keeping(Planned, registered=False):
     def __setstate__(self, kept: dict[str, Any]) -> None:
         self.__dict__.update(kept)
         self._plan = self._plan_kernels = None
-        self._lock = threading.Lock()
+        self._lock = machine.Lock()
         if self._files is not None:  # a pickle brings its arrays in memory
             brought = [at for at in self._state_arrays() if not lies_in_file(at[0][at[1]])]
             self._files.reserve([state[key].nbytes for state, key in brought])

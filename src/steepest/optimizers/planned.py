@@ -101,8 +101,6 @@ class Planned(Grouped, registered=False):
         self._clipping = Clipping(
             [(live.clip, len(group["params"]), given) for live, group, given in each]
         )
-        for domain in self._clipping.memories:  # so that a commit only replaces
-            self.clip_history.setdefault(domain.key, [])
         self._cuts, self._places = cuts, places
         self._preparing = any(live.rule.prepares for live in self._groups)
         self._join()

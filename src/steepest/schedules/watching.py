@@ -106,8 +106,9 @@ class _Watching(Schedule):
                 f"{type(self).__name__}: state = {dict(state)!r}: expected the finite numbers "
                 f"{', '.join(f.name for f in fields(State))} of a state_dict"
             )
-        whole = {name: int(x) for name, x in state.items() if name not in ("level", "best")}
-        self.__dict__["_state"] = State(**dict(state) | whole)  # type: ignore[arg-type]
+        kinds = {name: float if name in ("level", "best") else int for name in state}
+        found = {name: kind(state[name]) for name, kind in kinds.items()}
+        self.__dict__["_state"] = State(**found)  # type: ignore[arg-type]
 
     def __getstate__(self) -> dict[str, Any]:  # a copy goes its own way
         return self.__dict__ | {"_state": replace(self.state)}

@@ -179,7 +179,7 @@ class InBackward:
             inner._built()
         clipping = inner._clipping
         self._norms = (inner.last_norm, inner._last_norms)
-        self._history = dict(inner.clip_history)
+        self._history = {domain.key: [] for domain in clipping.memories} | inner.clip_history
         self._measures = bool(clipping.domains) or inner._nonfinite != "propagate"
         self._each = [0.0] * len(self._tensors)
         self._parts: dict[str, list[float]] = {d.key: [] for d in clipping.memories}
@@ -228,8 +228,9 @@ class InBackward:
         if inner._last_norms is not self._norms[1]:
             self._each[i] = inner._last_norms[i]
         for key, norms in self._parts.items():
-            known = inner.clip_history[key]
-            norms.append(known[-1] if known is not self._history[key] else np.inf)
+            known = inner.clip_history.get(key)
+            fresh = known and known is not self._history[key]
+            norms.append(known[-1] if fresh else np.inf)
 
     def _end(self) -> None:
         """After a backward pass that has not failed: the norms of all gradients together."""

@@ -12,6 +12,7 @@ from typing import Any
 from steepest.extras import require
 from steepest.optimizers.adam import warming
 from steepest.schedules import Schedule
+from steepest.schedules.watching import State
 from steepest.values import Value
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
@@ -62,8 +63,9 @@ def state_to_torch(rule: str, state: Mapping[str, Any], h: Mapping[str, Any]) ->
 
 
 def values() -> list[type[Any]]:
-    """The classes of values that may stand in a group: clips, penalties, filters, schedules."""
-    found: list[type[Any]] = []
+    """The classes of values that may stand in a group: clips, penalties, filters, schedules, and
+    what those remember that change with time."""
+    found: list[type[Any]] = [State]
     waiting: list[type[Any]] = [Value, Schedule]
     while waiting:
         more = waiting.pop().__subclasses__()

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from steepest.extras import require
+from steepest.kernels import machine
 from steepest.optimizers.state import Changes
 from steepest.torch import layout, shards, views
+from steepest.values import continued, snapshot
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
@@ -53,6 +55,7 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
         for group in self.param_groups:
             rule = self._inner._rule_of(group).rule
             packed = layout.group_to_torch(rule, group)
+            packed = {key: snapshot(x) for key, x in packed.items() if key != "params"}
             groups.append(packed | {"params": [index[p] for p in group["params"]]})
         groups[0][layout.RECORD] = {
             "updates": inner.updates,
@@ -74,7 +77,7 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
         loaded = dict(state_dict)
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             loaded = hook(self, loaded) or loaded
-        self._load(loaded)
+        machine.alone(self._inner._lock, self._load, loaded, "step() of this optimizer")
         for hook in self._optimizer_load_state_dict_post_hooks.values():
             hook(self)
 
@@ -96,6 +99,7 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
             new = layout.group_from_torch(rule.rule, found, group)
             new |= {key: group[key] for key in self.face if key in group}
             groups.append(new | {"params": group["params"]})
+        groups, told = continued(self.param_groups, groups)
         numbers = [i for group in saved for i in group["params"]]
         names = self._names(groups)
         states = self._loaded_states(
@@ -129,6 +133,7 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
         self.state = fresh
         self._inner = inner._again()
         self._stale = True
+        machine.at_once(told)
 
     def _loaded_states(
         self, loaded: Mapping[Any, Any], record: Mapping[str, Any], names: Mapping[Any, str]

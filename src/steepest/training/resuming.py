@@ -19,6 +19,7 @@ import numpy as np
 from steepest import checkpoint
 from steepest.arrays import Array
 from steepest.training.run import Progress, Run
+from steepest.values import described
 
 FORMAT = 1
 PIECE = 1 << 22  # bytes of data that are looked at together
@@ -224,7 +225,8 @@ def _words(value: Any) -> str:
         return _text(value)
     kept = [getattr(value, name) or {} for name in sorted(getattr(value, "in_state", ()))]
     arrays = b"".join(key.encode() + x.tobytes() for own in kept for key, x in sorted(own.items()))
-    return f"{value!r} {zlib.crc32(arrays):08x}" if arrays else repr(value)
+    text = described(value)
+    return f"{text} {zlib.crc32(arrays):08x}" if arrays else text
 
 
 def _trace(x: Array) -> str:
@@ -248,6 +250,6 @@ def _bytes(x: Array) -> bytes:
 
 def _text(schedule: Any) -> str:
     """A schedule in words: all of it where it is made of plain fields, else its name."""
-    if dataclasses.is_dataclass(schedule) and " at 0x" not in repr(schedule):
-        return repr(schedule)
+    if dataclasses.is_dataclass(schedule) and " at 0x" not in (text := described(schedule)):
+        return text
     return f"function {getattr(schedule, '__qualname__', type(schedule).__qualname__)}"

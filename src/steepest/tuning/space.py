@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from steepest.values import described
+
 __all__ = ["Distribution", "Space", "choice", "integer", "log_uniform", "uniform"]
 
 LABEL = 60  # characters of a label; the column of a database is short
@@ -215,7 +217,7 @@ class Space:
 
     def describe(self) -> dict[str, str]:
         """Every distribution in words, to compare with a stored one."""
-        return {name: repr(x) for name, x in self.distributions.items()}
+        return {name: described(x) for name, x in self.distributions.items()}
 
     def draw(self, seed: int, number: int) -> dict[str, Any]:
         """The candidate of that number in a random search, as stored."""

@@ -11,8 +11,7 @@ state are in other rows of memory. One assignment makes them the state at the en
 import copy
 import math
 import operator
-import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -25,6 +24,7 @@ from steepest.optimizers import keys, structure
 from steepest.optimizers.hyper import Number, settle
 from steepest.optimizers.lbfgs import vectors
 from steepest.optimizers.lbfgs.iterations import Closure, Iterations, Memory, Pair
+from steepest.values import Call, continued
 
 __all__ = ["LBFGS"]
 
@@ -111,7 +111,7 @@ class LBFGS:
         self._like = [(p.shape, p.dtype) for p in params]
         self._rows = vectors.Rows(sum(p.size for p in params), vectors.common_type(params))
         self._memory = Memory()
-        self._lock = threading.Lock()
+        self._lock = machine.Lock()
 
     def add_param_group(self, group: Mapping[str, Any]) -> NoReturn:
         """Raises ValueError: there is one group."""
@@ -240,8 +240,17 @@ class LBFGS:
         """Takes over a copy of what ``state_dict`` gave; parameters are matched by name.
 
         Raises KeyError, TypeError or ValueError, and changes nothing, if rule, names, keys, shapes
-        or dtypes differ.
+        or dtypes differ; RuntimeError while a step is under way.
         """
+        self._load(state_dict, [])
+
+    def _load(self, state_dict: Mapping[str, Any], also: Sequence[Call]) -> None:
+        """``load_state_dict``, and calls that are made in the same moment."""
+        given = state_dict, also
+        machine.alone(self._lock, self._take_over, given, "step() of this optimizer")
+
+    def _take_over(self, given: tuple[Mapping[str, Any], Sequence[Call]]) -> None:
+        state_dict, also = given
         if state_dict["rule"] != self.rule:
             raise ValueError(f"state of rule {state_dict['rule']!r} given to {self.rule!r}")
         groups = state_dict["param_groups"]
@@ -249,10 +258,13 @@ class LBFGS:
             raise ValueError("the state's groups have other parameter names than this optimizer's")
         loaded = {key: copy.deepcopy(x) for key, x in groups[0].items() if key != "params"}
         loaded |= _settled(loaded)
+        (held,), told = continued(self.param_groups, [loaded])
         self._rows.begin(self._memory.rows())
         memory = self._loaded(state_dict)
-        self.param_groups[0].update(loaded)
-        self._memory = memory
+        group = self.param_groups[0]
+        machine.at_once(
+            [(dict.update, (group, held)), (setattr, (self, "_memory", memory)), *told, *also]
+        )
 
     def _loaded(self, given: Mapping[str, Any]) -> Memory:
         """The memory of a state dict, in rows that are not those of the present one."""
@@ -318,7 +330,7 @@ class LBFGS:
         params = self.param_groups[0]["params"]
         self._rows = vectors.Rows(sum(p.size for p in params), vectors.common_type(params))
         self._memory = Memory()
-        self._lock = threading.Lock()
+        self._lock = machine.Lock()
         self.load_state_dict(saved)
 
     def __repr__(self) -> str:
