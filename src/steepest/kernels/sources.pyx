@@ -37,8 +37,10 @@ cdef extern from *:
 cdef extern from *:
     """
     #define steepest_type(x) ((PyObject *)Py_TYPE(x))
+    #define steepest_references(x) ((Py_ssize_t)Py_REFCNT(x))
     """
     PyObject *type_of "steepest_type" (object x)
+    Py_ssize_t references "steepest_references" (PyObject *x)
 
 # A tensor as DLPack 1 shows it, and its C exchange API (dlpack.h), through which tensors are looked
 # at without an object being made for it.
@@ -89,12 +91,14 @@ cdef extern from *:
 cdef enum:
     WRITEABLE = 0x0400
     ON_CPU = 1                         # DLPack's numbers
+    INTEGER = 0
     FLOATING = 2
     KNOWN_TYPES = 8
 
 cdef object NDARRAY = numpy.ndarray
 cdef object FLOAT = numpy.dtype(numpy.float32)
 cdef object DOUBLE = numpy.dtype(numpy.float64)
+cdef object LONG = numpy.dtype(numpy.int64)
 
 
 cdef bint head_is_known():
@@ -315,3 +319,43 @@ cdef int64_t *counter(object x) except NULL:
     if result == NULL:
         raise ValueError("a counter must be a 0-d int64 array")
     return result
+
+
+cpdef bint lie_as(list tensors, list arrays):
+    """Whether each tensor, of a type that was learnt, lies as the array beside it does, of float32,
+    float64 or int64 numbers."""
+    cdef Py_ssize_t i
+    cdef Tensor t
+    cdef const ArrayHead *head
+    cdef Look look
+    for i in range(len(tensors)):
+        x, array = tensors[i], arrays[i]
+        look = look_of(x)
+        if not HEAD_IS_KNOWN or look == NULL or type(array) is not NDARRAY:
+            return False
+        if look(<void *>x, &t) != 0:
+            PyErr_Clear()
+            return False
+        head = <const ArrayHead *>array
+        if (t.device.type != ON_CPU or t.dtype.lanes != 1
+                or not (t.dtype.code == FLOATING or t.dtype.code == INTEGER and t.dtype.bits == 64)
+                or t.dtype.bits < 32 or head.descr != type_like(&t)
+                or not alike(&t, head.ndim, head.shape, head.strides, t.dtype.bits == 64)
+                or not (<const char *>t.data + t.byte_offset == head.data or is_empty(&t))):
+            return False
+    return True
+
+
+cdef inline PyObject *type_like(const Tensor *t) noexcept:
+    """NumPy's type of such numbers."""
+    if t.dtype.bits == 64:
+        return <PyObject *>(DOUBLE if t.dtype.code == FLOATING else LONG)
+    return <PyObject *>FLOAT
+
+
+cpdef bint held_beside(list objects, Py_ssize_t own):
+    """Whether one of the objects has more than `own` references, this list's among them."""
+    for x in objects:
+        if references(<PyObject *>x) > own + 1:
+            return True
+    return False

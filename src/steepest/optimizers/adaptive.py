@@ -149,7 +149,7 @@ class RMSprop(Optimizer):
         names = ["square_avg"]
         if h["centered"]:
             names.append("grad_avg")
-        if h["momentum"]:
+        if callable(h["momentum"]) or h["momentum"] > 0.0:
             names.append("momentum_buffer")
         return tuple(names)
 
@@ -256,7 +256,8 @@ class Rprop(Optimizer):
         return fresh
 
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
-        self.check(h)
+        if self._checks:
+            self.check(h)
         return "rprop", (*h["etas"], *h["step_sizes"])
 
 

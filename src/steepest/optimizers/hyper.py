@@ -60,6 +60,9 @@ RANGES: dict[str, Range] = {
     "clip_threshold": (0.0, math.inf, True),
 }
 
+ANY: Range = (-math.inf, math.inf, True)
+"""The range of a number that is taken as it is, NaN too."""
+
 COUNTS = {"betas": 2, "etas": 2, "step_sizes": 2, "norm_bounds": 2}
 """How many numbers there are, for hyper-parameters of several."""
 
@@ -93,7 +96,7 @@ def _number(name: str, value: Any, allowed: Range) -> float:
         raise TypeError(
             f"{name} = {value!r}: expected a number or a schedule, a function of the step count"
         ) from None
-    if not (low <= number < high or (inclusive and number == high)):
+    if allowed is not ANY and not (low <= number < high or (inclusive and number == high)):
         end = "]" if inclusive else ")"
         raise ValueError(f"{name} = {number!r}: expected a number in [{low:g}, {high:g}{end}")
     return number

@@ -110,7 +110,8 @@ class LiveGroup:
         names = rule._hyper_names
         h = {name: rule._settle(name, x, count) for name, x in zip(names, seen, strict=True)}
         given = dict(zip(names, seen, strict=True))
-        rule.check(given)
+        if rule._checks:
+            rule.check(given)
         self._check_fixed(h)
         if not rule.may_be_moved:
             decay.check_movable(rule.rule, given)

@@ -15,7 +15,7 @@ import numpy as np
 from steepest import arrays
 from steepest.arrays import Array
 from steepest.kernels import dispatch
-from steepest.optimizers.hyper import COUNTS, RANGES, Range, settle
+from steepest.optimizers.hyper import ANY, COUNTS, RANGES, Range, settle
 
 __all__ = ["OWN", "RULES", "Rule"]
 
@@ -72,6 +72,12 @@ class Rule(ABC):
     """Hyper-parameters that may be None, or have None among their numbers."""
     _ranges: ClassVar[dict[str, Range]]
     _counts: ClassVar[dict[str, int]]
+    _any: ClassVar[dict[str, Range]]
+    """The ranges of numbers that are taken as they are."""
+    _in_range = True
+    """Whether numbers must lie in their ranges: not what stands in torch's groups later."""
+    _checks = True
+    """Whether hyper-parameters must go together, as ``check`` says."""
 
     def __init_subclass__(cls, registered: bool = True) -> None:
         cls.rule = cls.__name__.lower()
@@ -81,6 +87,7 @@ class Rule(ABC):
         if cls.needs != "element-wise" or cls.prepares or cls.own_decay:
             cls.additive = False
         cls._ranges, cls._counts = {**RANGES, **cls.ranges}, {**COUNTS, **cls.counts}
+        cls._any = dict.fromkeys(cls._ranges, ANY)
         if cls.kernels:
             dispatch.register(cls.kernels)
         if registered:
@@ -169,11 +176,13 @@ class Rule(ABC):
             raise ValueError(self._not_a_convention(value))
         if name in self.values:
             return self.values[name](name, value)
-        return settle(name, value, count, self._ranges, self._counts, self.optional)
+        ranges = self._ranges if self._in_range else self._any
+        return settle(name, value, count, ranges, self._counts, self.optional)
 
     def _settled(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         settled = {name: self._settle(name, value, None) for name, value in hyper.items()}
-        self.check(settled)
+        if self._checks:
+            self.check(settled)
         return settled
 
     def _not_a_convention(self, value: Any) -> str:

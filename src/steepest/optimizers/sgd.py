@@ -76,6 +76,8 @@ class SGD(Optimizer):
         if not h["states"]:
             return "sgd", (h["lr"],)
         rule = "nesterov" if h["nesterov"] else "momentum"
+        if h["nesterov"] and h["dampening"] != 0.0:  # in a group of torch's, later
+            raise ValueError("nesterov needs dampening = 0")
         if h["convention"] in ("keras", "paper"):
             return rule, (1.0, h["momentum"], h["lr"])
         fresh = 1.0 if t == 1 else 1.0 - h["dampening"]

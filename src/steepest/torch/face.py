@@ -28,6 +28,8 @@ def made(rule: Any, module: str) -> type[Optimizer]:
     }
     for name in rule.takes:
         members[name] = _forward(rule, name)
+    if hasattr(theirs, "share_memory"):
+        members["share_memory"] = _share_memory
     return type(rule.__name__, (Optimizer,), members)
 
 
@@ -70,3 +72,16 @@ def _forward(rule: Any, name: str) -> Any:
         "are left alone; without an argument, the parameters' ``grad``."
     )
     return forward
+
+
+def _share_memory(self: Optimizer) -> None:
+    """Moves the states, but for the counts, into memory that processes share."""
+    self._ready()
+    for p, state in self.state.items():
+        if isinstance(p, torch.Tensor):
+            for key, x in state.items():
+                if key != "step" and isinstance(x, torch.Tensor):
+                    x.share_memory_()
+
+
+_share_memory.__name__ = "share_memory"

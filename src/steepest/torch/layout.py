@@ -17,10 +17,12 @@ from steepest.values import Value
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
 __all__ = [
+    "DECOUPLED",
     "EARLY",
+    "FLAG",
     "RECORD",
+    "agree",
     "group_from_torch",
-    "group_to_torch",
     "names",
     "state_from_torch",
     "state_to_torch",
@@ -36,7 +38,10 @@ EARLY = ("adagrad",)
 _EXACT = 2**24  # counts up to this are float32 numbers
 _STEPLESS = ("sgd", "muon")
 _FOLLOWING = {"nadam": ("mu_product",), "asgd": ("eta", "mu")}
-_DECOUPLED = ("adam", "adamw", "nadam", "radam")
+DECOUPLED = ("adam", "adamw", "nadam", "radam")
+"""Rules whose groups have the flag ``decoupled_weight_decay``, which is a ``decay_mode`` here."""
+
+FLAG = "decoupled_weight_decay"
 
 
 def state_to_torch(rule: str, state: Mapping[str, Any], h: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,6 +49,8 @@ def state_to_torch(rule: str, state: Mapping[str, Any], h: Mapping[str, Any]) ->
 
     `h` are the group's hyper-parameters as numbers.
     """
+    if "step" not in state:  # nothing but what others have put there
+        return dict(state)
     t = int(state["step"])
     double = torch.get_default_dtype() == torch.float64
     dtype = torch.float64 if double else torch.float32
@@ -58,7 +65,7 @@ def state_to_torch(rule: str, state: Mapping[str, Any], h: Mapping[str, Any]) ->
         eta = lr / (1.0 + h["lambd"] * lr * t) ** h["alpha"]
         laid["eta"] = torch.tensor(eta, dtype=dtype)
         laid["mu"] = torch.tensor(1.0 / max(1.0, t - h["t0"]), dtype=dtype)
-    return laid | {key: x for key, x in state.items() if key != "step"}
+    return laid | {key: x for key, x in state.items() if key != "step" and key not in laid}
 
 
 def values() -> list[type[Any]]:
@@ -85,7 +92,7 @@ def state_from_torch(rule: str, state: Mapping[str, Any], name: str, step: int) 
         key: x for key, x in state.items() if x is not None and not (isinstance(x, dict) and not x)
     }
     found = given.pop("step", step)
-    if isinstance(found, torch.Tensor):
+    if isinstance(found, torch.Tensor) and not (found.dtype == torch.int64 and not found.dim()):
         if found.numel() != 1:
             raise ValueError(
                 f"step of parameter {name!r} has shape {tuple(found.shape)}; expected one number"
@@ -96,12 +103,22 @@ def state_from_torch(rule: str, state: Mapping[str, Any], name: str, step: int) 
     return {"step": found, **given}
 
 
-def group_to_torch(rule: str, group: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyper-parameters of a group with the keys that torch's own class asks for."""
-    laid = dict(group)
-    if rule in _DECOUPLED:
-        laid["decoupled_weight_decay"] = group["decay_mode"] == "decoupled"
-    return laid
+def agree(group: dict[str, Any], before: str | None = None) -> None:
+    """Makes a group's ``decay_mode`` and torch's flag say the same: what the flag says where it is
+    alone, or where it is another than with the mode that there was `before`."""
+    mode = group.get("decay_mode")
+    flag = group.get(FLAG)
+    if flag is not None and (mode is None or before not in (None, _mode(flag, before))):
+        mode = group["decay_mode"] = _mode(flag, mode)
+    if mode is not None:
+        group[FLAG] = mode == "decoupled"
+
+
+def _mode(flag: Any, mode: str | None) -> str:
+    """The mode that the flag says: `mode` itself if that is one of those it allows."""
+    if flag:
+        return "decoupled"
+    return "l2" if mode in (None, "decoupled") else mode
 
 
 def group_from_torch(
@@ -110,9 +127,8 @@ def group_from_torch(
     """The hyper-parameters of a loaded group: `saved`, and those of the `group` that has been here
     for what torch's own class does not know."""
     found = dict(saved)
-    decoupled = found.pop("decoupled_weight_decay", None)
-    if rule in _DECOUPLED and decoupled is not None and "decay_mode" not in found:
-        found["decay_mode"] = "decoupled" if decoupled else "l2"
+    if rule in DECOUPLED:
+        agree(found)
     return {key: x for key, x in group.items() if key not in found} | found
 
 

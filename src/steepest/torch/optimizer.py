@@ -10,7 +10,7 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from operator import is_, itemgetter
+from operator import is_, itemgetter, setitem
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,9 +19,19 @@ from steepest import arrays
 from steepest.extras import require
 from steepest.kernels import machine
 from steepest.optimizers.selection import Selection
-from steepest.optimizers.state import Changes, WatchedDict
 from steepest.torch import layout, shards, views
 from steepest.torch.saving import Saving
+from steepest.torch.states import (
+    Marks,
+    State,
+    States,
+    Unwatched,
+    adopted,
+    lent,
+    lie_as,
+    pairs,
+    peek,
+)
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
@@ -33,45 +43,6 @@ torch.serialization.add_safe_globals(layout.values())
 _OWN = ("params", "param_names")
 
 
-class _States(defaultdict[Any, Any]):
-    """The state of all parameters, which tells when one is put in or taken out."""
-
-    def __init__(self, changes: Changes) -> None:
-        super().__init__(dict)
-        self.changes = changes
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.changes.any = True
-        super().__setitem__(key, value)
-
-    def __delitem__(self, key: Any) -> None:
-        self.changes.any = True
-        super().__delitem__(key)
-
-    def clear(self) -> None:
-        self.changes.any = True
-        super().clear()
-
-    def pop(self, *arguments: Any) -> Any:
-        self.changes.any = True
-        return super().pop(*arguments)
-
-    def popitem(self) -> tuple[Any, Any]:
-        self.changes.any = True
-        return super().popitem()
-
-    def setdefault(self, key: Any, default: Any = None) -> Any:
-        self.changes.any = True
-        return super().setdefault(key, default)
-
-    def update(self, *arguments: Any, **items: Any) -> None:
-        self.changes.any = True
-        super().update(*arguments, **items)
-
-    def __reduce__(self) -> Any:
-        return defaultdict, (dict,), None, None, iter([(p, dict(x)) for p, x in self.items()])
-
-
 class _Place:
     """A group of torch's and the group inside that follows it."""
 
@@ -79,15 +50,19 @@ class _Place:
         self.group, self.inner, self.live = group, inner, live
         self.params = group["params"]
         self.names = rule._hyper_names
-        self.get = itemgetter(*self.names)
+        self.flagged = rule.rule in layout.DECOUPLED
+        self.get = itemgetter(*self.names, *([layout.FLAG] * self.flagged))
         self.seen: tuple[Any, ...] = ()
 
     def sync(self) -> None:
         """Takes over the hyper-parameters that torch's group has now."""
         values = self.get(self.group)
         if len(values) != len(self.seen) or not all(map(is_, values, self.seen)):
+            if self.flagged:
+                layout.agree(self.group, self.inner["decay_mode"])
+                values = self.get(self.group)
             self.inner.update(
-                {name: views.numbers(x) for name, x in zip(self.names, values, strict=True)}
+                {name: views.numbers(x) for name, x in zip(self.names, values, strict=False)}
             )
             self.seen = () if any(map(_changing, values)) else values
         for key in self.live.shared:
@@ -113,6 +88,9 @@ class Optimizer(Saving):
     defaults: dict[str, Any]
     _step_supports_amp_scaling = True
     """That ``torch.amp.GradScaler`` leaves unscaling and skipping to the step."""
+    _pairs: tuple[list[Any], list[Any]] | None
+    """The tensors of the state and the arrays inside that lie as they do; None if not known."""
+    _unwatched: list[Unwatched]
     _in_backward: Any = None
     """What steps the parameters in the backward pass, if something does."""
 
@@ -123,12 +101,14 @@ class Optimizer(Saving):
         face = {name: given.pop(name, usual) for name, usual in self.face.items()}
         _check_face(face)
         self._inner: Any = None
-        self._watched: Any = None
         self._zero = shards.dealer()
         if self._zero is not None:
             shards.check_given(given)
         super().__init__(params, {})
         groups, self.param_groups = self.param_groups, []
+        self._marks = Marks()
+        self.state = States(self._marks)
+        self._watched: Any = self.state
         self._begin(groups, given, face)
 
     def _begin(
@@ -146,20 +126,22 @@ class Optimizer(Saving):
             given_groups = [{"params": {"none": nothing}}]
         inner.__init__(given_groups, **{key: views.numbers(x) for key, x in given.items()})
         self.defaults = inner.defaults | face
+        if self.rule.rule in layout.DECOUPLED:
+            layout.agree(self.defaults)
         self.defaults |= {key: x for key, x in given.items() if isinstance(x, torch.Tensor)}
         parts: list[list[dict[str, Any]]] = [[] for _ in full]
         for filled, number in zip(inner.param_groups, inner._given, strict=True):
             if full:
-                parts[number].append(self._outer_group(filled, full[number], tensors))
+                parts[number].append(self._filled(filled, full[number], tensors))
         part = iter(parts)
         for group in groups:
-            self.param_groups += next(part) if group["params"] else [self._empty_group(group)]
-        self._changes = Changes()
+            self.param_groups += (
+                _own(group, next(part)) if group["params"] else [self._empty_group(group)]
+            )
         self._company = shards.found(self.param_groups, self._zero)
         if self._company is not None:
             self._company.check(inner, self.param_groups)
         self._again()
-        self._watch()
         self._expose_early()
 
     def _expose_early(self) -> None:
@@ -174,13 +156,16 @@ class Optimizer(Saving):
         """A group as our optimizers take it: numbers, and arrays by name."""
         _check_face(group)
         made = {key: views.numbers(x) for key, x in group.items() if key not in _OWN}
+        if made.get("rule", self.rule.rule) in layout.DECOUPLED:
+            layout.agree(made)
+            made.pop(layout.FLAG, None)
         made["params"] = {
             name: _parameter(p, name, self.rule)
             for name, p in zip(names, group["params"], strict=True)
         }
         return made
 
-    def _outer_group(
+    def _filled(
         self, filled: Mapping[str, Any], given: Mapping[str, Any], tensors: Mapping[str, Any]
     ) -> dict[str, Any]:
         """A group as torch's optimizers have it, of a filled one of ours."""
@@ -192,12 +177,16 @@ class Optimizer(Saving):
         made["params"] = [tensors[name] for name in filled["param_names"]]
         if "param_names" in given:
             made["param_names"] = list(filled["param_names"])
+        if made.get("rule", self.rule.rule) in layout.DECOUPLED:
+            layout.agree(made)
+        else:
+            made.pop(layout.FLAG, None)
         return made
 
-    def _empty_group(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        _check_face(group)
-        values = {key: views.numbers(x) for key, x in group.items() if key not in _OWN}
-        return self._outer_group(self._inner._filled(values, {}, [], [], []), group, {})
+    def _empty_group(self, group: dict[str, Any]) -> dict[str, Any]:
+        values = self._given_group(group, [])
+        filled = self._inner._filled(values, {}, [], [], [])
+        return _own(group, [self._filled(filled, group, {})])[0]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters, at any time; what it does not say is as in ``defaults``."""
@@ -212,20 +201,21 @@ class Optimizer(Saving):
         finally:
             self.param_groups[:] = kept
             self.defaults = defaults
+        inner = self._ready()
+        self._stale = True
+        inner._rule_of(group)
+        _judge(inner, strictly=True)
         if not group["params"]:
             self.param_groups.append(self._empty_group(group))
             return
         if self._in_backward is not None:
             self._in_backward.check_new(group)
-        inner = self._ready()
         first = len(inner.param_groups)
         names = self._names([*kept, group])[-len(group["params"]) :]
         inner.add_param_group(self._given_group(group, names))
         tensors = dict(zip(names, group["params"], strict=True))
-        self.param_groups += [
-            self._outer_group(filled, group, tensors) for filled in inner.param_groups[first:]
-        ]
-        self._stale = True
+        parts = [self._filled(filled, group, tensors) for filled in inner.param_groups[first:]]
+        self.param_groups += _own(group, parts)
         self._expose_early()
         if self._in_backward is not None:
             self._in_backward.attach()
@@ -238,16 +228,8 @@ class Optimizer(Saving):
         self._places: list[_Place] = []
         self._tensors: list[Any] = []
         self._special: list[tuple[int, Any, Any]] = []
+        self._dtypes: list[Any] = []
         self._stale = True
-
-    def _watch(self) -> None:
-        """Makes the state one that tells of changes."""
-        watched = _States(self._changes)
-        for p, state in self.state.items():
-            if isinstance(p, torch.Tensor) and isinstance(state, Mapping):
-                state = WatchedDict(state, self._changes)
-            defaultdict.__setitem__(watched, p, state)
-        self.state = self._watched = watched
 
     def _ready(self) -> Any:
         """The optimizer inside, over the parameters, groups and states as they are now."""
@@ -258,7 +240,7 @@ class Optimizer(Saving):
         if (
             self._stale
             or self.state is not self._watched
-            or self._changes.any
+            or (self._marks.any and self._changed())
             or len(tensors) != len(self._tensors)
             or not all(map(is_, tensors, self._tensors))
             or len(self._places) != sum(1 for g in groups if g["params"])
@@ -270,9 +252,34 @@ class Optimizer(Saving):
             if group["params"]:
                 place = next(places)
                 if place.group is not group:
+                    self._complete(group)
                     place.group, place.seen = group, ()
                 place.sync()
         return self._inner
+
+    def _changed(self) -> bool:
+        """Whether the state is another than the optimizer inside was made of, or lies elsewhere."""
+        marks = self._marks
+        if marks.written or any(x.changed() for x in self._unwatched):
+            return True
+        if self._pairs is None:
+            known = [pair for made in self._made for pair in made.values()]
+            self._pairs = [x for x, _ in known], [x for _, x in known]
+        if not lie_as(*self._pairs):
+            return True
+        marks.any = bool(self._unwatched) or lent(self._pairs[0])
+        return False
+
+    def _complete(self, group: dict[str, Any]) -> None:
+        """Gives a group what torch's groups always have, as in ``defaults``."""
+        flagged = group.get("rule", self.rule.rule) in layout.DECOUPLED
+        if flagged:
+            layout.agree(group)
+        for key, x in self.defaults.items():
+            if key != layout.FLAG:
+                group.setdefault(key, x)
+        if flagged:
+            layout.agree(group)
 
     def _names(self, groups: list[dict[str, Any]]) -> list[str]:
         """The names of all parameters of groups."""
@@ -285,12 +292,19 @@ class Optimizer(Saving):
 
     def _rebuild(self, tensors: list[Any]) -> None:
         """Makes the optimizer inside anew, of torch's groups and states."""
-        names = self._names(self.param_groups)
+        for place in self._places:
+            if place.flagged:
+                layout.agree(place.group, place.inner["decay_mode"])
         for group in self.param_groups:
-            for key, x in self.defaults.items():
-                group.setdefault(key, x)
-        self._watch()
-        inner, places, special = self._built(self.param_groups, names, self.state)
+            self._complete(group)
+        names = self._names(self.param_groups)
+        marks = self._marks
+        steps = dict.fromkeys(names, max(self._inner.updates, 1))
+        dtypes = [p.dtype for p in tensors]
+        same = len(tensors) == len(self._tensors) and all(map(is_, tensors, self._tensors))
+        each = zip(names, dtypes, self._dtypes if same else dtypes, strict=True)
+        retyped = frozenset(name for name, now, before in each if now != before)
+        inner, places, special = self._built(self.param_groups, names, self.state, steps, retyped)
         if not inner.updates:  # states that were put here, not loaded
             inner._updates[...] = max((int(x["step"]) for x in inner._state.values()), default=0)
         self._inner, self._places, self._special = inner, places, special
@@ -298,16 +312,44 @@ class Optimizer(Saving):
         if self._company is not None:
             self._company.check(inner, self.param_groups)
         self._tensors, self._by_index = tensors, names
-        self._made: list[dict[str, Any]] = [{} for _ in names]
+        self._watched = self.state
+        self._made = [
+            pairs(self.state.get(p), inner._state[name])
+            for name, p in zip(names, tensors, strict=True)
+        ]
+        self._pairs = None
+        self._unwatched = self._look_around()
         self._waiting: list[int] = []
         self._plan_seen: Any = None
-        self._changes.any = False
+        self._dtypes = dtypes
+        marks.any, marks.written = True, False
         self._stale = False
 
+    def _exposed(self) -> None:
+        """After something was put into the state here: that is what it has now."""
+        self._pairs = None
+        if self._unwatched:
+            self._unwatched = self._look_around()
+
+    def _look_around(self) -> list[Unwatched]:
+        """The dicts in the state, and the state itself, that do not mark changes for this one."""
+        whole = self.state
+        found = [] if getattr(whole, "marks", None) is self._marks else [Unwatched(whole)]
+        for p, x in whole.items():
+            if isinstance(p, torch.Tensor) and getattr(x, "changes", None) is not self._marks:
+                found.append(Unwatched(x))
+        return found
+
     def _built(
-        self, groups: list[dict[str, Any]], names: list[str], states: Mapping[Any, Any]
+        self,
+        groups: list[dict[str, Any]],
+        names: list[str],
+        states: Mapping[Any, Any],
+        steps: Mapping[str, int],
+        retyped: frozenset[str] = frozenset(),
     ) -> tuple[Any, list[_Place], list[tuple[int, Any, Any]]]:
-        """An optimizer for inside, of groups and states."""
+        """An optimizer for inside, of groups and states; `steps` are the counts of states that do
+        not say theirs, and those of `retyped` parameters are of another precision."""
         inner = self._inner._again()
         selection, inner._selection = inner._selection, Selection((), {})
         each = iter(names)
@@ -316,6 +358,7 @@ class Optimizer(Saving):
             given = self._given_group(group, own)
             if "convention" not in inner._rule_of(given)._hyper_names:
                 given.pop("convention", None)  # of the other groups' rule
+            _judge(inner, strictly=False)
             inner.add_param_group(given)
         special = []
         tensors = [p for group, _ in full for p in group["params"]]
@@ -332,24 +375,14 @@ class Optimizer(Saving):
             _Place(group, live, known, inner._rule_of(live))
             for (group, _), live, known in zip(full, inner.param_groups, inner._groups, strict=True)
         ]
-        count = inner.updates
         for place in places:
             for name, p in zip(place.inner["param_names"], place.group["params"], strict=True):
-                given_state = states.get(p)
-                if given_state:
+                state = states.get(p)
+                if state:
                     inner._state[name].update(
-                        self._adopted(place.live.rule.rule, given_state, name, count)
+                        adopted(place.live, p, state, name, steps[name], name in retyped)
                     )
         return inner, places, special
-
-    def _adopted(
-        self, rule: str, state: Mapping[str, Any], name: str, count: int
-    ) -> dict[str, Any]:
-        """A state of torch's as one of ours: arrays over the same memory."""
-        found = layout.state_from_torch(rule, state, name, max(count, 1))
-        return {
-            key: views.state(x, f"state {key!r} of parameter {name!r}") for key, x in found.items()
-        }
 
     def _expose(self, inner: Any) -> None:
         """Puts tensors over the state arrays into torch's state."""
@@ -357,22 +390,33 @@ class Optimizer(Saving):
         early = self.rule.rule in layout.EARLY
         for i, (name, p) in enumerate(zip(self._by_index, self._tensors, strict=True)):
             state = inner._state[name]
-            if not early and not dict.get(self.state, p) and not state["step"]:
+            if not early and not self._made[i] and not state["step"]:
                 self._waiting.append(i)
             else:
                 self._expose_one(i, p, state)
         self._plan_seen = inner._plan
 
     def _expose_one(self, i: int, p: Any, state: Mapping[str, Any]) -> None:
+        """Puts tensors over the arrays of a parameter's state into torch's state of it; those that
+        were there keep being it."""
         own = self.state.get(p)
-        if not isinstance(own, WatchedDict):
-            own = WatchedDict({}, self._changes)
-            defaultdict.__setitem__(self.state, p, own)
+        if own is None:
+            own = self.state[p] if isinstance(self.state, defaultdict) else {}
+            dict.__setitem__(self.state, p, own)
         made = self._made[i]
+        put = dict.__setitem__ if isinstance(own, State) else setitem
         for key, x in state.items():
-            if made.get(key) is not x:
-                made[key] = x
-                dict.__setitem__(own, key, views.tensor(x, p))
+            tensor, array = made.get(key) or (peek(own, key), None)
+            if array is x:
+                continue
+            fresh = views.tensor(x, p)
+            if type(tensor) is torch.Tensor and tensor.is_floating_point() == (x.dtype.kind == "f"):
+                tensor.data = fresh
+            else:
+                tensor = fresh
+                put(own, key, tensor)
+            made[key] = (tensor, x)
+        self._exposed()
 
     # The step
 
@@ -414,7 +458,14 @@ class Optimizer(Saving):
             if company is not None:
                 company.rest()
             return
-        machine.alone(inner._lock, inner._flat_step, grads, "step() of this optimizer")
+        try:
+            machine.alone(inner._lock, inner._flat_step, grads, "step() of this optimizer")
+        except (TypeError, ValueError):
+            if company is not None or [p.dtype for p in self._tensors] == self._dtypes:
+                raise
+            self._stale = True  # as by model.double(), after which torch goes on
+            self._step_all()
+            return
         views.changed([p for p, g in zip(self._tensors, grads, strict=True) if g is not None])
         for place in self._places:
             place.give_back()
@@ -511,6 +562,22 @@ class Optimizer(Saving):
     def last_norms(self) -> dict[str, float]:
         """The norm of each gradient at that step, by parameter."""
         return dict(self._inner.last_norms)
+
+
+def _own(group: dict[str, Any], parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The groups that were made of one; that itself unless it was split."""
+    if len(parts) > 1:
+        return parts
+    group.update(parts[0])
+    return [group]
+
+
+def _judge(inner: Any, strictly: bool) -> None:
+    """Makes the optimizer inside check numbers as for a constructor or, as torch does what stands
+    in its groups later, take them as they are."""
+    for rule in (inner, *inner._rules.values()):
+        rule._in_range = strictly
+        rule._checks = strictly or not hasattr(torch.optim, type(rule).__name__)
 
 
 def _changing(x: Any) -> bool:

@@ -1,13 +1,12 @@
 """The state of all torch optimizers here, out and in: state dicts, and what a pickle has."""
 
 import copy
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steepest.extras import require
-from steepest.optimizers.state import Changes
 from steepest.torch import layout, shards, views
+from steepest.torch.states import Marks, State, States, keys_of
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
@@ -17,6 +16,7 @@ __all__ = ["Saving"]
 class Saving(torch.optim.Optimizer):  # type: ignore[misc]
     """The part of an ``Optimizer`` that saves and loads."""
 
+    _inner: Any
     _zero: Any
     """The ZeroRedundancyOptimizer that it is a part of, if any."""
     _company: Any
@@ -33,7 +33,7 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
             hook(self)
         inner = self._ready()
         state: dict[Any, Any] = {}
-        groups, steps = [], {}
+        steps: dict[int, int] = {}
         index: dict[Any, int] = {}
         for group in self.param_groups:
             for p in group["params"]:
@@ -47,13 +47,12 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
                 laid = layout.state_to_torch(place.live.rule.rule, own, h)
                 if laid:
                     state[index[p]] = laid
-                if "step" not in laid:
+                if "step" in own and "step" not in laid:
                     steps[index[p]] = int(own["step"])
         state |= {key: x for key, x in self.state.items() if not isinstance(key, torch.Tensor)}
-        for group in self.param_groups:
-            rule = self._inner._rule_of(group).rule
-            packed = layout.group_to_torch(rule, group)
-            groups.append(packed | {"params": [index[p] for p in group["params"]]})
+        groups = [
+            group | {"params": [index[p] for p in group["params"]]} for group in self.param_groups
+        ]
         groups[0][layout.RECORD] = {
             "updates": inner.updates,
             "skipped": inner.skipped,
@@ -98,15 +97,16 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
             groups.append(new | {"params": group["params"]})
         numbers = [i for group in saved for i in group["params"]]
         names = self._names(groups)
-        states = self._loaded_states(
-            loaded["state"], record, dict(zip(numbers, names, strict=True))
-        )
+        names_of = dict(zip(numbers, names, strict=True))
+        states, steps = self._loaded_states(loaded["state"], record, names_of)
         tensors = [p for group in groups for p in group["params"]]
         by_tensor = {p: states[name] for p, name in zip(tensors, names, strict=True)}
-        inner, places, _ = self._built(groups, names, by_tensor)
+        inner, places, _ = self._built(groups, names, by_tensor, steps)
+        begun = {name for name in names if inner._state[name].keys() > {"step"}}
+        begun |= {name for name in names if "step" in states[name]}
         updates = record.get("updates")
         if updates is None:
-            updates = max((int(x["step"]) for x in states.values() if x), default=0)
+            updates = max((int(inner._state[name]["step"]) for name in begun), default=0)
         inner._updates[...] = updates
         inner.skipped = int(record.get("skipped", 0))
         inner.clip_history = {
@@ -114,28 +114,39 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
             for key, norms in record.get("clip_history", {}).items()
         }
         for place in places:
-            live = place.live
             for name, p in zip(place.inner["param_names"], place.group["params"], strict=True):
-                if by_tensor[p]:
-                    _check_keys(by_tensor[p], live, views.array(p, f"parameter {name!r}"), name)
+                if name in begun:
+                    _check_keys(inner._state[name], place.live, p, name)
         inner._built()
-        rest = {k: x for k, x in loaded["state"].items() if k not in set(numbers)}
-        fresh: defaultdict[Any, Any] = defaultdict(dict)
+        fresh: dict[Any, Any] = {}
         for p, name in zip(tensors, names, strict=True):
-            if by_tensor[p]:
-                fresh[p] = {key: views.tensor(x, p) for key, x in inner._state[name].items()}
-        fresh.update(rest)
-        self.param_groups[:] = groups
-        self.state = fresh
-        self._inner = inner._again()
-        self._stale = True
+            made = inner._state[name] if name in begun else {}
+            if states[name]:
+                fresh[p] = State(states[name], self._marks)
+                fresh[p].update({key: views.tensor(x, p) for key, x in made.items()})
+        fresh |= {k: x for k, x in loaded["state"].items() if k not in names_of}
+        self._assign(groups, fresh, inner._again())
+
+    def _assign(self, groups: list[dict[str, Any]], state: Mapping[Any, Any], inner: Any) -> None:
+        """Gives the groups and the state other contents: the objects stay, for whoever holds them.
+        An exception in between, as of Ctrl-C, leaves what there was."""
+        held = [self.state, *self.param_groups]
+        before, was = [dict(x) for x in held], self._inner
+        try:
+            self._stale, self._inner = True, inner
+            _fill(held, [state, *groups])
+        except BaseException:
+            self._inner = was
+            _fill(held, before)
+            raise
 
     def _loaded_states(
         self, loaded: Mapping[Any, Any], record: Mapping[str, Any], names: Mapping[Any, str]
-    ) -> dict[str, dict[str, Any]]:
-        """Copies of the loaded states by name, in our layout."""
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+        """By name: copies of the loaded states, and the counts of those that do not say theirs."""
         steps = record.get("steps", {})
         states: dict[str, dict[str, Any]] = {name: {} for name in names.values()}
+        counts = {name: steps.get(i, record.get("updates", 1)) for i, name in names.items()}
         rules = {
             name: place.live.rule.rule
             for place in self._places
@@ -144,15 +155,13 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
         for i, name in names.items():
             given = loaded.get(i)
             if given:
-                step = steps.get(i, record.get("updates", 1))
-                found = layout.state_from_torch(rules[name], given, name, step)
-                states[name] = {
-                    key: x.detach().to("cpu", copy=True) if isinstance(x, torch.Tensor) else x
-                    for key, x in found.items()
-                }
+                found = layout.state_from_torch(rules[name], given, name, counts[name])
+                if "step" not in given and i not in steps:
+                    del found["step"]
+                states[name] = {key: _copied(x) for key, x in found.items()}
             elif i in steps:
                 states[name] = {"step": steps[i]}
-        return states
+        return states, counts
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_inner": self._inner._again()}
@@ -163,18 +172,32 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
         self.defaults |= {key: x for key, x in self.face.items() if key not in self.defaults}
         self._zero = None
         self._company = shards.found(self.param_groups, None)
-        self._changes = Changes()
-        self._again()
+        self._marks = self.state.marks if isinstance(self.state, States) else Marks()
         self._watched = None
+        self._again()
 
 
 def _check_keys(state: Mapping[str, Any], live: Any, p: Any, name: str) -> None:
-    """Raises ValueError for a loaded state that lacks what the rule needs, or has more."""
-    own = {*live.rule_keys(p), *live.rule.scalars(live.h)}
-    lacking = own - state.keys()
-    unknown = state.keys() - own - {"step", *live.of_stages}
-    if (lacking and state["step"]) or unknown:
+    """Raises ValueError for a loaded state that lacks what the rule needs."""
+    keys = keys_of(live, views.array(p, f"parameter {name!r}"))
+    if state["step"] and keys - {*live.of_stages} - state.keys():
         raise ValueError(
-            f"state of parameter {name!r} has keys {sorted(state)}; "
-            f"expected {sorted({'step', *own, *live.of_stages})}"
+            f"state of parameter {name!r} has keys {sorted(state)}; expected {sorted(keys)}"
         )
+
+
+def _copied(x: Any) -> Any:
+    """A copy of an entry of a state, its tensors in main memory."""
+    if isinstance(x, torch.Tensor):
+        return x.detach().to("cpu", copy=True)
+    if isinstance(x, Mapping):
+        return {key: _copied(y) for key, y in x.items()}
+    if type(x) in (list, tuple):
+        return type(x)(map(_copied, x))
+    return copy.deepcopy(x)
+
+
+def _fill(dicts: Sequence[Any], contents: Sequence[Mapping[Any, Any]]) -> None:
+    for x, content in zip(dicts, contents, strict=True):
+        x.clear()
+        x.update(content)
