@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 
 from steepest.arrays import Array
+from steepest.values import real
 
 __all__ = [
     "GRADIENTS",
     "LOSSES",
     "absolute",
+    "check_delta",
     "cross_entropy",
     "huber",
     "logistic",
@@ -70,7 +72,7 @@ def huber(prediction: Any, target: Any, *, delta: float = 1.0) -> Any:
 
     Source: Huber 1964, "Robust estimation of a location parameter"; as torch.nn.HuberLoss.
     """
-    _check_delta(delta)
+    check_delta(delta)
     error = _error(prediction, target)
     xp = _space(error)
     size = xp.fabs(error)
@@ -281,11 +283,10 @@ def _classified(logits: Any, classes: Any) -> tuple[Any, Array]:
     return z, classes
 
 
-def _check_delta(delta: float) -> None:
-    if not 0 < delta < math.inf:
-        raise ValueError(f"delta = {delta!r}: expected a finite number > 0")
+def check_delta(delta: Any) -> None:
+    """Raises TypeError or ValueError for what is no ``delta`` of ``huber``."""
+    real("delta", _plain(delta), "a finite number > 0", lambda x: 0 < x < math.inf)
 
 
-def _check_smoothing(smoothing: float) -> None:
-    if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing = {smoothing!r}: expected a number >= 0 and < 1")
+def _check_smoothing(smoothing: Any) -> None:
+    real("smoothing", _plain(smoothing), "a number >= 0 and < 1", lambda x: 0 <= x < 1)

@@ -94,7 +94,8 @@ class MLP:
         _one_of("task", self.task, OBJECTIVES)
         _one_of("activation", self.activation, ACTIVATIONS)
         object.__setattr__(self, "sizes", tuple(self.sizes))
-        if len(self.sizes) < 2 or min(self.sizes) < 1:
+        whole = [hasattr(n, "__index__") and not isinstance(n, bool) for n in self.sizes]
+        if len(self.sizes) < 2 or not all(whole) or min(self.sizes) < 1:
             raise ValueError(
                 f"sizes = {self.sizes}: expected the numbers of inputs, of each hidden layer's "
                 "units if any, and of outputs, all at least 1"
@@ -110,6 +111,7 @@ class MLP:
                 f"sizes = {self.sizes} with objective {self.objective!r}: expected one output per "
                 "class, two or more, for 'cross_entropy', and 1 output for the others"
             )
+        losses.check_delta(self.delta)
         if self.objective != "huber" and self.delta != 1.0:
             raise ValueError(f"delta = {self.delta}: only objective 'huber' has one")
         if isinstance(self.weights, str):
