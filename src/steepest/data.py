@@ -138,6 +138,7 @@ def digits(*, seed: int = 0) -> Dataset:
     )
 
 
+@np.errstate(under="ignore")
 def table(
     path: str | Path,
     target: str,

@@ -140,7 +140,7 @@ def find_lr(
     function = value_and_grad or autograd(loss)
     stream = _stream(arrays, batch_size, seed)
     seen = _Seen(smoothing, stop_factor)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(under="ignore"):  # what vanishes does not diverge
         warnings.simplefilter("ignore", RuntimeWarning)  # overflow is what is looked for
         try:
             _, grads = function(copied, *next(stream))

@@ -32,6 +32,7 @@ def autograd(loss: Function) -> Function:
     package = require("autograd", "train", "a loss without value_and_grad")
     value_and_grad = package.value_and_grad(checked)
 
+    @np.errstate(under="ignore")  # as in the losses: autograd's part of them comes after
     def typed(params: Any, *batch: Array) -> Any:
         value, grads = value_and_grad(params, *batch)
         return value, _typed_as(params, grads)
