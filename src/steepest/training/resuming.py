@@ -215,16 +215,21 @@ def _hyper(groups: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def _words(value: Any) -> str:
-    """A hyper-parameter in words that are the same in every process."""
+    """A hyper-parameter in words: the same in every process, and without what it was not given, so
+    that a later version with more to give says the same."""
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, np.ndarray):
+        return f"array {value.dtype} {value.shape} {zlib.crc32(_bytes(value)):08x}"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_words(x)}' for key, x in sorted(value.items()))}}}"
     if isinstance(value, (tuple, list)):
         return f"({', '.join(map(_words, value))})"
-    if callable(value):
-        return _text(value)
-    kept = [getattr(value, name) or {} for name in sorted(getattr(value, "in_state", ()))]
-    arrays = b"".join(key.encode() + x.tobytes() for own in kept for key, x in sorted(own.items()))
-    return f"{value!r} {zlib.crc32(arrays):08x}" if arrays else repr(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        pairs = [(f, getattr(value, f.name)) for f in dataclasses.fields(value) if f.init]
+        given = [f"{f.name}={_words(x)}" for f, x in pairs if _words(x) != _words(f.default)]
+        return f"{type(value).__name__}({', '.join(given)})"
+    return _text(value) if callable(value) else repr(value)
 
 
 def _trace(x: Array) -> str:
@@ -248,6 +253,6 @@ def _bytes(x: Array) -> bytes:
 
 def _text(schedule: Any) -> str:
     """A schedule in words: all of it where it is made of plain fields, else its name."""
-    if dataclasses.is_dataclass(schedule) and " at 0x" not in repr(schedule):
+    if dataclasses.is_dataclass(schedule):
         return repr(schedule)
     return f"function {getattr(schedule, '__qualname__', type(schedule).__qualname__)}"
