@@ -566,7 +566,8 @@ COSINE = with_lr(schedules.cosine(0.05, steps=4))
         (with_lr(0.1, overrides={"b": {"lr": 0.2}}), with_lr(0.1, overrides={"b": {"lr": 0.3}}),
          "lr = 0.2 in group 1; this one has 0.3"),
         (with_lr(0.1), with_lr(0.1, nonfinite="skip"), "nonfinite = propagate; this one has skip"),
-        (with_lr(0.1, filter=masking(0)), with_lr(0.1, filter=masking(1)), r"filter = \(mask\(\) "),
+        (with_lr(0.1, filter=masking(0)), with_lr(0.1, filter=masking(1)),
+         r"filter = \(mask\(masks={net.w: "),
         (momentum, lambda p: st.SGD(p, lr=0.03), "momentum = 0.9 in group 0; this one has 0.0"),
     ],
 )  # fmt: skip
@@ -579,6 +580,19 @@ def test_other_hyper_parameters_are_refused(tmp_path, before, after, message) ->
     assert (other.calls, other.optimizer.updates) == (0, 0)
     again = Train(before, checkpoint=path).run(resume=True, epochs=8)
     assert len(again.history) == 8
+
+
+def test_words_of_hyper_parameters() -> None:
+    words = resuming._words
+    assert words(schedules.plateau(0.1)) == words(schedules.plateau(0.1, patience=10))
+    watching = schedules.plateau(schedules.cosine(0.1, steps=4, end=1e-3), factor=0.2)
+    watching.observe(1.0)
+    assert words(watching) == "plateau(lr=cosine(lr=0.1, steps=4, end=0.001), factor=0.2)"
+    clips = (st.clip.global_norm(1.0, p=2.0), st.clip.value(2))
+    assert words(clips) == "(global_norm(max_norm=1.0), value(limit=2.0))"
+    assert words([np.float32(0.5), None, True]) == "(0.5, None, True)"
+    assert words(masking(0)) != words(masking(1))
+    assert words(words) == "function _words"
 
 
 def test_the_noise_scale_may_not_look_back_further(tmp_path) -> None:

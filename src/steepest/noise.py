@@ -15,7 +15,11 @@ from functools import reduce
 from operator import add
 from typing import Any
 
+from steepest.values import real
+
 __all__ = ["NoiseScale"]
+
+_FINITE = "a finite number, 0 or more", lambda x: 0 <= x < math.inf
 
 
 class NoiseScale:
@@ -44,9 +48,7 @@ class NoiseScale:
     """
 
     def __init__(self, decay: float = 0.99) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay = {decay}: expected a number in [0, 1)")
-        self.decay = float(decay)
+        self.decay = real("decay", decay, "a number in [0, 1)", lambda x: 0 <= x < 1)
         self.count = 0
         self._signal = 0.0
         self._noise = 0.0
@@ -57,11 +59,11 @@ class NoiseScale:
         `small_sq` may be a mean over several gradients; where these are over different numbers of
         samples, `small` is the harmonic mean of the numbers.
         """
-        if not 0 < small < big < math.inf:
-            raise ValueError(f"small = {small}, big = {big}: expected 0 < small < big")
-        for name, value in (("small_sq", small_sq), ("big_sq", big_sq)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} = {value}: expected a finite number, 0 or more")
+        small, big = (real(name, x, *_FINITE) for name, x in (("small", small), ("big", big)))
+        small_sq = real("small_sq", small_sq, *_FINITE)
+        big_sq = real("big_sq", big_sq, *_FINITE)
+        if not 0 < small < big:
+            raise ValueError(f"small = {small:g}, big = {big:g}: expected 0 < small < big")
         signal = (big * big_sq - small * small_sq) / (big - small)
         noise = (small_sq - big_sq) / (1 / small - 1 / big)
         self._signal = self.decay * self._signal + (1 - self.decay) * signal

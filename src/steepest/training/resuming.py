@@ -216,17 +216,21 @@ def _hyper(groups: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def _words(value: Any) -> str:
-    """A hyper-parameter in words that are the same in every process."""
+    """A hyper-parameter in words: the same in every process, and without what it was not given, so
+    that a later version with more to give says the same."""
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, np.ndarray):
+        return f"array {value.dtype} {value.shape} {zlib.crc32(_bytes(value)):08x}"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_words(x)}' for key, x in sorted(value.items()))}}}"
     if isinstance(value, (tuple, list)):
         return f"({', '.join(map(_words, value))})"
-    if callable(value):
-        return _text(value)
-    kept = [getattr(value, name) or {} for name in sorted(getattr(value, "in_state", ()))]
-    arrays = b"".join(key.encode() + x.tobytes() for own in kept for key, x in sorted(own.items()))
-    text = described(value)
-    return f"{text} {zlib.crc32(arrays):08x}" if arrays else text
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        pairs = [(f, getattr(value, f.name)) for f in dataclasses.fields(value) if f.init]
+        given = [f"{f.name}={_words(x)}" for f, x in pairs if _words(x) != _words(f.default)]
+        return f"{type(value).__name__}({', '.join(given)})"
+    return _text(value) if callable(value) else repr(value)
 
 
 def _trace(x: Array) -> str:
