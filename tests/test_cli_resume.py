@@ -3,6 +3,7 @@
 import builtins
 import csv
 import errno
+import gc
 import io
 import json
 import os
@@ -252,6 +253,7 @@ def test_ctrl_c_at_any_moment(table, tmp_path, whole, capsys, n) -> None:
     expected = whole("--epochs", "3")
     capsys.readouterr()
     out = tmp_path / "parts"
+    gc.collect()  # what other tests have left may have functions that are called when it is freed
     sys.setprofile(signals_at_call(n))
     try:
         code = begin(table, out, "--epochs", "3")

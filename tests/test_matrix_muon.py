@@ -74,6 +74,7 @@ def test_muon_is_as_near_to_torch_as_bfloat16_is(shape, hyper):
     """torch iterates in bfloat16, of 8 bits: a relative error of 2⁻⁸ per product, several times
     amplified by three to five steps. A step of one ulp more or less is not what this tests."""
     torch = pytest.importorskip("torch")
+    pytest.importorskip("torch.optim._muon")
     grads = gradients(shape, 6, np.float32)
 
     def make(p):

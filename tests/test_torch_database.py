@@ -23,8 +23,6 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("expecttest")  # which the database imports
 database = pytest.importorskip("torch.testing._internal.common_optimizers", exc_type=ImportError)
 
-import torch.optim._muon as torch_muon  # noqa: E402
-
 import steepest.torch as stt  # noqa: E402
 
 ABSENT = {
@@ -187,12 +185,7 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def precise(monkeypatch):
     """torch's Muon goes by bfloat16 inside, on any dtype: here its own code in the parameter's."""
-    source = inspect.getsource(torch_muon._zeropower_via_newtonschulz)
-    assert source.count(".bfloat16()") == 1
-    scope = dict(vars(torch_muon))
-    exec(source.replace(".bfloat16()", ".clone()"), scope)
-    name = "_zeropower_via_newtonschulz"
-    monkeypatch.setattr(torch_muon, name, scope[name])
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
 
 
 @pytest.fixture
@@ -237,7 +230,7 @@ def test_the_count_of_configurations(capsys, double):
         counts = np.array([run(name, dtype)[:3] for name in HERE])
         given, ran, no = (int(x) for x in counts.sum(0))
         assert given == sum(len(configurations(name, dtype)) for name in HERE) == ran + no
-        assert given >= 253  # torch 2.13's: never fewer by mistake
+        assert given >= (253 if "Muon" in INFOS else 200)  # never fewer by mistake
         total[dtype] = f"{ran} of {given} ran and passed, {no} refused"
     absent = sum(len(configurations(name, torch.float32)) for name in ABSENT)
     with capsys.disabled():
@@ -368,7 +361,7 @@ def test_errors_are_errors_here(name, i, what):
 
 def test_the_cases_that_are_known_are_in_the_database():
     known = {(name, what) for name, _, what in cases()}
-    assert set(WORKS) <= known
+    assert {x for x in WORKS if x[0] in INFOS} <= known
     assert {what for _, what in known} >= set(OTHERWISE)
 
 

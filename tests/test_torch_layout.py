@@ -137,6 +137,7 @@ def test_adagrads_state_is_made_with_the_parameters():
     run(others, theirs, [1, 2])
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch before 2.9 has no Muon")
 def test_muon_has_torchs_layout():
     params, ours = ([torch.nn.Parameter(torch.eye(3))], None)
     ours, theirs = stt.Muon(params, lr=0.1), torch.optim.Muon([torch.nn.Parameter(torch.eye(3))])
