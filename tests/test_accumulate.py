@@ -1,8 +1,10 @@
+import copy
 import doctest
 import math
 
 import numpy as np
 import pytest
+from faults import interrupted_at, lines_of
 
 import steepest as st
 from steepest import accumulate
@@ -158,6 +160,64 @@ def test_errors_leave_the_window_as_it_was(grads, weight, error, message) -> Non
     assert accumulator.norms == [math.sqrt(12.0)]
     np.testing.assert_array_equal(mean[0], [2, 2, 2])
     assert mean[1] is None
+
+
+def window(accumulator):
+    """All that an accumulator tells, and the mean that was taken last."""
+    given = [x.tolist() for x in accumulator._buffers]
+    told = (accumulator.count, accumulator.weight, accumulator.norms, accumulator.weights)
+    return repr((told, accumulator.last_norm, accumulator._given, given))
+
+
+@pytest.mark.parametrize("wrong", ["the mean itself", "a view of it", "a mask"])
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_refused_gradient_leaves_the_mean_as_it_was(wrong, taken) -> None:
+    accumulator = Accumulator([np.zeros(3), np.zeros(3)], norms=True)
+    accumulator.add([np.full(3, 2.0), np.full(3, 3.0)], 2)
+    mean = accumulator.take() if taken else accumulator.grads
+    before = window(accumulator)
+    bad = {
+        "the mean itself": mean[1],
+        "a view of it": mean[0][::-1],
+        "a mask": np.ones(3, bool),
+    }[wrong]
+    with pytest.raises((TypeError, ValueError)):
+        accumulator.add([np.ones(3), bad])
+    assert window(accumulator) == before
+    accumulator.add([np.ones(3), None], 2)
+    np.testing.assert_array_equal(accumulator.grads[0], [1.0] * 3 if taken else [1.5] * 3)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_ctrl_c_at_any_line_leaves_the_old_or_the_new_window(taken) -> None:
+    def made():
+        accumulator = Accumulator([np.zeros(3), np.zeros(2)], norms=True)
+        accumulator.add([np.full(3, 2.0), None], 2)
+        if taken:
+            accumulator.take()
+        return accumulator
+
+    def change(accumulator):
+        accumulator.add([np.full(3, 4.0), np.full(2, 6.0)], 6)
+
+    after, fresh = made(), made()
+    change(after)
+    lines = lines_of(lambda: change(fresh))
+    assert lines > 50
+    for n in range(1, lines + 1):
+        accumulator = made()
+        assert interrupted_at(n, lambda accumulator=accumulator: change(accumulator))
+        assert window(accumulator) == window(made())
+        change(accumulator)
+        assert window(accumulator) == window(after)
+
+
+def test_an_accumulator_can_be_copied() -> None:
+    accumulator = Accumulator(np.zeros(3))
+    accumulator.add(np.ones(3))
+    other = copy.deepcopy(accumulator)
+    other.add(np.full(3, 5.0), 3)
+    assert accumulator.grads.tolist() == [1.0] * 3 and other.grads.tolist() == [4.0] * 3
 
 
 def test_params_are_checked_as_an_optimizers() -> None:

@@ -491,6 +491,54 @@ def test_a_signal_while_loading_leaves_all_old_or_all_new(file, number):
     assert seen[0] == file.before and seen[-1] == after
 
 
+# Schedules out of range
+
+FALLING = schedules.piecewise((0.1, -0.1), (3,))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"lr": FALLING},
+        {"lr": schedules.piecewise((0.1, -0.1), (1,))},
+        {"lr": schedules.exponential(1e300, 1e10)},
+        {"weight_decay": FALLING},
+        {"l1": FALLING},
+        {"clip": st.clip.norm(FALLING)},
+        {"clip": st.clip.value(FALLING)},
+        {"regularize": (st.regularize.l2(FALLING),)},
+    ],
+    ids=repr,
+)
+def test_a_run_whose_schedule_is_out_of_range_can_be_saved_and_loaded(changed, tmp_path):
+    opt = st.SGD({"w": np.ones(2)}, lr=0.1, momentum=0.9)
+    for _ in range(3):
+        opt.step({"w": np.ones(2)})
+    opt.param_groups[0].update(changed)
+    save(tmp_path / "x", opt)
+    again = st.SGD({"w": np.zeros(2)}, lr=0.1, momentum=0.9)
+    load(tmp_path / "x", again)
+    assert again.param_groups[0] == opt.param_groups[0] | {
+        "params": again.param_groups[0]["params"]
+    }
+    before = again.param_groups[0]["params"][0].copy()
+    with pytest.raises((ValueError, OverflowError), match=r"expected a number|too large"):
+        again.step({"w": np.ones(2)})
+    np.testing.assert_array_equal(again.param_groups[0]["params"][0], before)
+    again.param_groups[0].update(dict.fromkeys(changed) | {"lr": 0.1, "weight_decay": 0, "l1": 0})
+    again.param_groups[0]["regularize"] = ()
+    again.step({"w": np.ones(2)})
+    assert again.updates == 4
+
+
+def test_a_schedule_that_never_was_in_range_is_refused_before_a_file_is_written(tmp_path):
+    opt = st.SGD({"w": np.ones(2)}, lr=0.1)
+    opt.param_groups[0]["lr"] = -schedules.constant(0.1)
+    with pytest.raises(ValueError, match=r"lr = -0.1: expected a number in \[0, inf\)"):
+        save(tmp_path / "x", opt)
+    assert not list(tmp_path.iterdir())
+
+
 # Schedules that change, and further arrays
 
 

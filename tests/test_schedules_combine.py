@@ -1,5 +1,7 @@
 """Schedules made of schedules, and their operators."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,11 @@ S, T = exponential(0.3, 0.97), piecewise((0.2, -0.1), (50,))
         (S - 1, lambda t: S(t) - 1),
         (1 - S, lambda t: 1 - S(t)),
         (-S, lambda t: -S(t)),
+        (S / 2, lambda t: S(t) / 2),
+        (S / np.float32(4), lambda t: S(t) / 4),
+        (2 * (3 * (0.7 * S)), lambda t: 2 * (3 * (0.7 * S(t)))),
+        ((0.3 - S) * 3 + 0.1, lambda t: (0.3 - S(t)) * 3 + 0.1),
+        (S + S + S, lambda t: S(t) + S(t) + S(t)),
         (np.float64(2) * S, lambda t: 2 * S(t)),
         (np.float32(2) - S, lambda t: 2 - S(t)),
         (np.int64(2) + S, lambda t: 2 + S(t)),
@@ -61,14 +68,60 @@ def test_value(made, value) -> None:
 @pytest.mark.parametrize("other", [None, True, 1j, {}])
 @pytest.mark.parametrize(
     "operator",
-    [lambda a, b: a + b, lambda a, b: a - b, lambda a, b: a * b],
-    ids=["+", "-", "*"],
+    [lambda a, b: a + b, lambda a, b: a - b, lambda a, b: a * b, lambda a, b: a / b],
+    ids=["+", "-", "*", "/"],
 )
 def test_operators_refuse_what_is_no_number(operator, other) -> None:
     with pytest.raises(TypeError, match="unsupported operand"):
         operator(S, other)
     with pytest.raises(TypeError, match="unsupported operand"):
         operator(other, S)
+
+
+def test_no_schedule_is_divided_by_nor_is_a_number() -> None:
+    for wrong in (lambda: 1 / S, lambda: S / S):
+        with pytest.raises(TypeError, match="unsupported operand"):
+            wrong()
+    with pytest.raises(ZeroDivisionError):
+        S / 0
+    with pytest.raises(TypeError, match="is a schedule, whose value hangs on the number of"):
+        float(S)
+
+
+@pytest.mark.parametrize(
+    ("work", "number"),
+    [
+        (lambda x, s: x * 0.99, lambda a, b: (a * 0.99, b * 0.99)),
+        (lambda x, s: -1.001 * x, lambda a, b: (a * -1.001, b * -1.001)),
+        (lambda x, s: x + 0.01, lambda a, b: (a, b + 0.01)),
+        (lambda x, s: 0.5 - x, lambda a, b: (-a, 0.5 - b)),
+        (lambda x, s: 0.95 * (x - 0.3) + 0.3, lambda a, b: (a * 0.95, 0.95 * (b - 0.3) + 0.3)),
+        (lambda x, s: x * 0.9 + s * 0.1, lambda a, b: (a * 0.9 + 0.1, b * 0.9)),
+        (lambda x, s: x + (s - 0.25) * 0.01, lambda a, b: (a + 0.01, b - 0.0025)),
+    ],
+)
+@pytest.mark.parametrize("inside", [S, product((0.5, S), warmup=9), total((S, T)), S * T])
+def test_a_schedule_stays_as_small_as_it_was_however_often_it_is_changed(
+    work, number, inside
+) -> None:
+    """s = 0.99 s at every step, as PyTorch's schedulers do: a · s + b, and the right a and b."""
+    schedule, a, b = inside, 1.0, 0.0
+    longest = 0
+    for _ in range(400):
+        schedule = work(schedule, inside)
+        a, b = number(a, b)
+        longest = max(longest, len(repr(schedule)))
+    assert longest < 500
+    for t in (0, 7, 60):
+        # 400 roundings of a and of b.
+        scale = 400 * np.finfo(float).eps * (abs(a * inside(t)) + abs(b) + 1)
+        assert abs(schedule(t) - (a * inside(t) + b)) <= scale
+    assert pickle.loads(pickle.dumps(schedule)) == schedule
+
+
+def test_what_comes_to_nothing_finite_is_refused() -> None:
+    with pytest.raises(ValueError, match="= inf: expected a finite number"):
+        S * 1e200 * 1e200 * 1e200 * 1e200 * 1e200
 
 
 def test_a_number_that_is_not_finite_is_refused() -> None:

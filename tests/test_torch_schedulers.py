@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import io
 import math
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.optim import lr_scheduler as schedulers  # noqa: E402
 from torch.optim import swa_utils  # noqa: E402
 
 import steepest.torch as stt  # noqa: E402
+from steepest.schedules import constant  # noqa: E402
 
 STEPS = 24
 HALF = 11
@@ -264,3 +266,53 @@ def test_a_schedule_of_ours_and_a_scheduler_of_torchs():
         scheduler.step()
     assert optimizer.param_groups[0]["lr"] == 0.0125
     assert callable(optimizer.param_groups[0]["weight_decay"])
+
+
+FACTORS = {  # those that go on from the present rate, for many steps
+    "ExponentialLR": lambda o: schedulers.ExponentialLR(o, 0.99),
+    "StepLR": lambda o: schedulers.StepLR(o, 1, gamma=0.99),
+    "MultiplicativeLR": lambda o: schedulers.MultiplicativeLR(o, lambda t: 0.99),
+    "LinearLR": lambda o: schedulers.LinearLR(o, 0.1, total_iters=250),
+    "PolynomialLR": lambda o: schedulers.PolynomialLR(o, 250, power=2.0),
+    "CosineAnnealingLR": lambda o: schedulers.CosineAnnealingLR(o, 40, eta_min=0.1),
+    "CosineAnnealingLR, short": lambda o: schedulers.CosineAnnealingLR(o, 1),
+    "CosineAnnealingWarmRestarts": lambda o: schedulers.CosineAnnealingWarmRestarts(o, 7),
+    "LambdaLR": lambda o: schedulers.LambdaLR(o, lambda t: 0.99**t),
+    "SWALR": lambda o: swa_utils.SWALR(o, 0.1, anneal_epochs=250),
+    "SequentialLR": lambda o: schedulers.SequentialLR(
+        o, [schedulers.LinearLR(o, 0.1, total_iters=20), schedulers.ExponentialLR(o, 0.99)], [20]
+    ),
+    "ChainedScheduler": chained,
+}
+
+
+@pytest.mark.parametrize("make", FACTORS.values(), ids=FACTORS)
+def test_a_scheduler_multiplies_a_schedule_for_as_long_as_one_likes(make):
+    """The rate is the schedule's times what the scheduler would make of 1."""
+    p, q = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    inside = constant(1.0, warmup=100)
+    optimizer, theirs = stt.SGD([p], lr=inside), torch.optim.SGD([q], lr=1.0)
+    scheduler, control = make(optimizer), make(theirs)
+    for _ in range(300):
+        for o, s in ((optimizer, scheduler), (theirs, control)):
+            o.param_groups[0]["params"][0].grad = torch.ones(2)
+            o.step()
+            s.step()
+        lr, factor = optimizer.param_groups[0]["lr"], theirs.param_groups[0]["lr"]
+        if callable(lr):  # SWALR ends at a number
+            assert len(repr(lr)) < 500
+            lr = lr(100)
+        # A few roundings at each of 300 steps, as there.
+        assert math.isclose(lr, factor, rel_tol=1e-11, abs_tol=1e-14)
+    torch.save(optimizer.state_dict(), file := io.BytesIO())
+    file.seek(0)
+    loaded = torch.load(file)["param_groups"][0]["lr"]
+    assert loaded == optimizer.param_groups[0]["lr"]
+
+
+def test_reduce_on_plateau_over_a_schedule_says_what_to_take():
+    p = torch.nn.Parameter(torch.ones(2))
+    scheduler = schedulers.ReduceLROnPlateau(stt.SGD([p], lr=constant(0.1)), patience=0)
+    scheduler.step(1.0)
+    with pytest.raises(TypeError, match=r"constant\(lr=0.1\) is a schedule.* schedules.plateau"):
+        scheduler.step(1.0)

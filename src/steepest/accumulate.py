@@ -9,22 +9,45 @@ so the buffers hold the mean after every ``add``, and nothing is left to do at t
 """
 
 import math
+from collections.abc import Callable
 from functools import reduce
 from operator import add
 from typing import Any
 
 import numpy as np
 
-from steepest import clip
-from steepest.arrays import Array, gradient, layout, parameter, zeros_like
-from steepest.kernels import dispatch, threads
+from steepest.arrays import Array, layout, parameter, zeros_like
+from steepest.kernels import dispatch, machine, threads
 from steepest.kernels.engine import Plan
 from steepest.optimizers import structure
 from steepest.optimizers.sgd import SGD
 from steepest.optimizers.state import counters
-from steepest.values import real
+from steepest.values import Call, real
 
 __all__ = ["Accumulator"]
+
+
+class _Mean(SGD, registered=False):
+    """Gradient descent whose step is planned here and taken by its accumulator."""
+
+    def alone(self, work: Callable[[Any], None], given: Any) -> None:
+        """Calls the function, but in one thread at a time."""
+        machine.alone(self._lock, work, given, "add() of this accumulator")
+
+    def planned(self, flat: list[Any], rate: float, measured: bool) -> tuple[float | None, Call]:
+        """The norm of the gradients, if it is to be measured, and the call that takes the step."""
+        count = self._updates.item()
+        self.param_groups[0]["lr"] = rate
+        self._take_hyper(count)
+        plan = self._resolved(flat)
+        for row, (number, t, by_rows) in enumerate(plan.rows()):
+            live = self._groups[number]
+            live.program(plan, row, count, t, self._domains[number], by_rows)
+        workers = threads.workers(plan.elements())
+        norm = plan.norms(workers)[0] if measured else None
+        plan.rescale(self._climbing(1.0))
+        plan.factors(workers)
+        return norm, (plan.commit, (workers,))
 
 
 class Accumulator:
@@ -57,24 +80,25 @@ class Accumulator:
         if structure.is_groups(params):
             params = [group["params"] for group in params]
         self._shape, self._names, leaves = structure.flatten(params)
-        measured = clip.global_norm(math.inf) if norms else None
         self._buffers: list[Array] = [
             zeros_like(parameter(p, name)) for name, p in zip(self._names, leaves, strict=True)
         ]
-        self._mean = SGD(
+        self._mean = _Mean(
             dict(zip(self._names, self._buffers, strict=True)),
             lr=1.0,
             weight_decay=1.0,
             decay_mode="decoupled",
             maximize=True,
-            clip=measured,
         )
+        self._measured = norms
         self._plan: Plan | None = None
         self._given = [False] * len(leaves)
         self.norms: list[float] = []
         """The norms of the gradients since the window began, where they are measured."""
         self.weights: list[float] = []
         """The weights of the gradients since the window began."""
+        self.last_norm: float | None = None
+        """The norm of the gradients added last; None where norms are not measured."""
         self._taken = False
 
     @property
@@ -87,42 +111,38 @@ class Accumulator:
         """The sum of the weights in the window."""
         return 0.0 if self._taken else reduce(add, self.weights, 0.0)
 
-    @property
-    def last_norm(self) -> float | None:
-        """The norm of the gradients added last; None where norms are not measured."""
-        return self._mean.last_norm
-
     def add(self, grads: Any, weight: float = 1.0) -> None:
         """Takes in the gradients of one micro-batch; the first after ``take`` begins a new window.
 
         weight: finite and above 0, such as the number of samples. Raises TypeError or ValueError
-        for what does not fit; the window is then as before.
+        for what does not fit. After any exception, Ctrl-C too, the window is as before.
         """
         weight = real("weight", weight, "a finite number above 0", lambda x: 0 < x < math.inf)
-        flat = structure.take(self._shape, grads)
-        if not self.count:
-            self._begin(flat)
-        share = weight / (self.weight + weight)
-        given = [g is not None for g in flat]
-        for i, buffer in enumerate(self._buffers):
-            if flat[i] is None and self._given[i]:
-                flat[i] = np.broadcast_to(buffer.dtype.type(0), buffer.shape)
-        self._mean.param_groups[0]["lr"] = share
-        self._mean.step(dict(zip(self._names, flat, strict=True)))
-        self._given = [a or b for a, b in zip(self._given, given, strict=True)]
-        self.weights.append(weight)
-        if self.last_norm is not None:
-            self.norms.append(self.last_norm)
+        self._mean.alone(self._add, (grads, weight))
 
-    def _begin(self, flat: list[Any]) -> None:
-        """Empties the buffers. What was taken from them is kept if the gradients do not fit."""
-        for name, g, buffer in zip(self._names, flat, self._buffers, strict=True):
-            if g is not None:
-                gradient(g, buffer, name)
-        for buffer in self._buffers:
-            buffer[...] = 0  # not left to the factor 0 of the first step: 0 · NaN is NaN
-        self._given = [False] * len(self._buffers)
-        self.norms, self.weights, self._taken = [], [], False
+    def _add(self, given: tuple[Any, float]) -> None:
+        grads, weight = given
+        flat = structure.take(self._shape, grads)
+        known, weights, norms = self._given, self.weights, self.norms
+        emptied: list[Call] = []
+        if not self.count:
+            known, weights, norms = [False] * len(flat), [], []
+            # Not left to the factor 0 of the first step: 0 · NaN is NaN.
+            emptied = [(np.ndarray.__setitem__, (b, ..., 0)) for b in self._buffers]
+        now = [a or g is not None for a, g in zip(known, flat, strict=True)]
+        for i, buffer in enumerate(self._buffers):
+            if flat[i] is None and known[i]:
+                flat[i] = np.broadcast_to(buffer.dtype.type(0), buffer.shape)
+        share = weight / (reduce(add, weights, 0.0) + weight)
+        norm, step = self._mean.planned(flat, share, self._measured)
+        new = {
+            "_given": now,
+            "weights": [*weights, weight],
+            "norms": norms if norm is None else [*norms, norm],
+            "last_norm": norm,
+            "_taken": False,
+        }
+        machine.at_once([*emptied, step, (dict.update, (self.__dict__, new))])
 
     @property
     def grads(self) -> Any:

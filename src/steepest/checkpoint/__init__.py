@@ -38,7 +38,7 @@ import numpy as np
 from steepest.arrays import Array, as_array
 from steepest.checkpoint import container, targets, values
 from steepest.checkpoint.error import CheckpointError as CheckpointError
-from steepest.optimizers import LBFGS, Optimizer
+from steepest.optimizers import Optimizer
 from steepest.scratch import Scratch
 from steepest.values import Call
 
@@ -81,8 +81,9 @@ def save(
     generators. arrays: further arrays by name.
 
     Raises CheckpointError for what cannot be stored, such as a learning rate that is a function of
-    one's own; TypeError for what is no array; OSError. After any exception, Ctrl-C or a kill there
-    is the file that was there before, or the new one.
+    one's own; TypeError for what is no array; ValueError for a schedule that never was in range,
+    which could not be loaded; OSError. After any exception, Ctrl-C or a kill there is the file that
+    was there before, or the new one.
     """
     if isinstance(optimizer, targets.Parted):
         optimizer.as_one(lambda whole: save(path, whole, params, extra=extra, arrays=arrays))
@@ -90,7 +91,7 @@ def save(
     for name, given in (("extra", extra), ("arrays", arrays)):
         if given is not None and not isinstance(given, Mapping):
             raise TypeError(f"{name} is a {type(given).__name__}; expected a dict")
-    state = _lent(optimizer)
+    state = optimizer._lent() if isinstance(optimizer, Optimizer) else optimizer.state_dict()
     stored = _stored(targets.by_name(optimizer, params), state.pop("state"), arrays or {})
     metadata = {
         "format": _FORMAT,
@@ -108,13 +109,6 @@ def save(
 def _installed_version() -> str:
     """That of this package, which stands in a file of the installation: read once."""
     return installed.version("steepest")
-
-
-def _lent(optimizer: Optimizer | LBFGS) -> dict[str, Any]:
-    """The state dict, with the optimizer's own arrays: copies might be larger than memory."""
-    if isinstance(optimizer, Optimizer):
-        return optimizer._state_dict(np.asarray)
-    return optimizer.state_dict()
 
 
 def _stored(

@@ -339,7 +339,7 @@ class Sharded:
         found: dict[str, Any] = {}
         updates = int(counter(np.array(state_dict["updates"]), "all"))
         pairs = zip(optimizer.param_groups, state_dict["param_groups"], strict=True)
-        lives = [LiveGroup(*optimizer._loaded(*pair), updates) for pair in pairs]
+        lives = [LiveGroup.loaded(*optimizer._loaded(*pair), updates) for pair in pairs]
         self._check_cuts(lives)
         for group, live in zip(optimizer.param_groups, lives, strict=True):
             for name, part in zip(group["param_names"], group["params"], strict=True):

@@ -48,6 +48,16 @@ class Keeping(Planned, registered=False):
             ],
         }
 
+    def _lent(self) -> dict[str, Any]:
+        """``state_dict`` with the optimizer's own arrays: copies might be larger than memory.
+
+        Raises what loading it would raise, such as ValueError for a schedule that never was in
+        range.
+        """
+        for group in self.param_groups:
+            LiveGroup.loaded(self._rule_of(group), group, self.updates)
+        return self._state_dict(np.asarray)
+
     def _needed_state(self, given: Callable[[Any], Array]) -> dict[str, dict[str, Array]]:
         """The state that the groups, as they are now, ask for: a group that was changed
         since the last step may want other arrays than there are."""
@@ -102,14 +112,14 @@ class Keeping(Planned, registered=False):
         fresh: list[dict[str, Any]] = []
         lives: list[LiveGroup] = []
         state: dict[str, WatchedDict] = {}
-        skipped = int(state_dict.get("skipped", 0))
+        skipped = int(counter(np.array(state_dict.get("skipped", 0)), "skipped"))
         updates = counter(np.array(state_dict["updates"]), "all")
         history = checked_history(state_dict.get("clip_history", {}))
         files = None if self._files is None else self._files.new()
         for group, loaded in zip(self.param_groups, groups, strict=True):
             rule, hyper = self._loaded(group, loaded)
             extra = {key: copy.deepcopy(loaded[key]) for key in loaded if key != "params"}
-            live = LiveGroup(rule, hyper, int(updates))
+            live = LiveGroup.loaded(rule, hyper, int(updates))
             numbers = {key: live.number(key, loaded.get(key), len(fresh)) for key in live.shared}
             fresh.append(extra | hyper | numbers)
             lives.append(live)

@@ -1,9 +1,10 @@
 """What a group of parameters asks for at a step: hyper-parameters as numbers, stages, states."""
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from steepest import arrays, average, decay, filters, regularize
 from steepest.arrays import Array
@@ -86,6 +87,21 @@ class LiveGroup:
         self.stale = True
         """Whether the group has changed since the plan was built."""
         self.update(group, count)
+
+    @classmethod
+    def loaded(cls, rule: Any, group: Mapping[str, Any], count: int) -> Self:
+        """What a group asks for that was saved after `count` updates.
+
+        Where a schedule is out of range there, it is what the group asked for one update earlier,
+        or at first: the next step says so, and whoever has loaded the group may change it.
+        """
+        try:
+            return cls(rule, group, count)
+        except Exception as error:
+            for earlier in (count - 1, 0):
+                with contextlib.suppress(Exception):
+                    return cls(rule, group, max(earlier, 0))
+            raise error
 
     def update(self, group: Mapping[str, Any], count: int) -> None:
         """Evaluates and checks the group's hyper-parameters after `count` updates.

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, SupportsIndex, get_type_hints
+from typing import Annotated, Any, ClassVar, NamedTuple, SupportsIndex, get_type_hints
 
 from steepest.schedules.fields import Check, Choice, Count, Many, Range, Share
 
@@ -41,7 +41,10 @@ class Schedule(ABC):
     Schedules can be compared, hashed, copied and pickled. `repr` is the call that made one, with
     those keyword-only arguments that are not at their default; `str` adds the formula.
 
-    `2 * s`, `s + t`, `s * t`, `1 - s` and the like are schedules too.
+    `2 * s`, `s + t`, `s * t`, `1 - s`, `s / 2`, which is `s * 0.5`, and the like are schedules too.
+    Up to four operations with numbers are done one after the other, as they are written. Of more
+    on one schedule, `a * s + b` is made: so a learning rate may be multiplied at every step, as
+    PyTorch's schedulers do, and stays as small as it was.
 
     Calling one with something that is not an integer raises TypeError, with a negative integer
     ValueError, and OverflowError where the value is too large for a float.
@@ -133,29 +136,43 @@ class Schedule(ABC):
     # Arithmetic
 
     def __add__(self, other: Any) -> "Schedule":
-        return total((self, other)) if _is_part(other) else NotImplemented
+        return _short(total((self, other))) if _is_part(other) else NotImplemented
 
     def __radd__(self, other: Any) -> "Schedule":
-        return total((other, self)) if _is_part(other) else NotImplemented
+        return _short(total((other, self))) if _is_part(other) else NotImplemented
 
     def __mul__(self, other: Any) -> "Schedule":
-        return product((self, other)) if _is_part(other) else NotImplemented
+        return _short(product((self, other))) if _is_part(other) else NotImplemented
 
     def __rmul__(self, other: Any) -> "Schedule":
-        return product((other, self)) if _is_part(other) else NotImplemented
+        return _short(product((other, self))) if _is_part(other) else NotImplemented
+
+    def __truediv__(self, other: Any) -> "Schedule":
+        return self * (1.0 / other) if _is_number(other) else NotImplemented
 
     def __neg__(self) -> "Schedule":
-        return product((-1.0, self))
+        return _short(product((-1.0, self)))
 
     def __sub__(self, other: Any) -> "Schedule":
-        return total((self, -other)) if _is_part(other) else NotImplemented
+        return self + -other if _is_part(other) else NotImplemented
 
     def __rsub__(self, other: Any) -> "Schedule":
-        return total((other, -self)) if _is_part(other) else NotImplemented
+        return other + -self if _is_part(other) else NotImplemented
+
+    def __float__(self) -> float:
+        raise TypeError(
+            f"{self!r} is a schedule, whose value hangs on the number of updates t: call it with "
+            "t. What needs a number to go on from, as PyTorch's ReduceLROnPlateau does, goes with "
+            "a number in its place; a schedule that watches a metric is schedules.plateau(...)"
+        )
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, numbers.Real) and not isinstance(x, bool)
 
 
 def _is_part(x: Any) -> bool:
-    return isinstance(x, Schedule) or (isinstance(x, numbers.Real) and not isinstance(x, bool))
+    return isinstance(x, Schedule) or _is_number(x)
 
 
 @dataclass(frozen=True)
@@ -248,3 +265,50 @@ class total(Schedule):
         for part in self.parts[1:]:
             value += at(part, t)
         return value
+
+
+_KEPT = 4
+"""How many operations with numbers on a schedule are kept as they are written."""
+
+
+class _Line(NamedTuple):
+    """What a number or a schedule is: factor · schedule + offset, by so many operations."""
+
+    factor: float
+    schedule: Schedule | None
+    offset: float
+    operations: int
+
+
+def _line(x: "float | Schedule") -> _Line:
+    if not isinstance(x, Schedule):
+        return _Line(0.0, None, x, 0)
+    itself = _Line(1.0, x, 0.0, 0)
+    if not isinstance(x, (product, total)) or x.warmup:
+        return itself
+    lines = [_line(part) for part in x.parts]
+    found = [line.schedule for line in lines if line.schedule is not None]
+    operations = len(lines) - 1 + sum(line.operations for line in lines)
+    if isinstance(x, product):
+        if len(found) != 1:
+            return itself
+        factor = math.prod(line.offset for line in lines if line.schedule is None)
+        own = next(line for line in lines if line.schedule is not None)
+        return _Line(factor * own.factor, own.schedule, factor * own.offset, operations)
+    if not found or any(schedule != found[0] for schedule in found):
+        return itself
+    return _Line(
+        math.fsum(line.factor for line in lines),
+        found[0],
+        math.fsum(line.offset for line in lines),
+        operations,
+    )
+
+
+def _short(made: Schedule) -> Schedule:
+    """The schedule, or an equal one if it has come about by many operations on one."""
+    factor, schedule, offset, operations = _line(made)
+    if operations <= _KEPT or schedule is None:
+        return made
+    scaled = schedule if factor == 1.0 else product((factor, schedule))
+    return total((scaled, offset)) if offset else scaled
