@@ -5,9 +5,11 @@ new rule is covered before anyone writes a line; ``VARIANTS`` adds the flags tha
 """
 
 import inspect
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
+import pytest
 
 import steepest as st
 from steepest.kernels import dispatch, threads
@@ -18,6 +20,23 @@ from steepest.testing import same_bits as same_bits
 
 LEVELS = dispatch.available()
 DTYPES = (np.float32, np.float64)
+
+
+def brief(values: Iterable[Any], kept: Collection[Any]) -> list[Any]:
+    """For parametrize: the values that are not kept run only where CI adds exhaustive tests.
+
+    For axes that many tests repeat, where one of them runs all values every time: the levels in
+    test_exactness.py's fifty steps, the rules in test_convergence.py.
+    """
+    return [x if x in kept else pytest.param(x, marks=pytest.mark.exhaustive) for x in values]
+
+
+BEST = LEVELS[-1:]
+EACH_LEVEL = brief(LEVELS, BEST)
+SETS_OF_LEVELS = brief([x for x in (LEVELS[:-1], BEST) if x], [BEST])
+"""For a test that loops over levels: the lesser ones, and the best of this machine."""
+
+A_RULE_OF_EACH_KIND = tuple({cls.needs: rule for rule, cls in RULES.items()}.values())
 
 _ODD: dict[str, Any] = {
     "lr": 0.0137,

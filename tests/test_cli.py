@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import A_RULE_OF_EACH_KIND, brief
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import steepest as st
@@ -74,7 +75,7 @@ def test_digits(tmp_path, capsys) -> None:
     assert config["results"]["validation"]["loss"] == float(best["val_loss"])
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", brief(RULES, A_RULE_OF_EACH_KIND))
 def test_every_rule_trains_the_digits(tmp_path, rule) -> None:
     out = tmp_path / rule
     arguments = ["--optimizer", rule, "--epochs", "15", "--quiet", "--out", str(out)]

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from cases import DTYPES, LEVELS, reference_hyper, same_bits, use_threads
+from cases import DTYPES, LEVELS, brief, reference_hyper, same_bits, use_threads
 from faults import interrupted_at
 
 import steepest as st
@@ -200,6 +200,8 @@ def test_adaptive_clipping_equals_optax(shape):
     np.testing.assert_allclose(p - w, expected, rtol=1e-4, atol=1e-6)  # p - (p - g) cancels
 
 
+CLIPPED_AT = list(zip(LEVELS, (3, 1, 2), strict=False))
+
 # Large enough together for several threads.
 SHAPES = (
     (), (3,), (0, 5), (4, 0), (1, 9), (9, 1), (70, 130), (5, 3, 7), (2, 5000), (4100, 2), (301, 31)
@@ -224,26 +226,27 @@ def laid_out(x, kind):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("axis", [0, -1, 1, None])
 @pytest.mark.parametrize("kind", ["C", "F", "reversed", "strided"])
-def test_adaptive_clipping_equals_the_reference(dtype, axis, kind):
+@pytest.mark.parametrize("at", brief(CLIPPED_AT, CLIPPED_AT[-1:]), ids=lambda at: at[0])
+def test_adaptive_clipping_equals_the_reference(dtype, axis, kind, at):
+    level, threads = at
     rng = np.random.default_rng(3)
     shapes = [s for s in SHAPES if axis is None or len(s) < 2 or axis < len(s)]
     start = [rng.standard_normal(s).astype(dtype) * 10.0 ** rng.integers(-5, 3) for s in shapes]
     grads = [[np.asarray(rng.standard_normal(s), dtype) for s in shapes] for _ in range(3)]
-    for level, threads in zip(LEVELS, (3, 1, 2), strict=False):
-        dispatch.use(level)
-        use_threads(threads)
-        params = [laid_out(x.astype(dtype), kind) for x in start]
-        twins = [p.copy() for p in params]
-        clip = (st.clip.adaptive(0.2, eps=1e-2, axis=axis), st.clip.value(0.5))
-        opt = st.Adam(params, lr=0.1, clip=clip, maximize=True)
-        states = [{k: x.copy() for k, x in s.items()} for s in opt.state.values()]
-        hyper = reference_hyper(opt)
-        for t, gs in enumerate(grads, 1):
-            opt.step([laid_out(g, kind) if t > 1 else g for g in gs])
-            for p, g, state in zip(twins, gs, states, strict=True):
-                reference.step("adam", p, g, state, t, **hyper)
-        for p, twin in zip(params, twins, strict=True):
-            same_bits(p, twin, f"{p.shape} {level} {threads}")
+    dispatch.use(level)
+    use_threads(threads)
+    params = [laid_out(x.astype(dtype), kind) for x in start]
+    twins = [p.copy() for p in params]
+    clip = (st.clip.adaptive(0.2, eps=1e-2, axis=axis), st.clip.value(0.5))
+    opt = st.Adam(params, lr=0.1, clip=clip, maximize=True)
+    states = [{k: x.copy() for k, x in s.items()} for s in opt.state.values()]
+    hyper = reference_hyper(opt)
+    for t, gs in enumerate(grads, 1):
+        opt.step([laid_out(g, kind) if t > 1 else g for g in gs])
+        for p, g, state in zip(twins, gs, states, strict=True):
+            reference.step("adam", p, g, state, t, **hyper)
+    for p, twin in zip(params, twins, strict=True):
+        same_bits(p, twin, f"{p.shape} {level} {threads}")
 
 
 def test_adaptive_clipping_outside_the_range_of_squares():

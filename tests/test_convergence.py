@@ -10,24 +10,19 @@ from steepest.optimizers import RULES
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_descends_rosenbrock(rule):
     """At one of a few rates; the start is 24.2."""
-    found = [
-        convergence.rosenbrock(rule, st.schedules.cosine(lr, steps=500), 500)
-        for lr in (0.003, 0.03, 0.3, 1.0, 3.0)
-    ]
-    assert min(found) < 4.0
+    assert any(
+        convergence.rosenbrock(rule, st.schedules.cosine(lr, steps=500), 500) < 4.0
+        for lr in (0.3, 0.03, 0.003, 1.0, 3.0)
+    )
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_learns_digits(rule):
     """From 2.4, the loss of guessing, in three epochs at one of a few rates."""
     steps = 3 * 19
-    found = [
-        convergence.digits(rule, st.schedules.cosine(lr, steps=steps), 3)
-        for lr in (0.003, 0.03, 0.3, 1.0, 300.0)
-    ]
-    if min(found) >= 0.8:  # those that find their rate need longer, at the rate they have
-        found.append(convergence.digits(rule, None, 8))
-    assert min(found) < 0.8
+    tried = [(st.schedules.cosine(lr, steps=steps), 3) for lr in (0.03, 0.003, 0.3, 1.0, 300.0)]
+    tried.append((None, 8))  # those that find their rate need longer, at the rate they have
+    assert any(convergence.digits(rule, lr, epochs) < 0.8 for lr, epochs in tried)
 
 
 def test_the_table(tmp_path):

@@ -3,7 +3,16 @@
 from typing import Any
 
 import pytest
-from cases import CONFIGURATIONS, DTYPES, LEVELS, label, use_threads
+from cases import (
+    CONFIGURATIONS,
+    DTYPES,
+    EACH_LEVEL,
+    LEVELS,
+    SETS_OF_LEVELS,
+    brief,
+    label,
+    use_threads,
+)  # fmt: skip
 
 import steepest as st
 from steepest import decay
@@ -43,7 +52,7 @@ def test_every_product_of_the_axes(rule, arguments, dtype, level, threads, draw)
 
 
 @pytest.mark.parametrize(("rule", "arguments"), CONFIGURATIONS, ids=label)
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", EACH_LEVEL)
 @pytest.mark.parametrize("draw", [wide, special], ids=lambda f: f.__name__)
 def test_special_values(rule, arguments, level, draw):
     dispatch.use(level)
@@ -53,8 +62,9 @@ def test_special_values(rule, arguments, level, draw):
 
 @pytest.mark.parametrize(("rule", "arguments"), CONFIGURATIONS, ids=label)
 @pytest.mark.parametrize("dtype", DTYPES, ids=label)
-def test_the_tail_of_every_vector_width(rule, arguments, dtype):
-    for level in LEVELS:
+@pytest.mark.parametrize("levels", SETS_OF_LEVELS, ids="+".join)
+def test_the_tail_of_every_vector_width(rule, arguments, dtype, levels):
+    for level in levels:
         dispatch.use(level)
         run(rule, arguments, dtype, tuple(range(70)), 2, normal)
 
@@ -104,9 +114,10 @@ def fitting(rule: str, arguments: dict[str, Any], options: dict[str, Any]) -> di
 
 @pytest.mark.parametrize(("rule", "arguments"), CONFIGURATIONS, ids=label)
 @pytest.mark.parametrize("options", STAGES, ids="+".join)
-def test_stages_around_every_rule(rule, arguments, options):
+@pytest.mark.parametrize("levels", SETS_OF_LEVELS, ids="+".join)
+def test_stages_around_every_rule(rule, arguments, options, levels):
     options = fitting(rule, arguments, options)
-    for level in LEVELS:
+    for level in levels:
         dispatch.use(level)
         for dtype in DTYPES:
             for draw in (normal, special):
@@ -131,7 +142,7 @@ LARGE = (
 
 @pytest.mark.parametrize(("rule", "arguments"), SHAPED, ids=label)
 @pytest.mark.parametrize("dtype", DTYPES, ids=label)
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", EACH_LEVEL)
 def test_shapes(rule, arguments, dtype, level):
     """In four layouts, which change from step to step for gradients."""
     dispatch.use(level)
@@ -144,7 +155,7 @@ def test_shapes(rule, arguments, dtype, level):
 
 @pytest.mark.parametrize(("rule", "arguments"), SHAPED, ids=label)
 @pytest.mark.parametrize("dtype", DTYPES, ids=label)
-@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("threads", brief([1, 2, 5], [5]))
 def test_large_shapes(rule, arguments, dtype, threads):
     use_threads(threads)
     run(rule, arguments, dtype, LARGE, 2, normal, layouts=4)
@@ -152,9 +163,10 @@ def test_large_shapes(rule, arguments, dtype, threads):
 
 @pytest.mark.parametrize(("rule", "arguments"), BY_ROWS, ids=label)
 @pytest.mark.parametrize("options", STAGES, ids="+".join)
-def test_stages_around_shapes(rule, arguments, options):
+@pytest.mark.parametrize("levels", SETS_OF_LEVELS, ids="+".join)
+def test_stages_around_shapes(rule, arguments, options, levels):
     options = fitting(rule, arguments, options)
-    for level in LEVELS:
+    for level in levels:
         dispatch.use(level)
         for dtype in DTYPES:
             run(rule, options, dtype, ((7,), (20, 30), (3, 4, 5)), 4, normal, layouts=4)
