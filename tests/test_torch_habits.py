@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 
 import steepest.torch as stt  # noqa: E402
 from steepest.torch import optimizer as module_of_optimizers  # noqa: E402
+from steepest.torch import saving  # noqa: E402
 
 BOTH = (stt, torch.optim)
 NUMBERS = {
@@ -415,3 +416,152 @@ def test_every_method_of_torchs_classes_is_there():
     for name in STATES:
         theirs = {x for x in dir(getattr(torch.optim, name)) if not x.startswith("_")}
         assert theirs <= set(dir(getattr(stt, name))), name
+
+
+# What others keep in a state
+
+
+@pytest.mark.parametrize("when", ["before the first step", "after steps"])
+@pytest.mark.parametrize("name", ["SGD", "Adam", "Adagrad"])
+def test_what_others_put_into_a_state_is_carried(name, when):
+    """Before its first step torch's Adam takes a state that is not empty for one that has begun."""
+    found = []
+    for module in BOTH:
+        params, optimizer = made(module, name, **STATES[name])
+        late = when == "after steps" or (module is torch.optim and name == "Adam")
+        more = {
+            "slow": torch.full((3, 2), 2.0), "single": torch.ones(5, dtype=torch.float32),
+            "count": 3, "none": None, "deep": {"x": [torch.ones(1), 2]},
+        }  # fmt: skip
+        if not late:
+            optimizer.state[params[0]].update(more)
+        step(params, optimizer, range(2))
+        if late:
+            optimizer.state[params[0]].update(more)
+        step(params, optimizer, range(2, 4))
+        assert all(optimizer.state[params[0]][key] is x for key, x in more.items())
+        file = io.BytesIO()
+        torch.save(optimizer.state_dict(), file)
+        others, other = made(module, name)
+        other.load_state_dict(torch.load(io.BytesIO(file.getvalue())))
+        own = other.state[others[0]]
+        assert torch.equal(own["slow"], more["slow"]) and own["slow"] is not more["slow"]
+        assert own["single"].tolist() == [1.0] * 5 and own["count"] == 3
+        assert own["deep"]["x"][0].tolist() == [1.0]
+        step(others, other, range(4, 6))
+        saved = other.state_dict()["state"][0]
+        assert more.keys() - {"none"} <= saved.keys()
+        found.append((params, others))
+    assert_close(*found)
+
+
+def test_a_state_of_others_alone_is_one_that_has_not_begun():
+    """schedulefree's wrapper keeps z there before the first step, timm's Lookahead a slow copy."""
+    params, ours = made(stt, "Adam", lr=0.1)
+    same, plain = made(stt, "Adam", lr=0.1)
+    ours.state[params[0]]["kept"] = torch.ones(3, 2)
+    assert set(ours.state_dict()["state"][0]) == {"kept"}
+    others, loaded = made(stt, "Adam", lr=0.1)
+    loaded.load_state_dict(ours.state_dict())
+    assert set(loaded.state[others[0]]) == {"kept"} and loaded.updates == 0
+    for ps, optimizer in ((params, ours), (same, plain), (others, loaded)):
+        step(ps, optimizer, range(3))
+        assert optimizer.state[ps[0]]["step"] == 3 == optimizer.updates
+    assert_close(params, same)
+    assert_close(others, same)
+    with pytest.raises(ValueError, match="state of parameter '0' has keys"):
+        loaded.load_state_dict({
+            **ours.state_dict(), "state": {0: {"step": 3, "kept": torch.ones(1)}},
+        })  # fmt: skip
+
+
+def test_a_wrapper_that_keeps_its_copy_in_the_state_resumes():
+    """As Lookahead of timm does it."""
+    found = []
+    for module in BOTH:
+        params, optimizer = made(module, "AdamW", lr=0.1)
+
+        def run(params, optimizer, seeds):
+            for seed in seeds:
+                step(params, optimizer, [seed])
+                if seed % 2:
+                    with torch.no_grad():
+                        for p in params:
+                            state = optimizer.state[p]
+                            if "slow" not in state:
+                                state["slow"] = torch.empty_like(p).copy_(p)
+                            state["slow"].add_(p - state["slow"], alpha=0.5)
+                            p.copy_(state["slow"])
+
+        run(params, optimizer, range(4))
+        others, other = made(module, "AdamW")
+        with torch.no_grad():
+            for p, q in zip(params, others, strict=True):
+                q.copy_(p)
+        other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        run(params, optimizer, range(4, 8))
+        run(others, other, range(4, 8))
+        assert_close(params, others)
+        found.append(params)
+    assert_close(*found)
+
+
+def test_who_holds_state_and_groups_hears_of_a_load():
+    """As SAM of pytorch_optimizer does it: torch's base class loads, and hands the result over."""
+    found = []
+    for module in BOTH:
+        params, base = made(module, "AdamW", lr=0.1)
+        holder = torch.optim.SGD(params, lr=0.1)
+        holder.param_groups, holder.state = base.param_groups, base.state
+        step(params, base, range(3))
+        saved = copy.deepcopy(holder.state_dict())
+        assert set(saved["state"][0]) >= {"step", "exp_avg", "exp_avg_sq"}
+        others, other = made(module, "AdamW")
+        with torch.no_grad():
+            for p, q in zip(params, others, strict=True):
+                q.copy_(p)
+        outer = torch.optim.SGD(others, lr=0.1)
+        outer.load_state_dict(saved)
+        other.param_groups, other.state = outer.param_groups, outer.state
+        step(params, base, range(3, 6))
+        step(others, other, range(3, 6))
+        assert outer.state is other.state
+        assert outer.state[others[0]]["exp_avg"] is other.state_dict()["state"][0]["exp_avg"]
+        assert_close(params, others)
+        found.append(params)
+    assert_close(*found)
+
+
+def test_a_load_leaves_the_objects_that_others_hold():
+    params, ours = made(stt, "Adam", lr=0.1)
+    step(params, ours, range(2))
+    saved = copy.deepcopy(ours.state_dict())
+    step(params, ours, range(2, 4))
+    whole, groups, group = ours.state, ours.param_groups, ours.param_groups[0]
+    group["lr"] = 0.7
+    ours.load_state_dict(saved)
+    assert ours.state is whole and ours.param_groups is groups and groups[0] is group
+    assert group["lr"] == 0.1 and whole[params[0]]["step"] == 2
+    assert torch.equal(whole[params[0]]["exp_avg"], saved["state"][0]["exp_avg"])
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_load_that_is_interrupted_changes_nothing(at, monkeypatch):
+    params, ours = made(stt, "Adam", lr=0.1)
+    step(params, ours, range(2))
+    saved = copy.deepcopy(ours.state_dict())
+    step(params, ours, range(2, 4))
+    before = copy.deepcopy((ours.state_dict(), params))
+    fill = saving._fill
+
+    def interrupted(dicts, contents):
+        monkeypatch.undo()
+        fill(dicts[:at], contents[:at])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(saving, "_fill", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ours.load_state_dict(saved)
+    assert str((ours.state_dict(), params)) == str(before)
+    step(params, ours, [4])
+    assert ours.updates == 5
