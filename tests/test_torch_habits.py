@@ -58,7 +58,9 @@ def made(module, name, dtype=torch.float64, **hyper):
         torch.nn.Parameter(torch.randn(shape, generator=draw, dtype=dtype))
         for shape in ((3, 2), (4,))
     ]
-    return params, getattr(module, name)(params, foreach=False, **hyper)
+    if hasattr(torch.optim, name):
+        hyper["foreach"] = False
+    return params, getattr(module, name)(params, **hyper)
 
 
 def step(params, optimizer, seeds):
@@ -565,3 +567,166 @@ def test_a_load_that_is_interrupted_changes_nothing(at, monkeypatch):
     assert str((ours.state_dict(), params)) == str(before)
     step(params, ours, [4])
     assert ours.updates == 5
+
+
+# Groups
+
+
+def test_the_groups_that_are_given_are_the_groups():
+    found = []
+    for module in BOTH:
+        (a, b), _ = made(module, "SGD", lr=0.1)
+        given = [{"params": [a], "lr": 0.5, "tag": "first"}, {"params": iter([b])}]
+        optimizer = module.SGD(given, lr=0.1)
+        c = torch.nn.Parameter(torch.ones(2))
+        later, empty = {"params": c, "lr": 0.2}, {"params": [], "lr": 0.3}
+        optimizer.add_param_group(later)
+        optimizer.add_param_group(empty)
+        groups = [*given, later, empty]
+        assert all(x is y for x, y in zip(optimizer.param_groups, groups, strict=True))
+        assert given[1]["lr"] == 0.1 and given[0]["tag"] == "first" and later["params"][0] is c
+        step([a, b, c], optimizer, range(2))
+        given[0]["lr"], later["momentum"] = 0.05, 0.9
+        step([a, b, c], optimizer, range(2, 5))
+        empty["params"].append(torch.nn.Parameter(torch.ones(1)))
+        step([a, b, c, *empty["params"]], optimizer, [5])
+        found.append([a, b, c, *empty["params"]])
+    assert_close(*found)
+
+
+def test_a_wrapper_gives_its_own_groups():
+    """As SAM of pytorch_optimizer does it: with keys of its own in them."""
+    for module in BOTH:
+        params = [torch.nn.Parameter(torch.ones(2))]
+        outer = torch.optim.SGD(params, lr=0.1)
+        outer.param_groups[0]["rho"] = 0.05
+        inner = module.AdamW(outer.param_groups, lr=0.2)
+        assert inner.param_groups[0] is outer.param_groups[0]
+        outer.param_groups[0]["lr"] = 1.0
+        step(params, inner, [0])
+        assert (params[0] - 1.0).abs().min() > 0.9
+        assert inner.state_dict()["param_groups"][0]["rho"] == 0.05
+
+
+def test_a_group_that_is_split_stays_as_it_was_given():
+    a, b = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))
+    given = {"params": [("a", a), ("b", b)], "lr": 0.5}
+    optimizer = stt.AdamW([given], exclude="b")
+    assert [g["param_names"] for g in optimizer.param_groups] == [["a"], ["b"]]
+    assert given["params"] == [a, b] and given["lr"] == 0.5
+    assert not any(g is given for g in optimizer.param_groups)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "NAdam", "RAdam"])
+def test_torchs_flag_of_decoupled_decay_is_there_and_heard(name):
+    key, found = "decoupled_weight_decay", []
+    for module in BOTH:
+        (a, b), plain = made(module, name, weight_decay=0.5)
+        assert key in plain.defaults and plain.defaults[key] is (name == "AdamW")
+        assert plain.param_groups[0][key] is plain.state_dict()["param_groups"][0][key]
+        given = [{"params": [a], key: name != "AdamW"}, {"params": [b]}]
+        optimizer = getattr(module, name)(given, lr=0.1, weight_decay=0.5, foreach=False)
+        step([a, b], optimizer, range(2))
+        optimizer.param_groups[1][key] = name != "AdamW"
+        step([a, b], optimizer, [2])
+        optimizer.param_groups[0][key] = name == "AdamW"
+        optimizer.state[a]["mine"] = 1  # makes the optimizer inside anew
+        step([a, b], optimizer, range(3, 5))
+        flags = [g[key] for g in optimizer.param_groups]
+        found.append(([a, b], flags, optimizer.state_dict()))
+    assert_close(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1] == [name == "AdamW", name != "AdamW"]
+    assert [g["decay_mode"] == "decoupled" for g in found[0][2]["param_groups"]] == found[0][1]
+    for _, _, saved in found:
+        other = getattr(stt, name)([{"params": [p]} for p in found[0][0]])
+        other.load_state_dict(saved)
+        assert [g[key] for g in other.param_groups] == found[0][1]
+        assert [g["decay_mode"] == "decoupled" for g in other.param_groups] == found[0][1]
+
+
+def test_the_flag_and_our_mode_say_the_same():
+    (a, b), optimizer = made(stt, "Adam", weight_decay=0.5)
+    group = optimizer.param_groups[0]
+    for mode in ("decoupled", "palm", "l2"):
+        group["decay_mode"] = mode
+        step([a, b], optimizer, [0])
+        assert group["decoupled_weight_decay"] is (mode == "decoupled")
+    group["decoupled_weight_decay"] = True
+    optimizer.add_param_group({"params": torch.nn.Parameter(torch.ones(1)), "decay_mode": "palm"})
+    assert group["decay_mode"] == "decoupled"
+    assert optimizer.param_groups[1]["decoupled_weight_decay"] is False
+    for where in (stt.Adam, optimizer.add_param_group):
+        wrong = {"params": [torch.nn.Parameter(torch.ones(1))], "decay_mode": "palm"}
+        wrong["decoupled_weight_decay"] = True
+        with pytest.raises(ValueError, match="decoupled_weight_decay = True and decay_mode"):
+            where([wrong] if where is stt.Adam else wrong)
+    mixed = stt.Adam([{"params": [torch.nn.Parameter(torch.ones(1))], "rule": "lamb"}])
+    assert "decoupled_weight_decay" not in mixed.param_groups[0]
+
+
+# Precision
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "Adagrad"])
+def test_a_model_that_becomes_double_is_gone_on_with(name):
+    """torch's Adam refuses it, for its running means would have to be of the same precision."""
+    found = []
+    for module in BOTH:
+        params, optimizer = made(module, name, torch.float32, **STATES[name])
+        step(params, optimizer, range(3))
+        held = [x for x in optimizer.state[params[0]].values() if isinstance(x, torch.Tensor)]
+        for p in params:
+            p.data = p.data.double()
+            p.grad = None
+        if name == "SGD" or module is stt:
+            step(params, optimizer, range(3, 6))
+        if module is stt:
+            own = optimizer.state[params[0]]
+            assert all(x.dtype in (torch.float64, torch.int64) for x in own.values())
+            assert list(own.values())[-1] is held[-1]
+        for p in params:
+            p.data = p.data.float()
+            p.grad = None
+        step(params, optimizer, range(6, 8))
+        assert params[0].dtype == torch.float32
+        found.append(params)
+    if name == "SGD":
+        torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
+
+
+# Schedule-free
+
+
+@pytest.mark.parametrize(("name", "hyper"), [
+    ("ScheduleFreeSGD", {"lr": 0.5, "momentum": 0.8}),
+    ("ScheduleFreeAdamW", {"lr": 0.1, "betas": (0.8, 0.99)}),
+])  # fmt: skip
+def test_schedule_free_parameters_are_put_and_put_back(name, hyper):
+    """As in the package schedulefree, which begins in evaluation, so that train() does nothing."""
+    params, optimizer = made(stt, name, **hyper)
+    same, plain = made(stt, name, **hyper)
+    optimizer.train()
+    for t in range(3):
+        step(params, optimizer, [2 * t, 2 * t + 1])
+        step(same, plain, [2 * t, 2 * t + 1])
+        averages = optimizer.averaged()
+        optimizer.eval()
+        optimizer.eval()
+        assert_close(params, list(averages.values()))
+        assert_close(list(optimizer.averaged().values()), list(averages.values()))
+        with pytest.raises(RuntimeError, match="call train"):
+            optimizer.step()
+        for p in params:
+            p.grad = None
+        loss = params[0].sum()
+        with stt.step_in_backward(optimizer), pytest.raises(RuntimeError, match="call train"):
+            loss.backward()
+        params[0].grad = None
+        saved = copy.deepcopy(optimizer.state_dict())
+        assert saved["param_groups"][0]["train_mode"] is False
+        params = [torch.nn.Parameter(p.detach().clone()) for p in params]
+        optimizer = getattr(stt, name)(params)
+        optimizer.load_state_dict(saved)
+        optimizer.train()
+        assert_close(params, same)
+    assert not hasattr(stt.AdamW, "eval")

@@ -157,6 +157,7 @@ class Optimizer(Saving):
         _check_face(group)
         made = {key: views.numbers(x) for key, x in group.items() if key not in _OWN}
         if made.get("rule", self.rule.rule) in layout.DECOUPLED:
+            layout.check(made)
             layout.agree(made)
             made.pop(layout.FLAG, None)
         made["params"] = {
@@ -473,6 +474,9 @@ class Optimizer(Saving):
             self._waiting and any(grads[i] is not None for i in self._waiting)
         ):
             self._expose(inner)
+
+    def _check_mode(self) -> None:
+        """Raises RuntimeError where the parameters are not those of training."""
 
     def _skips(self, inner: Any) -> bool:
         """Whether a ``torch.amp.GradScaler`` has found that the step must not be done."""
