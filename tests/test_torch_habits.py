@@ -730,3 +730,35 @@ def test_schedule_free_parameters_are_put_and_put_back(name, hyper):
         optimizer.train()
         assert_close(params, same)
     assert not hasattr(stt.AdamW, "eval")
+
+
+# torch.compile
+
+
+@pytest.mark.parametrize("backend", [
+    "eager", pytest.param("inductor", marks=pytest.mark.exhaustive),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_programs_step_without_being_compiled_here(backend):
+    found = []
+    for compiled in (True, False):
+        params, optimizer = made(stt, "Adam", lr=0.1)
+        wrap = torch.compile if compiled else lambda f, **_: f
+        single = wrap(optimizer.step, backend=backend)
+        for p in params:
+            p.grad = torch.ones_like(p)
+        single()
+        single()
+
+        def train(x, params=params, optimizer=optimizer):
+            optimizer.zero_grad()
+            loss = (params[0] * x).square().sum() + params[1].sum()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        whole = wrap(train, backend=backend)
+        losses = [whole(torch.full((3, 2), 2.0)).detach() for _ in range(3)]
+        assert optimizer.updates == 5
+        found.append((params, losses))
+    assert_close(*found)

@@ -20,7 +20,7 @@ from steepest.extras import require
 from steepest.kernels import machine
 from steepest.optimizers.selection import Selection
 from steepest.torch import layout, shards, views
-from steepest.torch.saving import Saving
+from steepest.torch.saving import Saving, leave_uncompiled
 from steepest.torch.states import (
     Marks,
     State,
@@ -105,6 +105,7 @@ class Optimizer(Saving):
         if self._zero is not None:
             shards.check_given(given)
         super().__init__(params, {})
+        leave_uncompiled()
         groups, self.param_groups = self.param_groups, []
         self._marks = Marks()
         self.state = States(self._marks)
