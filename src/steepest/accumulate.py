@@ -15,7 +15,7 @@ import numpy as np
 
 from steepest import clip
 from steepest.arrays import Array, gradient, layout, parameter, zeros_like
-from steepest.kernels import dispatch, threads
+from steepest.kernels import dispatch, machine, threads
 from steepest.kernels.engine import Plan
 from steepest.optimizers import structure
 from steepest.optimizers.sgd import SGD
@@ -89,6 +89,7 @@ class Accumulator:
         """The norm of the gradients added last; None where norms are not measured."""
         return self._mean.last_norm
 
+    @machine.in_default_mode
     def add(self, grads: Any, weight: float = 1.0) -> None:
         """Takes in the gradients of one micro-batch; the first after ``take`` begins a new window.
 
@@ -142,6 +143,7 @@ class Accumulator:
         self._taken = True
         return grads
 
+    @machine.in_default_mode
     def norm(self) -> float:
         """The Euclidean norm of the mean of the window, also just after ``take``: one sweep."""
         if self._plan is None:

@@ -1,6 +1,9 @@
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 def runs(level: str) -> bool: ...
 def float_mode() -> int: ...
@@ -8,3 +11,6 @@ def set_float_mode(mode: int) -> None: ...
 def alone(
     lock: threading.Lock, function: Callable[[Any], Any], argument: Any, what: str
 ) -> Any: ...
+def in_default_mode(
+    function: Callable[_Arguments, _Result],
+) -> Callable[_Arguments, _Result]: ...

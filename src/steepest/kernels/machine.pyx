@@ -24,7 +24,11 @@ cdef extern from *:
     int steepest_runs_v3() nogil
     int steepest_runs_v4() nogil
 
-from steepest.kernels.floatmode cimport floatmode_get, floatmode_set
+import functools
+
+from steepest.kernels.floatmode cimport (
+    floatmode_enter, floatmode_get, floatmode_leave, floatmode_set,
+)
 
 
 def runs(str level):
@@ -47,14 +51,30 @@ def set_float_mode(unsigned long long mode):
 
 
 def alone(lock, function, argument, str what):
-    """Calls the function unless another thread, or this one further up, is inside it.
+    """Calls the function, in the default floating-point mode, unless another thread, or this one
+    further up, is inside it.
 
     Compiled code is not interrupted: Ctrl-C cannot come between taking the lock and what gives it
     back.
     """
+    cdef unsigned long long mode
     if not lock.acquire(False):
         raise RuntimeError(f"another thread is inside {what}")
+    mode = floatmode_enter()
     try:
         return function(argument)
     finally:
+        floatmode_leave(mode)
         lock.release()
+
+
+def in_default_mode(function):
+    """The function, but it runs in the default floating-point mode and puts the caller's back."""
+    @functools.wraps(function)
+    def settled(*arguments, **keywords):
+        cdef unsigned long long mode = floatmode_enter()
+        try:
+            return function(*arguments, **keywords)
+        finally:
+            floatmode_leave(mode)
+    return settled
