@@ -22,6 +22,7 @@ from steepest.optimizers.selection import Selection
 from steepest.optimizers.state import Changes, WatchedDict
 from steepest.torch import layout, shards, views
 from steepest.torch.saving import Saving
+from steepest.torch.uncompiled import uncompiled
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
@@ -128,6 +129,7 @@ class Optimizer(Saving):
         if self._zero is not None:
             shards.check_given(given)
         super().__init__(params, {})
+        uncompiled(self._step_all.__code__)
         groups, self.param_groups = self.param_groups, []
         self._begin(groups, given, face)
 

@@ -8,6 +8,7 @@ from typing import Any
 from steepest.extras import require
 from steepest.optimizers.state import Changes
 from steepest.torch import layout, shards, views
+from steepest.torch.uncompiled import uncompiled
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
@@ -21,6 +22,8 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
     """The ZeroRedundancyOptimizer that it is a part of, if any."""
     _company: Any
     """Those who step other parts of the parameters, if any; see ``shards``."""
+    _step_all: Any
+    """What steps all parameters."""
 
     def state_dict(self) -> dict[str, Any]:
         """What torch's own class would give: ``{"state", "param_groups"}``, with its keys, shapes
@@ -159,6 +162,7 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        uncompiled(self._step_all.__code__)
         self.defaults.pop("differentiable", None)
         self.defaults |= {key: x for key, x in self.face.items() if key not in self.defaults}
         self._zero = None
