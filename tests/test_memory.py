@@ -82,12 +82,12 @@ def test_a_number_does_not_lie_in_a_gradient():
 
 
 def test_a_parameter_that_was_resized_in_place_is_looked_at_anew():
-    p = np.ones(1000)
+    p = np.ones(12)
     opt = st.SGD(p, lr=0.5)
-    opt.step(np.ones(1000))
-    p.resize(10, refcheck=False)
-    with pytest.raises(ValueError, match=r"has shape \(1000,\); expected the parameter's \(10,\)"):
-        opt.step(np.ones(1000))
+    opt.step(np.ones(12))
+    p.resize(10, refcheck=False)  # so few that it stays where it is
+    with pytest.raises(ValueError, match=r"has shape \(12,\); expected the parameter's \(10,\)"):
+        opt.step(np.ones(12))
     opt.step(np.ones(10))
     np.testing.assert_array_equal(p, np.zeros(10))
 
@@ -225,7 +225,7 @@ def test_a_subclass_that_lies_is_not_believed(warm):
     opt = st.SGD(p, lr=1.0)
     if warm:
         opt.step(np.zeros(3))
-    opt.step(lying([1.0, 2.0, 3.0]))
+    opt.step(np.repeat([1.0, 2.0, 3.0], 2)[::2].view(Lying))
     np.testing.assert_array_equal(p, [-1.0, -2.0, -3.0])
 
 
@@ -239,10 +239,10 @@ def test_a_subclass_that_lies_is_stepped_as_what_it_is():
 
 
 def test_a_state_that_lies_is_stepped_as_what_it_is():
-    opt = st.SGD({"w": np.zeros(3)}, lr=1.0, momentum=0.5)
-    opt.state["w"]["momentum_buffer"] = lying([1.0, 2.0])
-    with pytest.raises(ValueError, match=r"is float64 of shape \(2,\); expected float64 of shape"):
-        opt.step({"w": np.ones(3)})
+    opt = st.SGD({"w": np.zeros(2)}, lr=1.0, momentum=0.5)
+    opt.state["w"]["momentum_buffer"] = lying([1.0])
+    with pytest.raises(ValueError, match=r"is float64 of shape \(1,\); expected float64 of shape"):
+        opt.step({"w": np.ones(2)})
 
 
 MASKED = np.ma.array([1.0, 2.0, 3.0], mask=[0, 1, 0])

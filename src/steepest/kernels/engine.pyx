@@ -14,7 +14,8 @@ sums are those of one parameter each. One that goes by rows and columns tallies 
 `replace` says what else the commit copies. Once `commit` has its scratch memory it cannot fail: it
 allocates nothing and calls no Python until the counters have advanced with the parameters.
 
-Every thread works in the default floating-point mode and puts its own mode back.
+Every thread works in the default floating-point mode and puts its own mode back; the thread that
+steps is in it for the whole of the step (see `machine.alone`).
 """
 from cpython.buffer cimport (
     PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
@@ -33,7 +34,7 @@ from steepest.kernels.contract cimport (
     SURVEYS, SURVEY_DOUBLE, SURVEY_FLOAT, TABLE_DOUBLE, TABLE_FLOAT, Operand, larger,
     measure_double, measure_float, real, settle_function,
 )
-from steepest.kernels.floatmode cimport floatmode_default, floatmode_get, floatmode_set
+from steepest.kernels.floatmode cimport floatmode_enter, floatmode_leave
 from steepest.kernels.sources cimport (
     Source, address, counter, held, reach, same, same_axes, still_as, still_at,
 )
@@ -1114,13 +1115,12 @@ cdef class Plan:
 
     cdef void share(self, int what, int worker, int team) noexcept nogil:
         """Does a worker's contiguous share of all elements."""
-        cdef unsigned long long mode = floatmode_get()
+        cdef unsigned long long mode = floatmode_enter()
         cdef char *scratch = self.scratch + <size_t>worker * SCRATCH
         cdef Py_ssize_t i, start, last, last_stop, stop
         cdef Entry *e
         self.boundary(worker, team, &i, &start)
         self.boundary(worker + 1, team, &last, &last_stop)
-        floatmode_set(floatmode_default)
         while i < self.high and i <= last:
             e = &self.entries[self.active[i]]
             stop = min(e.size, last_stop) if i == last else e.size
@@ -1130,7 +1130,7 @@ cdef class Plan:
                 self.work(what, i, e, start, stop, <float *>scratch)
             i += 1
             start = 0
-        floatmode_set(mode)
+        floatmode_leave(mode)
 
     cdef void work(self, int what, Py_ssize_t i, Entry *e, Py_ssize_t start, Py_ssize_t stop,
                    real *scratch) noexcept nogil:

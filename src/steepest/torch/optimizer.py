@@ -21,7 +21,7 @@ from steepest.kernels import machine
 from steepest.optimizers.keys import check_borrowed
 from steepest.optimizers.selection import Selection
 from steepest.torch import layout, shards, views
-from steepest.torch.saving import Saving, leave_uncompiled
+from steepest.torch.saving import Saving
 from steepest.torch.states import (
     Marks,
     State,
@@ -33,6 +33,7 @@ from steepest.torch.states import (
     pairs,
     peek,
 )
+from steepest.torch.uncompiled import uncompiled
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
@@ -106,7 +107,7 @@ class Optimizer(Saving):
         if self._zero is not None:
             shards.check_given(given)
         super().__init__(params, {})
-        leave_uncompiled()
+        uncompiled(self._step_all.__code__)
         groups, self.param_groups = self.param_groups, []
         self._marks = Marks()
         self.state = States(self._marks)
@@ -502,7 +503,7 @@ class Optimizer(Saving):
         number = 1.0 if scale is None else float(scale)
         if not 0.0 < number < math.inf:
             raise ValueError(f"grad_scale = {number!r}: expected a number above 0")
-        inner._unscale = 1.0 / number
+        inner._unscale = number if number == 1.0 else _inverse(number)
 
     def _forward(self, name: str, tensors: Any) -> None:
         """Calls a method of the optimizer inside that takes arrays as ``step`` takes gradients."""
@@ -586,6 +587,11 @@ def _judge(inner: Any, strictly: bool) -> None:
     for rule in (inner, *inner._rules.values()):
         rule._in_range = strictly
         rule._checks = strictly or not hasattr(torch.optim, type(rule).__name__)
+
+
+@machine.in_default_mode
+def _inverse(x: float) -> float:
+    return 1.0 / x
 
 
 def _changing(x: Any) -> bool:

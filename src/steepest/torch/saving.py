@@ -1,8 +1,6 @@
 """The state of all torch optimizers here, out and in: state dicts, and what a pickle has."""
 
 import copy
-import functools
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,11 +8,12 @@ from steepest.extras import require
 from steepest.kernels import machine
 from steepest.torch import layout, shards, views
 from steepest.torch.states import Marks, State, States, keys_of
+from steepest.torch.uncompiled import uncompiled
 from steepest.values import Call, continued, snapshot
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
-__all__ = ["Saving", "leave_uncompiled"]
+__all__ = ["Saving"]
 
 
 class Saving(torch.optim.Optimizer):  # type: ignore[misc]
@@ -25,6 +24,8 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
     """The ZeroRedundancyOptimizer that it is a part of, if any."""
     _company: Any
     """Those who step other parts of the parameters, if any; see ``shards``."""
+    _step_all: Any
+    """What steps all parameters."""
 
     def state_dict(self) -> dict[str, Any]:
         """What torch's own class would give: ``{"state", "param_groups"}``, with its keys, shapes
@@ -183,7 +184,7 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        leave_uncompiled()
+        uncompiled(self._step_all.__code__)
         self.defaults.pop("differentiable", None)
         self.defaults |= {key: x for key, x in self.face.items() if key not in self.defaults}
         self._zero = None
@@ -191,13 +192,6 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
         self._marks = self.state.marks if isinstance(self.state, States) else Marks()
         self._watched = None
         self._again()
-
-
-@functools.cache
-def leave_uncompiled() -> None:
-    """Has ``torch.compile`` run this package as it is, between the parts that it compiles."""
-    dynamo = importlib.import_module("torch._dynamo")  # as the constructor of torch's class does
-    dynamo.trace_rules.add(__name__.partition(".")[0])
 
 
 def _check_keys(state: Mapping[str, Any], live: Any, p: Any, name: str) -> None:
