@@ -1,6 +1,9 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -72,6 +75,17 @@ def test_means_over_seeds(tmp_path, capsys) -> None:
     shown = capsys.readouterr().out
     assert f" {mean:.5f} " in shown
     assert "runs       1 combination of optimizer and learning rate, 3 seeds\n" in shown
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdin"), reason="this system has no /dev/stdin")
+def test_a_pipe_is_read_once_for_all_seeds(tmp_path) -> None:
+    rows = "".join(f"{i % 7},{i % 5},{i % 7 - i % 5 + 0.5}\n" for i in range(40))
+    words = ["compare", "/dev/stdin", "--target", "y", *QUICK, "--optimizers", "sgd"]
+    done = subprocess.run(
+        [sys.executable, "-m", "steepest.cli", *words, "--seeds", "0,1", "--out", tmp_path / "out"],
+        input=f"a,b,y\n{rows}", capture_output=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_default_rates_and_a_table_of_numbers(tmp_path, capsys) -> None:

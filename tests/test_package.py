@@ -101,6 +101,7 @@ FLOORS = [
     "accumulate",
     "noise",
     "data",
+    "tables",
     "models",
     "losses",
     "initializers",

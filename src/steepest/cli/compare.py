@@ -16,7 +16,7 @@ from steepest.cli import arguments as options
 from steepest.cli import folders, pictures, runs, syntax
 from steepest.cli.folders import CONFIG
 from steepest.cli.runs import Run
-from steepest.cli.settings import Settings, load
+from steepest.cli.settings import Settings, load_each
 from steepest.data import Dataset
 from steepest.extras import require
 from steepest.information import info
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     pictures.ready("steepest compare")
     base = Settings(**Settings.given(vars(arguments)))
     optimizers = list(dict.fromkeys(syntax.several(arguments.optimizers)))
-    datasets = {seed: load(replace(base, seed=seed)) for seed in arguments.seeds}
+    datasets = load_each(base, arguments.seeds)
     plan = [
         replace(base, optimizer=text, lr=syntax.rate(text, lr, "--optimizers"), seed=seed)
         for text, lr, seed in itertools.product(optimizers, arguments.lrs, arguments.seeds)
