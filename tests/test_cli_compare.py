@@ -69,6 +69,25 @@ def test_the_table_has_the_best_first(tmp_path, capsys) -> None:
     assert lines[len(best)] == ""
 
 
+def test_columns_of_large_numbers_do_not_touch(monkeypatch, tmp_path, capsys) -> None:
+    """As where the target's unit is small, or a model is worse than the mean by far."""
+    worse = {"loss": 3e200, "r2": -1.25e208, "rmse": 7e100}
+    monkeypatch.setattr(runs.Run, "results", lambda self: {"train": worse, "test": worse})
+    path = tmp_path / "line.csv"
+    path.write_text("a,y\n" + "".join(f"{i % 7},{i / 2}\n" for i in range(40)))
+    options = ["--target", "y", *QUICK, "--lr", "1e-300", "--out", str(tmp_path / "run")]
+    assert cli.main(["train", str(path), *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines if line.startswith(("train  ", "test "))] == [
+        [part, "3.0000e+200", "-1.2500e+208", "7.0000e+100"] for part in ("train", "test")
+    ]
+    name = "sgd:momentum=0.9, dampening=0.1, exclude='vectors'"
+    compared(tmp_path, "--target", "y", "--optimizers", name, data=str(path))
+    *_, header, row, _, _ = capsys.readouterr().out.splitlines()
+    assert row.startswith(f"{name}  ") and row.index(" -1.2500e+208") < len(header)
+    assert len(row) == len(header)
+
+
 def test_means_over_seeds(tmp_path, capsys) -> None:
     found, _, _ = compared(tmp_path, "--optimizers", "adam", "--seeds", "0,1,2")
     mean = np.mean([float(row["val_loss"]) for row in found])

@@ -259,18 +259,18 @@ def _curves(combinations: Sequence[Sequence[Outcome]]) -> list[pictures.Curve]:
 def _print_table(combinations: Sequence[Sequence[Outcome]]) -> None:
     """One line per combination, the lowest validation loss first, diverged ones last."""
     score = next(name for name in combinations[0][0].test if name != "loss")
-    width = max(len("optimizer"), *(len(group[0].settings.optimizer) for group in combinations))
-    header = ("lr", "val loss", "epoch", f"test {score}", "in optimizer")
-    print(f"{'optimizer':<{width}}" + "".join(f"{text:>15}" for text in header))
-    for group in sorted(combinations, key=_order):
+    rows = [["optimizer", "lr", "val loss", "epoch", f"test {score}", "in optimizer"]]
+    groups = sorted(combinations, key=_order)
+    for group in groups:
         cells = [f"{group[0].settings.lr:g}", "-", "-", "-", ""]
         if all(one.rows for one in group):
             cells[1] = runs.digits(fmean(one.lowest for one in group))
             cells[2] = f"{fmean(one.best_epoch or 0 for one in group):.0f}"
             cells[3] = runs.percent(score, fmean(one.test[score] for one in group))
         cells[4] = f"{fmean(one.spent('optimizer_seconds') for one in group):.4f} s"
-        line = f"{group[0].settings.optimizer:<{width}}" + "".join(f"{c:>15}" for c in cells)
-        print(f"{line}  {_state(group)}".rstrip())
+        rows.append([group[0].settings.optimizer, *cells])
+    for line, state in zip(runs.aligned(rows, 0, 15), ["", *map(_state, groups)], strict=True):
+        print(f"{line}  {state}".rstrip())
 
 
 def _order(group: Sequence[Outcome]) -> tuple[bool, float]:
