@@ -325,6 +325,9 @@ REGRESSION = ["TABLE", "--target", "y", "--ignore", "sign", "--loss"]
         (["TABLE", "--target", "z"], "has no column 'z'; it has 'a', 'b', 'y', 'sign'"),
         (["TABLE", "--target", "y"], r"has text in column 'sign' \(such as '\w+'\)"),
         (["TABLE", "--target", "y", "--separator", "::"], "--separator '::': expected one char"),
+        (["TABLE", "--target", "y", "--separator", "\n"], r"--separator '\\n': expected one char"),
+        (["TABLE", "--target", "y", "--separator", "\r"], r"--separator '\\r': expected one char"),
+        (["TABLE", "--target", "y", "--separator", '"'], "--separator '\"': expected one char"),
     ],
 )
 def test_errors_are_one_line_and_code_2(table, tmp_path, capsys, arguments, message) -> None:

@@ -1,6 +1,9 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -66,12 +69,42 @@ def test_the_table_has_the_best_first(tmp_path, capsys) -> None:
     assert lines[len(best)] == ""
 
 
+def test_columns_of_large_numbers_do_not_touch(monkeypatch, tmp_path, capsys) -> None:
+    """As where the target's unit is small, or a model is worse than the mean by far."""
+    worse = {"loss": 3e200, "r2": -1.25e208, "rmse": 7e100}
+    monkeypatch.setattr(runs.Run, "results", lambda self: {"train": worse, "test": worse})
+    path = tmp_path / "line.csv"
+    path.write_text("a,y\n" + "".join(f"{i % 7},{i / 2}\n" for i in range(40)))
+    options = ["--target", "y", *QUICK, "--lr", "1e-300", "--out", str(tmp_path / "run")]
+    assert cli.main(["train", str(path), *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines if line.startswith(("train  ", "test "))] == [
+        [part, "3.0000e+200", "-1.2500e+208", "7.0000e+100"] for part in ("train", "test")
+    ]
+    name = "sgd:momentum=0.9, dampening=0.1, exclude='vectors'"
+    compared(tmp_path, "--target", "y", "--optimizers", name, data=str(path))
+    *_, header, row, _, _ = capsys.readouterr().out.splitlines()
+    assert row.startswith(f"{name}  ") and row.index(" -1.2500e+208") < len(header)
+    assert len(row) == len(header)
+
+
 def test_means_over_seeds(tmp_path, capsys) -> None:
     found, _, _ = compared(tmp_path, "--optimizers", "adam", "--seeds", "0,1,2")
     mean = np.mean([float(row["val_loss"]) for row in found])
     shown = capsys.readouterr().out
     assert f" {mean:.5f} " in shown
     assert "runs       1 combination of optimizer and learning rate, 3 seeds\n" in shown
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdin"), reason="this system has no /dev/stdin")
+def test_a_pipe_is_read_once_for_all_seeds(tmp_path) -> None:
+    rows = "".join(f"{i % 7},{i % 5},{i % 7 - i % 5 + 0.5}\n" for i in range(40))
+    words = ["compare", "/dev/stdin", "--target", "y", *QUICK, "--optimizers", "sgd"]
+    done = subprocess.run(
+        [sys.executable, "-m", "steepest.cli", *words, "--seeds", "0,1", "--out", tmp_path / "out"],
+        input=f"a,b,y\n{rows}", capture_output=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_default_rates_and_a_table_of_numbers(tmp_path, capsys) -> None:

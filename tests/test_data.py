@@ -1,8 +1,17 @@
+import bz2
 import csv
 import doctest
+import gzip
+import io
+import lzma
+import os
 import re
 import sys
+import tarfile
 import tempfile
+import threading
+import unicodedata
+import zipfile
 from pathlib import Path
 
 import hypothesis
@@ -301,6 +310,29 @@ HEADER = ["a", "b", "y"]
         (HEADER, [[i, i, "ab"[i % 2]] for i in range(20)], {"task": "regression"},
          "the target 'y' holds 'a', not numbers; regression needs numbers"),
         (["a;b;y"], [["1;2;3"]] * 20, {}, "give --separator ';'"),
+        (["a;b;y"], [["1;0,5;3"]] * 20, {}, "has one column, named 'a;b;y'; if ';' separates its"),
+        (["a, in m;b;y"], [["1;2;3"]] * 20, {}, "its columns, give --separator ';'"),
+        (["sep=;"], [["a;b;y"], *[["1;2;3"]] * 20], {},
+         "the line 'sep=;', which only Excel reads; remove it, and give --separator ';'"),
+        (["sep=;"], [["a;b;y"], *[["1;2;3"]] * 20], {"separator": ";"}, "with the line 'sep=;'"),
+        (["sep="], [HEADER, *GOOD], {}, "with the line 'sep=,', which only Excel reads"),
+        (HEADER, [[i, f'"{i},5"', i] for i in range(20)], {},
+         "has numbers with a comma in column 'b' (such as '0,5'); write them with a decimal point"),
+        (HEADER, [[i, '"1,234.5"', i] for i in range(20)], {}, "numbers with a comma in column"),
+        (HEADER, [[i, '"0,5"', i] for i in range(19)] + [[1, "x", 2]], {}, "text in column 'b'"),
+        (HEADER, [[i, i, f'"{i},5"'] for i in range(20)], {},
+         "these, or, if they are numbers, have them written with a decimal point, as 1234.5"),
+        (HEADER, [[i, i, f'"{i},5"'] for i in range(20)], {"task": "regression"},
+         "holds '0,5', not numbers; regression needs numbers written with a decimal point, as"),
+        (HEADER, [[i, i, ("None", "NA", "x", "")[i % 4]] for i in range(20)], {},
+         "missing values in column 'y' (15 of 20 rows), the target; fill them in, or remove these "
+         "rows; if 'None', 'NA' are classes, give them other names"),
+        (HEADER, [[i, i, ("null", "x")[i % 2]] for i in range(20)], {}, "'null' is a class, give"),
+        (HEADER, [[i, i, 10**30 + i] for i in range(30)], {},
+         "the target 'y' holds whole numbers such as 1000000000000000000000000000000, which are"),
+        (HEADER, GOOD, {"separator": "\n"}, "separator = '\\n': expected one ASCII character betw"),
+        (HEADER, GOOD, {"separator": '"'}, "separator = '\"': expected one ASCII character"),
+        (HEADER, GOOD, {"separator": "é"}, "separator = 'é': expected one ASCII character between"),
     ],
 )  # fmt: skip
 def test_unusable_tables(tmp_path, header, rows, arguments, message) -> None:
@@ -310,8 +342,40 @@ def test_unusable_tables(tmp_path, header, rows, arguments, message) -> None:
     with pytest.raises(DataError, match=re.escape(message)) as caught:
         table(path, **{"target": "y", **arguments})
     assert "\n" not in str(caught.value)
-    if not message.startswith(("'y'", "the target")):
+    if not message.startswith(("'y'", "the target", "separator", "holds")):
         assert str(path) in str(caught.value)
+
+
+def test_a_missing_target_cannot_be_ignored(tmp_path) -> None:
+    path = write(tmp_path, HEADER, [*GOOD, [1, 2, ""]])
+    with pytest.raises(DataError) as caught:
+        table(path, "y")
+    assert "--ignore" not in str(caught.value)
+
+
+NFD = unicodedata.normalize("NFD", "größe")
+
+
+@pytest.mark.parametrize(
+    ("column", "target", "message"),
+    [
+        ("Y", "y", "did you mean 'Y'? Case matters"),
+        ("y ", "y", "did you mean 'y '? Spaces count"),
+        ("net  price", "Net price", "did you mean 'net  price'? Spaces count"),
+        (NFD, "größe", r"did you mean 'gro\u0308\xdfe'? It looks like 'gr\xf6\xdfe' and has other"),
+        ("größe", NFD, r"did you mean 'gr\xf6\xdfe'? It looks like 'gro\u0308\xdfe' and has other"),
+        ("net\xa0price", "net price", r"did you mean 'net\xa0price'? It looks like 'net price'"),
+        ("net price", "net\xa0price", "did you mean 'net price'? Spaces count"),
+        ("y\u200b", "y", r"did you mean 'y\u200b'? It looks like 'y' and has other characters"),
+        ("\uff59", "y", r"did you mean '\uff59'? It looks like 'y' and has other characters"),
+    ],
+)
+def test_columns_that_look_alike(tmp_path, column, target, message) -> None:
+    path = write(tmp_path, ["a", column], [r[1:] for r in GOOD])
+    with pytest.raises(DataError, match=re.escape(f"; {message}")):
+        table(path, target)
+    with pytest.raises(DataError, match=re.escape(f"; {message}")):
+        table(path, "a", ignore=[target])
 
 
 def test_many_bad_columns_are_not_all_listed(tmp_path) -> None:
@@ -333,6 +397,64 @@ def test_unreadable_files(tmp_path) -> None:
         (tmp_path / "binary.csv").write_bytes(content)
         with pytest.raises(DataError, match=r"binary.csv is not text in UTF-8"):
             table(tmp_path / "binary.csv", "y")
+
+
+TEXT = "a,b,y\n" + "".join(f"{i},{i * 0.5},{i * 0.25}\n" for i in range(20))
+
+
+def zipped(content):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("table.csv", content)
+    return file.getvalue()
+
+
+def tarred(content):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        member = tarfile.TarInfo("table.csv")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("pack", "message"),
+    [
+        (gzip.compress, "is compressed with gzip; decompress it"),
+        (bz2.compress, "is compressed with bzip2; decompress it"),
+        (lzma.compress, "is compressed with xz; decompress it"),
+        (zipped, "is a zip archive or a spreadsheet; unpack it, or save it as CSV"),
+        (tarred, "is a tar archive; unpack it"),
+        (lambda content: b"\x28\xb5\x2f\xfd" + bytes(9) + content, "is compressed with zstd;"),
+        (lambda content: b"PAR1" + bytes(9) + content, "is a Parquet file; save it as CSV"),
+    ],
+)
+def test_packed_files_are_told_from_text(tmp_path, pack, message) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes(pack(TEXT.encode()))
+    with pytest.raises(DataError, match=re.escape(f"{path} {message}")):
+        table(path, "y")
+
+
+@pytest.mark.parametrize("end", ["gz", "bz2", "xz", "zip", "zst", "tar", "tar.gz"])
+def test_text_is_text_whatever_its_name_ends_in(tmp_path, end) -> None:
+    path = tmp_path / f"table.csv.{end}"
+    path.write_text(TEXT)
+    assert table(path, "y").features == ["a", "b"]
+
+
+def test_a_column_named_like_the_start_of_a_packed_file(tmp_path) -> None:
+    assert table(write(tmp_path, ["PAR1", "b", "y"], GOOD), "y").features == ["PAR1", "b"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_read_once(tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=[TEXT], daemon=True)
+    writer.start()
+    assert table(tmp_path / "pipe", "y").features == ["a", "b"]
+    writer.join()
 
 
 def lines(rows, header="a,b,y"):
@@ -386,6 +508,21 @@ def loaded(path):
         return table(path, "y"), ""
     except DataError as error:
         return None, str(error)
+
+
+@pytest.mark.parametrize("task", [None, "regression"])
+def test_whole_numbers_beyond_64_bits_are_a_quantity(tmp_path, task) -> None:
+    found = table(write(tmp_path, HEADER, [[i, -i, i * 10**20] for i in range(30)]), "y", task=task)
+    assert (found.task, found.classes) == ("regression", [])
+    y = np.concatenate([part.y for part in found.parts.values()])
+    y = y * found.scaling["y_scale"] + found.scaling["y_mean"]
+    np.testing.assert_allclose(np.sort(y) / 1e20, range(30), atol=1e-12)
+
+
+def test_a_few_codes_beyond_64_bits_are_classes(tmp_path) -> None:
+    codes = [10**30, 10**30 + 1]
+    found = table(write(tmp_path, HEADER, [[i, -i, codes[i % 2]] for i in range(30)]), "y")
+    assert found.classes == [str(code) for code in codes]
 
 
 def test_integers_beyond_64_bits_are_numbers(tmp_path) -> None:

@@ -105,6 +105,7 @@ FLOORS = [
     "accumulate",
     "noise",
     "data",
+    "tables",
     "models",
     "losses",
     "initializers",

@@ -6,11 +6,8 @@ mean 0 and standard deviation 1, and so are the targets of a regression; mean an
 of the training part alone.
 """
 
-import csv
-import difflib
 import hashlib
 import io
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,24 +15,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from steepest import tables
 from steepest.arrays import Array
 from steepest.extras import require
 from steepest.models import Task, constant
+from steepest.tables import MIN_ROWS, DataError
 from steepest.values import count, real
 
 __all__ = ["DataError", "Dataset", "Part", "digits", "split", "table"]
 
 MAX_INTEGER_CLASSES = 20
-MIN_ROWS = 10
 MIN_ROWS_PER_CLASS = 3
 
 # Scaled inputs are float32, and so are the squares of scaled targets.
 MAX_INPUT = float(np.finfo(np.float32).max)
 MAX_TARGET = MAX_INPUT**0.5
-
-
-class DataError(ValueError):
-    """Data that cannot be trained on; the message says what is wrong and what to do."""
 
 
 class Part(NamedTuple):
@@ -147,6 +141,7 @@ def table(
     ignore: Sequence[str] = (),
     separator: str = ",",
     seed: int = 0,
+    content: bytes | None = None,
 ) -> Dataset:
     """A CSV file with a header line, one column of which is to be predicted from the others.
 
@@ -154,7 +149,8 @@ def table(
     20 different values; otherwise regression. ``task`` overrides this. A column is numbers only if
     all of its values are. Equal numbers, as 1 and 1.0, are one class, but codes that begin with 0,
     as 07 and 007, are text. All other columns, but those in ``ignore``, are inputs and must hold
-    numbers or true/false.
+    numbers or true/false. ``content`` is what was read of the file already: a pipe can be read only
+    once.
 
     Raises DataError for a file that cannot be read or used: no text in UTF-8, no regular table,
     empty, without the target column, with missing, infinite or far too large values, text in
@@ -162,14 +158,19 @@ def table(
     Raises MissingExtra without pandas.
     """
     path = Path(path)
-    frame = _read(path, separator, target)
+    if not tables.separates(separator):
+        raise DataError(f"separator = {separator!r}: expected one ASCII character between columns")
+    found = tables.content(path) if content is None else content
+    frame = tables.frame(path, found, separator, target)
     for name in (target, *ignore):
         if name not in frame.columns:
-            raise DataError(_no_column(path, name, list(frame.columns), separator))
+            raise DataError(tables.no_column(path, name, list(frame.columns)))
     if target in ignore:
         raise DataError(f"column {target!r} is the target and cannot be ignored")
     frame = frame.drop(columns=list(ignore))
-    _check_values(path, frame)
+    if len(frame) < MIN_ROWS:
+        raise DataError(f"{path} has {len(frame)} rows; at least {MIN_ROWS} are needed")
+    _check_target(path, frame[target], found, separator)
     inputs = frame.drop(columns=[target])
     x = _inputs(path, inputs, target)
     column = _typed(frame[target], task)
@@ -179,7 +180,7 @@ def table(
     if chosen == "classification":
         values, y = np.unique(y.astype(str) if y.dtype == object else y, return_inverse=True)
         classes = [str(value) for value in values]
-        _check_classes(path, target, classes, np.bincount(y), forced=task is not None)
+        _check_classes(path, column, classes, np.bincount(y), forced=task is not None)
     parts = split(len(y), y if classes else None, seed=seed)
     scaling = _scaling(path, inputs.columns, x, parts[0])
     if chosen == "regression":
@@ -219,7 +220,7 @@ def _scaling(path: Path, columns: Any, x: Array, train: Array) -> dict[str, Arra
     if beyond.any():
         raise DataError(
             f"{path} has values far too large beside the others in column "
-            f"{_listed(columns[beyond])}; remove them"
+            f"{tables.listed(columns[beyond])}; remove them"
         )
     return {"x_mean": mean, "x_scale": scale}
 
@@ -240,77 +241,28 @@ def _scaled(x: Array, mean: Array, scale: Array) -> Array:
     return scaled
 
 
-def _read(path: Path, separator: str, target: str) -> Any:
-    """The file as a pandas DataFrame, the target as text. Raises DataError.
-
-    Other columns get the type that all of their values have (``low_memory``: of each block).
-    """
-    pandas = require("pandas", "train", "reading tables")
-    try:
-        if _binary(path):
-            raise DataError(f"{path} is not text in UTF-8; save it as CSV in UTF-8")
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file, delimiter=separator)
-            header = next((row for row in rows if len(row) > 1 or "".join(row).strip()), [])
-        if not header:
-            raise DataError(f"{path} is empty; expected a header line and rows of numbers")
-        doubled = sorted({name for name in header if name and header.count(name) > 1})
-        if doubled:
-            raise DataError(
-                f"{path} has more than one column named {_listed(doubled)}; rename them"
-            )
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pandas.errors.ParserWarning)
-            frame = pandas.read_csv(
-                path,
-                sep=separator,
-                encoding="utf-8-sig",
-                index_col=False,
-                dtype={target: str},
-                low_memory=False,
-            )
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not text in UTF-8; save it as CSV in UTF-8") from None
-    except (csv.Error, pandas.errors.ParserError, pandas.errors.ParserWarning) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path} is not a regular table: {reason}") from None
-    if len(frame) == 0:
-        raise DataError(f"{path} has a header but no rows; at least {MIN_ROWS} are needed")
-    return frame
+def _check_target(path: Path, column: Any, found: bytes, separator: str) -> None:
+    """Raises DataError for missing values of the target."""
+    missing = column.isna()
+    if not missing.any():
+        return
+    words = tables.missing_words(found, separator, column.name, missing.to_numpy())
+    several = len(words) > 1
+    classes = "are classes, give them other names" if several else "is a class, give it another one"
+    hint = f"; if {tables.listed(words)} {classes}" if words else ""
+    raise DataError(
+        f"{path} has missing values in column {column.name!r} ({missing.sum()} of {len(column)} "
+        f"rows), the target; fill them in, or remove these rows{hint}"
+    )
 
 
-def _binary(path: Path) -> bool:
-    """Whether there are NUL bytes, at which a parser of text may stop without a word."""
-    with open(path, "rb") as file:
-        return any(b"\0" in piece for piece in iter(lambda: file.read(1 << 20), b""))
-
-
-def _no_column(path: Path, name: str, columns: list[str], separator: str) -> str:
-    if len(columns) == 1:
-        for other in (";", "\t", "|", ","):
-            if other != separator and other in columns[0]:
-                return (
-                    f"{path} has one column, named {columns[0]!r}; "
-                    f"if {other!r} separates its columns, give --separator {other!r}"
-                )
-    near = difflib.get_close_matches(name, columns, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{path} has no column {name!r}; it has {_listed(columns)}{hint}"
-
-
-def _check_values(path: Path, frame: Any) -> None:
-    """Raises DataError for too few rows and missing values."""
-    if len(frame) < MIN_ROWS:
-        raise DataError(f"{path} has {len(frame)} rows; at least {MIN_ROWS} are needed")
-    missing = frame.isna().sum()
+def _check_inputs(path: Path, inputs: Any) -> None:
+    """Raises DataError for missing values of the inputs."""
+    missing = inputs.isna().sum()
     if missing.any():
-        found = [f"{name!r} ({n} of {len(frame)} rows)" for name, n in missing.items() if n]
+        found = [f"{name!r} ({n} of {len(inputs)} rows)" for name, n in missing.items() if n]
         raise DataError(
-            f"{path} has missing values in column {_shortened(found)}; "
+            f"{path} has missing values in column {tables.shortened(found)}; "
             "fill them in, remove these rows, or leave the column out with --ignore"
         )
 
@@ -319,18 +271,26 @@ def _inputs(path: Path, inputs: Any, target: str) -> Array:
     """The inputs as float64. Raises DataError where they are not finite numbers."""
     if not len(inputs.columns):
         raise DataError(f"{path} has no column besides the target {target!r} to predict it from")
+    _check_inputs(path, inputs)
     pandas = require("pandas", "train", "reading tables")
-    text = []
+    text, commas = [], True
     for name, column in inputs.items():
         if column.dtype.kind not in "fiub":
             # Integers too long for 64 bits are no text.
             numbers = pandas.to_numeric(column, errors="coerce").astype(np.float64)
             inputs = inputs.assign(**{name: numbers})
             if numbers.isna().any():
-                text.append(f"{name!r} (such as {_cut(column[numbers.isna()].iloc[0])!r})")
+                words = column[numbers.isna()]
+                text.append(f"{name!r} (such as {tables.cut(words.iloc[0])!r})")
+                commas = commas and tables.commas(words)
+    if text and commas:
+        raise DataError(
+            f"{path} has numbers with a comma in column {tables.shortened(text)}; "
+            "write them with a decimal point, as 1234.5"
+        )
     if text:
         raise DataError(
-            f"{path} has text in column {_shortened(text)}; turn it into numbers, "
+            f"{path} has text in column {tables.shortened(text)}; turn it into numbers, "
             "for instance with pandas.get_dummies, or leave the column out with --ignore"
         )
     nameless = [name for name in inputs.columns if str(name).startswith("Unnamed: ")]
@@ -342,7 +302,9 @@ def _inputs(path: Path, inputs: Any, target: str) -> Array:
     x: Array = inputs.to_numpy(dtype=np.float64)
     infinite = inputs.columns[~np.isfinite(x).all(axis=0)]
     if len(infinite):
-        raise DataError(f"{path} has infinite values in column {_listed(infinite)}; remove them")
+        raise DataError(
+            f"{path} has infinite values in column {tables.listed(infinite)}; remove them"
+        )
     return x
 
 
@@ -355,9 +317,30 @@ def _typed(text: Any, task: Task | None) -> Any:
     pandas = require("pandas", "train", "reading tables")
     lines = io.StringIO(text.to_csv(header=False, index=False))
     typed = pandas.read_csv(lines, header=None, skip_blank_lines=False, low_memory=False)[0]
+    typed = typed.rename(text.name)
     codes = typed.dtype.kind in "iu" and text.str.fullmatch(r"\s*[+-]?0\d+\s*").any()
     few = task == "classification" or text.nunique() <= MAX_INTEGER_CLASSES
-    return text if codes and few and task != "regression" else typed
+    if few and task != "regression":
+        return text if codes else typed
+    return typed if typed.dtype.kind in "fiub" else _long(typed)
+
+
+def _long(column: Any) -> Any:
+    """Whole numbers beyond 64 bits, which pandas leaves as they are, as float64; text as it is.
+
+    Raises DataError where that makes all of them one number.
+    """
+    pandas = require("pandas", "train", "reading tables")
+    numbers = pandas.to_numeric(column, errors="coerce").astype(np.float64)
+    if numbers.isna().any():
+        return column
+    if numbers.nunique() == 1 < column.nunique():
+        raise DataError(
+            f"the target {column.name!r} holds whole numbers such as "
+            f"{tables.cut(column.iloc[0])}, which are all the same in double precision; "
+            "subtract the smallest from all"
+        )
+    return numbers
 
 
 def _task(column: Any, target: str, forced: Task | None) -> tuple[Task, str]:
@@ -365,7 +348,7 @@ def _task(column: Any, target: str, forced: Task | None) -> tuple[Task, str]:
     different = column.nunique()
     if different == 1:
         raise DataError(
-            f"the target {target!r} is {_cut(column.iloc[0])} in every row; "
+            f"the target {target!r} is {tables.cut(column.iloc[0])} in every row; "
             "there is nothing to learn"
         )
     numeric = column.dtype.kind in "fiu"
@@ -373,8 +356,8 @@ def _task(column: Any, target: str, forced: Task | None) -> tuple[Task, str]:
         raise DataError(f"the target {target!r} has infinite values; remove them")
     if forced == "regression" and not numeric:
         raise DataError(
-            f"the target {target!r} holds {column.iloc[0]!r}, not numbers; "
-            "regression needs numbers, use --task classification"
+            f"the target {target!r} holds {tables.cut(column.iloc[0])!r}, not numbers; regression "
+            f"needs numbers{_decimal(column) or ', use --task classification'}"
         )
     if forced is not None:
         return forced, "as asked"
@@ -387,27 +370,21 @@ def _task(column: Any, target: str, forced: Task | None) -> tuple[Task, str]:
 
 
 def _check_classes(
-    path: Path, target: str, classes: list[str], counts: Array, forced: bool
+    path: Path, column: Any, classes: list[str], counts: Array, forced: bool
 ) -> None:
     """Raises DataError if there are too few rows of a class."""
     rare = [f"{name!r}" for name, n in zip(classes, counts, strict=True) if n < MIN_ROWS_PER_CLASS]
     if rare:
         hint = "" if forced else ", or, if the target is a quantity, give --task regression"
+        if _decimal(column):
+            hint = f", or, if they are numbers, have them{_decimal(column)}"
         raise DataError(
-            f"{path} has fewer than {MIN_ROWS_PER_CLASS} rows for the {target} {_shortened(rare)}; "
-            f"add rows, or remove these{hint}"
+            f"{path} has fewer than {MIN_ROWS_PER_CLASS} rows for the {column.name} "
+            f"{tables.shortened(rare)}; add rows, or remove these{hint}"
         )
 
 
-def _cut(value: Any, most: int = 40) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def _listed(names: Sequence[Any]) -> str:
-    return _shortened([repr(_cut(name)) for name in names])
-
-
-def _shortened(items: Sequence[str], most: int = 8) -> str:
-    more = [f"and {len(items) - most} more"] if len(items) > most else []
-    return ", ".join([*items[:most], *more])
+def _decimal(column: Any) -> str:
+    """What to do with a target whose numbers have a decimal comma, which makes them text."""
+    text = column.dtype.kind not in "fiub" and tables.commas(column)
+    return " written with a decimal point, as 1234.5" if text else ""

@@ -18,7 +18,7 @@ from steepest.cli import arguments as options
 from steepest.cli import folders, pictures, runs, syntax
 from steepest.cli.folders import CONFIG
 from steepest.cli.runs import Run
-from steepest.cli.settings import Settings, load
+from steepest.cli.settings import Settings, load_each
 from steepest.data import Dataset
 from steepest.extras import require
 from steepest.information import info
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     pictures.ready("steepest compare")
     base = Settings(**Settings.given(vars(arguments)))
     optimizers = list(dict.fromkeys(syntax.several(arguments.optimizers)))
-    datasets = {seed: load(replace(base, seed=seed)) for seed in arguments.seeds}
+    datasets = load_each(base, arguments.seeds)
     plan = [
         replace(base, optimizer=text, lr=syntax.rate(text, lr, "--optimizers"), seed=seed)
         for text, lr, seed in itertools.product(optimizers, arguments.lrs, arguments.seeds)
@@ -261,18 +261,18 @@ def _curves(combinations: Sequence[Sequence[Outcome]]) -> list[pictures.Curve]:
 def _print_table(combinations: Sequence[Sequence[Outcome]]) -> None:
     """One line per combination, the lowest validation loss first, diverged ones last."""
     score = next(name for name in combinations[0][0].test if name != "loss")
-    width = max(len("optimizer"), *(len(group[0].settings.optimizer) for group in combinations))
-    header = ("lr", "val loss", "epoch", f"test {score}", "in optimizer")
-    print(f"{'optimizer':<{width}}" + "".join(f"{text:>15}" for text in header))
-    for group in sorted(combinations, key=_order):
+    rows = [["optimizer", "lr", "val loss", "epoch", f"test {score}", "in optimizer"]]
+    groups = sorted(combinations, key=_order)
+    for group in groups:
         cells = [f"{group[0].settings.lr:g}", "-", "-", "-", ""]
         if all(one.rows for one in group):
             cells[1] = runs.digits(fmean(one.lowest for one in group))
             cells[2] = f"{fmean(one.best_epoch or 0 for one in group):.0f}"
             cells[3] = runs.percent(score, fmean(one.test[score] for one in group))
         cells[4] = f"{fmean(one.spent('optimizer_seconds') for one in group):.4f} s"
-        line = f"{group[0].settings.optimizer:<{width}}" + "".join(f"{c:>15}" for c in cells)
-        print(f"{line}  {_state(group)}".rstrip())
+        rows.append([group[0].settings.optimizer, *cells])
+    for line, state in zip(runs.aligned(rows, 0, 15), ["", *map(_state, groups)], strict=True):
+        print(f"{line}  {state}".rstrip())
 
 
 def _order(group: Sequence[Outcome]) -> tuple[bool, float]:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -218,12 +218,11 @@ def report(trained: Run, results: Results) -> None:
     history = trained.history
     print(f"stopped    {history.message}")
     columns = list(results["train"])
-    print(f"\n{'':10}" + "".join(f"{name:>12}" for name in columns))
+    rows = [["", *columns]]
     for part, row in results.items():
-        shown = (
-            digits(value) if name == "loss" else percent(name, value) for name, value in row.items()
-        )
-        print(f"{part:10}" + "".join(f"{text:>12}" for text in shown))
+        cells = [digits(x) if name == "loss" else percent(name, x) for name, x in row.items()]
+        rows.append([part, *cells])
+    print("", *aligned(rows, 10, 12), sep="\n")
     if len(history):
         total, inside = np.mean(history["seconds"]), np.mean(history["optimizer_seconds"])
         print(f"\nseconds per epoch: {total:.4f}, of these in the optimizer: {inside:.4f}")
@@ -261,6 +260,22 @@ def describe_network(net: MLP) -> None:
     print(f"network    {layers}, {net.size} parameters in float32")
 
 
+def aligned(rows: Sequence[Sequence[str]], first: int, others: int) -> list[str]:
+    """The lines of a table: its first column at the left, the others at the right, with these
+    widths or wider ones, so that no two columns touch.
+
+    >>> aligned([["", "loss"], ["test", "1.0000e+17"]], 6, 8)
+    ['              loss', 'test    1.0000e+17']
+    """
+    lengths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(first, lengths[0]), *(max(others, length + 2) for length in lengths[1:])]
+    return [
+        row[0].ljust(widths[0])
+        + "".join(x.rjust(n) for x, n in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    ]
+
+
 def digits(loss: float) -> str:
     """A loss as it is shown.
 
@@ -271,5 +286,11 @@ def digits(loss: float) -> str:
 
 
 def percent(score: str, value: float) -> str:
-    """A metric as it is shown."""
-    return f"{100 * value:.2f} %" if score == "accuracy" else f"{value:.4f}"
+    """A metric as it is shown.
+
+    >>> percent("accuracy", 0.5), percent("r2", 0.5), percent("rmse", 1e17)
+    ('50.00 %', '0.5000', '1.0000e+17')
+    """
+    if score == "accuracy":
+        return f"{100 * value:.2f} %"
+    return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.4e}"

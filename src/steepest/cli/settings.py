@@ -4,12 +4,12 @@ import dataclasses
 import shlex
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steepest import data
+from steepest import data, tables
 from steepest.cli.errors import UsageError
 from steepest.models import Task
 
@@ -117,24 +117,36 @@ def _fits(value: Any, kind: Any) -> bool:
 
 def load(settings: Settings) -> data.Dataset:
     """The data of a run. Raises UsageError or DataError."""
+    return load_each(settings, [settings.seed])[settings.seed]
+
+
+def load_each(settings: Settings, seeds: Sequence[int]) -> dict[int, data.Dataset]:
+    """The data of runs with several seeds, read once. Raises UsageError or DataError."""
     if settings.data == DIGITS:
         for name in ("target", "task", "ignore"):
             if getattr(settings, name):
                 raise UsageError(f"--{name} is for CSV files; the digits need none")
-        return data.digits(seed=settings.seed)
+        return {seed: data.digits(seed=seed) for seed in seeds}
     separator = SEPARATORS.get(settings.separator, settings.separator)
-    if len(separator) != 1:
-        raise UsageError(f"--separator {settings.separator!r}: expected one character, or tab")
+    if not tables.separates(separator):
+        raise UsageError(
+            f"--separator {settings.separator!r}: expected one character, such as ';', or tab"
+        )
     path = Path(settings.data)
     if not path.exists():
         raise UsageError(f"{path}: there is no such file; give a CSV file, or the word digits")
     if settings.target is None:
         raise UsageError("--target COLUMN is missing: which column is to be predicted?")
-    return data.table(
-        path,
-        settings.target,
-        task=settings.task,
-        ignore=settings.ignore,
-        separator=separator,
-        seed=settings.seed,
-    )
+    content = tables.content(path)
+    return {
+        seed: data.table(
+            path,
+            settings.target,
+            task=settings.task,
+            ignore=settings.ignore,
+            separator=separator,
+            seed=seed,
+            content=content,
+        )
+        for seed in seeds
+    }
