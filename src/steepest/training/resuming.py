@@ -136,7 +136,7 @@ class Keeper:
             raise
 
     def _agree(self, extra: dict[str, Any]) -> None:
-        saved = extra.get("training")
+        saved: Any = extra.get("training")
         whole = (
             isinstance(saved, dict)
             and saved.get("format") == FORMAT
