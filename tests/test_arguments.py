@@ -146,6 +146,21 @@ def test_numbers_of_all_kinds_are_taken() -> None:
     assert fit(batch_size=2**70).stopped == "epochs"
 
 
+@pytest.mark.parametrize("value", ["0.5", b"0.5", 1j, np.complex64(1)])
+def test_a_loss_is_a_real_number(value) -> None:
+    def found(p, x):
+        return value, np.array(1.0)
+
+    expected = rf"loss = {re.escape(repr(value))}; expected a real number"
+    for function in (fit, find_lr, find_batch_size):
+        with pytest.raises(TypeError, match=expected):
+            function(value_and_grad=found)
+    with pytest.raises(TypeError, match=expected):
+        st.tune(lambda values, trial: trial.report(value, 1), {"x": [1]}, "grid")
+    with pytest.raises(TypeError, match="expected the loss, one number, or a History"):
+        st.tune(lambda values, trial: value, {"x": [1]}, "grid")
+
+
 def test_real() -> None:
     assert real("x", np.array(2, np.int64), "a number", lambda x: True) == 2.0
     with pytest.raises(ValueError, match=r"x = 2: expected a number below 1"):

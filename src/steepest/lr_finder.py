@@ -16,7 +16,7 @@ from steepest.arrays import Array
 from steepest.extras import require
 from steepest.optimizers.base import Optimizer
 from steepest.training import batches
-from steepest.training.arguments import autograd, samples, size, trained
+from steepest.training.arguments import autograd, samples, scalar, size, trained
 from steepest.values import count, real
 
 __all__ = ["LRFound", "find_lr"]
@@ -147,7 +147,7 @@ def find_lr(
             for t in range(steps):
                 made.step(trained(grads))
                 value, grads = function(copied, *next(stream))
-                if seen.stop(schedule(t), float(value)):
+                if seen.stop(schedule(t), scalar(value, "loss")):
                     break
         except FloatingPointError:  # as the optimizer, or NumPy, was told to raise
             seen.stop(schedule(len(seen.rates)), math.inf)

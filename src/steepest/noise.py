@@ -15,10 +15,11 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-from steepest.values import real
+from steepest.values import count, real
 
 __all__ = ["NoiseScale"]
 
+_DECAY = "a number in [0, 1)", lambda x: 0 <= x < 1
 _FINITE = "a finite number, 0 or more", lambda x: 0 <= x < math.inf
 
 
@@ -48,7 +49,7 @@ class NoiseScale:
     """
 
     def __init__(self, decay: float = 0.99) -> None:
-        self.decay = real("decay", decay, "a number in [0, 1)", lambda x: 0 <= x < 1)
+        self.decay = real("decay", decay, *_DECAY)
         self.count = 0
         self._signal = 0.0
         self._noise = 0.0
@@ -118,7 +119,13 @@ class NoiseScale:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes over what ``state_dict`` gave."""
-        decay, count = float(state["decay"]), int(state["count"])
-        signal, noise = float(state["signal"]), float(state["noise"])
-        self.decay, self.count, self._signal, self._noise = decay, count, signal, noise
+        """Takes over what ``state_dict`` gave. Raises KeyError, TypeError or ValueError for
+        anything else, and is then as before."""
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state = {state!r}: expected a dict")
+        decay, number = real("decay", state["decay"], *_DECAY), count("count", state["count"], 0)
+        signal, noise = (
+            real(name, state[name], "a finite number", math.isfinite)
+            for name in ("signal", "noise")
+        )
+        self.decay, self.count, self._signal, self._noise = decay, number, signal, noise

@@ -50,11 +50,13 @@ def _typed_as(params: Any, grads: Any) -> Any:
 
 
 def scalar(value: Any, what: str) -> float:
-    """A loss as a float. Raises ValueError for an array."""
+    """A loss as a float. Raises ValueError for an array, TypeError for what is not real."""
     if np.ndim(value) != 0:
         raise ValueError(
             f"{what} has shape {np.shape(value)}; expected one number, such as the mean"
         )
+    if isinstance(value, (str, bytes)) or np.iscomplexobj(value):
+        raise TypeError(f"{what} = {value!r}; expected a real number")
     return float(value)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from steepest.extras import require
 from steepest.history import History
+from steepest.training.arguments import scalar
 from steepest.tuning.results import Record, State, Stopped, Tuned
 from steepest.tuning.space import Distribution, Space
 from steepest.tuning.study import ERROR, Claim, Study, without_log
@@ -312,7 +313,7 @@ def _loss(result: Any) -> float:
             )
         return min(result["val_loss"])
     try:
-        loss = float(result)
+        loss = scalar(result, "loss")
     except (TypeError, ValueError):
         raise TypeError(
             f"the objective returned {result!r}; expected the loss, one number, or a History"
