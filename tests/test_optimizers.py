@@ -420,6 +420,8 @@ def arguments_of(rule):
 def test_every_argument_changes_the_result(rule, name):
     """An argument that is accepted and then ignored is the commonest bug of optimizers."""
     base = hyper(rule, BASES.get(rule, {}))
+    if (rule, name) == ("lars", "adapt"):  # without which these must be as they usually are
+        base = {k: x for k, x in base.items() if k not in ("eps", "trust_coefficient")}
     arguments = base | {name: changed(rule, base, name)}
     if rule in ("sgd", "lars") and name == "nesterov":
         arguments = base | {"nesterov": True}

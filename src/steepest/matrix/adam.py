@@ -1,6 +1,7 @@
 """Adam's moments in the form the matrix rules share: eps is beside the uncorrected √v."""
 
 import math
+from functools import partial
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -26,7 +27,7 @@ def average(old: Matrix, new: Matrix, beta: float) -> Matrix:
 
 def squared(old: Matrix, g: Matrix, beta: float) -> Matrix:
     """beta · old + (1 - beta) · g², as ``wide`` keeps it."""
-    return wide.taken_in(old, g, lambda x: x * x, lambda x, y: average(x, y, beta))
+    return wide.taken_in(old, g, np.square, partial(average, beta=beta))
 
 
 def correction(betas: tuple[float, float], t: int, correct_bias: bool = True) -> float:

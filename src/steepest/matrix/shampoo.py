@@ -113,7 +113,7 @@ def _root(statistics: Matrix, order: int, floor: float, name: str) -> Matrix:
     power = wide.power(statistics)
     if power:  # of what is so large the floor is but 0
         scale = statistics.dtype.type(2.0 ** (-power / order))
-        return _root(wide.unsigned(statistics), order, 0.0, name) * scale
+        return np.asarray(_root(wide.unsigned(statistics), order, 0.0, name) * scale)
     if statistics.ndim == 2:
         return inverse_root(statistics, order, floor, name)
     lowest = max(floor, float(np.finfo(statistics.dtype).tiny))

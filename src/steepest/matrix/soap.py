@@ -1,5 +1,7 @@
 """SOAP: Adam in the eigenbasis of Shampoo's statistics."""
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -79,12 +81,8 @@ def direction(
                 d /= np.sqrt(np.mean(d * d)) + g.dtype.type(eps)
             d *= g.dtype.type(adam.correction(betas, t - 1, correct_bias))
         for k in rotated:
-            new[f"GG_{k}"] = wide.taken_in(
-                state[f"GG_{k}"],
-                g,
-                lambda x, k=k: gram(x, k),
-                lambda old, fresh: adam.average(old, fresh, beta),
-            )
+            mean = partial(adam.average, beta=beta)
+            new[f"GG_{k}"] = wide.taken_in(state[f"GG_{k}"], g, partial(gram, axis=k), mean)
         if t == 1:
             for k in rotated:
                 vectors = eigenbasis(wide.unsigned(new[f"GG_{k}"]), f"GG_{k}")[1]

@@ -92,9 +92,11 @@ class Grouped(Rule, registered=False):
             params = [{"params": params}]
         for group in params:
             self.add_param_group(group)
-        self._selection.check(self._names, self._hyper_names)
+        self._selection.check(self.param_groups, self._names_of)
         for group in self.param_groups:
             filters.check_names(group["filter"], self._names)
+        own = [g for g in self.param_groups if g.get("rule", self.rule) == self.rule]
+        self._check_idle(self.defaults, hyper, own)
         decay.check_peak(given.get("peak_lr"), {g["decay_mode"] for g in self.param_groups})
 
     def _selects(self, options: Options) -> Selection:
@@ -185,6 +187,8 @@ class Grouped(Rule, registered=False):
         if self._borrows_groups:
             return
         rules = [self._rule_of({**group, **changes}) for changes in parts]
+        if "convention" in group and not any("convention" in r._hyper_names for r in rules):
+            raise ValueError(rules[0]._not_a_convention(group["convention"]))
         known = dict.fromkeys(name for rule in rules for name in rule._group_names())
         names = " and ".join(dict.fromkeys(rule.rule for rule in rules))
         check_own(group, f"group {len(self._shapes)}", names, list(known))
@@ -212,6 +216,8 @@ class Grouped(Rule, registered=False):
         if "convention" in filled and "convention" not in rule._hyper_names:
             raise ValueError(rule._not_a_convention(filled["convention"]))
         hyper = rule._settled({name: filled[name] for name in rule._hyper_names})
+        if not given.keys() >= {*rule._hyper_names}:  # else it was another optimizer's
+            rule._check_idle(hyper, given, [hyper])
         return filled | decay.with_peak(hyper)
 
     def _rule_of(self, group: Mapping[str, Any]) -> "Grouped":

@@ -75,6 +75,14 @@ class WithAdamW(MatrixRule, registered=False):
         self._adamw_for = tuple(patterns)
         super().__init__(params, hyper, options)
 
+    def idle(self, h: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+        found: dict[str, tuple[str, Any]] = {}
+        if h["momentum"] == 0:
+            found["nesterov"] = "without momentum", False
+        if h["ns_steps"] == 0 and h["ns_coefficients"] != "polar_express":  # which has a margin
+            found["ns_coefficients"] = "with ns_steps=0", newton_schulz.JORDAN
+        return found
+
     def check(self, h: Mapping[str, Any]) -> None:
         if h["ns_dtype"] is not None:
             require("torch", extra="torch", purpose=f"ns_dtype={h['ns_dtype']!r}")
@@ -114,7 +122,8 @@ class Muon(WithAdamW):
     that has no matrices (lr, betas) stands before ``adamw``. momentum is in [0, 1), ns_steps a
     whole number below 100. Bits repeat on one machine; see docs/matrix-rules.md.
 
-    Raises ValueError for hyper-parameters out of range and patterns that fit no parameter.
+    Raises ValueError for hyper-parameters out of range, nesterov without momentum, and patterns
+    that fit no parameter.
 
     >>> import numpy as np, steepest as st
     >>> params = {"w": np.zeros((2, 2)), "b": np.zeros(2)}
@@ -187,8 +196,8 @@ class NorMuon(WithAdamW):
     For r rows and c columns the factor is √max(1, r/c) ‖o‖, which keeps the length of Muon's step,
     as in the authors' code; with adjust_lr_fn ``"spectral_unclamped"`` it is √(r/c) ‖o‖, and with
     ``"match_rms_adamw"`` 0.2 √(r c), as in the paper. ``adamw``, ``adamw_for`` and all else as in
-    Muon; momentum and beta2 are in [0, 1).
-    Raises ValueError for hyper-parameters out of range and patterns that fit no parameter.
+    Muon; momentum and beta2 are in [0, 1). Raises ValueError for hyper-parameters out of range,
+    nesterov without momentum, and patterns that fit no parameter.
 
     >>> import numpy as np, steepest as st
     >>> w = np.zeros((2, 2))

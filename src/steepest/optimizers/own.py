@@ -11,9 +11,14 @@ import numpy as np
 from steepest.arrays import Array
 from steepest.optimizers.base import RULES, Optimizer
 from steepest.optimizers.hyper import RANGES, Range
+from steepest.optimizers.keys import GROUP_KEYS
+from steepest.optimizers.options import Options
 from steepest.optimizers.rules import OWN
 
 __all__ = ["rule"]
+
+_TAKEN = {"step", "ema", "average", "slow", "initial", "mask", "grokfast", "last_grad"}
+"""Entries of a parameter's state that are not the rule's: its count, and what options keep."""
 
 BLOCK = 1 << 15
 """Elements of one call of an element-wise function: its temporary arrays stay in the cache."""
@@ -62,6 +67,7 @@ def rule(
     if function is None:
         return lambda f: rule(f, states=states, needs=needs, decay_mode=decay_mode, ranges=ranges)
     hyper = _hyper(function)
+    _check_arguments(states, needs, decay_mode, ranges or {}, hyper)
     name = function.__name__
     if name.lower() in RULES:
         raise ValueError(f"rule {name!r} exists; give the function another name")
@@ -112,6 +118,38 @@ def _hyper(function: Callable[..., None]) -> dict[str, Any]:
     if "lr" not in hyper:
         raise TypeError(f"{function.__name__} has no hyper-parameter lr")
     return hyper
+
+
+def _check_arguments(
+    states: Any, needs: Any, decay_mode: Any, ranges: Mapping[str, Any], hyper: Mapping[str, Any]
+) -> None:
+    """Raises TypeError or ValueError for arguments of ``rule`` that would change nothing, or
+    something else."""
+    if not isinstance(states, (tuple, list)) or not all(isinstance(x, str) for x in states):
+        raise TypeError(f"states = {states!r}: expected a tuple of names")
+    for key in states:
+        if key in _TAKEN or states.count(key) > 1:
+            raise ValueError(
+                f"states = {states!r}: {key!r} is "
+                + ("taken by what is around every rule" if key in _TAKEN else "there twice")
+                + "; give it another name"
+            )
+    for name, value, known in (
+        ("needs", needs, ("element-wise", "layer-wise")),
+        ("decay_mode", decay_mode, ("l2", "decoupled")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} = {value!r}: expected one of {', '.join(known)}")
+    for key in hyper:
+        if key in Options.__annotations__ or key in GROUP_KEYS:
+            raise TypeError(
+                f"{key!r} is no name for a hyper-parameter: every optimizer has it; give another"
+            )
+    unknown = [key for key in ranges if key not in hyper]
+    if unknown:
+        raise ValueError(
+            f"ranges: there is no hyper-parameter {unknown[0]!r}; there are {', '.join(hyper)}"
+        )
 
 
 def _ranges(hyper: Mapping[str, Any]) -> dict[str, Range]:
@@ -193,7 +231,7 @@ class PythonRule(Optimizer, registered=False):
             )
         replaced = [key for key, x in state.items() if given.get(key) is not x]
         for key in replaced:  # another array in place of the state's
-            state[key][...] = given[key]
+            state[key][...] = _real(given.get(key), state[key], key)
         if before is not None:
             if not replaced and _alike({"p": p, **state}, {"p": before[0], **before[2]}):
                 self._check_writes(*before, t, hyper)
@@ -214,6 +252,16 @@ class PythonRule(Optimizer, registered=False):
             f"{type(self).__name__} returned None and wrote neither to p nor to its state; it has "
             "to change p in place: p -= ... or p[...] = ..., since p = ... makes another array"
         )
+
+
+def _real(x: Any, like: Array, key: str) -> Any:
+    """What a function has put into its state. Raises TypeError for what is no array of reals."""
+    if not np.can_cast(np.result_type(x), like.dtype, "same_kind"):
+        raise TypeError(
+            f"state {key!r} was replaced by a {type(x).__name__} of {np.result_type(x)}; expected "
+            f"{like.dtype}, as the parameter has"
+        )
+    return x
 
 
 def _alike(some: Mapping[str, Array], others: Mapping[str, Array]) -> bool:

@@ -33,10 +33,21 @@ class Selection:
             )
         self._rules = [(pattern, _NOTHING) for pattern in patterns] + list(overrides.items())
 
-    def check(self, names: Sequence[str], known: Sequence[str]) -> None:
-        """Raises ValueError for patterns without a parameter, and unknown hyper-parameters."""
+    def check(
+        self,
+        groups: Sequence[Mapping[str, Any]],
+        names_of: Callable[[Mapping[str, Any]], Sequence[str]],
+    ) -> None:
+        """Raises ValueError for patterns without a parameter, and for hyper-parameters that the
+        rules of their parameters do not know; `names_of` gives those of the rule of a group."""
+        names = [name for group in groups for name in group["param_names"]]
         for pattern, changes in self._rules:
+            own = [group for group in groups if _fits(pattern, group)]
+            if pattern == VECTORS and not own:
+                what = "exclude" if changes is _NOTHING else "overrides"
+                raise ValueError(f'{what} of "vectors": no parameter has fewer than two dimensions')
             _check_pattern(pattern, names)
+            known = list(dict.fromkeys(key for group in own for key in names_of(group)))
             unknown = [key for key in changes if key not in known]
             if unknown and changes is not _NOTHING:
                 raise ValueError(
@@ -60,6 +71,14 @@ class Selection:
             ({key: x for k in rules for key, x in self._rules[k][1].items()}, members)
             for rules, members in parts.items()
         ]
+
+
+def _fits(pattern: str, group: Mapping[str, Any]) -> bool:
+    """Whether a pattern is one of a parameter of the group."""
+    return any(
+        p.ndim < 2 if pattern == VECTORS else fnmatchcase(name, pattern)
+        for name, p in zip(group["param_names"], group["params"], strict=True)
+    )
 
 
 def _check_pattern(pattern: str, names: Sequence[str]) -> None:
@@ -91,10 +110,14 @@ class RuleTable(Selection):
         self._known, self._names_of = known, names_of
         self._rest = rest
 
-    def check(self, names: Sequence[str], known: Sequence[str]) -> None:
+    def check(
+        self,
+        groups: Sequence[Mapping[str, Any]],
+        names_of: Callable[[Mapping[str, Any]], Sequence[str]],
+    ) -> None:
         hyper = self._known()
-        everything = {name for own in hyper.values() for name in own}
-        super().check(names, [*known, *sorted(everything - set(known))])
+        names = [name for group in groups for name in group["param_names"]]
+        super().check(groups, names_of)
         for pattern, changes in self._table:
             if self._rest:
                 _check_pattern(pattern, names)
