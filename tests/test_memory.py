@@ -171,6 +171,24 @@ def test_a_counter_or_number_made_read_only_is_not_written():
     assert opt.state["w"]["step"] == 2
 
 
+@pytest.mark.filterwarnings("ignore:Setting the:DeprecationWarning")
+def test_a_mean_that_was_reshaped_in_place_is_measured():
+    accumulator = st.Accumulator({"w": np.zeros(12)})
+    accumulator.add({"w": np.ones(12)})
+    assert accumulator.norm() == 12**0.5
+    accumulator.grads["w"].shape = (3, 4)
+    assert accumulator.norm() == 12**0.5
+
+
+def test_a_state_of_sophia_that_was_made_read_only_takes_no_estimate():
+    opt = st.Sophia({"w": np.ones(3)})
+    opt.update_hessian({"w": np.ones(3)})
+    h = opt.state["w"]["hessian"]
+    h.flags.writeable = False
+    with pytest.raises(ValueError, match="state 'hessian' of parameter 'w' is read-only"):
+        opt.update_hessian({"w": np.ones(3)})
+
+
 # Objects that are no plain arrays
 
 

@@ -239,3 +239,24 @@ def test_a_parameter_that_becomes_a_negative_view_is_refused():
     assert p.data_ptr() == base.data_ptr()
     with pytest.raises(TypeError, match="parameter '0' is a conjugate or negative view"):
         opt.step()
+
+
+@pytest.mark.parametrize("mark", ["conj", "_neg_view"])
+def test_a_complex_parameter_that_becomes_a_marked_view_is_refused(mark):
+    p = torch.nn.Parameter(Z.clone())
+    opt = stt.SGD([p], lr=0.25)
+    torch_step(lambda: torch.ones_like(Z), opt, p)
+    base = p.data
+    p.data = getattr(torch, mark)(base)
+    assert p.data_ptr() == base.data_ptr()
+    with pytest.raises(TypeError, match="parameter '0' is a conjugate or negative view"):
+        opt.step()
+
+
+def test_a_negative_view_is_no_place_to_load_into(tmp_path):
+    w = np.ones(2)
+    opt = st.SGD({"w": w})
+    st.save(tmp_path / "x", opt, params={"w": w, "extra": torch.ones(2, dtype=torch.float64)})
+    into = torch._neg_view(torch.zeros(2, dtype=torch.float64))
+    with pytest.raises(TypeError, match="params 'extra' is a conjugate or negative view"):
+        st.load(tmp_path / "x", opt, params={"w": w, "extra": into})

@@ -168,10 +168,10 @@ class Accumulator:
     @machine.in_default_mode
     def norm(self) -> float:
         """The Euclidean norm of the mean of the window, also just after ``take``: one sweep."""
-        if self._plan is None:
+        if self._plan is None or self._plan.resolve(self._buffers, list(self._buffers)) is None:
             self._plan = Plan(dispatch.current, len(self._buffers), np.zeros((), np.int64))
             for b, step in zip(self._buffers, counters(len(self._buffers)), strict=True):
                 self._plan.add(0, (b,), step, 0, layout((b,), b))
-        self._plan.resolve(self._buffers, list(self._buffers))
+            self._plan.resolve(self._buffers, list(self._buffers))
         self._plan.rows()
         return self._plan.norms(threads.workers(self._plan.elements()))[0]

@@ -339,14 +339,14 @@ def _state_array(x: Any, what: str) -> Array:
 def state(x: Any, p: Array, name: str, key: str) -> Array:
     """x as a state array of the parameter p. Raises TypeError or ValueError if it cannot be."""
     what = f"state {key!r} of parameter {name!r}"
-    x = _state_array(x, what)
-    if x.dtype != p.dtype or x.shape != p.shape:
+    own = _state_array(x, what)
+    if own.dtype != p.dtype or own.shape != p.shape:
         raise ValueError(
-            f"{what} is {x.dtype} of shape {x.shape}; expected {p.dtype} of shape {p.shape}"
+            f"{what} is {own.dtype} of shape {own.shape}; expected {p.dtype} of shape {p.shape}"
         )
-    if not x.flags.writeable or overlaps_itself(x):
+    if not own.flags.writeable or overlaps_itself(own):
         raise ValueError(f"{what} is read-only or has elements that share memory; give a copy")
-    return x
+    return own
 
 
 def like(x: Any, expected: Array, name: str, key: str) -> Array:
@@ -359,12 +359,12 @@ def shaped(x: Any, dtype: Any, shape: tuple[int, ...], name: str, key: str) -> A
     """x as a state array of a shape of its own, in C order: a copy if it is not. Raises TypeError
     or ValueError if it cannot be."""
     what = f"state {key!r} of parameter {name!r}"
-    x = _state_array(x, what)
-    if x.dtype != dtype or x.shape != shape:
+    own = _state_array(x, what)
+    if own.dtype != dtype or own.shape != shape:
         raise ValueError(
-            f"{what} is {x.dtype} of shape {x.shape}; expected {dtype} of shape {shape}"
+            f"{what} is {own.dtype} of shape {own.shape}; expected {dtype} of shape {shape}"
         )
-    return x if x.flags.carray else x.copy()
+    return own if own.flags.carray else own.copy()
 
 
 def byte_bounds(x: Array) -> tuple[int, int]:

@@ -53,7 +53,7 @@ def by_name(optimizer: Saved, params: Any) -> dict[str, Array]:
     places = {_place(p) for p in named.values()}
     _, names, leaves = structure.flatten(params)
     for name, leaf in zip(names, leaves, strict=True):
-        x = arrays.as_array(leaf, f"params {name!r}")
+        x = arrays.as_array(leaf, f"params {name!r}", writable=True)
         place = _place(x)
         if name in named and _place(named[name]) != place:
             raise CheckpointError(

@@ -479,14 +479,14 @@ class Sophia(Optimizer):
         self._check_process()
         flat = structure.take(self._shape, estimate, "estimate")
         flat = flat if self._in_order else [flat[i] for i in self._order]
-        if self._plan is None or self._changes.any:
+        if self._plan is None or self._changes.any or self._state_shown:
             self._built()  # which checks the state
         names = [name for group in self.param_groups for name in group["param_names"]]
-        means = [self.state[name]["hessian"] for name in names]
+        means = [self._state[name]["hessian"] for name in names]
         plan = Plan(dispatch.current, len(names), np.zeros((), np.int64))
         for number, group in enumerate(self.param_groups):
             for name in group["param_names"]:
-                h = self.state[name]["hessian"]
+                h = self._state[name]["hessian"]
                 plan.add(number, (h,), np.zeros((), np.int64), 0, arrays.layout((h,), h))
         plan.guard(arrays.disjoint_bounds(list(zip(names, means, strict=True))))
         for i in plan.resolve(means, flat) or ():

@@ -2,12 +2,9 @@
 is, and runs as it does without it."""
 
 from functools import cache
+from importlib import import_module
 from types import CodeType
 from typing import Any
-
-from steepest.extras import require
-
-torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
 __all__ = ["uncompiled"]
 
@@ -17,14 +14,10 @@ def uncompiled(*entries: CodeType) -> None:
     """Has this package's functions never compiled; nor others, such as schedules and rules in
     Python, that are called from where `entries` are. It takes no time from a step, as a decorator
     of torch would."""
-    import torch._dynamo.trace_rules as rules
-
-    rules.add("steepest")
-    try:
-        from torch._dynamo.types import FrameAction, FrameExecStrategy
-
-        strategy = FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP)
+    dynamo: Any = import_module("torch._dynamo")
+    dynamo.trace_rules.add("steepest")
+    frames = dynamo.eval_frame
+    if hasattr(frames, "set_code_exec_strategy"):  # not in older ones, where others are compiled
+        skip = dynamo.types.FrameAction.SKIP
         for code in entries:
-            torch._C._dynamo.eval_frame.set_code_exec_strategy(code, strategy)
-    except (AttributeError, ImportError):  # a torch before 2.7: others may be compiled
-        pass
+            frames.set_code_exec_strategy(code, dynamo.types.FrameExecStrategy(skip, skip))

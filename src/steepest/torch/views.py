@@ -110,7 +110,7 @@ def place(x: Any) -> tuple[Any, ...]:
     """Where a tensor lies and how: if that is the same, so is its array."""
     if hasattr(x, "to_local"):
         x = x.to_local()
-    return x.data_ptr(), x.dtype, x.shape, x.stride(), x.device
+    return x.data_ptr(), x.dtype, x.shape, x.stride(), x.device, x.is_conj(), x.is_neg()
 
 
 def tensor(x: Array, p: Any) -> Any:
