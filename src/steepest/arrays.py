@@ -184,9 +184,11 @@ def zeros_like(p: Array, memory: Array | None = None) -> Array:
     return dense.transpose(np.argsort(order))
 
 
-def as_array(x: Any, what: str, *, writable: bool = False) -> Array:
-    """x itself, or a NumPy array over the memory of an object that shares it. What a tensor is only
-    marked to be is computed, unless it must be `writable`.
+def as_array(
+    x: Any, what: str, used: str = ", since it is used in place", *, writable: bool = False
+) -> Array:
+    """x itself, or a NumPy array over the memory of an object that shares it; `used` says why it
+    must. What a tensor is only marked to be is computed, unless it must be `writable`.
 
     Raises TypeError for what has no memory to share (lists, numbers) or lies on another device.
     """
@@ -228,7 +230,7 @@ def as_array(x: Any, what: str, *, writable: bool = False) -> Array:
         pass
     raise TypeError(
         f"{what} is a {type(x).__name__}, not an array; it must be a NumPy array "
-        "or share memory with one, since it is used in place"
+        f"or share memory with one{used}"
     )
 
 
@@ -319,7 +321,7 @@ def gradient(x: Any, p: Array, name: str, kind: str = "gradient") -> Array:
     if isinstance(x, (np.generic, float)) and p.ndim == 0:
         g: Array = np.asarray(x)
     else:
-        g = as_array(x, what)
+        g = as_array(x, what, used="")
     if g.dtype != p.dtype:
         raise TypeError(
             f"{what} has dtype {g.dtype}; expected the parameter's {p.dtype}: "

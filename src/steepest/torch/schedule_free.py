@@ -28,16 +28,16 @@ class ScheduleFree(Optimizer):
         """Puts the points of training back, as they were but for rounding. It begins so."""
         self._put(training=True)
 
-    @torch.no_grad()
     def _put(self, training: bool) -> None:
         for group in self.param_groups:
             if group.get(_MODE, True) != training:
                 beta = float(views.numbers(self.rule._momentum(None, group)[1]))
                 weight = 1.0 - beta if training else 1.0 - 1.0 / beta
-                for p in group["params"]:
-                    z = self.state[p].get("z") if p in self.state else None
-                    if z is not None:
-                        p.lerp_(z, weight)
+                with torch.no_grad():
+                    for p in group["params"]:
+                        z = self.state[p].get("z") if p in self.state else None
+                        if z is not None:
+                            p.lerp_(z, weight)
                 group[_MODE] = training
 
     def averaged(self) -> dict[str, Any]:
