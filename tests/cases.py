@@ -21,23 +21,6 @@ from steepest.testing import same_bits as same_bits
 LEVELS = dispatch.available()
 DTYPES = (np.float32, np.float64)
 
-
-def brief(values: Iterable[Any], kept: Collection[Any]) -> list[Any]:
-    """For parametrize: the values that are not kept run only where CI adds exhaustive tests.
-
-    For axes that many tests repeat, where one of them runs all values every time: the levels in
-    test_exactness.py's fifty steps, the rules in test_convergence.py.
-    """
-    return [x if x in kept else pytest.param(x, marks=pytest.mark.exhaustive) for x in values]
-
-
-BEST = LEVELS[-1:]
-EACH_LEVEL = brief(LEVELS, BEST)
-SETS_OF_LEVELS = brief([x for x in (LEVELS[:-1], BEST) if x], [BEST])
-"""For a test that loops over levels: the lesser ones, and the best of this machine."""
-
-A_RULE_OF_EACH_KIND = tuple({cls.needs: rule for rule, cls in RULES.items()}.values())
-
 _ODD: dict[str, Any] = {
     "lr": 0.0137,
     "betas": (0.83, 0.9871, 0.9713),
@@ -230,6 +213,32 @@ CONFIGURATIONS = [
     if rule not in MATRICES_ONLY
     for variant in VARIANTS.get(rule, [{}])
 ]
+
+
+def brief(values: Iterable[Any], kept: Collection[Any]) -> list[Any]:
+    """For parametrize: the values that are not kept run only where CI adds exhaustive tests.
+
+    For axes that many tests repeat and one runs whole every time: levels and configurations in
+    test_exactness.py's fifty steps, rules in test_convergence.py. A tuple is the values of several
+    arguments, as in parametrize.
+    """
+    mark = pytest.mark.exhaustive
+    rows = [x if isinstance(x, tuple) else (x,) for x in values]
+    return [
+        pytest.param(*row, marks=() if x in kept else mark)
+        for x, row in zip(values, rows, strict=True)
+    ]
+
+
+EACH_LEVEL = brief(LEVELS, LEVELS[-1:])
+LESSER, BEST = [*LEVELS[:-1]], [*LEVELS[-1:]]
+SETS_OF_LEVELS = brief([x for x in (LESSER, BEST) if x], [BEST])
+"""For a test that loops over levels: the lesser ones, and the best of this machine."""
+
+BY_RULE = brief(CONFIGURATIONS, list({r: (r, a) for r, a in reversed(CONFIGURATIONS)}.values()))
+"""The first configuration of each rule, and the others."""
+
+A_RULE_OF_EACH_KIND = tuple({cls.needs: rule for rule, cls in RULES.items()}.values())
 
 
 def label(value: Any) -> str | None:

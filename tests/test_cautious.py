@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from cases import DTYPES, LEVELS, label, reference_hyper, same_bits, use_threads
+from cases import DTYPES, LEVELS, SETS_OF_LEVELS, label, reference_hyper, same_bits, use_threads
 from test_clip import SHAPES, laid_out
 
 import steepest as st
@@ -15,12 +15,13 @@ from steepest.testing import reference_step
 
 @pytest.mark.parametrize("kind", ["C", "F", "reversed", "strided"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=label)
-def test_layouts_levels_and_threads(dtype, kind):
+@pytest.mark.parametrize("levels", SETS_OF_LEVELS, ids="+".join)
+def test_layouts_levels_and_threads(dtype, kind, levels):
     rng = np.random.default_rng(1)
     start = [np.asarray(rng.standard_normal(s), dtype) for s in SHAPES]
-    for k, level in enumerate(LEVELS):
+    for level in levels:
         dispatch.use(level)
-        use_threads(1 + k)
+        use_threads(1 + LEVELS.index(level))
         params, twins = [laid_out(x, kind) for x in start], [x.copy() for x in start]
         opt = st.AdamW(
             params, lr=0.02, betas=(0.6, 0.9), weight_decay=0.3, cautious=True,

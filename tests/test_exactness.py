@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from cases import (
+    BY_RULE,
     CONFIGURATIONS,
     DTYPES,
     EACH_LEVEL,
@@ -112,7 +113,7 @@ def fitting(rule: str, arguments: dict[str, Any], options: dict[str, Any]) -> di
     return arguments | {k: v for k, v in options.items() if k not in refused}
 
 
-@pytest.mark.parametrize(("rule", "arguments"), CONFIGURATIONS, ids=label)
+@pytest.mark.parametrize(("rule", "arguments"), BY_RULE, ids=label)
 @pytest.mark.parametrize("options", STAGES, ids="+".join)
 @pytest.mark.parametrize("levels", SETS_OF_LEVELS, ids="+".join)
 def test_stages_around_every_rule(rule, arguments, options, levels):

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from cases import CONFIGURATIONS, DTYPES, LEVELS, label, reference_hyper, same_bits, use_threads
+from cases import BY_RULE, DTYPES, LEVELS, label, reference_hyper, same_bits, use_threads
 from test_clip import SHAPES, laid_out
 
 import steepest as st
@@ -64,7 +64,7 @@ def test_each_equals_the_reference_on_every_level_layout_and_thread_count(filter
         run("sgd", {"lr": 0.1, "momentum": 0.9}, filters, dtype, kind, ema=0.5)
 
 
-@pytest.mark.parametrize(("rule", "arguments"), CONFIGURATIONS, ids=label)
+@pytest.mark.parametrize(("rule", "arguments"), BY_RULE, ids=label)
 def test_all_together_around_every_rule(rule, arguments):
     for dtype in DTYPES:
         run(

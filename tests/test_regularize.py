@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from cases import CONFIGURATIONS, DTYPES, LEVELS, label, reference_hyper, same_bits, use_threads
+from cases import BY_RULE, DTYPES, LEVELS, label, reference_hyper, same_bits, use_threads
 from test_clip import SHAPES, laid_out
 
 import steepest as st
@@ -78,7 +78,7 @@ def test_each_equals_the_reference_on_every_level_layout_and_thread_count(penalt
         run("sgd", {"lr": 0.1, "momentum": 0.9}, penalty, dtype, kind, ema=0.5)
 
 
-@pytest.mark.parametrize(("rule", "arguments"), CONFIGURATIONS, ids=label)
+@pytest.mark.parametrize(("rule", "arguments"), BY_RULE, ids=label)
 def test_all_together_around_every_rule(rule, arguments):
     for dtype in DTYPES:
         run(rule, arguments, ALL, dtype, shapes=((), (0, 5), (30, 25), (5, 3, 7)), l1=0.01, ema=0.9)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import optuna
 import pytest
+from cases import brief
 
 import steepest as st
 from steepest.tuning import METHODS, StudyError, integer, log_uniform, search, study, tune, uniform
@@ -108,7 +109,7 @@ def resumed(storage, **options):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a dead process is noticed at once on Linux")
-@pytest.mark.parametrize("n", [1, 5, 12])
+@pytest.mark.parametrize("n", brief([1, 5, 12], [5]))
 def test_a_killed_search_goes_on_with_no_point_lost_or_repeated(n, tmp_path) -> None:
     done, begun = killed_at(tmp_path / "search.db", n)
     tuned, points = resumed(tmp_path / "search.db")
