@@ -61,7 +61,9 @@ def plain(x: Any, what: str) -> Any:
     if type(x) not in (torch.Tensor, torch.nn.Parameter):
         if hasattr(x, "to_local"):  # a DTensor: the part that this process has
             x = x.to_local()
-        elif torch.utils._python_dispatch.is_traceable_wrapper_subclass(x):
+        if hasattr(x, "trigger_wait"):  # one that a collective operation has not finished yet
+            x = x.trigger_wait()
+        if torch.utils._python_dispatch.is_traceable_wrapper_subclass(x):
             raise TypeError(f"{what} is a {type(x).__name__}; expected a plain torch.Tensor")
         check_values(x, what)
     if x.device.type != "cpu":
