@@ -225,7 +225,7 @@ one = {"params": [first], "clip": st.clip.global_norm(1.0)}
 two = {"params": [second], "clip": None}
 raises(ValueError, "give all groups the same clip", lambda: make([one, two]))
 make([one, two | {"clip": one["clip"], "lr": 0.5}])
-assert stt.SGD(m.parameters(), lr=0.1, exclude="vectors")._zero is None
+assert stt.SGD(m.parameters(), lr=0.1, exclude="0")._zero is None
 """
     host.together(2, MODEL + code, tmp_path)
 
