@@ -566,7 +566,8 @@ COSINE = with_lr(schedules.cosine(0.05, steps=4))
         (with_lr(0.1, overrides={"b": {"lr": 0.2}}), with_lr(0.1, overrides={"b": {"lr": 0.3}}),
          "lr = 0.2 in group 1; this one has 0.3"),
         (with_lr(0.1), with_lr(0.1, nonfinite="skip"), "nonfinite = propagate; this one has skip"),
-        (with_lr(0.1, filter=masking(0)), with_lr(0.1, filter=masking(1)), r"filter = \(mask\(\) "),
+        (with_lr(0.1, filter=masking(0)), with_lr(0.1, filter=masking(1)),
+         r"filter = \(mask\(masks={net.w: "),
         (momentum, lambda p: st.SGD(p, lr=0.03), "momentum = 0.9 in group 0; this one has 0.0"),
     ],
 )  # fmt: skip
@@ -579,6 +580,19 @@ def test_other_hyper_parameters_are_refused(tmp_path, before, after, message) ->
     assert (other.calls, other.optimizer.updates) == (0, 0)
     again = Train(before, checkpoint=path).run(resume=True, epochs=8)
     assert len(again.history) == 8
+
+
+def test_words_of_hyper_parameters() -> None:
+    words = resuming._words
+    assert words(schedules.plateau(0.1)) == words(schedules.plateau(0.1, patience=10))
+    watching = schedules.plateau(schedules.cosine(0.1, steps=4, end=1e-3), factor=0.2)
+    watching.observe(1.0)
+    assert words(watching) == "plateau(lr=cosine(lr=0.1, steps=4, end=0.001), factor=0.2)"
+    clips = (st.clip.global_norm(1.0, p=2.0), st.clip.value(2))
+    assert words(clips) == "(global_norm(max_norm=1.0), value(limit=2.0))"
+    assert words([np.float32(0.5), None, True]) == "(0.5, None, True)"
+    assert words(masking(0)) != words(masking(1))
+    assert words(words) == "function _words"
 
 
 def test_the_noise_scale_may_not_look_back_further(tmp_path) -> None:
@@ -609,7 +623,7 @@ def test_a_file_of_an_older_version_goes_on(tmp_path) -> None:
     found = checkpoint.read(path)
     training = found.extra["training"]
     del training["hyper"]
-    for name in ("SHA-256 of data", "SHA-256 of validation", "decay of noise_scale", "nonfinite"):
+    for name in resuming.LATER:
         del training["settings"][name]
     extra = {"training": training}
     checkpoint.save(path, first.optimizer, first.params, extra=extra, arrays=found.arrays)
@@ -646,6 +660,61 @@ def test_files_that_hold_no_run(tmp_path) -> None:
     with pytest.raises(CheckpointError, match="rule 'adam'"):
         train.run(resume=True)
     assert train.optimizer.updates == train.calls == 0
+
+
+NO_MEMORY = [None, 3, "x", {"a": 1}]
+PLACES = [
+    ("settings",), ("hyper",), ("progress",), ("rows",), ("watch",), ("noise",), ("rows", 0),
+    ("rows", 0, "epoch"), ("rows", 0, "loss"), ("progress", "epoch"), ("progress", "position"),
+    ("watch", "best"), ("watch", "best_epoch"), ("watch", "waited"), ("watch", "reference"),
+    ("noise", "decay"), ("noise", "count"), ("noise", "signal"),
+]  # fmt: skip
+SOUND = {(("watch", "best_epoch"), None), (("watch", "best_epoch"), 3), (("watch", "waited"), 3),
+         (("noise", "count"), 3), (("noise", "signal"), 3), (("rows", 0, "epoch"), 3),
+         (("progress", "epoch"), 3), (("progress", "position"), 3)}  # fmt: skip
+NUMBERS = {("watch", "best"), ("watch", "reference"), ("rows", 0, "loss")}
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: ".".join(map(str, place)))
+def test_a_memory_that_makes_no_sense_changes_nothing(tmp_path, place) -> None:
+    path = tmp_path / "run"
+    arguments = CASES["noise scale"][1] | {"checkpoint": path, "validation": HELD_OUT}
+    first = Train(momentum, **arguments).run(epochs=2)
+    found = checkpoint.read(path)
+    other = Train(momentum, **arguments)
+    before = repr((other.params, other.optimizer.state_dict()))
+    for value in NO_MEMORY:
+        number = isinstance(value, (int, float)) and place in NUMBERS
+        if number or (isinstance(value, (int, type(None))) and (place, value) in SOUND):
+            continue
+        training = copy.deepcopy(found.extra["training"])
+        inside = training
+        for key in place[:-1]:
+            inside = inside[key]
+        inside[place[-1]] = value
+        extra = {"training": training}
+        checkpoint.save(path, first.optimizer, first.params, extra=extra, arrays=found.arrays)
+        with pytest.raises(
+            CheckpointError, match=r"no run of fit|no run that can go on|a run with data"
+        ):
+            other.run(resume=True)
+        assert repr((other.params, other.optimizer.state_dict())) == before
+        assert (other.calls, other.history) == (0, None)
+
+
+def test_kept_parameters_that_do_not_fit_change_nothing(tmp_path) -> None:
+    path = tmp_path / "run"
+    first = Train(momentum, checkpoint=path).run(epochs=2)
+    found = checkpoint.read(path)
+    for name, x in [("good.net.w", np.zeros(1)), ("good.b", np.zeros((), np.float32))]:
+        arrays = found.arrays | {name: x}
+        checkpoint.save(path, first.optimizer, first.params, extra=found.extra, arrays=arrays)
+        with pytest.raises(CheckpointError, match=f"array '{name}' has shape"):
+            Train(momentum, checkpoint=path).run(resume=True)
+    arrays = {"good.b": found.arrays["good.b"]}
+    checkpoint.save(path, first.optimizer, first.params, extra=found.extra, arrays=arrays)
+    with pytest.raises(CheckpointError, match=r"it lacks 'good\.net\.w'"):
+        Train(momentum, checkpoint=path).run(resume=True)
 
 
 def test_a_run_anew_takes_the_files_place_when_an_epoch_is_done(tmp_path) -> None:

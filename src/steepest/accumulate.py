@@ -20,6 +20,7 @@ from steepest.kernels.engine import Plan
 from steepest.optimizers import structure
 from steepest.optimizers.sgd import SGD
 from steepest.optimizers.state import counters
+from steepest.values import real
 
 __all__ = ["Accumulator"]
 
@@ -95,8 +96,7 @@ class Accumulator:
         weight: finite and above 0, such as the number of samples. Raises TypeError or ValueError
         for what does not fit; the window is then as before.
         """
-        if not 0 < weight < math.inf:
-            raise ValueError(f"weight = {weight}: expected a finite number above 0")
+        weight = real("weight", weight, "a finite number above 0", lambda x: 0 < x < math.inf)
         flat = structure.take(self._shape, grads)
         if not self.count:
             self._begin(flat)
@@ -108,7 +108,7 @@ class Accumulator:
         self._mean.param_groups[0]["lr"] = share
         self._mean.step(dict(zip(self._names, flat, strict=True)))
         self._given = [a or b for a, b in zip(self._given, given, strict=True)]
-        self.weights.append(float(weight))
+        self.weights.append(weight)
         if self.last_norm is not None:
             self.norms.append(self.last_norm)
 

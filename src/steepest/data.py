@@ -20,6 +20,7 @@ from steepest.arrays import Array
 from steepest.extras import require
 from steepest.models import Task, constant
 from steepest.tables import MIN_ROWS, DataError
+from steepest.values import count, real
 
 __all__ = ["DataError", "Dataset", "Part", "digits", "split", "table"]
 
@@ -88,8 +89,8 @@ def split(
     >>> train.tolist(), validation.tolist(), test.tolist()
     ([2, 3, 1, 5, 9, 6], [4, 8], [0, 7])
     """
-    if not 0 < fraction < 0.5:
-        raise ValueError(f"fraction = {fraction}: expected a number between 0 and 0.5")
+    n = count("n", n, 0)
+    real("fraction", fraction, "a number between 0 and 0.5", lambda x: 0 < x < 0.5)
     rng = np.random.default_rng(seed)
     pieces: list[list[Array]] = [[], [], []]
     for label in [None] if labels is None else np.unique(labels):
@@ -131,6 +132,7 @@ def digits(*, seed: int = 0) -> Dataset:
     )
 
 
+@np.errstate(under="ignore")
 def table(
     path: str | Path,
     target: str,

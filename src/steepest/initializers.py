@@ -327,7 +327,8 @@ def _floating(dtype: Any) -> np.dtype[Any]:
 
 def _cast(values: Array, dtype: Any) -> Array:
     """In C order, whatever the order of the values."""
-    return np.ascontiguousarray(values, _floating(dtype)).reshape(np.shape(values))
+    with np.errstate(under="ignore"):
+        return np.ascontiguousarray(values, _floating(dtype)).reshape(np.shape(values))
 
 
 def _check(true: bool, message: str) -> None:

@@ -7,6 +7,8 @@ itself (``__array_namespace__``), so this module needs nothing but NumPy.
 Shapes are compared, never broadcast: predictions of shape (n, 1) minus targets of shape (n,) would
 be an (n, n) table of all pairs, and train to the mean of the targets without a word.
 
+Where NumPy is told to raise (``np.seterr``), overflow is an error here, too; what vanishes is not.
+
 ``GRADIENTS`` has the gradient of each with respect to the predictions, written out by hand.
 """
 
@@ -17,11 +19,13 @@ from typing import Any
 import numpy as np
 
 from steepest.arrays import Array
+from steepest.values import real
 
 __all__ = [
     "GRADIENTS",
     "LOSSES",
     "absolute",
+    "check_delta",
     "cross_entropy",
     "huber",
     "logistic",
@@ -31,7 +35,12 @@ __all__ = [
     "squared",
 ]
 
+_tiny_is_zero = np.errstate(under="ignore")
+"""For functions in which what is below the smallest number is rightly 0: no error, whatever the
+caller has told NumPy to raise."""
 
+
+@_tiny_is_zero
 def squared(prediction: Any, target: Any) -> Any:
     """The mean squared error, mean (prediction - target)².
 
@@ -43,6 +52,7 @@ def squared(prediction: Any, target: Any) -> Any:
     return (_error(prediction, target) ** 2).mean()
 
 
+@_tiny_is_zero
 def absolute(prediction: Any, target: Any) -> Any:
     """The mean absolute error, mean |prediction - target|; its slope at 0 is taken as 0.
 
@@ -56,6 +66,7 @@ def absolute(prediction: Any, target: Any) -> Any:
     return _space(error).fabs(error).mean()
 
 
+@_tiny_is_zero
 def huber(prediction: Any, target: Any, *, delta: float = 1.0) -> Any:
     """Huber's loss: squared for small errors, absolute for large ones.
 
@@ -80,6 +91,7 @@ def huber(prediction: Any, target: Any, *, delta: float = 1.0) -> Any:
     return xp.where(small, 0.5 * inner**2, delta * (size - 0.5 * delta)).mean()
 
 
+@_tiny_is_zero
 def logistic(logit: Any, label: Any) -> Any:
     """The logistic loss, or binary cross-entropy, of logits.
 
@@ -96,6 +108,7 @@ def logistic(logit: Any, label: Any) -> Any:
     return xp.logaddexp(0.0, sign * z).mean()
 
 
+@_tiny_is_zero
 def cross_entropy(logits: Any, classes: Any, *, smoothing: float = 0.0) -> Any:
     """The cross-entropy of the softmax of logits: mean -log softmax(logits)[class].
 
@@ -134,30 +147,35 @@ LOSSES: dict[str, Callable[..., Any]] = {
 # Gradients with respect to the first argument, of plain arrays.
 
 
+@_tiny_is_zero
 def _squared(prediction: Array, target: Array) -> Array:
     error = prediction - target
     slope: Array = 2 / error.size * error
     return slope
 
 
+@_tiny_is_zero
 def _absolute(prediction: Array, target: Array) -> Array:
     error = prediction - target
     slope: Array = np.sign(error) / error.size
     return slope
 
 
+@_tiny_is_zero
 def _huber(prediction: Array, target: Array, *, delta: float = 1.0) -> Array:
     error = prediction - target
     slope: Array = np.clip(error, -delta, delta) / error.size
     return slope
 
 
+@_tiny_is_zero
 def _logistic(logit: Array, label: Array) -> Array:
     z, sign = _signed(logit, label)
     slope: Array = sign * sigmoid(sign * z) / z.size
     return slope
 
 
+@_tiny_is_zero
 def _cross_entropy(logits: Array, classes: Array, *, smoothing: float = 0.0) -> Array:
     n, k = logits.shape
     slope = softmax(logits)
@@ -178,6 +196,7 @@ GRADIENTS: dict[str, Callable[..., Array]] = {
 """The gradient of each loss with respect to its first argument, of checked NumPy arrays."""
 
 
+@_tiny_is_zero
 def sigmoid(z: Array) -> Array:
     """1 / (1 + exp(-z)), the probability that log-odds stand for; small ones keep their digits.
 
@@ -189,6 +208,7 @@ def sigmoid(z: Array) -> Array:
     return probability
 
 
+@_tiny_is_zero
 def softmax(z: Array) -> Array:
     """exp(z) over its sum along the last axis: probabilities, whatever the size of z.
 
@@ -282,19 +302,9 @@ def _classified(logits: Any, classes: Any) -> tuple[Any, Array]:
 
 
 def check_delta(delta: Any) -> None:
-    """Raises ValueError unless this can be the delta of ``huber``."""
-    if not _holds(lambda: 0 < delta < math.inf):
-        raise ValueError(f"delta = {delta!r}: expected a finite number > 0")
+    """Raises TypeError or ValueError for what is no ``delta`` of ``huber``."""
+    real("delta", _plain(delta), "a finite number > 0", lambda x: 0 < x < math.inf)
 
 
 def _check_smoothing(smoothing: Any) -> None:
-    if not _holds(lambda: 0 <= smoothing < 1):
-        raise ValueError(f"smoothing = {smoothing!r}: expected a number >= 0 and < 1")
-
-
-def _holds(comparison: Callable[[], Any]) -> bool:
-    """Whether a comparison with numbers is true; what cannot be compared is none."""
-    try:
-        return bool(comparison())
-    except (TypeError, ValueError):
-        return False
+    real("smoothing", _plain(smoothing), "a number >= 0 and < 1", lambda x: 0 <= x < 1)

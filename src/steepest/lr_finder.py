@@ -3,7 +3,6 @@
 import copy
 import itertools
 import math
-import operator
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from steepest.arrays import Array
 from steepest.extras import require
 from steepest.optimizers.base import Optimizer
 from steepest.training import batches
-from steepest.training.arguments import trained
+from steepest.training.arguments import autograd, samples, scalar, size, trained
+from steepest.values import count, real
 
 __all__ = ["LRFound", "find_lr"]
 
@@ -125,8 +125,10 @@ def find_lr(
     """
     if smoothing is None:
         smoothing = 0.0 if batch_size is None else 0.8
-    _check(optimizer, low, high, steps, smoothing, stop_factor)
-    steps = operator.index(steps)
+    _check(optimizer, low, high, smoothing, stop_factor)
+    steps, seed = count("steps", steps, 10), count("seed", seed, 0)
+    arrays = samples(data if hasattr(data, "__array__") else tuple(data), "data")
+    size(batch_size, arrays)
     schedule = schedules.exponential(low, gamma=(high / low) ** (1 / (steps - 1)))
     copied = copy.deepcopy(params)
     made = optimizer(copied, lr=schedule)
@@ -135,46 +137,41 @@ def find_lr(
             f"optimizer made one with lr = {made.param_groups[0]['lr']!r}; it must use the lr= it "
             "is given"
         )
-    function = value_and_grad or require(
-        "autograd", "train", "a loss without value_and_grad"
-    ).value_and_grad(loss)
-    stream = _stream(data, batch_size, seed)
+    function = value_and_grad or autograd(loss)
+    stream = _stream(arrays, batch_size, seed)
     seen = _Seen(smoothing, stop_factor)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(under="ignore"):  # what vanishes does not diverge
         warnings.simplefilter("ignore", RuntimeWarning)  # overflow is what is looked for
         try:
             _, grads = function(copied, *next(stream))
             for t in range(steps):
                 made.step(trained(grads))
                 value, grads = function(copied, *next(stream))
-                if seen.stop(schedule(t), float(value)):
+                if seen.stop(schedule(t), scalar(value, "loss")):
                     break
         except FloatingPointError:  # as the optimizer, or NumPy, was told to raise
             seen.stop(schedule(len(seen.rates)), math.inf)
     return _found(seen, low, high)
 
 
-def _check(
-    optimizer: Any, low: float, high: float, steps: int, smoothing: float, stop_factor: float
-) -> None:
+def _check(optimizer: Any, low: float, high: float, smoothing: float, stop_factor: float) -> None:
     if isinstance(optimizer, Optimizer) or not callable(optimizer):
         raise TypeError(
             f"optimizer is {optimizer!r}; expected a class or function, called as "
             "optimizer(params, lr=schedule)"
         )
+    for name, x in (("low", low), ("high", high)):
+        real(name, x, "a number, with 0 < low < high", lambda x: True)
     if not 0 < low < high < math.inf:
         raise ValueError(f"low = {low!r}, high = {high!r}: expected 0 < low < high")
-    if operator.index(steps) < 10:
-        raise ValueError(f"steps = {steps}: expected 10 or more")
-    if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing = {smoothing!r}: expected a number in [0, 1)")
-    if not 1 < stop_factor < math.inf:
-        raise ValueError(f"stop_factor = {stop_factor!r}: expected a number above 1")
+    real("smoothing", smoothing, "a number in [0, 1)", lambda x: 0 <= x < 1)
+    real("stop_factor", stop_factor, "a number above 1", lambda x: 1 < x < math.inf)
 
 
-def _stream(data: Any, batch_size: int | None, seed: int) -> Iterator[tuple[Array, ...]]:
+def _stream(
+    arrays: tuple[Array, ...], batch_size: int | None, seed: int
+) -> Iterator[tuple[Array, ...]]:
     """Batches without end, epoch after epoch."""
-    arrays = (data,) if hasattr(data, "__array__") else tuple(np.asarray(x) for x in data)
     for epoch in itertools.count(1):
         yield from batches(arrays, batch_size, epoch=epoch, seed=seed)
 

@@ -12,7 +12,6 @@ needs far fewer steps; these methods are for rough, noisy or large functions, an
 import copy
 import inspect
 import math
-import operator
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -24,6 +23,7 @@ import numpy as np
 from steepest.arrays import Array
 from steepest.extras import require
 from steepest.optimizers import RULES, Optimizer
+from steepest.values import count, real
 
 __all__ = ["ScipyMethod", "scipy_method"]
 
@@ -32,6 +32,8 @@ Function = Callable[..., Any]
 CONVERGED, MAXITER, NONFINITE, HALTED = 0, 1, 2, 99
 
 EPSILON = float(np.finfo(np.float64).eps)
+
+_TOLERANCE = "a number", lambda x: not math.isnan(x)
 
 # Steps whose values must lie within ftol: with momentum, a single small change is common.
 WINDOW = 10
@@ -69,7 +71,7 @@ def scipy_method(rule: type[Optimizer] | str, *, steps: int = 1000, **hyper: Any
         raise TypeError(f"scipy_method takes no argument {name!r}: {REFUSED[name]}")
     if "weight_decay" in inspect.signature(cls).parameters:
         hyper.setdefault("weight_decay", 0.0)
-    method = ScipyMethod(cls, _count("steps", steps), hyper)
+    method = ScipyMethod(cls, count("steps", steps, 0), hyper)
     method.optimizer(np.zeros(1))  # wrong arguments are told now, not at the first use
     return method
 
@@ -166,9 +168,13 @@ class _Options:
     disp: bool = False
 
     def __post_init__(self) -> None:
-        self.maxiter = _count("maxiter", self.maxiter)
-        if not EPSILON < self.eps < math.inf:
-            raise ValueError(f"eps = {self.eps!r}: expected a number > {EPSILON:.1e}")
+        self.maxiter = count("maxiter", self.maxiter, 0)
+        self.gtol = real("gtol", self.gtol, *_TOLERANCE)
+        if self.ftol is not None:
+            self.ftol = real("ftol", self.ftol, *_TOLERANCE)
+        self.eps = real(
+            "eps", self.eps, f"a number > {EPSILON:.1e}", lambda x: EPSILON < x < math.inf
+        )
 
 
 @dataclass
@@ -338,13 +344,3 @@ def _rule(rule: type[Optimizer] | str) -> type[Optimizer]:
             "'adamw'"
         )
     return rule
-
-
-def _count(name: str, value: Any) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} = {value!r}: expected an integer") from None
-    if number < 0:
-        raise ValueError(f"{name} = {number}: expected 0 or more")
-    return number

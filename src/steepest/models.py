@@ -94,7 +94,8 @@ class MLP:
         _one_of("task", self.task, OBJECTIVES)
         _one_of("activation", self.activation, ACTIVATIONS)
         object.__setattr__(self, "sizes", tuple(self.sizes))
-        if len(self.sizes) < 2 or min(self.sizes) < 1:
+        whole = [hasattr(n, "__index__") and not isinstance(n, bool) for n in self.sizes]
+        if len(self.sizes) < 2 or not all(whole) or min(self.sizes) < 1:
             raise ValueError(
                 f"sizes = {self.sizes}: expected the numbers of inputs, of each hidden layer's "
                 "units if any, and of outputs, all at least 1"
@@ -110,9 +111,9 @@ class MLP:
                 f"sizes = {self.sizes} with objective {self.objective!r}: expected one output per "
                 "class, two or more, for 'cross_entropy', and 1 output for the others"
             )
+        losses.check_delta(self.delta)
         if self.objective != "huber" and self.delta != 1.0:
             raise ValueError(f"delta = {self.delta}: only objective 'huber' has one")
-        losses.check_delta(self.delta)
         if isinstance(self.weights, str):
             _one_of("weights", self.weights, INITIALIZERS)
         if self.weights == "zeros" and len(self.sizes) > 2:
@@ -141,6 +142,7 @@ class MLP:
             return he_normal if hidden and self.activation == "relu" else xavier_uniform
         return INITIALIZERS[self.weights] if isinstance(self.weights, str) else self.weights
 
+    @np.errstate(under="ignore")
     def activations(self, params: Params, x: Array) -> list[Array]:
         """The input and the values after each layer, the output last."""
         activate, _ = ACTIVATIONS[self.activation]
@@ -151,6 +153,7 @@ class MLP:
         values.append(values[-1] @ layers[-1]["weight"] + layers[-1]["bias"])
         return values
 
+    @np.errstate(under="ignore")
     def predict(self, params: Params, x: Array) -> Array:
         """The number of the likeliest class, or the estimated value, of each sample."""
         z = self.activations(params, x)[-1]
@@ -158,6 +161,7 @@ class MLP:
             return (z[:, 0] > 0).astype(np.int64)
         return z.argmax(axis=1) if self.task == "classification" else z[:, 0]
 
+    @np.errstate(under="ignore")
     def predict_proba(self, params: Params, x: Array) -> Array:
         """The probability of each class, of shape (samples, classes).
 
@@ -170,10 +174,12 @@ class MLP:
             return losses.sigmoid(np.concatenate([-z, z], axis=1))
         return losses.softmax(z)
 
+    @np.errstate(under="ignore")
     def loss(self, params: Params, x: Array, y: Array) -> float:
         """The mean loss over a batch. Raises ValueError or TypeError for unfit targets."""
         return float(self._judged(losses.LOSSES, self.activations(params, x)[-1], y))
 
+    @np.errstate(under="ignore")
     def value_and_grad(self, params: Params, x: Array, y: Array) -> tuple[float, Params]:
         """The mean loss over a batch and its gradients, by back-propagation; raises as ``loss``."""
         _, derivative = ACTIVATIONS[self.activation]
@@ -256,6 +262,7 @@ def accuracy(predicted: Array, y: Array) -> float:
     return float(np.mean(predicted == y))
 
 
+@np.errstate(under="ignore")
 def log_loss(probabilities: Array, y: Array) -> float:
     """The mean of -log p[y], of probabilities of shape (samples, classes); ∞ where one is 0.
 
@@ -289,6 +296,7 @@ def r_squared(predicted: Array, y: Array) -> float:
         return 1 - float(np.sum((error / unit) ** 2)) / float(np.sum((spread / unit) ** 2))
 
 
+@np.errstate(under="ignore")
 def rmse(predicted: Array, y: Array) -> float:
     """The root of the mean squared error, in the unit of y.
 
@@ -298,6 +306,7 @@ def rmse(predicted: Array, y: Array) -> float:
     return math.sqrt(losses.squared(_wide(predicted), _wide(y)))
 
 
+@np.errstate(under="ignore")
 def mean_absolute_error(predicted: Array, y: Array) -> float:
     """The mean absolute error, in the unit of y.
 
@@ -323,7 +332,8 @@ def constant(x: Array) -> Array:
 def _wide(x: Any) -> Array:
     """Numbers as float64, or wider floats as they are: narrow ones overflow, integers wrap."""
     x = np.asarray(x)
-    return x.astype(np.result_type(x.dtype, np.float64), copy=False)
+    wide: Array = x.astype(np.result_type(x.dtype, np.float64), copy=False)
+    return wide
 
 
 def _kind(x: Array) -> str:

@@ -13,7 +13,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from steepest.values import count, real
+
 __all__ = ["NoiseScale"]
+
+_DECAY = "a number in [0, 1)", lambda x: 0 <= x < 1
+_FINITE = "a finite number, 0 or more", lambda x: 0 <= x < math.inf
 
 
 class NoiseScale:
@@ -42,9 +47,7 @@ class NoiseScale:
     """
 
     def __init__(self, decay: float = 0.99) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay = {decay}: expected a number in [0, 1)")
-        self.decay = float(decay)
+        self.decay = real("decay", decay, *_DECAY)
         self.count = 0
         self._signal = 0.0
         self._noise = 0.0
@@ -55,11 +58,11 @@ class NoiseScale:
         `small_sq` may be a mean over several gradients; where these are over different numbers of
         samples, `small` is the harmonic mean of the numbers.
         """
-        if not 0 < small < big < math.inf:
-            raise ValueError(f"small = {small}, big = {big}: expected 0 < small < big")
-        for name, value in (("small_sq", small_sq), ("big_sq", big_sq)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} = {value}: expected a finite number, 0 or more")
+        small, big = (real(name, x, *_FINITE) for name, x in (("small", small), ("big", big)))
+        small_sq = real("small_sq", small_sq, *_FINITE)
+        big_sq = real("big_sq", big_sq, *_FINITE)
+        if not 0 < small < big:
+            raise ValueError(f"small = {small:g}, big = {big:g}: expected 0 < small < big")
         signal = (big * big_sq - small * small_sq) / (big - small)
         noise = (small_sq - big_sq) / (1 / small - 1 / big)
         self._signal = self.decay * self._signal + (1 - self.decay) * signal
@@ -114,7 +117,13 @@ class NoiseScale:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes over what ``state_dict`` gave."""
-        decay, count = float(state["decay"]), int(state["count"])
-        signal, noise = float(state["signal"]), float(state["noise"])
-        self.decay, self.count, self._signal, self._noise = decay, count, signal, noise
+        """Takes over what ``state_dict`` gave. Raises KeyError, TypeError or ValueError for
+        anything else, and is then as before."""
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state = {state!r}: expected a dict")
+        decay, number = real("decay", state["decay"], *_DECAY), count("count", state["count"], 0)
+        signal, noise = (
+            real(name, state[name], "a finite number", math.isfinite)
+            for name in ("signal", "noise")
+        )
+        self.decay, self.count, self._signal, self._noise = decay, number, signal, noise

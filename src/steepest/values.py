@@ -2,11 +2,12 @@
 
 import math
 import numbers
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-__all__ = ["Check", "Number", "Value", "axis", "flag", "number", "whole"]
+__all__ = ["Check", "Number", "Value", "axis", "count", "flag", "number", "real", "whole"]
 
 Number = float | Callable[[int], float]
 Check = Callable[[Any], Any]
@@ -54,6 +55,36 @@ def flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError("expected True or False")
     return value
+
+
+def real(name: str, value: Any, expected: str, holds: Callable[[float], bool]) -> float:
+    """An argument as a float, also an array of one number without axes.
+
+    Raises TypeError for what is no real number, ValueError where it does not hold what is expected.
+    """
+    settled = value.item() if getattr(value, "ndim", None) == 0 else value
+    if isinstance(settled, bool) or not isinstance(settled, (numbers.Real, float)):
+        raise TypeError(f"{name} = {value!r}: expected {expected}")
+    try:
+        x = float(settled)
+        if holds(x):
+            return x
+    except OverflowError:  # an integer beyond double
+        pass
+    raise ValueError(f"{name} = {value!r}: expected {expected}")
+
+
+def count(name: str, value: Any, low: int) -> int:
+    """An argument as an integer not below `low`. Raises TypeError or ValueError."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} = {value!r}: expected an integer") from None
+    if number < low:
+        raise ValueError(f"{name} = {number}: expected {low} or more")
+    return number
 
 
 def axis(value: Any) -> int | None:

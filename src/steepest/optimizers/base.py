@@ -13,6 +13,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from steepest import arrays
 from steepest import average as averages
 from steepest.arrays import Array
@@ -149,7 +151,8 @@ class Optimizer(Keeping, registered=False):
                 fresh = given(state, live.rule.copies)
                 before = dict(fresh)
                 try:
-                    live.rule.prepare(name, p, g, fresh, t, live.h)
+                    with np.errstate(under="ignore"):  # whatever the caller wants raised
+                        live.rule.prepare(name, p, g, fresh, t, live.h)
                 except Exception as error:
                     error.add_note(f"in the step of parameter {name!r}; nothing was changed")
                     raise

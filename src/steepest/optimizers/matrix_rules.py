@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Unpack
 
+import numpy as np
+
 from steepest.arrays import Array
 from steepest.matrix import kron, shampoo, soap
 from steepest.optimizers.base import Number, Options
@@ -102,6 +104,7 @@ class SOAP(MatrixRule):
             precondition_1d=h["precondition_1d"],
         )
 
+    @np.errstate(all="ignore")
     def prepare(
         self, name: str, p: Array, g: Array, state: dict[str, Array], t: int, h: Mapping[str, Any]
     ) -> None:

@@ -1,7 +1,6 @@
 """What ``fit`` and its kin are given, checked: functions, arrays, counts and values of a loss."""
 
 import math
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from steepest.history import COLUMNS
 from steepest.optimizers.base import Optimizer
 from steepest.optimizers.structure import flatten
 from steepest.training.sampling import Size, length
+from steepest.values import count
 
 Function = Callable[..., Any]
 
@@ -32,6 +32,7 @@ def autograd(loss: Function) -> Function:
     package = require("autograd", "train", "a loss without value_and_grad")
     value_and_grad = package.value_and_grad(checked)
 
+    @np.errstate(under="ignore")  # as in the losses: autograd's part of them comes after
     def typed(params: Any, *batch: Array) -> Any:
         value, grads = value_and_grad(params, *batch)
         return value, _typed_as(params, grads)
@@ -49,11 +50,13 @@ def _typed_as(params: Any, grads: Any) -> Any:
 
 
 def scalar(value: Any, what: str) -> float:
-    """A loss as a float. Raises ValueError for an array."""
+    """A loss as a float. Raises ValueError for an array, TypeError for what is not real."""
     if np.ndim(value) != 0:
         raise ValueError(
             f"{what} has shape {np.shape(value)}; expected one number, such as the mean"
         )
+    if isinstance(value, (str, bytes)) or np.iscomplexobj(value):
+        raise TypeError(f"{what} = {value!r}; expected a real number")
     return float(value)
 
 
@@ -143,17 +146,6 @@ def named(metrics: Mapping[str, Function]) -> dict[str, Function]:
         if name in COLUMNS or name.startswith("val_"):
             raise ValueError(f"metric {name!r}: the history has a column of that name; rename it")
     return dict(metrics)
-
-
-def count(name: str, value: Any, low: int) -> int:
-    """An integer not below `low`. Raises TypeError or ValueError."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} = {value!r}: expected an integer") from None
-    if number < low:
-        raise ValueError(f"{name} = {number}: expected {low} or more")
-    return number
 
 
 def size(value: Any, data: tuple[Array, ...]) -> Size | None:

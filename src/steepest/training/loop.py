@@ -17,7 +17,6 @@ from steepest.training.arguments import (
     Function,
     NonFinite,
     autograd,
-    count,
     leaves_of,
     named,
     samples,
@@ -28,6 +27,10 @@ from steepest.training.resuming import Keeper
 from steepest.training.run import Run
 from steepest.training.sampling import Size
 from steepest.training.stopping import Watch
+from steepest.values import count, real
+
+_LOSS = "a number that a loss can reach, or None", lambda x: not math.isnan(x)
+_SPAN = "0 or more", lambda x: 0 <= x < math.inf
 
 
 @dataclass(frozen=True)
@@ -176,9 +179,9 @@ def fit(
         seed=count("seed", seed, 0),
         shuffle=shuffle,
         watch=Watch(
-            target=-math.inf if target is None else float(target),
+            target=-math.inf if target is None else real("target", target, *_LOSS),
             patience=math.inf if patience is None else count("patience", patience, 1),
-            min_delta=float(min_delta),
+            min_delta=real("min_delta", min_delta, *_SPAN),
         ),
     )
     _check(run)
@@ -218,8 +221,6 @@ def fit(
 
 def _check(run: Run) -> None:
     """Raises ValueError for settings that do not go together, or would have no effect."""
-    if run.watch.min_delta < 0:
-        raise ValueError(f"min_delta = {run.watch.min_delta}: expected 0 or more")
     if run.accumulate > 1 and run.batch_size is None:
         raise ValueError(f"accumulate = {run.accumulate} needs a batch_size: None is all of data")
     if run.noise is not None and run.accumulate == 1:

@@ -5,6 +5,7 @@ state. What the loop itself has to remember comes beside these: plain numbers as
 ``extra["training"]``, and arrays.
 """
 
+import copy
 import dataclasses
 import hashlib
 import os
@@ -19,8 +20,12 @@ import numpy as np
 from steepest import checkpoint
 from steepest.arrays import Array
 from steepest.training.run import Progress, Run
+from steepest.values import count, real
 
 FORMAT = 1
+LATER = ("SHA-256 of data", "SHA-256 of validation", "decay of noise_scale", "nonfinite")
+"""Settings that a file of an older version lacks."""
+_ANY = "a number", lambda x: True
 PIECE = 1 << 22  # bytes of data that are looked at together
 
 
@@ -65,9 +70,17 @@ class Keeper:
             found = checkpoint.read(self.path)
             self._agree(found.extra)
             self._agree_on_hyper(found)
-            good, best = (self._arrays(found.arrays, key) for key in ("good", "best"))
+            saved = found.extra["training"]
+            try:
+                _check_memory(self.run, saved)
+                good, best = (self._arrays(found.arrays, key) for key in ("good", "best"))
+            except (KeyError, TypeError, ValueError) as error:
+                reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+                raise checkpoint.CheckpointError(
+                    f"{self.path} is of no run that can go on: {reason}"
+                ) from error
             checkpoint.load(self.path, self.run.optimizer, self.run.params)
-            _take_up(self.run, found.extra["training"])
+            _take_up(self.run, saved)
             self.run.good, self.run.best = good, best
 
     def after_epoch(self) -> None:
@@ -123,17 +136,24 @@ class Keeper:
             raise
 
     def _agree(self, extra: dict[str, Any]) -> None:
-        saved = extra.get("training")
-        if not isinstance(saved, dict) or saved.get("format") != FORMAT:
+        saved: Any = extra.get("training")
+        whole = (
+            isinstance(saved, dict)
+            and saved.get("format") == FORMAT
+            and isinstance(saved.get("settings"), dict)
+            and _are_dicts(saved.get("hyper", []))
+        )
+        if not whole:
             raise checkpoint.CheckpointError(
                 f"{self.path} holds no run of fit that this version can go on with; "
                 "load it with st.load, or give resume=False"
             )
         for name, value in self._settings.items():
-            if saved["settings"].get(name, value) != value:  # an older file may lack one
+            before = saved["settings"].get(name, value if name in LATER else None)
+            if before != value:
                 raise checkpoint.CheckpointError(
-                    f"{self.path} is of a run with {name} = {saved['settings'][name]}; this one "
-                    f"has {value}; give the same, or resume=False to begin anew"
+                    f"{self.path} is of a run with {name} = {before}; this one has {value}; give "
+                    "the same, or resume=False to begin anew"
                 )
 
     def _agree_on_hyper(self, found: checkpoint.Checkpoint) -> None:
@@ -155,8 +175,49 @@ class Keeper:
                     )
 
     def _arrays(self, found: dict[str, Array], key: str) -> list[Array]:
+        """Kept parameters, or none. Raises KeyError or ValueError unless they are all there."""
         names = [f"{key}.{name}" for name in self.run.optimizer.state]
-        return [found[name] for name in names if name in found]
+        kept = [found[name] for name in names] if any(name in found for name in names) else []
+        for name, x, leaf in zip(names, kept, self.run.leaves, strict=False):
+            if (x.shape, x.dtype) != (leaf.shape, leaf.dtype):
+                raise ValueError(
+                    f"array {name!r} has shape {x.shape} and dtype {x.dtype}; expected "
+                    f"{leaf.shape} and {leaf.dtype}"
+                )
+        return kept
+
+
+def _are_dicts(x: Any) -> bool:
+    return isinstance(x, list) and all(isinstance(one, dict) for one in x)
+
+
+def _check_memory(run: Run, saved: dict[str, Any]) -> None:
+    """Raises KeyError, TypeError or ValueError unless ``_take_up`` can take up what was saved."""
+    for name in ("progress", "watch"):
+        if not isinstance(saved[name], dict):
+            raise TypeError(f"{name} = {saved[name]!r}: expected a dict")
+    progress, watch, rows = Progress(**saved["progress"]), saved["watch"], saved["rows"]
+    for f in dataclasses.fields(Progress):
+        value = getattr(progress, f.name)
+        if isinstance(f.default, int):
+            count(f.name, value, f.default)
+        else:
+            real(f.name, value, *_ANY)
+    if not _are_dicts(rows):
+        raise TypeError(f"rows = {rows!r}: expected a list of dicts")
+    for row in rows:
+        count("epoch", row["epoch"], 1)
+        for name, value in row.items():
+            real(name, value, *_ANY)
+    for name in ("best", "reference"):
+        real(name, watch[name], *_ANY)
+    count("waited", watch["waited"], 0)
+    if watch["best_epoch"] is not None:
+        count("best_epoch", watch["best_epoch"], 1)
+    if rows:
+        run.watch.verdict(rows[-1])
+    if run.noise is not None:
+        copy.copy(run.noise).load_state_dict(saved["noise"])
 
 
 def _remembered(run: Run, settings: dict[str, Any], hyper: list[dict[str, str]]) -> dict[str, Any]:
@@ -215,16 +276,21 @@ def _hyper(groups: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def _words(value: Any) -> str:
-    """A hyper-parameter in words that are the same in every process."""
+    """A hyper-parameter in words: the same in every process, and without what it was not given, so
+    that a later version with more to give says the same."""
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, np.ndarray):
+        return f"array {value.dtype} {value.shape} {zlib.crc32(_bytes(value)):08x}"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_words(x)}' for key, x in sorted(value.items()))}}}"
     if isinstance(value, (tuple, list)):
         return f"({', '.join(map(_words, value))})"
-    if callable(value):
-        return _text(value)
-    kept = [getattr(value, name) or {} for name in sorted(getattr(value, "in_state", ()))]
-    arrays = b"".join(key.encode() + x.tobytes() for own in kept for key, x in sorted(own.items()))
-    return f"{value!r} {zlib.crc32(arrays):08x}" if arrays else repr(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        pairs = [(f, getattr(value, f.name)) for f in dataclasses.fields(value) if f.init]
+        given = [f"{f.name}={_words(x)}" for f, x in pairs if _words(x) != _words(f.default)]
+        return f"{type(value).__name__}({', '.join(given)})"
+    return _text(value) if callable(value) else repr(value)
 
 
 def _trace(x: Array) -> str:
@@ -248,6 +314,6 @@ def _bytes(x: Array) -> bytes:
 
 def _text(schedule: Any) -> str:
     """A schedule in words: all of it where it is made of plain fields, else its name."""
-    if dataclasses.is_dataclass(schedule) and " at 0x" not in repr(schedule):
+    if dataclasses.is_dataclass(schedule):
         return repr(schedule)
     return f"function {getattr(schedule, '__qualname__', type(schedule).__qualname__)}"

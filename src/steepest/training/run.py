@@ -1,5 +1,6 @@
 """One run of training: an epoch of it, and everything that changes from update to update."""
 
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -98,7 +99,7 @@ class Run:
         )
         while True:
             begun, grads, total, samples = time.perf_counter(), None, 0.0, 0
-            for batch in islice(parts, self.accumulate):
+            for batch in islice(parts, min(self.accumulate, sys.maxsize)):
                 value, grads = self.value_and_grad(self.params, *batch)
                 count = len(batch[0]) if batch else 1
                 total += finite(value, "loss", self.progress.epoch) * count

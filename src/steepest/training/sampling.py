@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from steepest.arrays import Array
+from steepest.values import count
 
 Size = int | Callable[[int], float]
 """A batch size, or a schedule of it: a function of the number of updates done so far."""
@@ -45,12 +46,13 @@ def batches(
     [[0], [1, 2], [3, 4]]
     """
     n = length(data) if data else 0
+    epoch, seed, start = count("epoch", epoch, 0), count("seed", seed, 0), count("start", start, 0)
     if batch_size is None:
         if start == 0:
             yield tuple(data)
         return
-    if not callable(batch_size) and batch_size < 1:
-        raise ValueError(f"batch_size = {batch_size}: expected 1 or more, or None for all samples")
+    if not callable(batch_size):
+        batch_size = count("batch_size", batch_size, 1)
     order = np.random.default_rng((seed, epoch)).permutation(n) if shuffle else None
     while start < n:
         stop = start + size_at(batch_size, updates)

@@ -12,8 +12,9 @@ from typing import Any, Literal
 from steepest.accumulate import Accumulator
 from steepest.arrays import Array
 from steepest.noise import NoiseScale
-from steepest.training.arguments import Function, autograd, count, samples, scalar, trained
+from steepest.training.arguments import Function, autograd, samples, scalar, trained
 from steepest.training.sampling import batches, length
+from steepest.values import count, real
 
 # Batches per size: enough for the norm of their mean to stand out from its own noise.
 _REPEATS = 8
@@ -99,6 +100,8 @@ def find_batch_size(
     most = math.inf if limit is None else count("limit", limit, first)
     if length(found) < 2 * first:
         raise ValueError(f"start = {first}: the data has {length(found)} samples, not two batches")
+    if memory is not None:
+        real("memory", memory, "0 bytes or more, or None", lambda x: x >= 0)
     probe = _Probe(value_and_grad or autograd(loss), own, found, count("seed", seed, 0), memory)
     tried: list[Trial] = []
     size = first

@@ -13,11 +13,12 @@ import numpy as np
 
 from steepest.extras import require
 from steepest.history import History
-from steepest.training.arguments import count
+from steepest.training.arguments import scalar
 from steepest.tuning.results import Record, State, Stopped, Tuned
 from steepest.tuning.space import Distribution, Space
 from steepest.tuning.study import ERROR, Claim, Study, without_log
 from steepest.tuning.trial import Pruned, Trial, beaten, below_median, is_rung
+from steepest.values import count, real
 
 __all__ = ["METHODS", "Method", "Objective", "tune"]
 
@@ -25,6 +26,7 @@ Method = Literal["grid", "random", "tpe", "halving"]
 METHODS: tuple[Method, ...] = ("grid", "random", "tpe", "halving")
 Objective = Callable[[dict[str, Any], Trial], Any]
 
+_SECONDS = "more than 0 seconds, or None", lambda x: x > 0
 POLL = 0.5  # seconds between looks at what other processes do
 
 
@@ -127,15 +129,13 @@ class _Search:
     ) -> None:
         if method not in METHODS:
             raise ValueError(f"method = {method!r}: expected one of {', '.join(METHODS)}")
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout = {timeout!r}: expected more than 0 seconds, or None")
         self.objective = objective
         self.space = space
         self.method = method
         self.seed = seed
         self.prune = prune
         self.min_epochs = min_epochs
-        self.timeout = math.inf if timeout is None else timeout
+        self.timeout = math.inf if timeout is None else real("timeout", timeout, *_SECONDS)
         self.points = space.grid() if method == "grid" else []
         self.total = self._total(trials)
         self.begun = 0
@@ -313,7 +313,7 @@ def _loss(result: Any) -> float:
             )
         return min(result["val_loss"])
     try:
-        loss = float(result)
+        loss = scalar(result, "loss")
     except (TypeError, ValueError):
         raise TypeError(
             f"the objective returned {result!r}; expected the loss, one number, or a History"

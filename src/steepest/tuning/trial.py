@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from steepest.training.arguments import scalar
+
 __all__ = ["Pruned", "Trial", "beaten", "below_median", "is_rung"]
 
 FACTOR = 3  # of the candidates at a rung of "halving", one in so many goes on
@@ -45,7 +47,7 @@ class Trial:
                 f"epoch = {epoch}: expected more than {last}, the last one reported; count on, "
                 "where a trial trains several times"
             )
-        number = float(loss)
+        number = scalar(loss, "loss")
         if not math.isfinite(number):
             raise FloatingPointError(f"loss = {number} in epoch {epoch}")
         self.reports[epoch] = number
