@@ -72,7 +72,7 @@ def objects(data: Any, what: str) -> str:
         columns = zip(names, found.reshape(len(found), -1).T, strict=False)
         for name, column in columns:
             for value in column:
-                if not isinstance(value, numbers.Real) or isinstance(value, bool):
+                if isinstance(value, bool) or not isinstance(value, numbers.Real):
                     where = f"column {name!r} has" if found.ndim > 1 else "with"
                     return _objects(f"{what}[{i}]", f", {where} {value!r}")
         return _objects(f"{what}[{i}]", "")
