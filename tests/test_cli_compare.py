@@ -1,5 +1,6 @@
 import csv
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import steepest as st
 from steepest import cli
 from steepest.cli import pictures, runs
+from steepest.extras import require
 
 FILES = {"compare.png", "compare.csv", "curves.csv", "config.json"}
 QUICK = ["--epochs", "3", "--hidden", "20", "--quiet"]
@@ -155,6 +157,15 @@ def test_interrupt_keeps_what_is_done(monkeypatch, tmp_path, capsys, run) -> Non
             raise KeyboardInterrupt
         step(self, grads)
 
+    notes, drawn = [], []
+    draw = pictures.compare
+
+    def drawing(curves, name, note):
+        notes.append(note)
+        drawn.extend(curves)
+        return draw(curves, name, note)
+
+    monkeypatch.setattr(pictures, "compare", drawing)
     monkeypatch.setattr(st.Adam, "step", interrupted)
     found, curves, out = compared(
         tmp_path, "--optimizers", "adam", "--lrs", "0.1,0.2,0.3,0.4", code=130
@@ -165,6 +176,8 @@ def test_interrupt_keeps_what_is_done(monkeypatch, tmp_path, capsys, run) -> Non
     assert len(curves) == 3 * (run - 1) + 1
     shown = capsys.readouterr()
     assert shown.err == f"interrupted: {run - 1} of 4 runs are done and kept\n"
+    assert notes == [f"interrupted: {run - 1} of 4 runs are done"]
+    assert drawn[-1].interrupted and not any(one.interrupted for one in drawn[:-1])
     assert shown.out.splitlines()[-3].endswith("interrupted")
 
 
@@ -260,6 +273,71 @@ def test_forty_eight_curves_all_differ() -> None:
     lines = pictures.compare(curves, "digits").axes[0].get_lines()
     looks = {(x.get_color(), str(x._unscaled_dash_pattern), x.get_marker()) for x in lines}
     assert len(looks) == 48
+
+
+def looks(figure):
+    lines = figure.axes[0].get_lines()
+    return [(x.get_color(), str(x._unscaled_dash_pattern), x.get_marker()) for x in lines]
+
+
+@pytest.mark.parametrize(("optimizers", "rates"), [(9, 1), (49, 1), (13, 3), (20, 7), (9, 9)])
+def test_more_optimizers_than_colors_all_differ(optimizers, rates) -> None:
+    curves = [curve(f"o{i}", 10.0**-j, [1.0, 0.5]) for i in range(optimizers) for j in range(rates)]
+    found = looks(pictures.compare(curves, "digits"))
+    assert len(set(found)) == len(found) == optimizers * rates
+
+
+def names_at_ends(figure):
+    """The boxes of the names at the ends of the curves, as they are drawn; without the strokes."""
+    box = require("matplotlib.text", "train", "this test").Text.get_window_extent
+    figure.savefig(io.BytesIO())
+    texts = [x for x in figure.axes[0].texts if x.get_text()]
+    return {x.get_text(): (box(x), x) for x in texts}
+
+
+@pytest.mark.parametrize("n", [9, 49])
+@pytest.mark.parametrize("end", [lambda i: 0.1, lambda i: 0.1 + i, lambda i: 1e9])
+def test_names_at_the_ends_of_many_curves(n, end) -> None:
+    """Within the picture, in the colour of the curve, none over another, in the curves' order."""
+    curves = [curve(f"o{i}", 0.5, [2.0, 1.0, end(i)]) for i in range(n)]
+    figure = pictures.compare(curves, "digits")
+    found = names_at_ends(figure)
+    assert list(found) == [f"o{i}, lr 0.5" for i in range(n)]
+    assert figure.legends == []
+    for (box, text), line in zip(found.values(), figure.axes[0].get_lines(), strict=True):
+        assert text.get_color() == line.get_color()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1
+    boxes = sorted((box for box, _ in found.values()), key=lambda box: box.y0)
+    middles = [(box.y0 + box.y1) / 2 for box in boxes]
+    assert min(np.diff(middles)) > 0.9 * pictures.LINE * figure.dpi
+    if end(1) != end(0) and n == 9:
+        assert [box for box, _ in found.values()] == boxes
+
+
+def test_few_curves_have_no_names_at_their_ends() -> None:
+    figure = pictures.compare([curve(f"o{i}", 0.5, [2.0, 1.0]) for i in range(8)], "digits")
+    assert names_at_ends(figure) == {} and len(labels(figure)) == 8
+
+
+def test_an_interrupted_comparison_says_so() -> None:
+    whole = curve("sgd", 0.1, [2.0, 1.0, 0.5])
+    part = pictures.Curve("adam", 0.1, ([2.0, 1.0],), 2.0, diverged=False, interrupted=True)
+    none = pictures.Curve("lion", 0.1, ([],), 2.0, diverged=False, interrupted=True)
+    figure = pictures.compare([whole, part, none], "digits", "interrupted: 1 of 4 runs are done")
+    title = figure.axes[0].get_title(loc="left")
+    assert title == "digits: validation loss (interrupted: 1 of 4 runs are done)"
+    assert labels(figure)[-3:] == ["interrupted", "adam, lr 0.1", "lion, lr 0.1"]
+    ring = figure.axes[0].get_lines()[2]
+    assert (ring.get_marker(), ring.get_xydata().tolist()) == ("o", [[2.0, 1.0]])
+
+
+@pytest.mark.parametrize("heights", [[0.5], [0.2, 0.9], [0.5] * 4, [0.0, 0.0], [1.0, 1.0, 0.99]])
+def test_heights_are_kept_or_moved_apart(heights) -> None:
+    found = pictures.apart(heights, 0.1)
+    assert all(0 <= x <= 1 for x in found)
+    assert all(b - a > 0.1 - 1e-12 for a, b in itertools.pairwise(sorted(found)))
+    if len(set(heights)) == len(heights) and min(np.diff(sorted(heights)), default=1) > 0.1:
+        assert found == pytest.approx(heights, abs=1e-12)  # the sums round
 
 
 def test_one_rate_each_stands_beside_the_name() -> None:

@@ -359,6 +359,74 @@ def test_evaluation_with_averaged_parameters(patience) -> None:
         )
 
 
+LINE = np.linspace(-1, 1, 20), np.linspace(-2, 2, 20)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda p, x, y: ((np.dot(x[:, None], p["w"]) - y) ** 2).mean(),
+        lambda p, x, y: (np.asarray(p["w"]) * x - y).mean(),
+        lambda p, x, y: np.concatenate([p["w"], x]).mean(),
+        lambda p, x, y: float(p["w"][0]) * x.mean(),
+        lambda p, x, y: math.exp(p["w"][0]) * x.mean(),
+    ],
+)
+def test_what_autograd_cannot_follow_is_told(loss) -> None:
+    p = {"w": np.ones(1)}
+    with pytest.raises(TypeError, match=r"^autograd cannot follow the loss \(.*autograd\.numpy in"):
+        fit(loss, p, LINE, st.SGD(p, lr=0.1), epochs=1)
+    assert p["w"][0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("loss", "error"),
+    [
+        (lambda p, x, y: p["v"] * x, KeyError),
+        (lambda p, x, y: p["w"] @ np.ones((3, 2)), ValueError),
+        (lambda p, x, y: p["w"] + "text", TypeError),
+        (lambda p, x, y: x * p["w"], ValueError),
+    ],
+)
+def test_other_errors_of_a_loss_stay_what_they_are(loss, error) -> None:
+    p = {"w": np.ones(1)}
+    with pytest.raises(error) as caught:
+        fit(loss, p, LINE, st.SGD(p, lr=0.1), epochs=1)
+    assert "autograd cannot" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ((LINE[0].astype(object), LINE[1]), r"data\[0\] has dtype object; expected numbers"),
+        ((LINE[0], np.array([*LINE[1][1:], "x"], object)), r"data\[1\] .*, with 'x'; expected num"),
+        ((np.array([[0.5, True]] * 20, object), LINE[1]), r"data\[0\] .*, column 1 has True; exp"),
+        ((np.array([[None, 0.5]] * 20, object), LINE[1]), r"data\[0\] .*, column 0 has None; exp"),
+    ],
+)
+def test_arrays_of_objects_are_told(data, message) -> None:
+    p = {"w": np.ones(data[0].shape[-1] if data[0].ndim > 1 else 1)}
+
+    def loss(p, x, y):
+        return (((x @ p["w"] if x.ndim > 1 else x * p["w"]) - y) ** 2).mean()
+
+    with pytest.raises(TypeError, match=message):
+        fit(loss, p, data, st.SGD(p, lr=0.1), epochs=1)
+
+
+def test_an_object_column_of_a_frame_is_named() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": pandas.array([1, 2] * 10, "Int64"), "b": [True, False] * 10})
+    p = {"w": np.ones(2)}
+
+    def loss(p, x, y):
+        return ((x @ p["w"] - y) ** 2).mean()
+
+    with pytest.raises(TypeError, match=r"column 'b' has True; .* booleans and pandas' nullable"):
+        fit(loss, p, (frame, LINE[1]), st.SGD(p), epochs=1)
+    fit(loss, p, (frame.astype(float), LINE[1]), st.SGD(p), epochs=1)
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_averaged_parameters_make_room_after_an_exception(error) -> None:
     p, q = start(), start()

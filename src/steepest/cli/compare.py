@@ -198,6 +198,8 @@ def _finish(folder: Path, name: str, outcomes: Sequence[Outcome], planned: int) 
             outcomes, key=lambda one: (one.settings.optimizer, one.settings.lr)
         )
     ]
+    done = sum(one.stopped != "interrupted" for one in outcomes)
+    note = f"interrupted: {done} of {planned} runs are done" if done < planned else ""
     written = [CONFIG]
     if outcomes:
         _write_table(folder / "compare.csv", outcomes)
@@ -205,14 +207,13 @@ def _finish(folder: Path, name: str, outcomes: Sequence[Outcome], planned: int) 
         written = ["compare.csv", "curves.csv", *written]
     if any(one.rows for one in outcomes):
         with folders.replacing(folder / "compare.png") as part:
-            pictures.compare(_curves(combinations), name).savefig(part, dpi=150)
+            pictures.compare(_curves(combinations), name, note).savefig(part, dpi=150)
         written.insert(0, "compare.png")
     if outcomes:
         _print_table(combinations)
     print(f"\nwritten to {folder}: {', '.join(written)}")
-    done = sum(one.stopped != "interrupted" for one in outcomes)
-    if done < planned:
-        print(f"interrupted: {done} of {planned} runs are done and kept", file=sys.stderr)
+    if note:
+        print(f"{note} and kept", file=sys.stderr)
         return 130
     return 1 if all(one.stopped == "nonfinite" for one in outcomes) else 0
 
@@ -253,6 +254,7 @@ def _curves(combinations: Sequence[Sequence[Outcome]]) -> list[pictures.Curve]:
             runs=[[row["val_loss"] for row in one.rows] for one in group],
             untrained=max(one.untrained for one in group),
             diverged=any(one.stopped == "nonfinite" for one in group),
+            interrupted=any(one.stopped == "interrupted" for one in group),
         )
         for group in combinations
     ]

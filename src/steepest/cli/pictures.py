@@ -23,6 +23,16 @@ DASHES: tuple[Any, ...] = (
 )
 MARKERS = ("", "o", "s", "^", "v", "D")
 
+# What ends a curve that was not trained to its end.
+CROSS: dict[str, Any] = {"lw": 0, "marker": "x", "mew": 2}
+RING: dict[str, Any] = {"lw": 0, "marker": "o", "mew": 1.5, "mfc": "white"}
+
+# The height of a line of text at the end of a curve, in inches.
+LINE = 0.155
+
+# More curves than this have their names at their ends, in place of a legend of styles.
+MOST_IN_LEGEND = 8
+
 # Bands of more curves than this hide each other.
 MOST_BANDS = 6
 
@@ -42,6 +52,7 @@ class Curve:
     runs: Sequence[Sequence[float]]
     untrained: float
     diverged: bool
+    interrupted: bool = False
 
     @property
     def mean(self) -> list[float]:
@@ -53,6 +64,45 @@ class Curve:
         """The lowest and the highest of the seeds."""
         columns = list(zip(*self.runs, strict=False))
         return [min(values) for values in columns], [max(values) for values in columns]
+
+    @property
+    def label(self) -> str:
+        """Its name in a line."""
+        name = self.optimizer if len(self.optimizer) <= 40 else f"{self.optimizer[:39]}…"
+        return f"{name}, lr {self.lr:g}"
+
+
+class Styles:
+    """How each curve looks: a colour per optimizer, a line style per learning rate.
+
+    More optimizers than colours have other line styles where each has one rate, else markers.
+    """
+
+    def __init__(self, curves: Sequence[Curve]) -> None:
+        self.optimizers = list(dict.fromkeys(curve.optimizer for curve in curves))
+        # Where each optimizer has one learning rate, that is said beside its name.
+        several = len(self.optimizers) < len(curves)
+        self.lrs = sorted({curve.lr for curve in curves}) if several else []
+
+    def of(self, curve: Curve) -> dict[str, Any]:
+        """Colour, dashes and marker of a curve."""
+        lr = self.lrs.index(curve.lr) if self.lrs else 0
+        return self.look(self.optimizers.index(curve.optimizer), lr)
+
+    def look(self, optimizer: int, lr: int) -> dict[str, Any]:
+        """Those of the optimizer and the learning rate with these numbers."""
+        round_of_colors, color = divmod(optimizer, len(COLORS))
+        rounds = math.ceil(len(self.optimizers) / len(COLORS))
+        if self.lrs:
+            round_of_dashes, dash = divmod(lr, len(DASHES))
+            marker = round_of_dashes * rounds + round_of_colors
+        else:
+            marker, dash = divmod(round_of_colors, len(DASHES))
+        return {
+            "color": COLORS[color],
+            "linestyle": DASHES[dash],
+            "marker": MARKERS[marker % len(MARKERS)],
+        }
 
 
 def ready(purpose: str, extra: str = "train") -> None:
@@ -69,22 +119,21 @@ def ready(purpose: str, extra: str = "train") -> None:
         ) from None
 
 
-def compare(curves: Sequence[Curve], name: str) -> Any:
-    """Validation loss by epoch: a colour per optimizer, a line style per learning rate.
+def compare(curves: Sequence[Curve], name: str, note: str = "") -> Any:
+    """Validation loss by epoch, each curve in its style, with a note in the title.
 
     The line is the mean over the seeds; where there are few curves, the band around it goes from
-    the lowest to the highest. A cross ends a curve that diverged. Returns the matplotlib Figure.
+    the lowest to the highest. A cross ends a curve that diverged, a ring one that was interrupted.
+    Returns the matplotlib Figure.
     """
-    figure = _figure((9.6, 5.4))
+    crowded = len(curves) > MOST_IN_LEGEND
+    figure = _figure((9.6, max(5.4, 1.4 + LINE * len(curves)) if crowded else 5.4))
     ax = figure.subplots()
-    optimizers = list(dict.fromkeys(curve.optimizer for curve in curves))
-    # Where each optimizer has one learning rate, that is said beside its name.
-    lrs = [] if len(optimizers) == len(curves) else sorted({curve.lr for curve in curves})
+    styles = Styles(curves)
     seeds = max(len(curve.runs) for curve in curves)
     limit = HEADROOM * max(curve.untrained for curve in curves)
     for curve in curves:
-        style = _color(optimizers.index(curve.optimizer))
-        style |= _dash(lrs.index(curve.lr) if lrs else 0)
+        style = styles.of(curve)
         mean = curve.mean
         epochs = range(1, len(mean) + 1)
         if not mean:
@@ -93,17 +142,68 @@ def compare(curves: Sequence[Curve], name: str) -> Any:
         ax.plot(epochs, mean, lw=1.8, markersize=4, markevery=0.1, **(style | marker))
         if seeds > 1 and len(curves) <= MOST_BANDS:
             ax.fill_between(epochs, *curve.range, color=style["color"], alpha=0.12, lw=0)
-        if curve.diverged:
-            end = min(mean[-1], limit)
-            ax.plot(epochs[-1], end, "x", color=style["color"], ms=9, mew=2, clip_on=False)
+        for ended, mark in ((curve.diverged, CROSS), (curve.interrupted, RING)):
+            if ended:
+                end = min(mean[-1], limit)
+                ax.plot(epochs[-1], end, color=style["color"], ms=9, clip_on=False, **mark)
     _scale(ax, [value for curve in curves for value in curve.mean], limit)
-    ax.set_title(f"{name}: validation loss", fontsize=13, loc="left", pad=12)
+    title = f"{name}: validation loss" + f" ({note})" * bool(note)
+    ax.set_title(title, fontsize=13, loc="left", pad=12)
     ax.set_xlabel("epoch")
     ax.set_ylabel(f"validation loss, mean of {seeds} seeds" if seeds > 1 else "validation loss")
     ax.margins(x=0.02)
     _finish(ax)
-    _legends(figure, ax, curves, optimizers, lrs)
+    if crowded:
+        _names_at_ends(figure, ax, [curve for curve in curves if curve.mean], styles, limit)
+    _legends(figure, curves, styles, crowded)
     return figure
+
+
+def _names_at_ends(
+    figure: Any, ax: Any, curves: Sequence[Curve], styles: Styles, limit: float
+) -> None:
+    """The name of each curve at the right, as near to its end as the other names leave room."""
+    place = ax.transData + ax.transAxes.inverted()
+    ends = [(len(curve.mean), min(curve.mean[-1], limit)) for curve in curves]
+    heights = [min(max(float(place.transform(end)[1]), 0.0), 1.0) for end in ends]
+    room = LINE / (figure.get_size_inches()[1] - 1.2)
+    stroke = {"arrowstyle": "-", "lw": 0.6, "shrinkA": 1, "shrinkB": 2, "relpos": (0.0, 0.5)}
+    for curve, end, y in zip(curves, ends, apart(heights, room), strict=True):
+        color = styles.of(curve)["color"]
+        ax.annotate(
+            curve.label,
+            end,
+            xytext=(1.04, y),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=8.5,
+            color=color,
+            annotation_clip=False,
+            arrowprops=stroke | {"color": color},
+        )
+
+
+def apart(heights: Sequence[float], room: float) -> list[float]:
+    """Heights with at least this room between two, in the same order, as near as they can be.
+
+    They may leave 0 to 1 only where there are too many.
+
+    >>> apart([0.5, 0.5, 0.9], 0.25)
+    [0.375, 0.625, 0.9]
+    """
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    # Of the heights less the room below each, neighbours out of order take their common mean.
+    pools: list[list[float]] = []
+    for n, i in enumerate(order):
+        pools.append([heights[i] - n * room])
+        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    means = [fmean(pool) for pool in pools for _ in pool]
+    highest = 1.0 - (len(heights) - 1) * room
+    found = [0.0] * len(heights)
+    for n, i in enumerate(order):
+        found[i] = max(min(means[n], highest), min(0.0, highest / 2)) + n * room
+    return found
 
 
 def _scale(ax: Any, values: Sequence[float], limit: float) -> None:
@@ -149,48 +249,42 @@ def readable(figure: Any) -> Any:
     return figure
 
 
-def _legends(
-    figure: Any, ax: Any, curves: Sequence[Curve], optimizers: Sequence[str], lrs: Sequence[float]
-) -> None:
+def _legends(figure: Any, curves: Sequence[Curve], styles: Styles, crowded: bool) -> None:
     """Outside, at the right: colours, line styles, and what left no whole curve."""
     line = require("matplotlib.lines", "train", "the picture").Line2D
-    pairs = {curve.optimizer: curve.lr for curve in curves}
-    names = optimizers if lrs else [f"{x}, lr {pairs[x]:g}" for x in optimizers]
     gap = line([], [], lw=0, label=" ")
+    handles = [] if crowded else _styles(curves, styles, line, gap)
+    for mark, word, lost in (
+        (CROSS, "diverged", [curve for curve in curves if curve.diverged]),
+        (RING, "interrupted", [curve for curve in curves if curve.interrupted]),
+    ):
+        if lost:
+            handles += [gap, line([], [], ms=8, color="0.25", label=word, **mark)]
+        for curve in lost:
+            name = _wrapped(f"{curve.optimizer}, lr {curve.lr:g}")
+            handles.append(line([], [], color=styles.of(curve)["color"], label=name, **mark))
+    if handles:
+        figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9.5)
+
+
+def _styles(curves: Sequence[Curve], styles: Styles, line: Any, gap: Any) -> list[Any]:
+    """What the legend says of colours and line styles."""
+    names = styles.optimizers if styles.lrs else [f"{x.optimizer}, lr {x.lr:g}" for x in curves]
     handles = [
-        line([], [], lw=2.5, label=_wrapped(name), **_color(i)) for i, name in enumerate(names)
+        line([], [], lw=2.5, label=_wrapped(name), color=styles.look(i, 0)["color"])
+        for i, name in enumerate(names)
     ]
-    if lrs:
+    if styles.lrs:
         handles.append(gap)
-        plain = {"color": "0.25", "lw": 1.8, "markersize": 4}
-        handles += [
-            line([], [], label=f"lr {lr:g}", **plain, **_dash(i)) for i, lr in enumerate(lrs)
-        ]
-    lost = [curve for curve in curves if curve.diverged]
-    if lost:
-        cross = {"lw": 0, "marker": "x"}
-        handles += [gap, line([], [], ms=8, mew=2, color="0.25", label="diverged", **cross)]
-    for curve in lost:
-        name = _wrapped(f"{curve.optimizer}, lr {curve.lr:g}")
-        handles.append(
-            line([], [], label=name, **_color(optimizers.index(curve.optimizer)), **cross)
-        )
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9.5)
+    for i, lr in enumerate(styles.lrs):
+        plain = styles.look(0, i) | {"color": "0.25", "lw": 1.8, "markersize": 4}
+        handles.append(line([], [], label=f"lr {lr:g}", **plain))
+    return handles
 
 
 def _wrapped(text: str) -> str:
     """In lines that leave room for the curves."""
     return "\n  ".join(textwrap.wrap(text, 24))
-
-
-def _color(i: int) -> dict[str, Any]:
-    return {"color": COLORS[i % len(COLORS)]}
-
-
-def _dash(i: int) -> dict[str, Any]:
-    """The style of the i-th learning rate: dashes first, then markers besides."""
-    marker = MARKERS[(i // len(DASHES)) % len(MARKERS)]
-    return {"linestyle": DASHES[i % len(DASHES)], "marker": marker}
 
 
 def _figure(size: tuple[float, float]) -> Any:

@@ -239,8 +239,10 @@ def write(folder: Path, trained: Run, results: Results) -> list[str]:
     if len(history):
         score = percent(trained.score, results["test"][trained.score])
         name = trained.dataset.name
+        title = f"{name} with {trained.rule}: test {trained.score} {score}"
+        title += f", interrupted after {len(history)} epochs" * trained.interrupted
         with folders.replacing(folder / "curves.png") as part:
-            history.plot(part, title=f"{name} with {trained.rule}: test {trained.score} {score}")
+            history.plot(part, title=title)
         written.insert(0, "curves.png")
     folders.write_json(folder / CONFIG, trained.record() | {"results": results})
     return written

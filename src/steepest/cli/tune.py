@@ -214,7 +214,9 @@ def _finish(search: Search, dataset: Dataset, folder: Path, tuned: Tuned) -> int
     """Writes and prints what was found, and trains the best; returns the exit code."""
     best = tuned.best_trial
     settings = None if best is None else space.candidate(search.settings, best.values)
-    written = _write(folder, tuned, settings, f"{dataset.name}: search by {search.method}")
+    title = f"{dataset.name}: search by {search.method}"
+    title += ", interrupted" * (tuned.stopped == "interrupted")
+    written = _write(folder, tuned, settings, title)
     written += [CONFIG] if search.storage else [CONFIG, DATABASE]
     print(f"stopped    {tuned.message}\n")
     _print_table(tuned)

@@ -1,6 +1,8 @@
 """What ``fit`` and its kin are given, checked: functions, arrays, counts and values of a loss."""
 
+import copy
 import math
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,10 +36,54 @@ def autograd(loss: Function) -> Function:
 
     @np.errstate(under="ignore")  # as in the losses: autograd's part of them comes after
     def typed(params: Any, *batch: Array) -> Any:
-        value, grads = value_and_grad(params, *batch)
+        try:
+            value, grads = value_and_grad(params, *batch)
+        except (TypeError, ValueError, AttributeError) as error:
+            if not _plain(loss, params, batch):
+                raise
+            raise TypeError(
+                f"autograd cannot follow the loss ({error}); write it with autograd.numpy in place "
+                "of numpy, and without math, float() and assignments to elements, or give "
+                "value_and_grad"
+            ) from error
         return value, _typed_as(params, grads)
 
     return typed
+
+
+def _plain(loss: Function, params: Any, batch: tuple[Array, ...]) -> bool:
+    """Whether a loss that failed under autograd is one of plain arrays."""
+    if any(x.dtype.kind == "O" for x in batch):
+        return False  # objects have no derivative, whatever the function
+    try:
+        scalar(loss(copy.deepcopy(params), *batch), "loss")
+    except Exception:
+        return False
+    return True
+
+
+def objects(data: Any, what: str) -> str:
+    """What is to be said of arrays of Python objects among data; empty where there are none."""
+    for i, x in enumerate(data if isinstance(data, (tuple, list)) else (data,)):
+        found = np.asarray(x)
+        if found.dtype.kind != "O" or found.ndim == 0:
+            continue
+        names = getattr(x, "columns", range(found.shape[1] if found.ndim > 1 else 1))
+        columns = zip(names, found.reshape(len(found), -1).T, strict=False)
+        for name, column in columns:
+            for value in column:
+                if isinstance(value, bool) or not isinstance(value, numbers.Real):
+                    where = f"column {name!r} has" if found.ndim > 1 else "with"
+                    return _objects(f"{what}[{i}]", f", {where} {value!r}")
+        return _objects(f"{what}[{i}]", "")
+    return ""
+
+
+def _objects(what: str, where: str) -> str:
+    return (
+        f"{what} has dtype object{where}; expected numbers: convert it, as by  .astype(float), "
+        "which takes booleans and pandas' nullable types, too"
+    )
 
 
 def _typed_as(params: Any, grads: Any) -> Any:

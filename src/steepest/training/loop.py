@@ -19,6 +19,7 @@ from steepest.training.arguments import (
     autograd,
     leaves_of,
     named,
+    objects,
     samples,
     size,
     still_trained,
@@ -201,6 +202,11 @@ def fit(
                 run.replace(run.good)
                 warnings.warn(history.message, RuntimeWarning, stacklevel=2)
                 break
+            except TypeError as error:
+                reason = objects(data, "data") or objects(validation, "validation")
+                if not reason:
+                    raise
+                raise TypeError(f"{reason} ({error})") from error
             run.finish(row)
             seen = Epoch(int(row["epoch"]), epochs, row, history, params, made)
             stopping = [callback for callback in callbacks if callback(seen)]
