@@ -150,7 +150,9 @@ def test_any_step_equals_the_reference(data):
     if data.draw(hs.booleans()):
         extra["overrides"] = {"p[13]": data.draw(options)} if len(shapes) > 1 else {}
     if data.draw(hs.booleans()):
-        extra["exclude"] = data.draw(hs.sampled_from(["vectors", "p0", ["p0", "vectors"]]))
+        vectors = any(len(shape) < 2 for shape in shapes)  # else there is nothing to exclude
+        either = ["vectors", "p0", ["p0", "vectors"]] if vectors else ["p0"]
+        extra["exclude"] = data.draw(hs.sampled_from(either))
     policy = data.draw(hs.sampled_from(["propagate", "propagate", "skip", "raise"]))
     opt = RULES[rule](params, **arguments, **extra, nonfinite=policy)
     given_as = [0 if not grouped or int(g["param_names"][0][1:]) < cut else 1
