@@ -228,6 +228,22 @@ def test_a_state_that_does_not_fit_changes_nothing(change, message):
         assert all(torch.equal(x, after["state"][i][key]) for key, x in state.items())
 
 
+@pytest.mark.parametrize(("name", "hyper"), CASES)
+def test_a_state_dict_has_numbers_whatever_the_default_device(name, hyper):
+    p = torch.nn.Parameter(torch.ones(4, 3))
+    opt = getattr(stt, name)([p], **hyper)
+    p.grad = torch.ones(4, 3)
+    opt.step()
+    expected = opt.state_dict()
+    with torch.device("meta"):
+        found = opt.state_dict()
+        opt.load_state_dict(found)
+        opt.step()
+    for key, x in expected["state"].get(0, {}).items():
+        assert torch.equal(found["state"][0][key], x), key
+    assert all(x.device.type == "cpu" for x in opt.state[p].values())
+
+
 def test_loading_copies():
     params, ours = started(stt, "Adam", {})
     run(params, ours, range(2))

@@ -165,6 +165,7 @@ class Accumulator:
         self._taken = True
         return grads
 
+    @machine.in_default_mode
     def norm(self) -> float:
         """The Euclidean norm of the mean of the window, also just after ``take``: one sweep."""
         if self._plan is None:

@@ -184,26 +184,41 @@ def zeros_like(p: Array, memory: Array | None = None) -> Array:
     return dense.transpose(np.argsort(order))
 
 
-def as_array(x: Any, what: str) -> Array:
-    """x itself, or a NumPy array over the memory of an object that shares it.
+def as_array(x: Any, what: str, *, writable: bool = False) -> Array:
+    """x itself, or a NumPy array over the memory of an object that shares it. What a tensor is only
+    marked to be is computed, unless it must be `writable`.
 
     Raises TypeError for what has no memory to share (lists, numbers) or lies on another device.
     """
-    if isinstance(x, np.ndarray):
+    if type(x) is np.ndarray:
         return x
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(
+            f"{what} is a {type(x).__name__}, whose mask would be ignored; give a plain array: "
+            ".filled(0) makes one"
+        )
+    if isinstance(x, np.ndarray):  # a subclass may say anything of itself; this view does not
+        return np.ndarray.view(x, np.ndarray)
     if hasattr(x, "__dlpack_device__"):
-        device = x.__dlpack_device__()
+        check_values(x, what)
+        try:
+            device = x.__dlpack_device__()
+        except (RuntimeError, ValueError) as error:  # on PyTorch's meta device, or inside vmap
+            raise TypeError(f"{what} has no memory of its own: {error}") from error
         if device[0] != 1:
             raise TypeError(f"{what} lies on device {device}; move it to the CPU first")
         _check_tensor(x, what)
         if getattr(x, "requires_grad", False):
             x = x.detach()
-        if hasattr(x, "resolve_neg"):  # what PyTorch has only marked as negative
-            x = x.resolve_neg()
+        if hasattr(x, "_is_zerotensor"):  # what PyTorch marks
+            x = in_memory(x, what, writable=writable)
         try:
-            return np.from_dlpack(x)
+            made = np.from_dlpack(x)
         except (BufferError, RuntimeError, TypeError) as error:
             raise TypeError(f"{what}: NumPy cannot share its memory: {error}") from error
+        if made.flags.owndata and made.size:  # what NumPy makes of a null pointer
+            raise TypeError(f"{what} is a {type(x).__name__} without memory of its own")
+        return made
     try:
         return np.asarray(memoryview(x))
     except TypeError:
@@ -212,6 +227,35 @@ def as_array(x: Any, what: str) -> Array:
         f"{what} is a {type(x).__name__}, not an array; it must be a NumPy array "
         "or share memory with one, since it is used in place"
     )
+
+
+def check_values(x: Any, what: str) -> None:
+    """Raises TypeError for a tensor of a class that says itself what its numbers are."""
+    dispatch = getattr(type(x), "__torch_dispatch__", None)
+    if dispatch is not None and dispatch.__name__ != "_disabled_torch_dispatch_impl":
+        raise TypeError(
+            f"{what} is a {type(x).__name__}, whose numbers need not lie in its own memory; "
+            "expected a plain torch.Tensor"
+        )
+
+
+def in_memory(x: Any, what: str, *, writable: bool) -> Any:
+    """The tensor, or one of its numbers where they do not lie at its address: PyTorch may have only
+    marked them as conjugate, negative, or zero. Raises TypeError if they lie nowhere, or must be
+    `writable`."""
+    zero = x._is_zerotensor()
+    if zero or x.is_neg() or x.is_conj():
+        if writable:
+            mark = "zeros without memory" if zero else "a conjugate or negative view"
+            raise TypeError(f"{what} is {mark}; give a copy: .clone().resolve_conj().resolve_neg()")
+        return x.new_zeros(x.shape) if zero else x.resolve_conj().resolve_neg()
+    try:
+        address = x.data_ptr()
+    except RuntimeError as error:  # a tensor inside torch.func.grad or vmap
+        raise TypeError(f"{what} has no memory of its own: {error}") from error
+    if not address and x.numel():
+        raise TypeError(f"{what} has no memory: its storage was freed, or is another tensor's")
+    return x
 
 
 def _check_tensor(x: Any, what: str) -> None:
@@ -241,7 +285,7 @@ def overlaps_itself(x: Array) -> bool:
 def parameter(x: Any, name: str) -> Array:
     """x as an array that may be updated in place. Raises TypeError or ValueError if it may not."""
     what = f"parameter {name!r}"
-    p = as_array(x, what)
+    p = as_array(x, what, writable=True)
     if p.dtype not in DTYPES:
         raise TypeError(
             f"{what} has dtype {p.dtype}; expected float32 or float64 in native byte order: "
@@ -273,11 +317,16 @@ def gradient(x: Any, p: Array, name: str, kind: str = "gradient") -> Array:
     return g
 
 
+def _state_array(x: Any, what: str) -> Array:
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"{what} is a {type(x).__name__}; expected a NumPy array")
+    return as_array(x, what)
+
+
 def state(x: Any, p: Array, name: str, key: str) -> Array:
     """x as a state array of the parameter p. Raises TypeError or ValueError if it cannot be."""
     what = f"state {key!r} of parameter {name!r}"
-    if not isinstance(x, np.ndarray):
-        raise TypeError(f"{what} is a {type(x).__name__}; expected a NumPy array")
+    x = _state_array(x, what)
     if x.dtype != p.dtype or x.shape != p.shape:
         raise ValueError(
             f"{what} is {x.dtype} of shape {x.shape}; expected {p.dtype} of shape {p.shape}"
@@ -297,8 +346,7 @@ def shaped(x: Any, dtype: Any, shape: tuple[int, ...], name: str, key: str) -> A
     """x as a state array of a shape of its own, in C order: a copy if it is not. Raises TypeError
     or ValueError if it cannot be."""
     what = f"state {key!r} of parameter {name!r}"
-    if not isinstance(x, np.ndarray):
-        raise TypeError(f"{what} is a {type(x).__name__}; expected a NumPy array")
+    x = _state_array(x, what)
     if x.dtype != dtype or x.shape != shape:
         raise ValueError(
             f"{what} is {x.dtype} of shape {x.shape}; expected {dtype} of shape {shape}"

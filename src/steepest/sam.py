@@ -8,6 +8,7 @@ import numpy as np
 
 from steepest import arrays
 from steepest.arrays import Array
+from steepest.kernels import machine
 from steepest.optimizers import Optimizer, structure
 from steepest.values import Number, flag, number
 
@@ -129,6 +130,7 @@ class SAM:
             if g is not None
         ]
 
+    @machine.in_default_mode
     def _moved(self, given: list[tuple[Array, Array, bool]]) -> list[tuple[Array, Array]]:
         """The parameters and the points where they are to go."""
         with np.errstate(all="ignore"):

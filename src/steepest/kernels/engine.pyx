@@ -14,9 +14,12 @@ sums are those of one parameter each. One that goes by rows and columns tallies 
 `replace` says what else the commit copies. Once `commit` has its scratch memory it cannot fail: it
 allocates nothing and calls no Python until the counters have advanced with the parameters.
 
-Every thread works in the default floating-point mode and puts its own mode back.
+Every thread works in the default floating-point mode and puts its own mode back; the thread that
+steps is in it for the whole of the step (see `machine.alone`).
 """
-from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport (
+    PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+)
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY, NAN, frexp, isfinite, ldexp, pow, sqrt
@@ -31,11 +34,13 @@ from steepest.kernels.contract cimport (
     SURVEYS, SURVEY_DOUBLE, SURVEY_FLOAT, TABLE_DOUBLE, TABLE_FLOAT, Operand, larger,
     measure_double, measure_float, real, settle_function,
 )
-from steepest.kernels.floatmode cimport floatmode_default, floatmode_get, floatmode_set
-from steepest.kernels.sources cimport Source, address, counter, reach, same, still_at
+from steepest.kernels.floatmode cimport floatmode_enter, floatmode_leave
+from steepest.kernels.sources cimport (
+    Source, address, counter, held, reach, same, same_axes, still_as, still_at,
+)
 from steepest.kernels.team cimport team_run
 from steepest.kernels.visits cimport (
-    ADAPTIVE_CLIP, CENTRALIZE, COUNT_ABOVE, G, GROUP_LASSO, LARGEST, LINE, MAKERS, MAX_NORM,
+    ADAPTIVE_CLIP, CENTRALIZE, COUNT_ABOVE, G, GROUP_LASSO, HOME, LARGEST, LINE, MAKERS, MAX_NORM,
     MAXIMUM, P, READING, SCRATCH, SIMPLEX, SOURCE, SPARE, SQUARES, STAGE_COEFFICIENTS,
     SUM, SUM_ABOVE, UNIT_NORM, UNIT_STAGES, Bands, Entry, Measures, Program, Stage, Units, decoded,
     agreeing, held_norm, representable, stage_range, survey_range, unit_range, update_range,
@@ -129,6 +134,7 @@ cdef class Plan:
     cdef list params                   # per entry
     cdef list owners                   # per entry: the parameter, or a tensor it is a view of
     cdef list states                   # per entry: its counter and state arrays, kept alive
+    cdef list shown                    # per entry: what others can reach of them, and as it was
     cdef list kept_alive               # per entry: its scalar states, its factors and states
     cdef Stage scale
     cdef Measures unit_measures
@@ -170,7 +176,7 @@ cdef class Plan:
         self.updates = counter(updates)
         self.capacity = capacity
         self.params, self.states, self.kept_alive = [], [], []
-        self.owners = []
+        self.owners, self.shown = [], []
         self.entries = <Entry *>calloc(max(capacity, 1), sizeof(Entry))
         self.active = <Py_ssize_t *>malloc(max(capacity, 1) * sizeof(Py_ssize_t))
         self.cost = <Py_ssize_t *>malloc((capacity + 1) * sizeof(Py_ssize_t))
@@ -193,7 +199,7 @@ cdef class Plan:
         cdef int k
         if self.entries != NULL:
             for i in range(self.count):
-                for k in range(SOURCE + 1):
+                for k in range(HOME + 1):
                     free(self.entries[i].axes[k])
                 for k in range(self.entries[i].cuts):
                     free(self.entries[i].units[k].axes_p)
@@ -216,7 +222,7 @@ cdef class Plan:
     # Building
 
     def add(self, int group, tuple arrays, step, int states, layout, own=None, matrices=None,
-            owner=None):
+            owner=None, tuple shown=()):
         """Adds a parameter: arrays are (parameter, states..., arrays of stages...), with `states`
         of the rule's; `own` are SCALARS doubles at most that the rule keeps beside them. `step` is
         its counter. `layout` (arrays.Layout) walks them and a gradient
@@ -225,7 +231,8 @@ cdef class Plan:
         rule that goes by their rows and columns: (number of matrices, of rows, of columns, factors,
         states), the last two tuples of arrays in C order: factors of rows, and of columns unless it
         goes by rows alone, which are spread over the first arrays of the rule. `owner` is what
-        `resolve` is given for the parameter, if that is not the array itself.
+        `resolve` is given for the parameter, if that is not the array itself. `shown` are the
+        arrays of its state that others can reach, for `resolve` to look at.
         """
         cdef Entry *e
         if self.count == self.capacity or len(arrays) + 1 > SPARE or states > STATES:
@@ -248,8 +255,9 @@ cdef class Plan:
         e.own = NULL if own is None else <double *>address(own, True)
         if matrices is not None:
             self.set_bands(e, matrices)
-        self.params.append(arrays[0])
+        self.params.append(arrays[0].view())  # a head of its own, which nobody changes
         self.owners.append(arrays[0] if owner is None else owner)
+        self.shown.append([(x, x.view()) for x in shown])
         self.states.append((step,) + arrays[1:])
         self.kept_alive.append((own, matrices))
 
@@ -283,8 +291,8 @@ cdef class Plan:
         cdef Units *units
         for k in range(<int>len(arrays)):
             self.bind(e, P if k == 0 else k + 1, arrays[k], layout.walks[k])
-        e.home = address(arrays[0], True)
         self.bind_source(e, gradient)
+        self.bind_home(e, arrays[0])
         self.bind(e, G, gradient, layout.walks[len(arrays)])
         e.offset = layout.walks[len(arrays)].offset
         self.bind(e, READING, gradient, layout.c_order)
@@ -338,6 +346,21 @@ cdef class Plan:
             PyBuffer_Release(&view)
         return 0
 
+    cdef int bind_home(self, Entry *e, object array) except -1:
+        """Remembers where the parameter lies; its strides are mostly the gradient's."""
+        cdef Py_buffer view
+        cdef Py_ssize_t *steps
+        PyObject_GetBuffer(array, &view, PyBUF_STRIDES | PyBUF_WRITABLE)
+        try:
+            e.home, e.steps = <char *>view.buf, e.gradient.strides
+            if not same_axes(view.strides, e.gradient.strides, view.ndim):
+                steps = reserve_axes(&e.axes[HOME], view.ndim)
+                memcpy(steps, view.strides, view.ndim * sizeof(Py_ssize_t))
+                e.steps = steps
+        finally:
+            PyBuffer_Release(&view)
+        return 0
+
     def bind_gradient(self, Py_ssize_t i, x, layout):
         """Takes x as the gradient of entry i from here on; `layout` walks its arrays and x."""
         self.bind_all(&self.entries[i], self.arrays(i), x, layout)
@@ -345,11 +368,6 @@ cdef class Plan:
     def arrays(self, Py_ssize_t i):
         """The parameter and state arrays of entry i."""
         return (self.params[i],) + self.states[i][1:]
-
-    def states_by_rows(self, Py_ssize_t i):
-        """The states of rows and columns of entry i, which are not among its `arrays`."""
-        matrices = self.kept_alive[i][1]
-        return () if matrices is None else matrices[4]
 
     def guard(self, list bounds):
         """Bounds (low, high) of all written arrays, sorted, disjoint: no gradient may touch one."""
@@ -387,13 +405,14 @@ cdef class Plan:
                 hi = middle
         return lo < self.guarded and self.lows[lo] < high
 
-    def resolve(self, list params, list grads):
-        """Takes the parameters and gradients of a step (None: leave that parameter alone).
+    def resolve(self, list params, list grads, bint looking=False):
+        """Takes the parameters and gradients of a step (None: leave that parameter alone). What
+        need not stay where it is gives way in `grads` to an array that holds it there.
 
         Returns the numbers of the entries whose gradient is not laid out as before or touches a
-        written array; None if a parameter is no longer the array that was bound, or moved, or was
-        made read-only. States cannot: their dicts tell of changes (optimizers.state), and the plan
-        holds the arrays.
+        written array; None if a parameter is no longer the array that was bound, or lies elsewhere
+        or otherwise, or was made read-only. States are looked at only when asked for by `looking`:
+        the plan holds them, and their dicts tell of others (optimizers.state).
         """
         cdef Py_ssize_t i
         cdef int k
@@ -411,8 +430,17 @@ cdef class Plan:
             if not e.active:
                 continue
             p = params[i]
-            if p is not self.owners[i] or not still_at(p, e.home, e.is_double, self.params[i]):
+            if p is not self.owners[i] or not (still_at(p, e.home, &e.gradient, e.steps)
+                                               or still_as(p, self.params[i])):
                 return None
+            if looking and not self.as_shown(i):
+                return None
+            grad = held(grad)
+            if grad is None:
+                stale.append(i)
+                continue
+            if grad is not grads[i]:
+                grads[i] = grad
             if not same(&e.gradient, grad, &data) or (
                     e.lent and <size_t>data % (8 if e.is_double else 4)):
                 stale.append(i)
@@ -426,6 +454,13 @@ cdef class Plan:
                 for k in range(e.cuts):
                     e.units[k].g.data = data
         return stale
+
+    cdef bint as_shown(self, Py_ssize_t i):
+        """Whether the states of entry i that others can reach lie as they did."""
+        for x, before in <list>self.shown[i]:
+            if not still_as(x, before):
+                return False
+        return True
 
     def rows(self):
         """The (group, t, whether by rows) of this step, t from 1; the order in which `program`
@@ -1080,13 +1115,12 @@ cdef class Plan:
 
     cdef void share(self, int what, int worker, int team) noexcept nogil:
         """Does a worker's contiguous share of all elements."""
-        cdef unsigned long long mode = floatmode_get()
+        cdef unsigned long long mode = floatmode_enter()
         cdef char *scratch = self.scratch + <size_t>worker * SCRATCH
         cdef Py_ssize_t i, start, last, last_stop, stop
         cdef Entry *e
         self.boundary(worker, team, &i, &start)
         self.boundary(worker + 1, team, &last, &last_stop)
-        floatmode_set(floatmode_default)
         while i < self.high and i <= last:
             e = &self.entries[self.active[i]]
             stop = min(e.size, last_stop) if i == last else e.size
@@ -1096,7 +1130,7 @@ cdef class Plan:
                 self.work(what, i, e, start, stop, <float *>scratch)
             i += 1
             start = 0
-        floatmode_set(mode)
+        floatmode_leave(mode)
 
     cdef void work(self, int what, Py_ssize_t i, Entry *e, Py_ssize_t start, Py_ssize_t stop,
                    real *scratch) noexcept nogil:

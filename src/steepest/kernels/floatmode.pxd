@@ -7,6 +7,7 @@ cdef extern from *:
     #if defined(__SSE2__) || defined(_M_X64)
     #include <xmmintrin.h>
     #define STEEPEST_FLOATMODE_DEFAULT 0x1f80ULL  /* nearest, no flushing, exceptions masked */
+    #define STEEPEST_FLOATMODE_STICKY 0x3fULL     /* which exceptions there were: not a mode */
     static inline unsigned long long steepest_floatmode_get(void) { return _mm_getcsr(); }
     static inline void steepest_floatmode_set(unsigned long long m) { _mm_setcsr((unsigned)m); }
     #elif defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__))
@@ -24,8 +25,25 @@ cdef extern from *:
     static inline unsigned long long steepest_floatmode_get(void) { return 0; }
     static inline void steepest_floatmode_set(unsigned long long m) { (void)m; }
     #endif
+    #ifndef STEEPEST_FLOATMODE_STICKY
+    #define STEEPEST_FLOATMODE_STICKY 0ULL
+    #endif
     #endif
     """
     const unsigned long long floatmode_default "STEEPEST_FLOATMODE_DEFAULT"
+    const unsigned long long floatmode_sticky "STEEPEST_FLOATMODE_STICKY"
     unsigned long long floatmode_get "steepest_floatmode_get"() noexcept nogil
     void floatmode_set "steepest_floatmode_set"(unsigned long long mode) noexcept nogil
+
+
+cdef inline unsigned long long floatmode_enter() noexcept nogil:
+    """Sets the default mode; what `floatmode_leave` puts back."""
+    cdef unsigned long long mode = floatmode_get()
+    if mode & ~floatmode_sticky != floatmode_default:
+        floatmode_set(floatmode_default)
+    return mode
+
+
+cdef inline void floatmode_leave(unsigned long long mode) noexcept nogil:
+    if mode & ~floatmode_sticky != floatmode_default:
+        floatmode_set(mode)

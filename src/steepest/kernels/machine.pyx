@@ -3,8 +3,6 @@
 Compiled once, for the baseline, so that it can be imported before a level is chosen.
 """
 
-import os
-
 cdef extern from *:
     """
     #if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
@@ -26,7 +24,12 @@ cdef extern from *:
     int steepest_runs_v3() nogil
     int steepest_runs_v4() nogil
 
-from steepest.kernels.floatmode cimport floatmode_get, floatmode_set
+import functools
+import os
+
+from steepest.kernels.floatmode cimport (
+    floatmode_enter, floatmode_get, floatmode_leave, floatmode_set,
+)
 
 
 def runs(str level):
@@ -68,18 +71,34 @@ cdef class Lock:
 
 
 def alone(Lock lock, function, argument, str what):
-    """Calls the function unless another thread, or this one further up, holds the lock.
+    """Calls the function, in the default floating-point mode, unless another thread, or this one
+    further up, holds the lock.
 
     Compiled code is not interrupted: Ctrl-C cannot come between taking the lock and what gives it
     back.
     """
+    cdef unsigned long long mode
     if lock.held and lock.since == forks:
         raise RuntimeError(f"another thread, or this one further up, is inside {what}")
     lock.held, lock.since = True, forks
+    mode = floatmode_enter()
     try:
         return function(argument)
     finally:
+        floatmode_leave(mode)
         lock.held = False
+
+
+def in_default_mode(function):
+    """The function, but it runs in the default floating-point mode and puts the caller's back."""
+    @functools.wraps(function)
+    def settled(*arguments, **keywords):
+        cdef unsigned long long mode = floatmode_enter()
+        try:
+            return function(*arguments, **keywords)
+        finally:
+            floatmode_leave(mode)
+    return settled
 
 
 def at_once(list calls):

@@ -14,7 +14,17 @@ cdef struct Source:
 
 
 cdef void reach(Source *s, Py_ssize_t itemsize) noexcept
+cdef object held(object x)
 cdef bint same(const Source *s, object x, char **data)
-cdef bint still_at(object x, const char *home, bint is_double, object array)
+cdef bint still_as(object x, object array)
+cdef bint still_at(object x, const char *home, const Source *s, const Py_ssize_t *strides) noexcept
 cdef char *address(object x, bint writable) except? NULL
 cdef int64_t *counter(object x) except NULL
+
+
+cdef inline bint same_axes(const Py_ssize_t *x, const Py_ssize_t *y, int n) noexcept:
+    cdef int axis
+    for axis in range(n):
+        if x[axis] != y[axis]:
+            return False
+    return True

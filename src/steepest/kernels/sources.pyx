@@ -8,6 +8,7 @@ from cpython.exc cimport PyErr_Clear
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport strcmp
 
 import numpy
 
@@ -91,6 +92,7 @@ cdef enum:
     ON_CPU = 1                         # DLPack's numbers
     FLOATING = 2
     KNOWN_TYPES = 8
+    HEAD_BYTES = 184                   # at the start of what implements a tensor; it has more
 
 cdef object NDARRAY = numpy.ndarray
 cdef object FLOAT = numpy.dtype(numpy.float32)
@@ -145,6 +147,17 @@ cdef Look LOOKS[KNOWN_TYPES]
 cdef int types = 0
 cdef list kept = []
 
+# What the exchange API does not say stands in a tensor's dispatch keys: that its numbers are to be
+# negated, are zeros without memory, or belong to another tensor that this one wraps. They lie
+# KEYS_AT bytes into what implements it, whose address lies POINTER_AT bytes into the object. All
+# tensors that are looked at have USUAL keys or fewer.
+cdef Py_ssize_t POINTER_AT, KEYS_AT
+cdef uint64_t USUAL
+
+
+cdef inline uint64_t word(const void *x, Py_ssize_t offset) noexcept:
+    return (<const uint64_t *>(<const char *>x + offset))[0]
+
 
 cdef inline Look look_of(object x) noexcept:
     """What looks at x; NULL where that is not known."""
@@ -156,13 +169,15 @@ cdef inline Look look_of(object x) noexcept:
 
 
 cdef bint looked(object x, Look look, Tensor *t, bint is_double):
-    """Whether x lies in main memory and is of the type. Sets `t`."""
+    """Whether the numbers of x lie in main memory as they are, and of the type. Sets `t`."""
+    if word(<const void *>word(<const void *>x, POINTER_AT), KEYS_AT) & ~USUAL:
+        return False
     if look(<void *>x, t) != 0:
         PyErr_Clear()
         return False
     return (t.device.type == ON_CPU and t.dtype.code == FLOATING and t.dtype.lanes == 1
             and t.dtype.bits == (64 if is_double else 32)
-            and (t.strides != NULL or t.ndim == 0))
+            and (t.strides != NULL or t.ndim == 0) and (t.data != NULL or is_empty(t)))
 
 
 cdef bint alike(const Tensor *t, int ndim, const Py_ssize_t *shape, const Py_ssize_t *strides,
@@ -189,19 +204,39 @@ cdef bint is_empty(const Tensor *t) noexcept:
     return False
 
 
-cdef bint may_be_negative(const Tensor *t) noexcept:
-    """Whether t may be a view of complex numbers, whose sign PyTorch can leave to be changed."""
-    cdef int axis
-    for axis in range(t.ndim):
-        if t.shape[axis] > 1 and t.strides[axis] == 1:
-            return False
+cdef Py_ssize_t place_of(list words, Py_ssize_t start, Py_ssize_t end) except -2:
+    """Where all of some places in memory have the word that goes with them; -1 if nowhere. `words`
+    has pairs (address, word)."""
+    cdef Py_ssize_t offset
+    for offset in range(start, end - 7, 8):
+        for address, expected in words:
+            if word(<const void *><size_t>address, offset) != <uint64_t>expected:
+                break
+        else:
+            return offset
+    return -1
+
+
+def learn_keys(list tensors, usual):
+    """Finds the dispatch keys of tensors: `tensors` are triples of one, the address of what
+    implements it, and its keys; `usual` are the keys of those that may be looked at. False, if they
+    are not found, leaves all as it was; `learn` comes after True."""
+    global POINTER_AT, KEYS_AT, USUAL
+    cdef Py_ssize_t size = min(type(x).__basicsize__ for x, _, _ in tensors)
+    cdef Py_ssize_t pointer = place_of([(id(x), address) for x, address, _ in tensors],
+                                       sizeof(PyObject), size)
+    cdef Py_ssize_t keys = place_of([(address, keys) for _, address, keys in tensors],
+                                    0, HEAD_BYTES)
+    if pointer < 0 or keys < 0:
+        return False
+    POINTER_AT, KEYS_AT, USUAL = pointer, keys, usual
     return True
 
 
 def learn(cls, list samples):
     """Looks at tensors of the type `cls` through its exchange API from now on, if it has one of
     DLPack 1 and reads the samples, pairs of a tensor and NumPy's view of it, as NumPy does. Says
-    whether it does; False leaves all as it was."""
+    whether it does; False leaves all as it was. See `learn_keys`."""
     global types
     cdef Look look
     cdef Tensor t
@@ -209,7 +244,7 @@ def learn(cls, list samples):
     cdef const Exchange *exchange
     cdef bint is_double
     capsule = getattr(cls, "__dlpack_c_exchange_api__", None)
-    if not (HEAD_IS_KNOWN and PyCapsule_IsValid(capsule, "dlpack_exchange_api")):
+    if not (HEAD_IS_KNOWN and POINTER_AT and PyCapsule_IsValid(capsule, "dlpack_exchange_api")):
         return False
     exchange = <const Exchange *>PyCapsule_GetPointer(capsule, "dlpack_exchange_api")
     look = exchange.look if exchange.major == 1 else NULL
@@ -232,8 +267,21 @@ def learn(cls, list samples):
     return True
 
 
+cdef object held(object x):
+    """What `same` may look at, with the memory of x, which stays where it is while that lives: x
+    itself, or an array over its memory. None for what Python has to look at more closely."""
+    if type(x) is NDARRAY or look_of(x) != NULL:
+        return x
+    if isinstance(x, NDARRAY):  # a subclass may say anything of itself; NumPy's own view does not
+        return None if isinstance(x, numpy.ma.MaskedArray) else NDARRAY.view(x, NDARRAY)
+    try:
+        return numpy.asarray(memoryview(x))
+    except (BufferError, TypeError, ValueError):
+        return None
+
+
 cdef bint same(const Source *s, object x, char **data):
-    """Whether x has the type, shape and strides of s. Sets `data`."""
+    """Whether x, which is `held`, has the type, shape and strides of s. Sets `data`."""
     cdef Py_buffer view
     cdef bint result
     cdef const ArrayHead *head
@@ -241,15 +289,13 @@ cdef bint same(const Source *s, object x, char **data):
     cdef Tensor t
     if is_array(x, s.format == c"d"):
         head = <const ArrayHead *>x
-        if (head.ndim == s.ndim and same_axes(head.shape, s.shape, s.ndim)
-                and same_axes(head.strides, s.strides, s.ndim)):
-            data[0] = head.data
-            return True
+        data[0] = head.data
+        return (head.ndim == s.ndim and same_axes(head.shape, s.shape, s.ndim)
+                and same_axes(head.strides, s.strides, s.ndim))
     look = look_of(x)
     if look != NULL:
         result = (looked(x, look, &t, s.format == c"d")
-                  and alike(&t, s.ndim, s.shape, s.strides, s.format == c"d")
-                  and not (may_be_negative(&t) and x.is_neg()))
+                  and alike(&t, s.ndim, s.shape, s.strides, s.format == c"d"))
         data[0] = <char *>t.data + t.byte_offset
         return result
     try:
@@ -266,25 +312,56 @@ cdef bint same(const Source *s, object x, char **data):
     return result
 
 
-cdef bint still_at(object x, const char *home, bint is_double, object array):
-    """Whether the data of x is where it was and may still be written; a tensor also lies as
-    `array`, which was made of it."""
+cdef bint still_as(object x, object array):
+    """Whether x may still be written and lies where and as it did when `array` was made of it:
+    another array over the same memory, which nobody changes."""
     cdef const ArrayHead *head
+    cdef const ArrayHead *before = <const ArrayHead *>array
     cdef Look look
     cdef Tensor t
-    if is_array(x, is_double):
+    cdef bint is_double
+    if HEAD_IS_KNOWN and type(x) is NDARRAY:
         head = <const ArrayHead *>x
-        return head.data == home and (head.flags & WRITEABLE) != 0
+        return (head.data == before.data and (head.flags & WRITEABLE) != 0
+                and head.descr == before.descr and head.ndim == before.ndim
+                and same_axes(head.shape, before.shape, head.ndim)
+                and same_axes(head.strides, before.strides, head.ndim))
     look = look_of(x)
     if look != NULL:
-        head = <const ArrayHead *>array
+        is_double = before.descr == <PyObject *>DOUBLE
         return (is_array(array, is_double) and looked(x, look, &t, is_double)
-                and (<const char *>t.data + t.byte_offset == home or is_empty(&t))
-                and alike(&t, head.ndim, head.shape, head.strides, is_double))
+                and (<char *>t.data + t.byte_offset == before.data or is_empty(&t))
+                and alike(&t, before.ndim, before.shape, before.strides, is_double))
+    return still_buffer(NDARRAY.view(x, NDARRAY) if isinstance(x, NDARRAY) else x, array)
+
+
+cdef bint still_at(object x, const char *home, const Source *s, const Py_ssize_t *strides) noexcept:
+    """Whether x is an array that may still be written, lies at `home`, and has these strides, and
+    type and shape of s. The quick look at parameters; what it denies, `still_as` may know."""
+    cdef const ArrayHead *head = <const ArrayHead *>x
+    return (is_array(x, s.format == c"d") and head.data == home and (head.flags & WRITEABLE) != 0
+            and head.ndim == s.ndim and same_axes(head.shape, s.shape, s.ndim)
+            and same_axes(head.strides, strides, s.ndim))
+
+
+cdef bint still_buffer(object x, object array):
+    """The same for what only the buffer protocol shows."""
+    cdef Py_buffer now, before
+    cdef bint result
     try:
-        return address(x, True) == home
+        PyObject_GetBuffer(x, &now, PyBUF_FORMAT | PyBUF_STRIDES | PyBUF_WRITABLE)
     except (BufferError, TypeError, ValueError):
         return False
+    try:
+        PyObject_GetBuffer(array, &before, PyBUF_FORMAT | PyBUF_STRIDES)
+        result = (now.buf == before.buf and now.ndim == before.ndim
+                  and now.itemsize == before.itemsize and strcmp(now.format, before.format) == 0
+                  and same_axes(now.shape, before.shape, now.ndim)
+                  and same_axes(now.strides, before.strides, now.ndim))
+        PyBuffer_Release(&before)
+    finally:
+        PyBuffer_Release(&now)
+    return result
 
 
 cdef char *address(object x, bint writable) except? NULL:
@@ -293,14 +370,6 @@ cdef char *address(object x, bint writable) except? NULL:
     PyObject_GetBuffer(x, &view, PyBUF_STRIDES | (PyBUF_WRITABLE if writable else 0))
     PyBuffer_Release(&view)
     return <char *>view.buf
-
-
-cdef inline bint same_axes(const Py_ssize_t *x, const Py_ssize_t *y, int n) noexcept:
-    cdef int axis
-    for axis in range(n):
-        if x[axis] != y[axis]:
-            return False
-    return True
 
 
 cdef int64_t *counter(object x) except NULL:

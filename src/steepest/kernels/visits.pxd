@@ -14,6 +14,7 @@ cdef enum:
     SPARE = OPERANDS - 1               # no array: a row from before the rule to after it
     READING = OPERANDS                 # the gradient again, in C order,
     SOURCE = OPERANDS + 1              # and as Python sees it
+    HOME = SOURCE + 1                  # the parameter's strides
     ROWS = OPERANDS + 2                # scratch rows of a thread; the last two for new gradients
     ROW = BLOCK * 8 + 192              # bytes; rows 4096 bytes apart would alias in L1
     LINE = 64                          # bytes of a cache line and of the widest vector
@@ -65,7 +66,8 @@ cdef struct Entry:
     # What every step looks at stands first and together: there may be thousands of entries.
     Py_ssize_t size
     int64_t *count                     # steps taken
-    char *home                         # where the parameter's data lay when it was bound
+    char *home                         # where the parameter's data lay when it was bound,
+    const Py_ssize_t *steps            # and its strides; its shape is the gradient's
     Source gradient
     Py_ssize_t offset                  # of the gradient's first element in loop order, in bytes
     int group
@@ -91,7 +93,7 @@ cdef struct Entry:
     double held                        # what a stage that holds the gradient's norm multiplies by
     double agreed                      # what updates that agree with the gradient are scaled by
     Bands *bands                       # owned, or NULL for a rule that goes by elements
-    Py_ssize_t *axes[SOURCE + 1]       # owned: what the shapes and strides above point into
+    Py_ssize_t *axes[HOME + 1]         # owned: what the shapes and strides above point into
 
 
 cdef struct Stage:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from steepest.arrays import Array
+from steepest.kernels import machine
 from steepest.mpi.layout import Piece
 from steepest.mpi.ranks import Ranks
 
@@ -72,6 +73,7 @@ class Exchange:
         self._own = np.zeros(mine * ranks.size, np.uint8)
         self._types = {4: ranks.mpi.FLOAT, 8: ranks.mpi.DOUBLE}
 
+    @machine.in_default_mode
     def mean(self, given: Sequence[Array | None], own: Sequence[Array | None]) -> None:
         """Puts the mean over the ranks of the arrays given into this rank's own pieces.
 

@@ -37,6 +37,8 @@ class Grouped(Rule, registered=False):
     """Where state arrays lie, if not in memory."""
     _peers: Peers | None = None
     """Those who step other parts of the parameters; None where this optimizer has them whole."""
+    _state_shown = False
+    """Whether others may hold the state's arrays, and so may change how they lie."""
     _unscale = 1.0
     """What gradients are multiplied with before all else, by who has scaled the loss."""
 
@@ -143,6 +145,10 @@ class Grouped(Rule, registered=False):
             for name, p in zip(g["param_names"], g["params"], strict=True)
         ]
         arrays.disjoint_bounds(named)
+        for filled, (_, part) in zip(groups, split, strict=True):
+            for k, i in enumerate(part):
+                if isinstance(leaves[i], np.ndarray):  # as it was given, where that is a subclass
+                    filled["params"][k] = leaves[i]
         order = [*self._order, *(first + i for _, part in split for i in part)]
         shapes = [*self._shapes, shape]
         new = {
@@ -269,6 +275,7 @@ class Grouped(Rule, registered=False):
 
         An array may be changed in place, or another of the same type and shape put in its place.
         """
+        self._state_shown = True
         return self._state
 
     @property

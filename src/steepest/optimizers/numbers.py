@@ -33,6 +33,7 @@ def packed_scalars(state: Any, live: Any, name: str) -> Array | None:
     if (
         isinstance(first, np.ndarray)
         and first.shape == (len(keys),)
+        and all(x.flags.writeable for x in (first, *values))
         and all(x.base is first for x in values)
         and [_address(x) - _address(first) for x in values] == [8 * i for i in range(len(keys))]
     ):

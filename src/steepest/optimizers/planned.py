@@ -29,10 +29,10 @@ class Planned(Grouped, registered=False):
         plan = self._plan
         if plan is None or self._changes.any or self._plan_kernels is not dispatch.current:
             plan = self._built()
-        stale = plan.resolve(self._params(), flat)
-        if stale is None:  # an array was replaced, moved or made read-only
+        stale = plan.resolve(self._params(), flat, self._state_shown)
+        if stale is None:  # an array was replaced, moved, laid out anew or made read-only
             plan = self._built()
-            stale = plan.resolve(self._params(), flat)
+            stale = plan.resolve(self._params(), flat, self._state_shown)
             if stale is None:
                 raise RuntimeError("a parameter or its state changed during the step")
         if stale:
@@ -73,7 +73,8 @@ class Planned(Grouped, registered=False):
                 operands = live.by_elements if matrices is None else live.by_rows
                 own = tuple(state[key] for key in operands.bound)
                 written.append((f"parameter {name!r}", p))
-                written += [(f"state {key!r} of parameter {name!r}", state[key]) for key in keys]
+                shown = {key: state[key] for key in ("step", *keys, *live.rule.scalars(live.h))}
+                written += [(f"state {key!r} of parameter {name!r}", x) for key, x in shown.items()]
                 cut: list[tuple[int | None, Array | None]] = [(axis, None) for axis in live.axes]
                 if live.rule.prepares:
                     own = (np.zeros(p.shape, p.dtype), np.zeros(p.shape, p.dtype), *own)
@@ -90,7 +91,10 @@ class Planned(Grouped, registered=False):
                     shape = (matrices.count, matrices.rows, matrices.columns)
                     table = (*shape, factors, tuple(state[key] for key in matrices.states))
                 walks = arrays.layout((p, *own), p, cut, ordered)
-                plan.add(number, (p, *own), state["step"], operands.taken, walks, numbers, table, x)
+                plan.add(
+                    number, (p, *own), state["step"], operands.taken, walks, numbers, table, x,
+                    tuple(shown.values()),
+                )  # fmt: skip
         plan.guard(arrays.disjoint_bounds(written))
         for name, state in replaced.items():
             if isinstance(self._state.get(name), WatchedDict):
@@ -101,7 +105,7 @@ class Planned(Grouped, registered=False):
         self._clipping = Clipping(
             [(live.clip, len(group["params"]), given) for live, group, given in each]
         )
-        self._cuts, self._places = cuts, places
+        self._cuts, self._places, self._written = cuts, places, written
         self._preparing = any(live.rule.prepares for live in self._groups)
         self._join()
         self._changes.any = False
@@ -156,13 +160,12 @@ class Planned(Grouped, registered=False):
             g = flat[i] = arrays.gradient(flat[i], own[0], names[i])
             low, high = arrays.byte_bounds(g)
             if g.size and plan.overlaps(low, high):
-                for j, name in enumerate(names):
-                    for x in (*plan.arrays(j), *plan.states_by_rows(j)):
-                        if arrays.share_memory(g, x):
-                            raise ValueError(
-                                f"gradient of parameter {names[i]!r} shares memory with parameter "
-                                f"{name!r} or its state; give a copy"
-                            )
+                for what, x in self._written:
+                    if arrays.share_memory(g, x):
+                        raise ValueError(
+                            f"gradient of parameter {names[i]!r} shares memory with {what}; "
+                            "give a copy"
+                        )
             ordered = self._places[i][0].in_c_order
             plan.bind_gradient(i, g, arrays.layout(own, g, self._cuts[i], ordered))
         self._plan = plan

@@ -70,7 +70,7 @@ def counters(n: int) -> list[Array]:
 
 def counter(value: Any, name: str) -> Array:
     """A step counter as the engine wants it. Raises ValueError for what is no step count."""
-    if isinstance(value, np.ndarray) and value.dtype == np.int64 and value.shape == ():
+    if type(value) is np.ndarray and value.dtype == np.int64 and value.shape == ():
         checked: Array = value if value.flags.writeable else value.copy()
     else:
         try:

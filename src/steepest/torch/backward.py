@@ -150,6 +150,7 @@ class InBackward:
             raise
         p.grad = None
 
+    @machine.in_default_mode
     def _begin(self, task: int) -> None:
         """What is the same for all parameters of a backward pass."""
         if torch.is_grad_enabled():
@@ -232,6 +233,7 @@ class InBackward:
             fresh = known and known is not self._history[key]
             norms.append(known[-1] if fresh else np.inf)
 
+    @machine.in_default_mode
     def _end(self) -> None:
         """After a backward pass that has not failed: the norms of all gradients together."""
         inner = self._inner

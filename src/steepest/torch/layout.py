@@ -50,15 +50,16 @@ def state_to_torch(rule: str, state: Mapping[str, Any], h: Mapping[str, Any]) ->
     dtype = torch.float64 if double else torch.float32
     laid: dict[str, Any] = {}
     if rule not in _STEPLESS:
-        laid["step"] = torch.tensor(float(t), dtype=dtype if t <= _EXACT else torch.float64)
+        exact = dtype if t <= _EXACT else torch.float64
+        laid["step"] = torch.tensor(float(t), dtype=exact, device="cpu")
     if rule == "nadam":
         product = warming(h["betas"][0], h["momentum_decay"], t)[2] if t else 1.0
-        laid["mu_product"] = torch.tensor(product, dtype=dtype)
+        laid["mu_product"] = torch.tensor(product, dtype=dtype, device="cpu")
     elif rule == "asgd":
         lr = h["lr"]
         eta = lr / (1.0 + h["lambd"] * lr * t) ** h["alpha"]
-        laid["eta"] = torch.tensor(eta, dtype=dtype)
-        laid["mu"] = torch.tensor(1.0 / max(1.0, t - h["t0"]), dtype=dtype)
+        laid["eta"] = torch.tensor(eta, dtype=dtype, device="cpu")
+        laid["mu"] = torch.tensor(1.0 / max(1.0, t - h["t0"]), dtype=dtype, device="cpu")
     return laid | {key: x for key, x in state.items() if key != "step"}
 
 

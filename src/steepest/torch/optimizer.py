@@ -22,6 +22,7 @@ from steepest.optimizers.selection import Selection
 from steepest.optimizers.state import Changes, WatchedDict
 from steepest.torch import layout, shards, views
 from steepest.torch.saving import Saving
+from steepest.torch.uncompiled import uncompiled
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
@@ -128,6 +129,7 @@ class Optimizer(Saving):
         if self._zero is not None:
             shards.check_given(given)
         super().__init__(params, {})
+        uncompiled(self._step_all.__code__)
         groups, self.param_groups = self.param_groups, []
         self._begin(groups, given, face)
 
@@ -443,7 +445,7 @@ class Optimizer(Saving):
         number = 1.0 if scale is None else float(scale)
         if not 0.0 < number < math.inf:
             raise ValueError(f"grad_scale = {number!r}: expected a number above 0")
-        inner._unscale = 1.0 / number
+        inner._unscale = number if number == 1.0 else _inverse(number)
 
     def _forward(self, name: str, tensors: Any) -> None:
         """Calls a method of the optimizer inside that takes arrays as ``step`` takes gradients."""
@@ -511,6 +513,11 @@ class Optimizer(Saving):
     def last_norms(self) -> dict[str, float]:
         """The norm of each gradient at that step, by parameter."""
         return dict(self._inner.last_norms)
+
+
+@machine.in_default_mode
+def _inverse(x: float) -> float:
+    return 1.0 / x
 
 
 def _changing(x: Any) -> bool:

@@ -9,6 +9,7 @@ from steepest.extras import require
 from steepest.kernels import machine
 from steepest.optimizers.state import Changes
 from steepest.torch import layout, shards, views
+from steepest.torch.uncompiled import uncompiled
 from steepest.values import continued, snapshot
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
@@ -23,6 +24,8 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
     """The ZeroRedundancyOptimizer that it is a part of, if any."""
     _company: Any
     """Those who step other parts of the parameters, if any; see ``shards``."""
+    _step_all: Any
+    """What steps all parameters."""
 
     def state_dict(self) -> dict[str, Any]:
         """What torch's own class would give: ``{"state", "param_groups"}``, with its keys, shapes
@@ -164,6 +167,7 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        uncompiled(self._step_all.__code__)
         self.defaults.pop("differentiable", None)
         self.defaults |= {key: x for key, x in self.face.items() if key not in self.defaults}
         self._zero = None

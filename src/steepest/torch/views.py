@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest.arrays import Array
+from steepest.arrays import Array, check_values, in_memory
 from steepest.extras import require
 from steepest.kernels import sources
 
@@ -19,16 +19,36 @@ _COMPLEX = (torch.complex64, torch.complex128)
 def _samples(cls: Any) -> list[tuple[Any, Array]]:
     found = []
     for dtype in _REAL:
-        x = torch.arange(60, dtype=dtype).reshape(5, 4, 3)[1:4:2, :, 1:].transpose(0, 1)
+        x = torch.arange(60, dtype=dtype, device="cpu").reshape(5, 4, 3)[1:4:2, :, 1:]
+        x = x.transpose(0, 1)
         x = cls(x) if cls is not torch.Tensor else x
         found.append((x, x.detach().numpy()))
     return found
 
 
-_LEARNT = tuple(
-    cls for cls in (torch.Tensor, torch.nn.Parameter) if sources.learn(cls, _samples(cls))
-)
-"""The types of tensors that the engine looks at without help from Python."""
+def _keys(x: Any) -> int:
+    keys: int = torch._C._dispatch_keys(x).raw_repr()
+    return keys
+
+
+def _learnt() -> tuple[Any, ...]:
+    """The types of tensors that the engine looks at without help from Python."""
+    types = (torch.Tensor, torch.nn.Parameter)
+    try:
+        with torch.inference_mode(False):
+            samples = {cls: _samples(cls) for cls in types}
+            marked = [torch._neg_view(torch.zeros(2, device="cpu"))]
+            marked.append(torch._efficientzerotensor((2,), device="cpu"))
+            every = [x for of_type in samples.values() for x, _ in of_type] + marked
+            heads = [(x, x._cdata, _keys(x)) for x in every]
+    except (AttributeError, RuntimeError):  # a torch that does not show where its keys are
+        return ()
+    if not sources.learn_keys(heads, heads[0][2]):
+        return ()
+    return tuple(cls for cls in types if sources.learn(cls, samples[cls]))
+
+
+_LEARNT = _learnt()
 
 
 def ordinary(p: Any) -> bool:
@@ -43,6 +63,7 @@ def plain(x: Any, what: str) -> Any:
             x = x.to_local()
         elif torch.utils._python_dispatch.is_traceable_wrapper_subclass(x):
             raise TypeError(f"{what} is a {type(x).__name__}; expected a plain torch.Tensor")
+        check_values(x, what)
     if x.device.type != "cpu":
         raise TypeError(f"{what} lies on device {x.device}; move it to the CPU first")
     if x.layout != torch.strided:
@@ -61,11 +82,7 @@ def plain(x: Any, what: str) -> Any:
 def array(x: Any, what: str, *, writable: bool = False) -> Array:
     """A NumPy array over the memory of x; complex numbers are pairs along a last axis. What is only
     marked as conjugate or negative is computed, unless it must be `writable`."""
-    x = plain(x, what).detach()
-    if x.is_conj() or x.is_neg():
-        if writable:
-            raise TypeError(f"{what} is a conjugate or negative view; give a copy: .resolve_conj()")
-        x = x.resolve_conj().resolve_neg()
+    x = in_memory(plain(x, what).detach(), what, writable=writable)
     view: Array = (torch.view_as_real(x) if x.is_complex() else x).numpy()
     return view
 
