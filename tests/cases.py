@@ -77,7 +77,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"lr": 0.71, "momentum": 0.87, "trust_coefficient": 0.013, "nesterov": True},
         {"lr": 0.71, "momentum": 0.0, "trust_coefficient": 0.013},
         {"momentum": 0.87, "trust_coefficient": 0.13, "trust_clip": True},
-        {"momentum": 0.87, "adapt": False},
+        {"momentum": 0.87, "adapt": False, "eps": 1e-8},  # which has an effect only with adapt
     ],
     "novograd": [{}, {"grad_averaging": True}],
     "stableadamw": [{}, {"clip_threshold": 1.31}],

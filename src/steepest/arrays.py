@@ -272,6 +272,16 @@ def _check_tensor(x: Any, what: str) -> None:
         )
 
 
+def unmasked(x: Any, what: str) -> Any:
+    """x itself. Raises TypeError for a masked array, since nothing here sees its mask."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(
+            f"{what} is a {type(x).__name__}, whose mask would be ignored; "
+            "give a plain array, such as .filled(0)"
+        )
+    return x
+
+
 def overlaps_itself(x: Array) -> bool:
     """Whether two elements of x may share memory (zero strides, sliding windows)."""
     reach = x.itemsize

@@ -117,7 +117,10 @@ def keep(h: Mapping[str, Any], decoupled: float) -> float:
         return 1.0
     if mode == "decoupled":
         return float(1.0 - lr * (weight + decoupled))
-    rate = 1.0 if mode == "independent" else lr * lr if mode == "palm" else _relative(h)
+    if not weight:  # nothing then goes by the largest lr
+        rate = 0.0
+    else:
+        rate = 1.0 if mode == "independent" else lr * lr if mode == "palm" else _relative(h)
     return float(1.0 - (weight * rate + lr * decoupled))
 
 

@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from steepest.arrays import unmasked
 from steepest.regularize import Stage, UnitStage
 from steepest.values import Check, Number, Value, axis, number
 
@@ -45,7 +46,7 @@ def _masks(value: Any) -> dict[str, Any] | None:
     given = value if isinstance(value, Mapping) else {"0": value}
     masks = {}
     for name, x in given.items():
-        own = np.asarray(x)
+        own = np.asarray(unmasked(x, f"the array of {name!r}"))
         if own.dtype.kind not in "biuf":
             raise TypeError(f"expected arrays of bools, or of 0 and 1, by parameter, as {name!r}")
         if not np.isin(own, (0, 1)).all():

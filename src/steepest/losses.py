@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest.arrays import Array
+from steepest.arrays import Array, unmasked
 
 __all__ = [
     "GRADIENTS",
@@ -228,6 +228,8 @@ def _array(x: Any) -> Any:
 
     The cast does nothing to floats but in autograd, where it gives the gradient their type.
     """
+    if not hasattr(x, "_value"):  # which those that autograd follows have
+        unmasked(x, "an argument of a loss")
     if not hasattr(x, "__array_namespace__"):
         x = np.asarray(x)
     if x.dtype.kind == "f" and x.ndim == 0:  # in autograd perhaps a Python number
@@ -255,7 +257,7 @@ def _error(prediction: Any, target: Any) -> Any:
 
 def _signed(logit: Any, label: Any) -> tuple[Any, Array]:
     """The logits, and -1 for label 1 and 1 for label 0, in their type."""
-    z, label = _array(logit), np.asarray(label)
+    z, label = _array(logit), np.asarray(unmasked(label, "label"))
     same_shape(z, label)
     positive = label == 1
     wrong = label[~(positive | (label == 0))]
@@ -265,7 +267,7 @@ def _signed(logit: Any, label: Any) -> tuple[Any, Array]:
 
 
 def _classified(logits: Any, classes: Any) -> tuple[Any, Array]:
-    z, classes = _array(logits), np.asarray(classes)
+    z, classes = _array(logits), np.asarray(unmasked(classes, "classes"))
     if z.ndim != 2 or classes.shape != z.shape[:1] or z.size == 0:
         raise ValueError(
             f"logits have shape {tuple(z.shape)}, classes {classes.shape}: "

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from steepest import schedules
-from steepest.arrays import Array
+from steepest.arrays import Array, unmasked
 from steepest.extras import require
 from steepest.optimizers.base import Optimizer
 from steepest.training import batches
@@ -173,7 +173,8 @@ def _check(
 
 def _stream(data: Any, batch_size: int | None, seed: int) -> Iterator[tuple[Array, ...]]:
     """Batches without end, epoch after epoch."""
-    arrays = (data,) if hasattr(data, "__array__") else tuple(np.asarray(x) for x in data)
+    given = (data,) if hasattr(data, "__array__") else data
+    arrays = tuple(np.asarray(unmasked(x, f"data[{i}]")) for i, x in enumerate(given))
     for epoch in itertools.count(1):
         yield from batches(arrays, batch_size, epoch=epoch, seed=seed)
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest.arrays import Array
+from steepest.arrays import Array, unmasked
 from steepest.extras import require
 from steepest.optimizers import RULES, Optimizer
 
@@ -186,7 +186,8 @@ class _Problem:
 
     def value(self, x: Array) -> float:
         self.nfev += 1
-        found = np.asarray(self.fun(x.copy(), *self.args))  # a copy: the function may change it
+        found = self.fun(x.copy(), *self.args)  # a copy: the function may change it
+        found = np.asarray(unmasked(found, "what fun returned"))
         if found.size != 1:
             raise ValueError(f"fun returned an array of shape {found.shape}; expected one number")
         return float(found.item())
@@ -195,7 +196,8 @@ class _Problem:
         self.njev += 1
         if self.jac is None:
             return self._differences(x, f)
-        g = np.array(self.jac(x.copy(), *self.args), np.float64)
+        g = unmasked(self.jac(x.copy(), *self.args), "what jac returned")
+        g = np.array(g, np.float64)
         if g.size != x.size:
             raise ValueError(f"jac returned an array of shape {g.shape}; expected {x.shape}")
         return g.reshape(-1)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest.arrays import Array
+from steepest.arrays import Array, unmasked
 from steepest.optimizers import Optimizer
 from steepest.optimizers.live import LiveGroup
 
@@ -59,6 +59,7 @@ def array_of(x: Any, what: str) -> Array:
     if hasattr(x, "detach"):
         x = x.detach().cpu()
         x = x.float() if "bfloat16" in str(x.dtype) else x
+    unmasked(x, what)
     try:
         found = x.numpy() if hasattr(x, "numpy") else np.asarray(x)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -82,8 +82,7 @@ def _matched(
     state_dict: Mapping[str, Any], optimizer: Optimizer, names: Sequence[str] | None
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """For each name here the key of its state there, and the number of its group there."""
-    if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
-        raise ValueError('no state dict of torch.optim: it lacks "state" or "param_groups"')
+    check_layout(state_dict)
     theirs = [(key, i) for i, g in enumerate(state_dict["param_groups"]) for key in g["params"]]
     keys = [key for key, _ in theirs]
     if strange := [key for key in state_dict["state"] if key not in keys]:
@@ -98,6 +97,31 @@ def _matched(
     for name, (key, group) in pairs:
         owner[name], number[name] = key, group
     return owner, number
+
+
+def check_layout(state_dict: Any) -> None:
+    """Raises ValueError for what is no state dict of PyTorch's layout."""
+    if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
+        raise ValueError('no state dict of torch.optim: it lacks "state" or "param_groups"')
+    state, groups = state_dict["state"], state_dict["param_groups"]
+    if not isinstance(state, Mapping):
+        raise ValueError(f"state dict: its state is a {type(state).__name__}; expected a dict")
+    if not isinstance(groups, (list, tuple)):
+        raise ValueError(
+            f"state dict: its param_groups are a {type(groups).__name__}; expected a list of dicts"
+        )
+    for i, group in enumerate(groups):
+        if not isinstance(group, Mapping) or not (
+            _are_keys(group.get("params")) and _are_keys(group.get("param_names", ()))
+        ):
+            raise ValueError(
+                f"group {i} of the state dict = {group!r}: expected a dict with a list of numbers "
+                "or names as params, and as param_names if there are some"
+            )
+
+
+def _are_keys(x: Any) -> bool:
+    return isinstance(x, (list, tuple)) and all(isinstance(key, (int, str)) for key in x)
 
 
 def _names(

@@ -57,8 +57,9 @@ def from_deepspeed(
     to be merged first, with DeepSpeed's ``ds_to_universal.py``.
     """
     common.only_rule(optimizer, _RULES, "DeepSpeed")
-    inner = state_dict.get("optimizer_state_dict", {})
-    if zero := sorted(_ZERO & {*state_dict, *inner}):
+    whole = state_dict if isinstance(state_dict, Mapping) else {}
+    inner = whole.get("optimizer_state_dict", {})
+    if zero := sorted(_ZERO & {*whole, *(inner if isinstance(inner, Mapping) else ())}):
         raise ValueError(f"a checkpoint of ZeRO, with {zero[0]!r}: {_MERGE}")
     shapes = {
         name: p.shape

@@ -138,6 +138,7 @@ cdef void rprop(real *restrict p, const real *restrict g, real *restrict prev,
                 real *restrict size, real *restrict c, real *restrict d, Py_ssize_t n,
                 double factor, double keep, const double *h) noexcept nogil:
     cdef real minus = <real>h[0], plus = <real>h[1], least = <real>h[2], most = <real>h[3]
+    cdef real first = <real>h[4]
     cdef real same, ratio, si
     cdef real f = <real>factor, k = <real>keep, gi
     cdef Py_ssize_t i
@@ -148,7 +149,7 @@ cdef void rprop(real *restrict p, const real *restrict g, real *restrict prev,
         ratio = plus if same > <real>0 else (<real>1 if same == <real>0 else same)
         ratio = minus if same < <real>0 else ratio
         gi = <real>0 if same < <real>0 else gi
-        si = size[i] * ratio
+        si = (first if size[i] == <real>0 else size[i]) * ratio
         si = least if si < least else (most if si > most else si)
         size[i] = si
         prev[i] = gi

@@ -1,10 +1,12 @@
 """Adam's moments in the form the matrix rules share: eps is beside the uncorrected √v."""
 
 import math
+from functools import partial
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from steepest.matrix import wide
 from steepest.matrix.linalg import Matrix
 
 States = dict[str, Matrix]
@@ -21,6 +23,11 @@ def average(old: Matrix, new: Matrix, beta: float) -> Matrix:
     mean = np.asarray(real(beta) * old)
     mean += real(1.0 - beta) * new
     return mean
+
+
+def squared(old: Matrix, g: Matrix, beta: float) -> Matrix:
+    """beta · old + (1 - beta) · g², as ``wide`` keeps it."""
+    return wide.taken_in(old, g, np.square, partial(average, beta=beta))
 
 
 def correction(betas: tuple[float, float], t: int, correct_bias: bool = True) -> float:
@@ -55,7 +62,7 @@ def direction(
     real = g.dtype.type
     with np.errstate(all="ignore"):
         m = average(state["exp_avg"], g, betas[0])
-        v = average(state["exp_avg_sq"], g * g, betas[1])
-        d = np.asarray(m / (np.sqrt(v) + real(eps)))
+        v = squared(state["exp_avg_sq"], g, betas[1])
+        d = np.asarray(m / (wide.root(v) + real(eps)))
         d *= real(correction(betas, t, correct_bias))
     return d, {"exp_avg": m, "exp_avg_sq": v}

@@ -144,6 +144,7 @@ def fitted(factors: list[Matrix], v: Matrix, g: Matrix, rate: float) -> list[Mat
     for k, q in enumerate(factors):
         a = _times(a, k, q, right=False)
         b = _divided(b, k, q)
+    a, b = _in_range(a, b)
     new = []
     for k, q in enumerate(factors):
         axes = [j for j in range(g.ndim) if j != k]
@@ -159,6 +160,17 @@ def fitted(factors: list[Matrix], v: Matrix, g: Matrix, rate: float) -> list[Mat
             step /= q.dtype.type(spectral_bound(one + two) + TINY)
             new.append(np.ascontiguousarray(q - step @ q))
     return new
+
+
+def _in_range(a: Matrix, b: Matrix) -> tuple[Matrix, Matrix]:
+    """Both over the same power of two, where their squares would be out of range: only the
+    proportion of the two counts."""
+    largest = max(float(np.abs(a).max()), float(np.abs(b).max()))
+    limit = int(np.finfo(a.dtype).maxexp) // 2 - 14
+    if not 2.0**limit < largest < math.inf:
+        return a, b
+    exponent = math.frexp(largest)[1]
+    return np.ldexp(a, -exponent), np.ldexp(b, -exponent)
 
 
 def spectral_bound(a: Matrix) -> float:

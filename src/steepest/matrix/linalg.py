@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 Matrix = NDArray[Any]
 
 
+LEAK = 2.0**-10
+"""What part of a result may come of rounding in directions that it has nothing of."""
+
+
 class DecompositionError(ArithmeticError):
     """A factorisation of a matrix of finite numbers did not converge."""
 
@@ -82,15 +86,18 @@ def inverse_root(a: Matrix, order: int, floor: float, name: str) -> Matrix:
     """a to the power -1/order, for a symmetric a with no eigenvalue below floor, in a's type.
 
     Eigenvalues that rounding has put below the floor are raised to it; a floor of 0 stands for
-    the rounding of the largest eigenvalue. Raises DecompositionError.
+    the rounding of the largest eigenvalue, as does one so far below it that what rounding has left
+    in the directions of small eigenvalues would become larger than LEAK. Raises DecompositionError.
 
     >>> inverse_root(np.array([[16.0, 0.0], [0.0, 1.0]]), 4, 1e-6, "a")
     array([[0.5, 0. ],
            [0. , 1. ]])
     """
     values, vectors = eigenbasis(a, name)
-    if floor == 0.0 and values.size:
-        floor = max(float(values[0]) * len(a) * np.finfo(a.dtype).eps, np.finfo(a.dtype).tiny)
+    if values.size:
+        info, largest = np.finfo(a.dtype), float(values[0])
+        if floor == 0.0 or float(info.eps) * (max(largest, 0.0) / floor) ** (1.0 / order) > LEAK:
+            floor = max(largest * len(a) * float(info.eps), float(info.tiny), floor)
     roots = np.maximum(values, floor) ** (-1.0 / order)
     return np.asarray((vectors * roots) @ vectors.T, a.dtype)
 

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 
 from steepest.matrix import adam
 from steepest.matrix.chance import normals
-from steepest.matrix.linalg import Matrix, eigenbasis, norm
+from steepest.matrix.linalg import Matrix, eigenbasis, finite, norm
 
 Shape = tuple[int, ...]
 States = dict[str, Matrix]
@@ -182,8 +182,17 @@ def apollo_direction(
 def _ratio(d: Matrix, low: Matrix, axis: int, scale_type: str) -> Matrix:
     if scale_type == "tensor":
         return np.asarray(norm(d) / (norm(low) + 1e-8), d.dtype)
-    above, below = (np.sqrt(np.sum(x * x, axis=axis, keepdims=True)) for x in (d, low))
+    above, below = (_lengths(x, axis) for x in (d, low))
     return np.asarray(above / (below + d.dtype.type(1e-8)))
+
+
+def _lengths(x: Matrix, axis: int) -> Matrix:
+    """The norms along an axis."""
+    lengths = np.sqrt(np.sum(x * x, axis=axis, keepdims=True))
+    if finite(lengths) or not finite(x):
+        return np.asarray(lengths)
+    exponent = math.frexp(float(np.abs(x).max()))[1]
+    return np.ldexp(_lengths(np.ldexp(x, -exponent), axis), exponent)
 
 
 def _project(g: Matrix, axis: int, p: Matrix) -> Matrix:

@@ -1,10 +1,12 @@
 """Shampoo: a gradient multiplied along every axis by an inverse root of its statistics."""
 
 import math
+from functools import partial
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from steepest.matrix import wide
 from steepest.matrix.linalg import Matrix, along, gram, inverse_root, norm
 
 Shape = tuple[int, ...]
@@ -84,7 +86,8 @@ def direction(
     with np.errstate(all="ignore"):
         for k in range(g.ndim):
             whole = full(g.shape, k, max_precondition_dim)
-            statistics = state[f"L_{k}"] + (gram(g, k) if whole else _squares(g, k))
+            squares = partial(gram if whole else _squares, axis=k)
+            statistics = wide.taken_in(state[f"L_{k}"], g, squares, np.add)
             new[f"L_{k}"] = statistics
             root = state[f"root_{k}"]
             if renew:
@@ -100,13 +103,17 @@ def direction(
     return d.reshape(shape), new
 
 
-def _squares(g: Matrix, k: int) -> Matrix:
-    """The diagonal of the matrix of inner products of the slices of g along axis k."""
-    flat = np.moveaxis(g, k, 0).reshape(g.shape[k], -1)
+def _squares(g: Matrix, axis: int) -> Matrix:
+    """The diagonal of the matrix of inner products of the slices of g along an axis."""
+    flat = np.moveaxis(g, axis, 0).reshape(g.shape[axis], -1)
     return np.asarray(np.vecdot(flat, flat))
 
 
 def _root(statistics: Matrix, order: int, floor: float, name: str) -> Matrix:
+    power = wide.power(statistics)
+    if power:  # of what is so large the floor is but 0
+        scale = statistics.dtype.type(2.0 ** (-power / order))
+        return np.asarray(_root(wide.unsigned(statistics), order, 0.0, name) * scale)
     if statistics.ndim == 2:
         return inverse_root(statistics, order, floor, name)
     lowest = max(floor, float(np.finfo(statistics.dtype).tiny))
@@ -122,8 +129,10 @@ def _beside(root: Matrix, k: int, ndim: int) -> Matrix:
 def _grafted(d: Matrix, g: Matrix, state: States, new: States, grafting: str) -> Matrix:
     model = g
     if grafting == "adagrad":
-        new["sum"] = state["sum"] + g * g
-        model = np.where(g == 0, g, g / np.sqrt(new["sum"]))
+        new["sum"] = wide.taken_in(state["sum"], g, np.square, np.add)
+        root = wide.root(new["sum"])
+        # The squares of the smallest are 0; at its first step each is as long.
+        model = np.where(g == 0, g, np.where(root == 0, np.sign(g), g / root))
     length = norm(d)
     if length == 0.0:
         return d

@@ -1,9 +1,11 @@
 """SOAP: Adam in the eigenbasis of Shampoo's statistics."""
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import DTypeLike
 
-from steepest.matrix import adam
+from steepest.matrix import adam, wide
 from steepest.matrix.linalg import Matrix, along, eigenbasis, gram, orthonormal
 
 Shape = tuple[int, ...]
@@ -79,14 +81,15 @@ def direction(
                 d /= np.sqrt(np.mean(d * d)) + g.dtype.type(eps)
             d *= g.dtype.type(adam.correction(betas, t - 1, correct_bias))
         for k in rotated:
-            new[f"GG_{k}"] = adam.average(state[f"GG_{k}"], gram(g, k), beta)
+            mean = partial(adam.average, beta=beta)
+            new[f"GG_{k}"] = wide.taken_in(state[f"GG_{k}"], g, partial(gram, axis=k), mean)
         if t == 1:
             for k in rotated:
-                vectors = eigenbasis(new[f"GG_{k}"], f"GG_{k}")[1]
+                vectors = eigenbasis(wide.unsigned(new[f"GG_{k}"]), f"GG_{k}")[1]
                 new[f"Q_{k}"] = np.ascontiguousarray(vectors, g.dtype)
         elif (t - 1) % precondition_frequency == 0:
             for k in rotated:
-                turned, order = _turned(new[f"GG_{k}"], state[f"Q_{k}"], k)
+                turned, order = _turned(wide.unsigned(new[f"GG_{k}"]), state[f"Q_{k}"], k)
                 new[f"Q_{k}"] = turned
                 new["exp_avg_sq"] = np.take(new["exp_avg_sq"], order, axis=k)
     return d, new
@@ -103,11 +106,11 @@ def _adam(
     for k in rotated:
         turned = along(turned, k, state[f"Q_{k}"])
     m = adam.average(state["exp_avg"], g, betas[0])
-    v = adam.average(state["exp_avg_sq"], turned * turned, betas[1])
+    v = adam.squared(state["exp_avg_sq"], turned, betas[1])
     d = m
     for k in rotated:
         d = along(d, k, state[f"Q_{k}"])
-    d = np.asarray(d / (np.sqrt(v) + g.dtype.type(eps)))
+    d = np.asarray(d / (wide.root(v) + g.dtype.type(eps)))
     for k in rotated:
         d = along(d, k, state[f"Q_{k}"].T)
     return np.asarray(d, order="C"), {"exp_avg": m, "exp_avg_sq": v}

@@ -109,6 +109,7 @@ class Sharded:
         shapes: list[structure.Shape] = []
         for group in groups:
             shape, names, leaves = structure.flatten(group.pop("params"), len(self._names))
+            names = structure.own_names(group, names)
             self._params += map(arrays.parameter, leaves, names)
             self._names += names
             self._sizes.append(len(names))

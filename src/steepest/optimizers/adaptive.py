@@ -75,6 +75,9 @@ class Adagrad(Optimizer):
                 f"give eps_inside_sqrt or convention = {h['convention']!r}, which says where eps is"
             )
 
+    def idle(self, h: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+        return {"eps_inside_sqrt": ("with eps=0", False)} if h["eps"] == 0 else {}
+
     def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("sum",)
 
@@ -210,9 +213,10 @@ class Rprop(Optimizer):
         g ← 0 where g · g₋ < 0
         p ← p - sign(g) · s,  g₋ ← g
 
-    η₋ and η₊ are ``etas``, the bounds of s are ``step_sizes``. s starts at ``lr``, which has no
-    effect later. For gradients of all data, not of batches, whose signs are noise. Raises
-    ValueError for hyper-parameters out of range: 0 < η₋ < 1 < η₊, the bounds in order.
+    η₋ and η₊ are ``etas``, the bounds of s are ``step_sizes``. s starts at the ``lr`` of the first
+    step, unless the state has another than 0, and ``lr`` has no effect later. For gradients of all
+    data, not of batches, whose signs are noise. Raises ValueError for hyper-parameters out of
+    range: 0 < η₋ < 1 < η₊, the bounds in order.
 
     >>> import numpy as np, steepest as st
     >>> w = np.array([1.0, -2.0])
@@ -249,15 +253,9 @@ class Rprop(Optimizer):
     def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("prev", "step_size")
 
-    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
-        fresh = arrays.zeros_like(p)
-        if key == "step_size":
-            fresh[...] = h["lr"]
-        return fresh
-
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         self.check(h)
-        return "rprop", (*h["etas"], *h["step_sizes"])
+        return "rprop", (*h["etas"], *h["step_sizes"], h["lr"] if t == 1 else 0.0)
 
 
 class MADGRAD(Optimizer):

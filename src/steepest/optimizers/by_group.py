@@ -53,10 +53,7 @@ class ByGroup(Optimizer, registered=False):
         super().__init__(params, {}, options)
 
     def _selects(self, options: Options) -> Selection:
-        return RuleTable(self._table, options, self._known)
-
-    def _known(self) -> dict[str, tuple[str, ...]]:
-        return {name: rule._hyper_names for name, rule in self._rules.items()}
+        return RuleTable(self._table, options, self._known, self._names_of)
 
     def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
         raise NotImplementedError  # every group has a rule of its own

@@ -15,6 +15,7 @@ from steepest.kernels import dispatch, machine
 from steepest.kernels.engine import Plan
 from steepest.optimizers import structure
 from steepest.optimizers.clipping import Peers
+from steepest.optimizers.keys import GROUP_KEYS, check_own
 from steepest.optimizers.live import LiveGroup
 from steepest.optimizers.numbers import new_scalars
 from steepest.optimizers.options import GROUP_OPTIONS, Options
@@ -33,6 +34,8 @@ class Grouped(Rule, registered=False):
 
     _early = True
     """Whether states are made with the parameters, and not by the first plan."""
+    _borrows_groups = False
+    """Whether groups are another library's, in which keys of other programs live."""
     _files: Scratch | None = None
     """Where state arrays lie, if not in memory."""
     _peers: Peers | None = None
@@ -89,25 +92,29 @@ class Grouped(Rule, registered=False):
             params = [{"params": params}]
         for group in params:
             self.add_param_group(group)
-        self._selection.check(self._names, self._hyper_names)
+        self._selection.check(self.param_groups, self._names_of)
         for group in self.param_groups:
             filters.check_names(group["filter"], self._names)
+        own = [g for g in self.param_groups if g.get("rule", self.rule) == self.rule]
+        self._check_idle(self.defaults, hyper, own)
         decay.check_peak(given.get("peak_lr"), {g["decay_mode"] for g in self.param_groups})
 
     def _selects(self, options: Options) -> Selection:
         """Which parameters get hyper-parameters of their own."""
         return Selection(options.get("exclude", ()), options.get("overrides", {}))
 
-    def _split(
-        self, group: Mapping[str, Any], names: Sequence[str], added: Sequence[Array]
-    ) -> list[tuple[dict[str, Any], list[int]]]:
-        """The parameters of a new group that get the same changes: (the changes, which)."""
-        return self._selection.split(names, added)
+    def _known(self) -> dict[str, tuple[str, ...]]:
+        """The hyper-parameters of each rule in use."""
+        return {name: rule._hyper_names for name, rule in self._rules.items()}
+
+    def _names_of(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        """The hyper-parameters of the rule that a group goes by."""
+        return self._rule_of(group)._hyper_names
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Adds parameters, with hyper-parameters of their own where the group has them.
 
-        Keys that are no hyper-parameters are kept as they are. Gradients are then a list with the
+        Gradients are then a list with the
         gradients of each group, as if all groups had been given to the constructor; ``exclude`` and
         ``overrides`` hold for the new parameters too. Raises what the constructor raises, and
         RuntimeError while a step is under way.
@@ -121,6 +128,7 @@ class Grouped(Rule, registered=False):
         shape, names, leaves = structure.flatten(group["params"], len(self._names))
         if not names:
             raise ValueError("params is empty; give at least one parameter")
+        names = structure.own_names(group, names)
         added = [arrays.parameter(x, name) for name, x in zip(names, leaves, strict=True)]
         taken = set(self._names)
         for name in names:
@@ -128,7 +136,8 @@ class Grouped(Rule, registered=False):
                 raise ValueError(f"parameter name {name!r} is given twice; names must differ")
             taken.add(name)
         first = len(self._names)
-        split = self._split(group, names, added)
+        split = self._selection.split(group, names, added)
+        self._check_keys(group, [changes for changes, _ in split])
         groups = [self._filled(group, changes, part, names, added) for changes, part in split]
         lives = [LiveGroup(self._rule_of(filled), filled, self.updates) for filled in groups]
         for filled, live in zip(groups, lives, strict=True):
@@ -173,6 +182,21 @@ class Grouped(Rule, registered=False):
             ]
         )
 
+    def _check_keys(self, group: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> None:
+        """Raises ValueError for a key of a group that the rules of its parts do not know."""
+        if self._borrows_groups:
+            return
+        rules = [self._rule_of({**group, **changes}) for changes in parts]
+        if "convention" in group and not any("convention" in r._hyper_names for r in rules):
+            raise ValueError(rules[0]._not_a_convention(group["convention"]))
+        known = dict.fromkeys(name for rule in rules for name in rule._group_names())
+        names = " and ".join(dict.fromkeys(rule.rule for rule in rules))
+        check_own(group, f"group {len(self._shapes)}", names, list(known))
+
+    def _group_names(self) -> tuple[str, ...]:
+        """The keys that a group of this rule has a use for."""
+        return (*self._hyper_names, *self.shared(self.defaults))
+
     def _filled(
         self,
         group: Mapping[str, Any],
@@ -185,10 +209,15 @@ class Grouped(Rule, registered=False):
         chosen = {"params": [added[i] for i in part], "param_names": [names[i] for i in part]}
         given = dict(group) | dict(changes)
         rule = self._rule_of(given)
+        if not self._borrows_groups:  # of a group in parts, each has what its own rule knows
+            known = (*GROUP_KEYS, *rule._group_names())
+            given = {key: x for key, x in given.items() if key in known}
         filled = rule.defaults | given | chosen
         if "convention" in filled and "convention" not in rule._hyper_names:
             raise ValueError(rule._not_a_convention(filled["convention"]))
         hyper = rule._settled({name: filled[name] for name in rule._hyper_names})
+        if not given.keys() >= {*rule._hyper_names}:  # else it was another optimizer's
+            rule._check_idle(hyper, given, [hyper])
         return filled | decay.with_peak(hyper)
 
     def _rule_of(self, group: Mapping[str, Any]) -> "Grouped":

@@ -5,6 +5,7 @@ function of the number of updates done so far. Clips and penalties are values of
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -83,12 +84,28 @@ VALUES: dict[str, Callable[[Any], Any]] = {
 }
 
 
+_NO_NUMBER = re.compile("bool|complex|object|datetime|timedelta|[SUV]")
+"""In the names of types that are not those of real numbers."""
+
+
+def _float(value: Any) -> float:
+    """A number as a float, beyond double as infinity. Raises TypeError or ValueError for what is
+    none, though float() makes one of it: text, and what arrays have of flags and complex numbers.
+    """
+    if isinstance(value, (bool, str, bytes, bytearray, memoryview)):
+        raise TypeError
+    if _NO_NUMBER.search(str(getattr(value, "dtype", ""))):
+        raise TypeError
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def _number(name: str, value: Any, allowed: Range) -> float:
     low, high, inclusive = allowed
     try:
-        if isinstance(value, (bool, str)):
-            raise TypeError
-        number = float(value)
+        number = value if type(value) is float else _float(value)
     except (TypeError, ValueError):
         raise TypeError(
             f"{name} = {value!r}: expected a number or a schedule, a function of the step count"

@@ -160,7 +160,7 @@ class Keeping(Planned, registered=False):
             )
         state = WatchedDict({"step": counter(np.array(given["step"]), name)}, self._changes)
         for key in keys[1:]:
-            x = live.checked(np.array(given[key]), p, name, key)
+            x = live.checked(np.array(arrays.unmasked(given[key], key)), p, name, key)
             if x.shape != p.shape or (live.rule.prepares and live.of_rule(key)):
                 state[key] = x if files is None else files.copy(x)
                 continue

@@ -62,6 +62,9 @@ class LAMB(Optimizer):
         }
         super().__init__(params, hyper, options)
 
+    def idle(self, h: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+        return {} if h["adapt"] else {"norm_bounds": ("with adapt=False", (0.0, math.inf))}
+
     def check(self, h: Mapping[str, Any]) -> None:
         low, high = h["norm_bounds"]
         if not (callable(low) or callable(high)) and low > high:
@@ -135,6 +138,10 @@ class LARS(Optimizer):
             "adapt": adapt,
         }
         super().__init__(params, hyper, options)
+
+    def idle(self, h: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+        usual = {"trust_coefficient": 1e-3, "eps": 1e-8, "trust_clip": False}
+        return {} if h["adapt"] else {key: ("with adapt=False", x) for key, x in usual.items()}
 
     def check(self, h: Mapping[str, Any]) -> None:
         if h["nesterov"] and h["momentum"] == 0:

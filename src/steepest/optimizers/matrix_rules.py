@@ -288,6 +288,20 @@ class PSGDKron(MatrixRule):
         }
         super().__init__(params, hyper, options)
 
+    def idle(self, h: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+        found: dict[str, tuple[str, Any]] = {}
+        if h["memory_save_mode"] == "all_diag":
+            usual: dict[str, Any] = {"max_size_triangular": 8192, "min_ndim_triangular": 2}
+            found |= {key: ("with memory_save_mode='all_diag'", x) for key, x in usual.items()}
+        if h["momentum"] == 0:
+            found["momentum_into_precondition_update"] = "without momentum", True
+        if h["preconditioner_update_probability"] == 0:
+            usual = {"precond_lr": 0.1, "balance_interval": 100, "seed": 0}
+            usual |= {"momentum_into_precondition_update": True}
+            without = "with preconditioner_update_probability=0"
+            found |= {key: (without, x) for key, x in usual.items()}
+        return found
+
     def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer", "waited")
 

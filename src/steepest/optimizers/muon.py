@@ -50,6 +50,7 @@ class WithAdamW(MatrixRule, registered=False):
     """A rule for matrices, and AdamW for everything else in the same optimizer."""
 
     least_axes = 2
+    beside_rules = ("adamw",)
     values: ClassVar = {
         "ns_coefficients": coefficients,
         "ns_steps": whole(0, 99),
@@ -74,6 +75,14 @@ class WithAdamW(MatrixRule, registered=False):
         self._adamw_for = tuple(patterns)
         super().__init__(params, hyper, options)
 
+    def idle(self, h: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+        found: dict[str, tuple[str, Any]] = {}
+        if h["momentum"] == 0:
+            found["nesterov"] = "without momentum", False
+        if h["ns_steps"] == 0 and h["ns_coefficients"] != "polar_express":  # which has a margin
+            found["ns_coefficients"] = "with ns_steps=0", newton_schulz.JORDAN
+        return found
+
     def check(self, h: Mapping[str, Any]) -> None:
         if h["ns_dtype"] is not None:
             require("torch", extra="torch", purpose=f"ns_dtype={h['ns_dtype']!r}")
@@ -87,17 +96,7 @@ class WithAdamW(MatrixRule, registered=False):
             )
         chosen = {"rule": "adamw", **self._adamw}
         table = dict.fromkeys((VECTORS, *self._adamw_for), chosen)
-        return RuleTable(table, options, self._known, rest=True)
-
-    def _known(self) -> dict[str, tuple[str, ...]]:
-        return {name: rule._hyper_names for name, rule in self._rules.items()}
-
-    def _split(
-        self, group: Mapping[str, Any], names: Sequence[str], added: Sequence[Array]
-    ) -> list[tuple[dict[str, Any], list[int]]]:
-        if "rule" in group:  # which then says what its parameters go by
-            return Selection.split(self._selection, names, added)
-        return super()._split(group, names, added)
+        return RuleTable(table, options, self._known, self._names_of, rest=True)
 
 
 class Muon(WithAdamW):
@@ -118,10 +117,12 @@ class Muon(WithAdamW):
     What has fewer than two axes, and what has a name like one of ``adamw_for`` (embeddings, heads),
     goes by AdamW with the hyper-parameters ``adamw``, a dict; what it leaves out is that of Muon's
     authors: lr 3e-4, betas (0.9, 0.95), eps 1e-10, weight_decay 0. These are groups of their own,
-    with the key ``"rule"``; a group that is given with that key goes by its rule. momentum is in
-    [0, 1), ns_steps a whole number below 100. Bits repeat on one machine; see docs/matrix-rules.md.
+    with the key ``"rule"``; a group that is given with that key goes by its rule. What a group says
+    that has no matrices (lr, betas) stands before ``adamw``. momentum is in [0, 1), ns_steps a
+    whole number below 100. Bits repeat on one machine; see docs/matrix-rules.md.
 
-    Raises ValueError for hyper-parameters out of range and patterns that fit no parameter.
+    Raises ValueError for hyper-parameters out of range, nesterov without momentum, and patterns
+    that fit no parameter.
 
     >>> import numpy as np, steepest as st
     >>> params = {"w": np.zeros((2, 2)), "b": np.zeros(2)}
@@ -194,7 +195,8 @@ class NorMuon(WithAdamW):
     For r rows and c columns the factor is √max(1, r/c) ‖o‖, which keeps the length of Muon's step,
     as in the authors' code; with adjust_lr_fn ``"match_rms_adamw"`` it is 0.2 √(r c), as in the
     paper. ``adamw``, ``adamw_for`` and all else as in Muon; momentum and beta2 are in [0, 1).
-    Raises ValueError for hyper-parameters out of range and patterns that fit no parameter.
+    Raises ValueError for hyper-parameters out of range, nesterov without momentum, and patterns
+    that fit no parameter.
 
     >>> import numpy as np, steepest as st
     >>> w = np.zeros((2, 2))

@@ -1,16 +1,24 @@
 """A rule of one's own as a Python function, in the same optimizers as all others."""
 
+import copy
 import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from steepest.arrays import Array
 from steepest.optimizers.base import RULES, Optimizer
 from steepest.optimizers.hyper import RANGES, Range
+from steepest.optimizers.keys import GROUP_KEYS
+from steepest.optimizers.options import Options
 from steepest.optimizers.rules import OWN
 
 __all__ = ["rule"]
+
+_TAKEN = {"step", "ema", "average", "slow", "initial", "mask", "grokfast", "last_grad"}
+"""Entries of a parameter's state that are not the rule's: its count, and what options keep."""
 
 BLOCK = 1 << 15
 """Elements of one call of an element-wise function: its temporary arrays stay in the cache."""
@@ -31,7 +39,8 @@ def rule(
     p, g and the state arrays, which begin as zeros, are copies of the parameter's own type; t
     counts from 1; what is keyword-only is a hyper-parameter, a number, a flag or a tuple of
     numbers, with its default. Schedules, clipping, penalties, averages, groups and checkpoints are
-    around it as around every rule, and a step whose function raises changes nothing. An
+    around it as around every rule, and a step whose function raises changes nothing. A function
+    that has written nothing at its first call raises TypeError: ``p = p - ...`` is not in place. An
     element-wise function gets slices of 1-d arrays, a layer-wise one whole arrays. weight_decay
     comes by itself; a function with an argument ``decay`` gets its decoupled weight instead.
     ``ranges`` are (lowest, highest, whether that is allowed) by hyper-parameter.
@@ -58,6 +67,7 @@ def rule(
     if function is None:
         return lambda f: rule(f, states=states, needs=needs, decay_mode=decay_mode, ranges=ranges)
     hyper = _hyper(function)
+    _check_arguments(states, needs, decay_mode, ranges or {}, hyper)
     name = function.__name__
     if name.lower() in RULES:
         raise ValueError(f"rule {name!r} exists; give the function another name")
@@ -110,6 +120,38 @@ def _hyper(function: Callable[..., None]) -> dict[str, Any]:
     return hyper
 
 
+def _check_arguments(
+    states: Any, needs: Any, decay_mode: Any, ranges: Mapping[str, Any], hyper: Mapping[str, Any]
+) -> None:
+    """Raises TypeError or ValueError for arguments of ``rule`` that would change nothing, or
+    something else."""
+    if not isinstance(states, (tuple, list)) or not all(isinstance(x, str) for x in states):
+        raise TypeError(f"states = {states!r}: expected a tuple of names")
+    for key in states:
+        if key in _TAKEN or states.count(key) > 1:
+            raise ValueError(
+                f"states = {states!r}: {key!r} is "
+                + ("taken by what is around every rule" if key in _TAKEN else "there twice")
+                + "; give it another name"
+            )
+    for name, value, known in (
+        ("needs", needs, ("element-wise", "layer-wise")),
+        ("decay_mode", decay_mode, ("l2", "decoupled")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} = {value!r}: expected one of {', '.join(known)}")
+    for key in hyper:
+        if key in Options.__annotations__ or key in GROUP_KEYS:
+            raise TypeError(
+                f"{key!r} is no name for a hyper-parameter: every optimizer has it; give another"
+            )
+    unknown = [key for key in ranges if key not in hyper]
+    if unknown:
+        raise ValueError(
+            f"ranges: there is no hyper-parameter {unknown[0]!r}; there are {', '.join(hyper)}"
+        )
+
+
 def _ranges(hyper: Mapping[str, Any]) -> dict[str, Range]:
     return {
         key: (-math.inf, math.inf, False)
@@ -142,6 +184,8 @@ class PythonRule(Optimizer, registered=False):
     function: ClassVar[Callable[..., None]]
     own_states: ClassVar[tuple[str, ...]]
     arguments: ClassVar[Mapping[str, Any]]
+    writes: ClassVar[bool] = False
+    """Whether the function has been seen to change its arrays."""
 
     def __init__(self, params: Any, **arguments: Any) -> None:
         hyper = {**self.arguments, "weight_decay": 0.0}
@@ -176,13 +220,49 @@ class PythonRule(Optimizer, registered=False):
     def _call(
         self, p: Array, g: Array, state: dict[str, Array], t: int, hyper: Mapping[str, Any]
     ) -> None:
+        cls = type(self)
+        before = None if cls.writes or not p.size else copy.deepcopy((p, g, state))
         given = dict(state)
-        result = type(self).function(p, g, given, t, **hyper)
+        result = cls.function(p, g, given, t, **hyper)
         if result is not None:
             raise TypeError(
-                f"{type(self).__name__} returned a {type(result).__name__}; "
+                f"{cls.__name__} returned a {type(result).__name__}; "
                 "expected None: it has to change p in place"
             )
-        for key, x in state.items():
-            if given.get(key) is not x:  # another array in place of the state's
-                x[...] = given[key]
+        replaced = [key for key, x in state.items() if given.get(key) is not x]
+        for key in replaced:  # another array in place of the state's
+            state[key][...] = _real(given.get(key), state[key], key)
+        if before is not None:
+            if not replaced and _alike({"p": p, **state}, {"p": before[0], **before[2]}):
+                self._check_writes(*before, t, hyper)
+            cls.writes = True
+
+    def _check_writes(
+        self, p: Array, g: Array, state: dict[str, Array], t: int, hyper: Mapping[str, Any]
+    ) -> None:
+        """Raises TypeError if the function, which has changed nothing, did not write either: to
+        arrays that are read-only it could not have done so, be it what was there already."""
+        for x in (p, *state.values()):
+            x.flags.writeable = False
+        try:
+            type(self).function(p, g, state, t, **hyper)
+        except Exception:
+            return
+        raise TypeError(
+            f"{type(self).__name__} returned None and wrote neither to p nor to its state; it has "
+            "to change p in place: p -= ... or p[...] = ..., since p = ... makes another array"
+        )
+
+
+def _real(x: Any, like: Array, key: str) -> Any:
+    """What a function has put into its state. Raises TypeError for what is no array of reals."""
+    if not np.can_cast(np.result_type(x), like.dtype, "same_kind"):
+        raise TypeError(
+            f"state {key!r} was replaced by a {type(x).__name__} of {np.result_type(x)}; expected "
+            f"{like.dtype}, as the parameter has"
+        )
+    return x
+
+
+def _alike(some: Mapping[str, Array], others: Mapping[str, Array]) -> bool:
+    return all(np.array_equal(x, others[key], equal_nan=True) for key, x in some.items())

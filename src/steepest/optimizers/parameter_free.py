@@ -291,6 +291,7 @@ class Prodigy(Optimizer):
         b1, b2 = h["betas"]
         b3 = math.sqrt(b2) if h["beta3"] is None else h["beta3"]
         mixes = (b1, 1.0 - b1, b2, 1.0 - b2, b3)
+        _needs_d0(h)
         estimate = (h["d0"], h["d_coef"], h["growth_rate"], float(h["safeguard_warmup"]))
         return "prodigy", (*mixes, h["lr"] * _unbias(h, t), h["eps"], h["decay"], *estimate)
 

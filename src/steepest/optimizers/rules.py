@@ -7,7 +7,7 @@ kernel and coefficients for given hyper-parameters and t.
 import inspect
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -57,6 +57,8 @@ class Rule(ABC):
     """Whether ``prepare``, in Python, computes the step, which the engine then takes over."""
     conventions: ClassVar[Mapping[str, str]] = {}
     """The dialects of the formula, the default first: whose it is, and how it differs."""
+    beside_rules: ClassVar[tuple[str, ...]] = ()
+    """The rules by which it takes parameters that are not for its own."""
     takes: ClassVar[tuple[str, ...]] = ()
     """Methods that take one array for each parameter, as ``step`` does."""
     copies: ClassVar[bool] = False
@@ -154,6 +156,13 @@ class Rule(ABC):
         """
         raise NotImplementedError
 
+    def idle(self, h: Mapping[str, Any]) -> Mapping[str, tuple[str, Any]]:
+        """The arguments that change nothing beside the others: why, and what to leave them at.
+
+        They are refused where they are given, not where a group comes to have them in training.
+        """
+        return {}
+
     @abstractmethod
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         """The kernel and its coefficients, in double, for the t-th step (from 1).
@@ -175,6 +184,15 @@ class Rule(ABC):
         settled = {name: self._settle(name, value, None) for name, value in hyper.items()}
         self.check(settled)
         return settled
+
+    def _check_idle(
+        self, h: Mapping[str, Any], given: Collection[str], groups: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Raises ValueError for an argument that is given and changes nothing in any group."""
+        for name, (why, usual) in self.idle(h).items():
+            idle = all(name in self.idle(group) for group in groups)
+            if name in given and idle and h[name] != usual:
+                raise ValueError(f"{name} = {h[name]!r} has no effect {why}; leave it at {usual!r}")
 
     def _not_a_convention(self, value: Any) -> str:
         has = ", ".join(map(repr, self.conventions)) or "one form only; leave convention away"

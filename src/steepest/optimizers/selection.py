@@ -1,6 +1,6 @@
 """Which hyper-parameters a parameter gets by its name."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -33,10 +33,21 @@ class Selection:
             )
         self._rules = [(pattern, _NOTHING) for pattern in patterns] + list(overrides.items())
 
-    def check(self, names: Sequence[str], known: Sequence[str]) -> None:
-        """Raises ValueError for patterns without a parameter, and unknown hyper-parameters."""
+    def check(
+        self,
+        groups: Sequence[Mapping[str, Any]],
+        names_of: Callable[[Mapping[str, Any]], Sequence[str]],
+    ) -> None:
+        """Raises ValueError for patterns without a parameter, and for hyper-parameters that the
+        rules of their parameters do not know; `names_of` gives those of the rule of a group."""
+        names = [name for group in groups for name in group["param_names"]]
         for pattern, changes in self._rules:
+            own = [group for group in groups if _fits(pattern, group)]
+            if pattern == VECTORS and not own:
+                what = "exclude" if changes is _NOTHING else "overrides"
+                raise ValueError(f'{what} of "vectors": no parameter has fewer than two dimensions')
             _check_pattern(pattern, names)
+            known = list(dict.fromkeys(key for group in own for key in names_of(group)))
             unknown = [key for key in changes if key not in known]
             if unknown and changes is not _NOTHING:
                 raise ValueError(
@@ -45,9 +56,9 @@ class Selection:
                 )
 
     def split(
-        self, names: Sequence[str], params: Sequence[Array]
+        self, group: Mapping[str, Any], names: Sequence[str], params: Sequence[Array]
     ) -> list[tuple[dict[str, Any], list[int]]]:
-        """Parameters that get the same changes: (the changes, which parameters)."""
+        """Parameters of a new group that get the same changes: (the changes, which parameters)."""
         parts: dict[tuple[int, ...], list[int]] = {}
         for i, (name, p) in enumerate(zip(names, params, strict=True)):
             matching = (
@@ -62,6 +73,14 @@ class Selection:
         ]
 
 
+def _fits(pattern: str, group: Mapping[str, Any]) -> bool:
+    """Whether a pattern is one of a parameter of the group."""
+    return any(
+        p.ndim < 2 if pattern == VECTORS else fnmatchcase(name, pattern)
+        for name, p in zip(group["param_names"], group["params"], strict=True)
+    )
+
+
 def _check_pattern(pattern: str, names: Sequence[str]) -> None:
     if pattern != VECTORS and not any(fnmatchcase(name, pattern) for name in names):
         shown = ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
@@ -71,8 +90,11 @@ def _check_pattern(pattern: str, names: Sequence[str]) -> None:
 class RuleTable(Selection):
     """Rules by patterns of names, the first that fits, and ``exclude`` and ``overrides`` within.
 
-    `known` gives the hyper-parameters of each rule in use. With `rest`, what no pattern fits goes
-    by the optimizer's own rule, and there may be no vectors.
+    `known` gives the hyper-parameters of each rule in use, `names_of` those of the rule of a group.
+    With `rest`, what no pattern fits goes by the optimizer's own rule, and there may be no vectors.
+
+    What the table says for a rule stands before what a group says, unless no part of the group
+    would take it otherwise: so a group all of AdamW's, say, has a rate of its own.
     """
 
     def __init__(
@@ -80,17 +102,22 @@ class RuleTable(Selection):
         table: Mapping[str, Mapping[str, Any]],
         options: Mapping[str, Any],
         known: Callable[[], Mapping[str, Sequence[str]]],
+        names_of: Callable[[Mapping[str, Any]], Sequence[str]],
         rest: bool = False,
     ) -> None:
         super().__init__(options.get("exclude", ()), options.get("overrides", {}))
         self._table = list(table.items())
-        self._known = known
+        self._known, self._names_of = known, names_of
         self._rest = rest
 
-    def check(self, names: Sequence[str], known: Sequence[str]) -> None:
+    def check(
+        self,
+        groups: Sequence[Mapping[str, Any]],
+        names_of: Callable[[Mapping[str, Any]], Sequence[str]],
+    ) -> None:
         hyper = self._known()
-        everything = {name for own in hyper.values() for name in own}
-        super().check(names, [*known, *sorted(everything - set(known))])
+        names = [name for group in groups for name in group["param_names"]]
+        super().check(groups, names_of)
         for pattern, changes in self._table:
             if self._rest:
                 _check_pattern(pattern, names)
@@ -103,11 +130,13 @@ class RuleTable(Selection):
                 )
 
     def split(
-        self, names: Sequence[str], params: Sequence[Array]
+        self, group: Mapping[str, Any], names: Sequence[str], params: Sequence[Array]
     ) -> list[tuple[dict[str, Any], list[int]]]:
-        tables = [id(changes) for _, changes in self._table]
+        if "rule" in group:  # which then says what its parameters go by
+            return super().split(group, names, params)
+        same = [id(changes) for _, changes in self._table]
         # Patterns with the same dict make one group; the last is the optimizer's own rule.
-        alike = [*map(tables.index, tables), len(tables)]
+        alike = [*map(same.index, same), len(same)]
         used: set[int] = set()
         found: dict[int, list[int]] = {}
         for i, (name, p) in enumerate(zip(names, params, strict=True)):
@@ -127,8 +156,22 @@ class RuleTable(Selection):
         if idle and not self._rest:
             raise ValueError(f"rules[{idle[0]!r}] has no parameter left to go by it")
         parts = []
+        tables = {k: dict(self._table[k][1]) if k < len(self._table) else {} for k in found}
+        left = self._left(group, tables.values())
         for k, members in found.items():
-            chosen = super().split([names[i] for i in members], [params[i] for i in members])
-            own = dict(self._table[k][1]) if k < len(self._table) else {}
+            chosen = super().split(group, [names[i] for i in members], [params[i] for i in members])
+            own = tables[k] | {key: group[key] for key in left & tables[k].keys()}
             parts += [(own | changes, [members[i] for i in part]) for changes, part in chosen]
         return parts
+
+    def _left(self, group: Mapping[str, Any], tables: Collection[Mapping[str, Any]]) -> set[str]:
+        """The keys of a group that would have no effect if the tables of its parts stood first."""
+        taken = [self._names_of({**group, **table}) for table in tables]
+        return {
+            key
+            for key in group
+            if not any(
+                key in names and key not in table
+                for names, table in zip(taken, tables, strict=True)
+            )
+        }

@@ -67,6 +67,24 @@ def flatten(tree: Any, first_number: int = 0) -> tuple[Shape, list[str], list[An
     return walk(tree, (), first_number), names, leaves
 
 
+def own_names(group: Mapping[str, Any], names: list[str]) -> list[str]:
+    """The names of a group's parameters: its ``param_names``, or else those of its ``params``.
+
+    Raises ValueError for others than as many different names.
+    """
+    given = group.get("param_names", names)
+    if (
+        not isinstance(given, (list, tuple))
+        or not all(isinstance(name, str) for name in given)
+        or len(given) != len(names)
+    ):
+        raise ValueError(
+            f"param_names = {given!r}: expected a name for each of the group's {len(names)} "
+            "parameters; or leave it out, and give params as a dict of names and arrays"
+        )
+    return list(given)
+
+
 def take(shape: Shape, tree: Any, where: str = "grads") -> list[Any]:
     """The leaves of a tree of the given shape; those of a subtree that is None are None.
 

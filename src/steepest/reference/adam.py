@@ -9,7 +9,9 @@ from steepest.reference.types import Array, State
 
 
 def one_minus_power(beta: float, t: int) -> float:
-    """1 - betaᵗ, rounded once: computed with 60 digits."""
+    """1 - betaᵗ, rounded once: computed with 60 digits, in which 0⁰ is an error."""
+    if t == 0:
+        return 0.0
     with localcontext(prec=60, Emin=-(10**15), Emax=10**15):
         return float(1 - Decimal(beta) ** t)
 

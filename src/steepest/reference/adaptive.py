@@ -70,13 +70,13 @@ def rprop(
     p: Array, g: Array, state: State, t: int, *,
     lr: float, etas: tuple[float, float], step_sizes: tuple[float, float],
 ) -> None:  # fmt: skip
-    """Rprop. The first step sizes, lr, are in the state already."""
+    """Rprop. Step sizes of 0 are lr at the first step."""
     real = p.dtype.type
     minus, plus = map(real, etas)
     prev, size = state["prev"], state["step_size"]
     same = g * prev
     ratio = np.select([same > 0, same < 0, same == 0], [plus, minus, real(1)], same)
-    scaled = size * ratio
+    scaled = np.where(size == 0, real(lr if t == 1 else 0.0), size) * ratio
     low, high = map(real, step_sizes)
     size[...] = np.where(scaled < low, low, np.where(scaled > high, high, scaled))
     prev[...] = np.where(same < 0, real(0), g)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from steepest.reference.adam import one_minus_power
-from steepest.reference.measures import column_squares, row_squares, squares
+from steepest.reference.measures import column_squares, quotient, row_squares, squares
 from steepest.reference.types import Array, State
 
 
@@ -36,7 +36,7 @@ def adafactor(
         cap = real(math.inf if paper or least == 0 else 1.0 / least)
         direction = np.where(scale > cap, cap, scale) * g
     n = math.sqrt(p.size)
-    size, ratio = math.sqrt(squares(p)) / n, math.sqrt(squares(direction)) / (n * d)
+    size, ratio = math.sqrt(squares(p)) / n, quotient(math.sqrt(squares(direction)), n * d)
     alpha = lr
     if relative_step:
         alpha = min(1e-6 * t if warmup_init else lr, lr, 1.0 / math.sqrt(t))
@@ -69,7 +69,7 @@ def came(
     else:
         row, column = state["exp_avg_sq_row"], state["exp_avg_sq_col"]
         direction = came_scale(row, column, g, eps[0], 1.0 - b2, b2) * g
-    ratio = math.sqrt(squares(direction)) / (math.sqrt(p.size) * clip_threshold)
+    ratio = quotient(math.sqrt(squares(direction)), math.sqrt(p.size) * clip_threshold)
     direction = real(1.0 if ratio < 1 else 1.0 / ratio) * direction
     m[...] = real(b1) * m + real(1.0 - b1) * direction
     if "exp_avg_sq" in state:
@@ -105,7 +105,7 @@ def sm3(
         others = tuple(axis for axis in range(p.ndim) if axis != k)
         accumulator[...] = np.max(v, axis=others, keepdims=True) if others else v
     u = np.where(v == 0, real(0), g / np.sqrt(v + real(eps)))
-    if momentum != 0:
+    if "momentum_buffer" in state:
         m = state["momentum_buffer"]
         u = m[...] = real(momentum) * m + real(1.0 - momentum) * u
     p[...] = p - real(lr) * u

@@ -210,3 +210,10 @@ def column_squares(x: Array) -> Array:
                 part = part + wide[..., i, :]
             sums = sums + part
     return sums
+
+
+def quotient(x: float, y: float) -> float:
+    """x / y for an x that is not negative, as IEEE 754 has it for a y of 0."""
+    if y != 0.0:
+        return x / y
+    return math.inf if x > 0 else math.nan

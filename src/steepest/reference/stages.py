@@ -55,7 +55,7 @@ def decayed(mode: str, weight_decay: float, lr: float, peak_lr: float | None) ->
     """The share of the parameter that decays in a step."""
     if mode == "independent":
         return weight_decay
-    if lr == 0.0:
+    if lr == 0.0 or weight_decay == 0.0:
         return 0.0
     if mode == "lr_relative":
         assert peak_lr is not None

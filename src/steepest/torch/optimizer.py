@@ -18,6 +18,7 @@ import numpy as np
 from steepest import arrays
 from steepest.extras import require
 from steepest.kernels import machine
+from steepest.optimizers.keys import check_borrowed
 from steepest.optimizers.selection import Selection
 from steepest.optimizers.state import Changes, WatchedDict
 from steepest.torch import layout, shards, views
@@ -139,7 +140,7 @@ class Optimizer(Saving):
         names = self._names(groups)
         tensors = dict(zip(names, (p for g in groups for p in g["params"]), strict=True))
         self._inner = inner = object.__new__(self.rule)
-        inner._early = False
+        inner._early, inner._borrows_groups = False, True
         full = [g for g in groups if g["params"]]
         each = iter(names)
         given_groups = [self._given_group(g, [next(each) for _ in g["params"]]) for g in full]
@@ -203,6 +204,8 @@ class Optimizer(Saving):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters, at any time; what it does not say is as in ``defaults``."""
+        if isinstance(param_group, Mapping):
+            check_borrowed(self.rule, param_group)
         if self._inner is None:  # torch's constructor, which checks all groups first
             super().add_param_group(param_group)
             return

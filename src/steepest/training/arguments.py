@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest.arrays import Array
+from steepest.arrays import Array, unmasked
 from steepest.extras import require
 from steepest.history import COLUMNS
 from steepest.optimizers.base import Optimizer
@@ -89,7 +89,7 @@ def samples(data: Any, what: str) -> tuple[Array, ...]:
         data = (data,)
     if not isinstance(data, (tuple, list)):
         raise TypeError(f"{what} is a {type(data).__name__}; expected a tuple of arrays")
-    found = tuple(np.asarray(x) for x in data)
+    found = tuple(np.asarray(unmasked(x, f"{what}[{i}]")) for i, x in enumerate(data))
     for i, x in enumerate(found):
         if x.ndim == 0:
             raise TypeError(f"{what}[{i}] is one value; expected an array with one row per sample")

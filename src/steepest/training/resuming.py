@@ -18,7 +18,6 @@ import numpy as np
 from steepest import checkpoint
 from steepest.arrays import Array
 from steepest.training.run import Progress, Run
-from steepest.values import described
 
 FORMAT = 1
 
@@ -189,5 +188,5 @@ def _trace(x: Array) -> str:
 def _text(schedule: Any) -> str:
     """A schedule in words: all of it where it is made of plain fields, else its name."""
     if dataclasses.is_dataclass(schedule):
-        return described(schedule)
+        return repr(schedule)
     return f"function {getattr(schedule, '__qualname__', type(schedule).__qualname__)}"

@@ -20,7 +20,7 @@ import numpy as np
 from steepest import arrays
 from steepest.arrays import Array
 from steepest.kernels import machine
-from steepest.optimizers import structure
+from steepest.optimizers import keys, structure
 from steepest.optimizers.hyper import Number, settle
 from steepest.optimizers.lbfgs import vectors
 from steepest.optimizers.lbfgs.iterations import Closure, Iterations, Memory, Pair
@@ -92,6 +92,8 @@ class LBFGS:
         shape, names, leaves = structure.flatten(group["params"])
         if not names:
             raise ValueError("params is empty; give at least one parameter")
+        keys.check_own(group, "its group", "lbfgs", list(hyper))
+        names = structure.own_names(group, names)
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(f"parameter name {twice!r} is given twice; names must differ")
@@ -276,11 +278,12 @@ class LBFGS:
         state = {name: given["state"][name] for name in self._names}
         if not ro and not any(state.values()):
             return plain
-        keys = {"d", "prev_grad", "old_dirs", "old_stps"}
+        expected = {"d", "prev_grad", "old_dirs", "old_stps"}
         for name, own in state.items():
-            if set(own) != keys:
+            if set(own) != expected:
                 raise ValueError(
-                    f"state of parameter {name!r} has keys {sorted(own)}; expected {sorted(keys)}"
+                    f"state of parameter {name!r} has keys {sorted(own)}; "
+                    f"expected {sorted(expected)}"
                 )
         return replace(
             plain,
@@ -303,7 +306,7 @@ class LBFGS:
         row = self._rows.take()
         params = self.param_groups[0]["params"]
         for name, part in zip(self._names, vectors.parts(row, params), strict=True):
-            x = np.asarray(state[name][key])
+            x = np.asarray(arrays.unmasked(state[name][key], f"state {key!r} of {name!r}"))
             shape = part.shape if count is None else (count, *part.shape)
             if x.shape != shape or x.dtype != row.dtype:
                 raise ValueError(
