@@ -111,7 +111,6 @@ class Accumulator:
         """The sum of the weights in the window."""
         return 0.0 if self._taken else reduce(add, self.weights, 0.0)
 
-    @machine.in_default_mode
     def add(self, grads: Any, weight: float = 1.0) -> None:
         """Takes in the gradients of one micro-batch; the first after ``take`` begins a new window.
 

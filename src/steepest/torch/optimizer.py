@@ -194,7 +194,8 @@ class Optimizer(Saving):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters, at any time; what it does not say is as in ``defaults``."""
-        if isinstance(param_group, Mapping) and self._zero is None:  # which puts all arguments there
+        # ZeroRedundancyOptimizer puts all arguments into its groups.
+        if isinstance(param_group, Mapping) and self._zero is None:
             check_borrowed(self.rule, param_group)
         if self._inner is None:  # torch's constructor, which checks all groups first
             super().add_param_group(param_group)
