@@ -11,7 +11,7 @@ parameters in groups, ``planned`` the plan, ``keeping`` state dicts and copies.
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -241,12 +241,13 @@ class Optimizer(Keeping, registered=False):
         ]
         return [sign * x for sign, x in zip(signs, factors, strict=True)]
 
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name):
-            more = f": {self._torch_is_beside()}" if name == "zero_grad" else ""
-            what = f"{type(self).__name__!r} object has no attribute {name!r}{more}"
-            raise AttributeError(what, name=name, obj=self)
+    @property
+    def zero_grad(self) -> NoReturn:
+        """Not here: gradients are arguments, and not kept."""
+        raise AttributeError(
+            f"{type(self).__name__!r} object has no attribute 'zero_grad': "
+            f"{self._torch_is_beside()}"
+        )
 
     def _torch_is_beside(self) -> str:
         """What helps who has taken this for an optimizer of PyTorch's."""

@@ -251,7 +251,7 @@ class Optimizer(Saving):
             or len(tensors) != len(self._tensors)
             or not all(map(is_, tensors, self._tensors))
             or len(self._places) != sum(1 for g in groups if g["params"])
-            or any(views.place(p) != place for _, p, place in self._special)
+            or (self._special and any(views.place(p) != place for _, p, place in self._special))
         ):
             self._rebuild(list(tensors))
         places = iter(self._places)
