@@ -616,6 +616,33 @@ def test_after_an_exception_nothing_has_changed():
         assert all(torch.equal(x, after[1]["state"][i][key]) for key, x in state.items())
 
 
+def test_a_program_of_torchs_is_told_where_its_optimizers_are():
+    model = torch.nn.Linear(3, 2)
+    optimizer = st.AdamW(model.parameters())
+    model(torch.ones(3)).sum().backward()
+    with pytest.raises(AttributeError, match=r"'zero_grad'.*steepest\.torch\.AdamW"):
+        optimizer.zero_grad()
+    with pytest.raises(TypeError, match=r"step\(\) without gradients.*steepest\.torch\.AdamW"):
+        optimizer.step()
+    assert not hasattr(optimizer, "nothing") and optimizer.updates == 0
+    optimizer.step([p.grad for p in model.parameters()])
+    assert optimizer.updates == 1
+
+
+def test_a_gradient_of_another_kind_is_not_said_to_be_used_in_place():
+    for optimizer, wrong in (
+        (st.SGD(np.zeros(2)), [1.0, 2.0]),
+        (st.SGD([np.zeros(2)]), [(1.0, 2.0)]),
+    ):
+        with pytest.raises(
+            TypeError, match=r"gradient of parameter '0' is a .*, not an array"
+        ) as e:
+            optimizer.step(wrong)
+        assert "used in place" not in str(e.value)
+    with pytest.raises(TypeError, match="since it is used in place"):
+        st.SGD([[1.0]])
+
+
 def test_arrays_step_with_gradients_of_torch():
     arrays, others = values(1), values(1)
     ours, same_too = st.AdamW(arrays), st.AdamW(others)

@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 
 import steepest.torch as stt  # noqa: E402
 from steepest.torch import optimizer as module_of_optimizers  # noqa: E402
+from steepest.torch import saving  # noqa: E402
 
 BOTH = (stt, torch.optim)
 NUMBERS = {
@@ -57,7 +58,9 @@ def made(module, name, dtype=torch.float64, **hyper):
         torch.nn.Parameter(torch.randn(shape, generator=draw, dtype=dtype))
         for shape in ((3, 2), (4,))
     ]
-    return params, getattr(module, name)(params, foreach=False, **hyper)
+    if hasattr(torch.optim, name):
+        hyper["foreach"] = False
+    return params, getattr(module, name)(params, **hyper)
 
 
 def step(params, optimizer, seeds):
@@ -415,3 +418,347 @@ def test_every_method_of_torchs_classes_is_there():
     for name in STATES:
         theirs = {x for x in dir(getattr(torch.optim, name)) if not x.startswith("_")}
         assert theirs <= set(dir(getattr(stt, name))), name
+
+
+# What others keep in a state
+
+
+@pytest.mark.parametrize("when", ["before the first step", "after steps"])
+@pytest.mark.parametrize("name", ["SGD", "Adam", "Adagrad"])
+def test_what_others_put_into_a_state_is_carried(name, when):
+    """Before its first step torch's Adam takes a state that is not empty for one that has begun."""
+    found = []
+    for module in BOTH:
+        params, optimizer = made(module, name, **STATES[name])
+        late = when == "after steps" or (module is torch.optim and name == "Adam")
+        more = {
+            "slow": torch.full((3, 2), 2.0), "single": torch.ones(5, dtype=torch.float32),
+            "count": 3, "none": None, "deep": {"x": [torch.ones(1), 2]},
+        }  # fmt: skip
+        if not late:
+            optimizer.state[params[0]].update(more)
+        step(params, optimizer, range(2))
+        if late:
+            optimizer.state[params[0]].update(more)
+        step(params, optimizer, range(2, 4))
+        assert all(optimizer.state[params[0]][key] is x for key, x in more.items())
+        file = io.BytesIO()
+        torch.save(optimizer.state_dict(), file)
+        others, other = made(module, name)
+        other.load_state_dict(torch.load(io.BytesIO(file.getvalue())))
+        own = other.state[others[0]]
+        assert torch.equal(own["slow"], more["slow"]) and own["slow"] is not more["slow"]
+        assert own["single"].tolist() == [1.0] * 5 and own["count"] == 3
+        assert own["deep"]["x"][0].tolist() == [1.0]
+        step(others, other, range(4, 6))
+        saved = other.state_dict()["state"][0]
+        assert more.keys() - {"none"} <= saved.keys()
+        found.append((params, others))
+    assert_close(*found)
+
+
+def test_a_state_of_others_alone_is_one_that_has_not_begun():
+    """schedulefree's wrapper keeps z there before the first step, timm's Lookahead a slow copy."""
+    params, ours = made(stt, "Adam", lr=0.1)
+    same, plain = made(stt, "Adam", lr=0.1)
+    ours.state[params[0]]["kept"] = torch.ones(3, 2)
+    assert set(ours.state_dict()["state"][0]) == {"kept"}
+    others, loaded = made(stt, "Adam", lr=0.1)
+    loaded.load_state_dict(ours.state_dict())
+    assert set(loaded.state[others[0]]) == {"kept"} and loaded.updates == 0
+    for ps, optimizer in ((params, ours), (same, plain), (others, loaded)):
+        step(ps, optimizer, range(3))
+        assert optimizer.state[ps[0]]["step"] == 3 == optimizer.updates
+    assert_close(params, same)
+    assert_close(others, same)
+    with pytest.raises(ValueError, match="state of parameter '0' has keys"):
+        loaded.load_state_dict({
+            **ours.state_dict(), "state": {0: {"step": 3, "kept": torch.ones(1)}},
+        })  # fmt: skip
+
+
+def test_a_wrapper_that_keeps_its_copy_in_the_state_resumes():
+    """As Lookahead of timm does it."""
+    found = []
+    for module in BOTH:
+        params, optimizer = made(module, "AdamW", lr=0.1)
+
+        def run(params, optimizer, seeds):
+            for seed in seeds:
+                step(params, optimizer, [seed])
+                if seed % 2:
+                    with torch.no_grad():
+                        for p in params:
+                            state = optimizer.state[p]
+                            if "slow" not in state:
+                                state["slow"] = torch.empty_like(p).copy_(p)
+                            state["slow"].add_(p - state["slow"], alpha=0.5)
+                            p.copy_(state["slow"])
+
+        run(params, optimizer, range(4))
+        others, other = made(module, "AdamW")
+        with torch.no_grad():
+            for p, q in zip(params, others, strict=True):
+                q.copy_(p)
+        other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        run(params, optimizer, range(4, 8))
+        run(others, other, range(4, 8))
+        assert_close(params, others)
+        found.append(params)
+    assert_close(*found)
+
+
+def test_who_holds_state_and_groups_hears_of_a_load():
+    """As SAM of pytorch_optimizer does it: torch's base class loads, and hands the result over."""
+    found = []
+    for module in BOTH:
+        params, base = made(module, "AdamW", lr=0.1)
+        holder = torch.optim.SGD(params, lr=0.1)
+        holder.param_groups, holder.state = base.param_groups, base.state
+        step(params, base, range(3))
+        saved = copy.deepcopy(holder.state_dict())
+        assert set(saved["state"][0]) >= {"step", "exp_avg", "exp_avg_sq"}
+        others, other = made(module, "AdamW")
+        with torch.no_grad():
+            for p, q in zip(params, others, strict=True):
+                q.copy_(p)
+        outer = torch.optim.SGD(others, lr=0.1)
+        outer.load_state_dict(saved)
+        other.param_groups, other.state = outer.param_groups, outer.state
+        step(params, base, range(3, 6))
+        step(others, other, range(3, 6))
+        assert outer.state is other.state
+        assert outer.state[others[0]]["exp_avg"] is other.state_dict()["state"][0]["exp_avg"]
+        assert_close(params, others)
+        found.append(params)
+    assert_close(*found)
+
+
+def test_a_load_leaves_the_objects_that_others_hold():
+    params, ours = made(stt, "Adam", lr=0.1)
+    step(params, ours, range(2))
+    saved = copy.deepcopy(ours.state_dict())
+    step(params, ours, range(2, 4))
+    whole, groups, group = ours.state, ours.param_groups, ours.param_groups[0]
+    group["lr"] = 0.7
+    ours.load_state_dict(saved)
+    assert ours.state is whole and ours.param_groups is groups and groups[0] is group
+    assert group["lr"] == 0.1 and whole[params[0]]["step"] == 2
+    assert torch.equal(whole[params[0]]["exp_avg"], saved["state"][0]["exp_avg"])
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_load_that_is_interrupted_changes_nothing(at, monkeypatch):
+    params, ours = made(stt, "Adam", lr=0.1)
+    step(params, ours, range(2))
+    saved = copy.deepcopy(ours.state_dict())
+    step(params, ours, range(2, 4))
+    before = copy.deepcopy((ours.state_dict(), params))
+    fill = saving._fill
+
+    def interrupted(dicts, contents):
+        monkeypatch.undo()
+        fill(dicts[:at], contents[:at])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(saving, "_fill", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ours.load_state_dict(saved)
+    assert str((ours.state_dict(), params)) == str(before)
+    step(params, ours, [4])
+    assert ours.updates == 5
+
+
+# Groups
+
+
+def test_the_groups_that_are_given_are_the_groups():
+    found = []
+    for module in BOTH:
+        (a, b), _ = made(module, "SGD", lr=0.1)
+        given = [{"params": [a], "lr": 0.5, "tag": "first"}, {"params": iter([b])}]
+        optimizer = module.SGD(given, lr=0.1)
+        c = torch.nn.Parameter(torch.ones(2))
+        later, empty = {"params": c, "lr": 0.2}, {"params": [], "lr": 0.3}
+        optimizer.add_param_group(later)
+        optimizer.add_param_group(empty)
+        groups = [*given, later, empty]
+        assert all(x is y for x, y in zip(optimizer.param_groups, groups, strict=True))
+        assert given[1]["lr"] == 0.1 and given[0]["tag"] == "first" and later["params"][0] is c
+        step([a, b, c], optimizer, range(2))
+        given[0]["lr"], later["momentum"] = 0.05, 0.9
+        step([a, b, c], optimizer, range(2, 5))
+        empty["params"].append(torch.nn.Parameter(torch.ones(1)))
+        step([a, b, c, *empty["params"]], optimizer, [5])
+        found.append([a, b, c, *empty["params"]])
+    assert_close(*found)
+
+
+def test_a_wrapper_gives_its_own_groups():
+    """As SAM of pytorch_optimizer does it: with keys of its own in them."""
+    for module in BOTH:
+        params = [torch.nn.Parameter(torch.ones(2))]
+        outer = torch.optim.SGD(params, lr=0.1)
+        outer.param_groups[0]["rho"] = 0.05
+        inner = module.AdamW(outer.param_groups, lr=0.2)
+        assert inner.param_groups[0] is outer.param_groups[0]
+        outer.param_groups[0]["lr"] = 1.0
+        step(params, inner, [0])
+        assert (params[0] - 1.0).abs().min() > 0.9
+        assert inner.state_dict()["param_groups"][0]["rho"] == 0.05
+
+
+def test_a_group_that_is_split_stays_as_it_was_given():
+    a, b = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))
+    given = {"params": [("a", a), ("b", b)], "lr": 0.5}
+    optimizer = stt.AdamW([given], exclude="b")
+    assert [g["param_names"] for g in optimizer.param_groups] == [["a"], ["b"]]
+    assert given["params"] == [a, b] and given["lr"] == 0.5
+    assert not any(g is given for g in optimizer.param_groups)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "NAdam", "RAdam"])
+def test_torchs_flag_of_decoupled_decay_is_there_and_heard(name):
+    key, found = "decoupled_weight_decay", []
+    for module in BOTH:
+        (a, b), plain = made(module, name, weight_decay=0.5)
+        assert key in plain.defaults and plain.defaults[key] is (name == "AdamW")
+        assert plain.param_groups[0][key] is plain.state_dict()["param_groups"][0][key]
+        given = [{"params": [a], key: name != "AdamW"}, {"params": [b]}]
+        optimizer = getattr(module, name)(given, lr=0.1, weight_decay=0.5, foreach=False)
+        step([a, b], optimizer, range(2))
+        optimizer.param_groups[1][key] = name != "AdamW"
+        step([a, b], optimizer, [2])
+        optimizer.param_groups[0][key] = name == "AdamW"
+        optimizer.state[a]["mine"] = 1  # makes the optimizer inside anew
+        step([a, b], optimizer, range(3, 5))
+        flags = [g[key] for g in optimizer.param_groups]
+        found.append(([a, b], flags, optimizer.state_dict()))
+    assert_close(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1] == [name == "AdamW", name != "AdamW"]
+    assert [g["decay_mode"] == "decoupled" for g in found[0][2]["param_groups"]] == found[0][1]
+    for _, _, saved in found:
+        other = getattr(stt, name)([{"params": [p]} for p in found[0][0]])
+        other.load_state_dict(saved)
+        assert [g[key] for g in other.param_groups] == found[0][1]
+        assert [g["decay_mode"] == "decoupled" for g in other.param_groups] == found[0][1]
+
+
+def test_the_flag_and_our_mode_say_the_same():
+    (a, b), optimizer = made(stt, "Adam", weight_decay=0.5)
+    group = optimizer.param_groups[0]
+    for mode in ("decoupled", "palm", "l2"):
+        group["decay_mode"] = mode
+        step([a, b], optimizer, [0])
+        assert group["decoupled_weight_decay"] is (mode == "decoupled")
+    group["decoupled_weight_decay"] = True
+    optimizer.add_param_group({"params": torch.nn.Parameter(torch.ones(1)), "decay_mode": "palm"})
+    assert group["decay_mode"] == "decoupled"
+    assert optimizer.param_groups[1]["decoupled_weight_decay"] is False
+    for where in (stt.Adam, optimizer.add_param_group):
+        wrong = {"params": [torch.nn.Parameter(torch.ones(1))], "decay_mode": "palm"}
+        wrong["decoupled_weight_decay"] = True
+        with pytest.raises(ValueError, match="decoupled_weight_decay = True and decay_mode"):
+            where([wrong] if where is stt.Adam else wrong)
+    mixed = stt.Adam([{"params": [torch.nn.Parameter(torch.ones(1))], "rule": "lamb"}])
+    assert "decoupled_weight_decay" not in mixed.param_groups[0]
+
+
+# Precision
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "Adagrad"])
+def test_a_model_that_becomes_double_is_gone_on_with(name):
+    """torch's Adam refuses it, for its running means would have to be of the same precision."""
+    found = []
+    for module in BOTH:
+        params, optimizer = made(module, name, torch.float32, **STATES[name])
+        step(params, optimizer, range(3))
+        held = [x for x in optimizer.state[params[0]].values() if isinstance(x, torch.Tensor)]
+        for p in params:
+            p.data = p.data.double()
+            p.grad = None
+        if name == "SGD" or module is stt:
+            step(params, optimizer, range(3, 6))
+        if module is stt:
+            own = optimizer.state[params[0]]
+            assert all(x.dtype in (torch.float64, torch.int64) for x in own.values())
+            assert list(own.values())[-1] is held[-1]
+        for p in params:
+            p.data = p.data.float()
+            p.grad = None
+        step(params, optimizer, range(6, 8))
+        assert params[0].dtype == torch.float32
+        found.append(params)
+    if name == "SGD":
+        torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
+
+
+# Schedule-free
+
+
+@pytest.mark.parametrize(("name", "hyper"), [
+    ("ScheduleFreeSGD", {"lr": 0.5, "momentum": 0.8}),
+    ("ScheduleFreeAdamW", {"lr": 0.1, "betas": (0.8, 0.99)}),
+])  # fmt: skip
+def test_schedule_free_parameters_are_put_and_put_back(name, hyper):
+    """As in the package schedulefree, which begins in evaluation, so that train() does nothing."""
+    params, optimizer = made(stt, name, **hyper)
+    same, plain = made(stt, name, **hyper)
+    optimizer.train()
+    for t in range(3):
+        step(params, optimizer, [2 * t, 2 * t + 1])
+        step(same, plain, [2 * t, 2 * t + 1])
+        averages = optimizer.averaged()
+        optimizer.eval()
+        optimizer.eval()
+        assert_close(params, list(averages.values()))
+        assert_close(list(optimizer.averaged().values()), list(averages.values()))
+        with pytest.raises(RuntimeError, match="call train"):
+            optimizer.step()
+        for p in params:
+            p.grad = None
+        loss = params[0].sum()
+        with stt.step_in_backward(optimizer), pytest.raises(RuntimeError, match="call train"):
+            loss.backward()
+        params[0].grad = None
+        saved = copy.deepcopy(optimizer.state_dict())
+        assert saved["param_groups"][0]["train_mode"] is False
+        params = [torch.nn.Parameter(p.detach().clone()) for p in params]
+        optimizer = getattr(stt, name)(params)
+        optimizer.load_state_dict(saved)
+        optimizer.train()
+        assert_close(params, same)
+    assert not hasattr(stt.AdamW, "eval")
+
+
+# torch.compile
+
+
+@pytest.mark.parametrize("backend", [
+    "eager", pytest.param("inductor", marks=pytest.mark.exhaustive),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_programs_step_without_being_compiled_here(backend):
+    found = []
+    for compiled in (True, False):
+        params, optimizer = made(stt, "Adam", lr=0.1)
+        wrap = torch.compile if compiled else lambda f, **_: f
+        single = wrap(optimizer.step, backend=backend)
+        for p in params:
+            p.grad = torch.ones_like(p)
+        single()
+        single()
+
+        def train(x, params=params, optimizer=optimizer):
+            optimizer.zero_grad()
+            loss = (params[0] * x).square().sum() + params[1].sum()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        whole = wrap(train, backend=backend)
+        losses = [whole(torch.full((3, 2), 2.0)).detach() for _ in range(3)]
+        assert optimizer.updates == 5
+        found.append((params, losses))
+    assert_close(*found)

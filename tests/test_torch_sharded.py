@@ -253,8 +253,8 @@ for placements in [Replicate(), Shard(0)], [Shard(0), Replicate()], [Shard(0), S
         b.step()
         assert abs(a.last_norm - b.last_norm) <= 1e-12, placements
     assert apart(own, one) <= 1e-12, placements
-    a.param_groups[0]["lr"] = -1.0 if rank == 3 else 0.5
-    raises(ValueError if rank == 3 else st.mpi.RankError, "lr", a.step)
+    a.param_groups[0]["lr"] = "high" if rank == 3 else 0.5
+    raises(TypeError if rank == 3 else st.mpi.RankError, "lr", a.step)
     assert apart(own, one) <= 1e-12, placements
 
 mixed = [*params(1)[:2], torch.nn.Parameter(torch.ones(3).double())]

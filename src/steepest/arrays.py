@@ -184,8 +184,9 @@ def zeros_like(p: Array, memory: Array | None = None) -> Array:
     return dense.transpose(np.argsort(order))
 
 
-def as_array(x: Any, what: str) -> Array:
-    """x itself, or a NumPy array over the memory of an object that shares it.
+def as_array(x: Any, what: str, used: str = ", since it is used in place") -> Array:
+    """x itself, or a NumPy array over the memory of an object that shares it; `used` says why it
+    must.
 
     Raises TypeError for what has no memory to share (lists, numbers) or lies on another device.
     """
@@ -210,7 +211,7 @@ def as_array(x: Any, what: str) -> Array:
         pass
     raise TypeError(
         f"{what} is a {type(x).__name__}, not an array; it must be a NumPy array "
-        "or share memory with one, since it is used in place"
+        f"or share memory with one{used}"
     )
 
 
@@ -262,7 +263,7 @@ def gradient(x: Any, p: Array, name: str, kind: str = "gradient") -> Array:
     if isinstance(x, (np.generic, float)) and p.ndim == 0:
         g: Array = np.asarray(x)
     else:
-        g = as_array(x, what)
+        g = as_array(x, what, used="")
     if g.dtype != p.dtype:
         raise TypeError(
             f"{what} has dtype {g.dtype}; expected the parameter's {p.dtype}: "

@@ -11,7 +11,7 @@ parameters in groups, ``planned`` the plan, ``keeping`` state dicts and copies.
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steepest import arrays
 from steepest import average as averages
@@ -27,6 +27,9 @@ from steepest.optimizers.options import Options
 from steepest.optimizers.rules import RULES
 
 __all__ = ["RULES", "Number", "Optimizer", "Options", "Schedule"]
+
+
+_MISSING: Any = type("_Missing", (), {"__repr__": lambda _: "<required>"})()
 
 
 class Optimizer(Keeping, registered=False):
@@ -76,7 +79,7 @@ class Optimizer(Keeping, registered=False):
 
     # The step
 
-    def step(self, grads: Any) -> None:
+    def step(self, grads: Any = _MISSING) -> None:
         """Updates all parameters in place with gradients of the same structure as ``params``.
 
         A gradient (or a whole subtree) that is None leaves its parameters, their state and their
@@ -84,6 +87,8 @@ class Optimizer(Keeping, registered=False):
         TypeError or ValueError for gradients that do not fit, FloatingPointError for non-finite
         ones if so asked, RuntimeError when called while another thread steps this optimizer.
         """
+        if grads is _MISSING:
+            raise TypeError(f"step() without gradients: {self._torch_is_beside()}")
         machine.alone(self._lock, self._step, grads, "step() of this optimizer")
 
     def _step(self, grads: Any) -> None:
@@ -230,6 +235,21 @@ class Optimizer(Keeping, registered=False):
             for _ in group["params"]
         ]
         return [sign * x for sign, x in zip(signs, factors, strict=True)]
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            more = f": {self._torch_is_beside()}" if name == "zero_grad" else ""
+            what = f"{type(self).__name__!r} object has no attribute {name!r}{more}"
+            raise AttributeError(what, name=name, obj=self)
+
+    def _torch_is_beside(self) -> str:
+        """What helps who has taken this for an optimizer of PyTorch's."""
+        theirs = f".{type(self).__name__}" if self.rule in RULES else ""
+        return (
+            "gradients are given as step(grads), in the structure of the parameters; for a PyTorch "
+            f"model take steepest.torch{theirs}, which reads p.grad"
+        )
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__}("]

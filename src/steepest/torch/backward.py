@@ -163,6 +163,7 @@ class InBackward:
                 "many there will be; use checkpoint(..., use_reentrant=False)"
             )
         optimizer = self.optimizer
+        optimizer._check_mode()
         self._inner = inner = optimizer._ready()
         _check(inner, optimizer._company)
         if self._tensors is not optimizer._tensors:

@@ -4,7 +4,9 @@ import inspect
 from typing import Any
 
 from steepest.extras import require
+from steepest.optimizers.averaged import ScheduleFreeSGD
 from steepest.torch.optimizer import Optimizer
+from steepest.torch.schedule_free import ScheduleFree
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
@@ -30,7 +32,8 @@ def made(rule: Any, module: str) -> type[Optimizer]:
         members[name] = _forward(rule, name)
     if hasattr(theirs, "share_memory"):
         members["share_memory"] = _share_memory
-    return type(rule.__name__, (Optimizer,), members)
+    base = ScheduleFree if issubclass(rule, ScheduleFreeSGD) else Optimizer
+    return type(rule.__name__, (base,), members)
 
 
 def _signature(rule: Any, theirs: Any) -> inspect.Signature:

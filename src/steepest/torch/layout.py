@@ -22,6 +22,7 @@ __all__ = [
     "FLAG",
     "RECORD",
     "agree",
+    "check",
     "group_from_torch",
     "names",
     "state_from_torch",
@@ -112,6 +113,16 @@ def agree(group: dict[str, Any], before: str | None = None) -> None:
         mode = group["decay_mode"] = _mode(flag, mode)
     if mode is not None:
         group[FLAG] = mode == "decoupled"
+
+
+def check(group: Mapping[str, Any]) -> None:
+    """Raises ValueError for a group that is given a flag and a mode that say different things."""
+    if FLAG in group and "decay_mode" in group:
+        flag, mode = group[FLAG], group["decay_mode"]
+        if bool(flag) != (mode == "decoupled"):
+            raise ValueError(
+                f"a group with {FLAG} = {flag!r} and decay_mode = {mode!r}: expected one of them"
+            )
 
 
 def _mode(flag: Any, mode: str | None) -> str:

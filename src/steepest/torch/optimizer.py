@@ -20,7 +20,7 @@ from steepest.extras import require
 from steepest.kernels import machine
 from steepest.optimizers.selection import Selection
 from steepest.torch import layout, shards, views
-from steepest.torch.saving import Saving
+from steepest.torch.saving import Saving, leave_uncompiled
 from steepest.torch.states import (
     Marks,
     State,
@@ -105,6 +105,7 @@ class Optimizer(Saving):
         if self._zero is not None:
             shards.check_given(given)
         super().__init__(params, {})
+        leave_uncompiled()
         groups, self.param_groups = self.param_groups, []
         self._marks = Marks()
         self.state = States(self._marks)
@@ -157,6 +158,7 @@ class Optimizer(Saving):
         _check_face(group)
         made = {key: views.numbers(x) for key, x in group.items() if key not in _OWN}
         if made.get("rule", self.rule.rule) in layout.DECOUPLED:
+            layout.check(made)
             layout.agree(made)
             made.pop(layout.FLAG, None)
         made["params"] = {
@@ -473,6 +475,9 @@ class Optimizer(Saving):
             self._waiting and any(grads[i] is not None for i in self._waiting)
         ):
             self._expose(inner)
+
+    def _check_mode(self) -> None:
+        """Raises RuntimeError where the parameters are not those of training."""
 
     def _skips(self, inner: Any) -> bool:
         """Whether a ``torch.amp.GradScaler`` has found that the step must not be done."""

@@ -1,6 +1,8 @@
 """The state of all torch optimizers here, out and in: state dicts, and what a pickle has."""
 
 import copy
+import functools
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +12,7 @@ from steepest.torch.states import Marks, State, States, keys_of
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
-__all__ = ["Saving"]
+__all__ = ["Saving", "leave_uncompiled"]
 
 
 class Saving(torch.optim.Optimizer):  # type: ignore[misc]
@@ -168,6 +170,7 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        leave_uncompiled()
         self.defaults.pop("differentiable", None)
         self.defaults |= {key: x for key, x in self.face.items() if key not in self.defaults}
         self._zero = None
@@ -175,6 +178,13 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
         self._marks = self.state.marks if isinstance(self.state, States) else Marks()
         self._watched = None
         self._again()
+
+
+@functools.cache
+def leave_uncompiled() -> None:
+    """Has ``torch.compile`` run this package as it is, between the parts that it compiles."""
+    dynamo = importlib.import_module("torch._dynamo")  # as the constructor of torch's class does
+    dynamo.trace_rules.add(__name__.partition(".")[0])
 
 
 def _check_keys(state: Mapping[str, Any], live: Any, p: Any, name: str) -> None:

@@ -184,7 +184,7 @@ def adopted(live: Any, p: Any, state: Any, name: str, step: int, retyped: bool) 
     """
     found = layout.state_from_torch(live.rule.rule, state, name, step)
     keys = keys_of(live, views.array(p, f"parameter {name!r}"))
-    if "step" not in state and not keys & found.keys():
+    if "step" not in state and not (keys - {"step"}) & found.keys():
         return {}
     made = {}
     for key, x in found.items():
