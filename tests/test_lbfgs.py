@@ -138,7 +138,7 @@ def test_maximizing_is_pytorchs(search):
     opt = st.LBFGS(x, line_search_fn=search, maximize=True)
     loss = opt.step(lambda: tuple(-v for v in function(x)))
     assert loss == pytest.approx(twin.step(), rel=1e-12)
-    np.testing.assert_allclose(x, twin.value(), rtol=0, atol=1e-12 * np.abs(x0).max())
+    np.testing.assert_allclose(x, twin.value(), rtol=0, atol=1e-12 * np.abs(x).max())
 
 
 # Against PyTorch
