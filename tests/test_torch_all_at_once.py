@@ -1,0 +1,78 @@
+"""What changes an optimizer of PyTorch's between steps: an interrupt leaves all old or all new."""
+
+import copy
+
+import pytest
+from faults import interrupted_at, lines_of
+
+import steepest as st
+
+pytestmark = pytest.mark.torch
+
+torch = pytest.importorskip("torch")
+
+import steepest.torch as stt  # noqa: E402
+
+
+def made():
+    """A model and an optimizer of two groups with a schedule and a clip, after two steps."""
+    model = torch.nn.Linear(3, 2)
+    for p in model.parameters():
+        torch.nn.init.constant_(p, 0.5)
+    groups = [{"params": [model.weight], "lr": st.schedules.plateau(0.1)}, {"params": [model.bias]}]
+    opt = stt.AdamW(groups, clip=st.clip.global_norm(1.0))
+    step(model, opt)
+    step(model, opt)
+    return model, opt
+
+
+def step(model, opt):
+    opt.zero_grad()
+    model(torch.ones(1, 3)).sum().backward()
+    opt.step()
+
+
+def places(change):
+    """Every line that the change runs, or so many of them that the last are all among them."""
+    lines = lines_of(change)
+    assert lines > 200
+    return [*range(1, lines - 40, 37), *range(lines - 40, lines + 1)]
+
+
+def test_a_state_is_loaded_wholly_or_not_at_all():
+    loaded = copy.deepcopy(made()[1].state_dict())
+    loaded["param_groups"][1]["weight_decay"] = 0.5
+    loaded["param_groups"][0]["lr"].observe(3.0)
+    for state in loaded["state"].values():
+        state["exp_avg"] += 1.0
+    before, after, fresh = repr(made()[1].state_dict()), made()[1], made()[1]
+    after.load_state_dict(loaded)
+    after = repr(after.state_dict())
+    found = []
+    for n in places(lambda: fresh.load_state_dict(loaded)):
+        model, opt = made()
+        state, groups, lr = opt.state, list(opt.param_groups), opt.param_groups[0]["lr"]
+        assert interrupted_at(n, lambda opt=opt: opt.load_state_dict(loaded))
+        found.append(repr(opt.state_dict()))
+        assert opt.state is state and all(map(lambda x, y: x is y, opt.param_groups, groups))
+        assert opt.param_groups[0]["lr"] is lr
+        step(model, opt)
+    assert before in found and set(found) <= {before, after}
+
+
+def test_a_group_is_added_wholly_or_not_at_all():
+    def change(opt):
+        opt.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.3})
+
+    fresh = made()[1]
+    sizes = set()
+    for n in places(lambda: change(fresh)):
+        model, opt = made()
+        assert interrupted_at(n, lambda opt=opt: change(opt))
+        sizes.add(len(opt.param_groups))
+        step(model, opt)
+        opt.load_state_dict(opt.state_dict())
+        if len(opt.param_groups) == 2:
+            change(opt)
+        step(model, opt)
+    assert 2 in sizes and sizes <= {2, 3}
