@@ -302,7 +302,8 @@ class Grouped(Rule, registered=False):
     def state(self) -> dict[str, dict[str, Array]]:
         """The state of each parameter by name: ``"step"``, its count, and the rule's arrays.
 
-        An array may be changed in place, or another of the same type and shape put in its place.
+        An array may be changed in place, or another of the same type and shape put in its place; no
+        two entries, counts included, may share memory.
         """
         self._state_shown = True
         return self._state
