@@ -65,6 +65,8 @@ def plain(x: Any, what: str) -> Any:
             x = x.trigger_wait()
         if torch.utils._python_dispatch.is_traceable_wrapper_subclass(x):
             raise TypeError(f"{what} is a {type(x).__name__}; expected a plain torch.Tensor")
+        if hasattr(x, "trigger_wait"):  # its part may be on its way from other processes
+            x = x.trigger_wait()
         check_values(x, what)
     if x.device.type != "cpu":
         raise TypeError(f"{what} lies on device {x.device}; move it to the CPU first")
