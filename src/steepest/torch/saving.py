@@ -189,7 +189,10 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
         self.defaults |= {key: x for key, x in self.face.items() if key not in self.defaults}
         self._zero = None
         self._company = shards.found(self.param_groups, None)
-        self._marks = self.state.marks if isinstance(self.state, States) else Marks()
+        self._marks = Marks()
+        if isinstance(self.state, States):
+            self._marks = self.state.marks
+            self.state.watch()
         self._watched = None
         self._again()
 

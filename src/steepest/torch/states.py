@@ -7,7 +7,8 @@ So the dicts mark that they were written to, or read: memory can only change in 
 read a tensor here, and tensors are looked at as long as someone else may hold one.
 """
 
-from collections import defaultdict
+import copy
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping
 from operator import is_
 from typing import Any
@@ -91,6 +92,19 @@ class State(WatchedDict):
         self._read()
         return super().copy()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """In a file it is what torch.load knows, weights_only or not."""
+        return OrderedDict, (), None, None, iter(self.items())
+
+    def __copy__(self) -> dict[str, Any]:
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "State":
+        marks: Any = copy.deepcopy(self.changes, memo)
+        memo[id(self)] = made = State({}, marks)
+        dict.update(made, {key: copy.deepcopy(value, memo) for key, value in self.items()})
+        return made
+
 
 class States(defaultdict[Any, Any]):
     """The state of all parameters, which marks that one was put in or taken out."""
@@ -147,6 +161,12 @@ class States(defaultdict[Any, Any]):
 
     def __ror__(self, other: Any) -> Any:
         return other | self.copy()
+
+    def watch(self) -> None:
+        """Makes the dicts that a pickle brings such that mark changes."""
+        for key, value in self.items():
+            if isinstance(key, torch.Tensor) and type(value) is OrderedDict:
+                super().__setitem__(key, State(value, self.marks))
 
     def __reduce__(self) -> Any:
         return type(self), (self.marks,), None, None, iter(self.items())

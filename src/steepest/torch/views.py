@@ -61,12 +61,10 @@ def plain(x: Any, what: str) -> Any:
     if type(x) not in (torch.Tensor, torch.nn.Parameter):
         if hasattr(x, "to_local"):  # a DTensor: the part that this process has
             x = x.to_local()
-        if hasattr(x, "trigger_wait"):  # one that a collective operation has not finished yet
+        if hasattr(x, "trigger_wait"):  # it may be on its way from other processes
             x = x.trigger_wait()
         if torch.utils._python_dispatch.is_traceable_wrapper_subclass(x):
             raise TypeError(f"{what} is a {type(x).__name__}; expected a plain torch.Tensor")
-        if hasattr(x, "trigger_wait"):  # its part may be on its way from other processes
-            x = x.trigger_wait()
         check_values(x, what)
     if x.device.type != "cpu":
         raise TypeError(f"{what} lies on device {x.device}; move it to the CPU first")
