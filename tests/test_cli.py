@@ -438,9 +438,17 @@ def test_interrupt_saves_what_there_is(monkeypatch, tmp_path, capsys) -> None:
             raise KeyboardInterrupt
         step(self, grads)
 
+    titles = []
+
+    def plot(history, path, title):
+        titles.append(title)
+        path.touch()
+
+    monkeypatch.setattr(st.History, "plot", plot)
     monkeypatch.setattr(st.AdamW, "step", interrupted)
     out = tmp_path / "run"
     assert cli.main(["train", "digits", "--quiet", "--out", str(out)]) == 130
+    assert [title.endswith(" %, interrupted after 2 epochs") for title in titles] == [True]
     assert {path.name for path in out.iterdir()} == FILES | {"checkpoint.safetensors"}
     config, net, params, _ = network(out)
     assert (config["stopped"], config["message"]) == ("interrupted", "interrupted after 2 epochs")

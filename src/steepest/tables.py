@@ -140,7 +140,10 @@ def _header(found: bytes, separator: str) -> list[str]:
     """The names in the first line that is not blank."""
     lines = io.TextIOWrapper(io.BytesIO(found), newline="", encoding="utf-8-sig")
     rows = csv.reader(lines, delimiter=separator)
-    return next((row for row in rows if len(row) > 1 or "".join(row).strip()), [])
+    for row in rows:  # no generator: Ctrl-C while one is dropped would be lost
+        if len(row) > 1 or "".join(row).strip():
+            return row
+    return []
 
 
 def no_column(path: Path, name: str, columns: Sequence[str]) -> str:
