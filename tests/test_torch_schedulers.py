@@ -8,7 +8,11 @@ import math
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.torch
+pytestmark = [
+    pytest.mark.torch,
+    # PyTorch 2.6's SequentialLR does itself what it warns of.
+    pytest.mark.filterwarnings("ignore:The epoch parameter in .scheduler.step:UserWarning"),
+]
 
 torch = pytest.importorskip("torch")
 
