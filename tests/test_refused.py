@@ -70,7 +70,7 @@ NO_NUMBERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda x: repr(x).partition(" at 0x")[0])
 def test_what_is_no_number_is_refused(value):
     for made in (
         lambda: st.SGD(MATRIX, lr=value),
