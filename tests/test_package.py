@@ -267,6 +267,7 @@ WHOLE = {
         "(p.nbytes for group in optimizer.param_groups for p in group['params'])"
     },
     "optimizers/lbfgs/__init__.py": {"(p.size for p in params)"},
+    "schedules/base.py": {"(line.operations for line in lines)"},
     "scratch.py": {"(_lines(size) for size in sizes)"},
 }
 
