@@ -73,10 +73,11 @@ def resume(out, *options):
 
 
 def outcome(out):
-    """All that a run came to, but for the time it took."""
+    """All that a run came to, but for the time it took and the process it was in."""
     with open(out / "history.csv", newline="") as file:
         rows = [{k: x for k, x in row.items() if k not in SECONDS} for row in csv.DictReader(file)]
     config = json.loads((out / "config.json").read_text())
+    del config["steepest"]
     with np.load(out / "params.npz") as arrays:
         return rows, config, {name: x.tobytes() for name, x in arrays.items()}
 

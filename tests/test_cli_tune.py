@@ -285,7 +285,9 @@ def test_other_data_are_refused(table, tmp_path, capsys) -> None:
 )
 def test_a_study_with_other_aims_is_refused(table, tmp_path, capsys, aims, has) -> None:
     url = f"sqlite:///{tmp_path}/all.db"
-    optuna.create_study(study_name="mine", storage=url, directions=aims)
+    storage = optuna.storages.RDBStorage(url)
+    optuna.create_study(study_name="mine", storage=storage, directions=aims)
+    storage.engine.dispose()
     words = ["tune", str(table), "--target", "y", *QUICK, *RATES, "--out", str(tmp_path / "a")]
     assert cli.main([*words, "--storage", url, "--study", "mine"]) == 2
     (line,) = capsys.readouterr().err.splitlines()[-1:]

@@ -92,6 +92,7 @@ def test_a_parameter_that_was_resized_in_place_is_looked_at_anew():
     np.testing.assert_array_equal(p, np.zeros(10))
 
 
+@pytest.mark.filterwarnings("ignore:Setting the:DeprecationWarning")
 def test_a_parameter_that_was_reshaped_in_place_takes_gradients_of_its_shape():
     p = np.ones((2, 3))
     opt = st.SGD(p, lr=0.5)
