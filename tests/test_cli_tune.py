@@ -287,6 +287,7 @@ def test_a_study_with_other_aims_is_refused(table, tmp_path, capsys, aims, has) 
     url = f"sqlite:///{tmp_path}/all.db"
     storage = optuna.storages.RDBStorage(url)
     optuna.create_study(study_name="mine", storage=storage, directions=aims)
+    storage.remove_session()
     storage.engine.dispose()
     words = ["tune", str(table), "--target", "y", *QUICK, *RATES, "--out", str(tmp_path / "a")]
     assert cli.main([*words, "--storage", url, "--study", "mine"]) == 2

@@ -431,6 +431,7 @@ def test_optuna_reads_what_is_stored(tmp_path) -> None:
     loaded = optuna.load_study(study_name="study", storage=storage)
     assert loaded.best_value == tuned.best_loss
     assert loaded.best_params["lr"] == tuned.best["lr"]
+    storage.remove_session()
     storage.engine.dispose()
 
 
@@ -464,6 +465,7 @@ def test_a_study_of_somebody_elses_is_refused(tmp_path) -> None:
     storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/tuning.db")
     other = optuna.create_study(study_name="study", storage=storage)
     other.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    storage.remove_session()
     storage.engine.dispose()
     with pytest.raises(StudyError, match=r"study 'study' in .* was not made by steepest"):
         resumed(tmp_path)
@@ -486,12 +488,14 @@ def test_a_study_with_other_aims_is_refused(tmp_path, method, aims, message) -> 
     with pytest.raises(StudyError, match=message):
         tune(lambda values, trial: values["x"], space, method, trials, storage=tmp_path)
     assert (other.trials, other.user_attrs) == ([], {})
+    storage.remove_session()
     storage.engine.dispose()
 
 
 def test_an_empty_study_that_minimizes_is_taken(tmp_path) -> None:
     storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/tuning.db")
     optuna.create_study(study_name="study", storage=storage)
+    storage.remove_session()
     storage.engine.dispose()
     assert len(tune(bumpy, SPACE, "random", 2, storage=tmp_path)) == 2
 
