@@ -16,6 +16,7 @@ pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
 
 import torch.optim.optimizer as torch_optimizer  # noqa: E402
+from torch_facts import ADAGRAD_TAKES_LATER_GROUPS  # noqa: E402
 
 import steepest.torch as stt  # noqa: E402
 
@@ -176,7 +177,9 @@ def test_groups_have_their_own_rates_and_decays(name):
     assert_close(p, q)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name != "Adagrad" or ADAGRAD_TAKES_LATER_GROUPS]
+)
 def test_a_group_added_later(name):
     found = []
     for module in (stt, torch.optim):

@@ -115,6 +115,8 @@ def _child(rank, number, job):
         os.dup2(words, 2)
         os.chdir(folder)
         warnings.simplefilter("error")
+        # From torch.distributed.checkpoint itself, before 2.11.
+        warnings.filterwarnings("ignore", "TypedStorage is deprecated")
         _work(rank, number, job)
         code = 0
     except SystemExit as end:

@@ -101,11 +101,7 @@ def state(x: Any, what: str) -> Any:
 def changed(tensors: list[Any]) -> None:
     """Tells torch that tensors were changed in place, so that a backward pass that needs them as
     they were raises, as after a step of torch's own."""
-    try:
-        torch.autograd.graph.increment_version(tensors)
-    except RuntimeError:  # torch before 2.6 takes one
-        for x in tensors:
-            torch.autograd.graph.increment_version(x)
+    torch.autograd.graph.increment_version(tensors)
 
 
 def place(x: Any) -> tuple[Any, ...]:
