@@ -100,7 +100,7 @@ def real(name: str, value: Any, expected: str, holds: Callable[[float], bool]) -
 def count(name: str, value: Any, low: int) -> int:
     """An argument as an integer not below `low`. Raises TypeError or ValueError."""
     try:
-        if isinstance(value, bool):
+        if isinstance(value, (bool, np.bool_)):
             raise TypeError
         number = operator.index(value)
     except TypeError:

@@ -30,6 +30,9 @@ RING: dict[str, Any] = {"lw": 0, "marker": "o", "mew": 1.5, "mfc": "white"}
 # The height of a line of text at the end of a curve, in inches.
 LINE = 0.155
 
+# A curve has at most so many marks.
+MOST_MARKS = 10
+
 # More curves than this have their names at their ends, in place of a legend of styles.
 MOST_IN_LEGEND = 8
 
@@ -139,7 +142,9 @@ def compare(curves: Sequence[Curve], name: str, note: str = "") -> Any:
         if not mean:
             continue
         marker = {"marker": "o"} if len(mean) == 1 else {}
-        ax.plot(epochs, mean, lw=1.8, markersize=4, markevery=0.1, **(style | marker))
+        # By number: by distance, there are places without end on a curve far off the picture.
+        every = -(-len(mean) // MOST_MARKS)
+        ax.plot(epochs, mean, lw=1.8, markersize=4, markevery=every, **(style | marker))
         if seeds > 1 and len(curves) <= MOST_BANDS:
             ax.fill_between(epochs, *curve.range, color=style["color"], alpha=0.12, lw=0)
         for ended, mark in ((curve.diverged, CROSS), (curve.interrupted, RING)):

@@ -93,11 +93,11 @@ _NO_NUMBER = re.compile("bool|complex|object|datetime|timedelta|[SUV]")
 
 def _float(value: Any) -> float:
     """A number as a float, beyond double as infinity. Raises TypeError or ValueError for what is
-    none, though float() makes one of it: text, and what arrays have of flags and complex numbers.
+    none, though float() makes one of it: text, an array's flag or complex number, arrays with axes.
     """
     if isinstance(value, (bool, str, bytes, bytearray, memoryview)):
         raise TypeError
-    if _NO_NUMBER.search(str(getattr(value, "dtype", ""))):
+    if getattr(value, "ndim", 0) or _NO_NUMBER.search(str(getattr(value, "dtype", ""))):
         raise TypeError
     try:
         return float(value)
