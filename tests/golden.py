@@ -7,6 +7,7 @@ BLAS. Parameters and gradients come of whole numbers, so that no random generato
 """
 
 import argparse
+import functools
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,7 +66,9 @@ def cases() -> Iterator[Case]:
 def digest(rule: str, dtype: str, arguments: dict[str, Any]) -> str | None:
     """The digest of all parameters and states after the steps; None where the rule refuses an
     option."""
-    params = {name: numbers(shape, k, dtype) for k, (name, shape) in enumerate(SHAPES.items())}
+    params = {
+        name: numbers(shape, k, dtype).copy() for k, (name, shape) in enumerate(SHAPES.items())
+    }
     try:
         opt: Any = RULES[rule](params, **arguments)
     except ValueError:
@@ -88,6 +91,7 @@ def digest(rule: str, dtype: str, arguments: dict[str, Any]) -> str | None:
     return total.hexdigest()[:16]
 
 
+@functools.cache
 def numbers(shape: tuple[int, ...], seed: int, dtype: str) -> np.ndarray:
     """Numbers between -1 and 1 with 20 bits each, without order, the same everywhere."""
     k = np.arange(int(np.prod(shape)), dtype=np.uint64) + np.uint64(seed * 1_000_003 + 1)

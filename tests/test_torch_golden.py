@@ -24,7 +24,7 @@ BEFORE, AFTER = 4, 3
 
 def parameters():
     return [
-        torch.nn.Parameter(torch.from_numpy(numbers(shape, k, "float32")))
+        torch.nn.Parameter(torch.tensor(numbers(shape, k, "float32")))
         for k, shape in enumerate([(6, 5), (4,)])
     ]
 
