@@ -117,7 +117,7 @@ def keep(h: Mapping[str, Any], decoupled: float) -> float:
         return 1.0
     if mode == "decoupled":
         return float(1.0 - lr * (weight + decoupled))
-    if not weight:  # nothing then goes by the largest lr
+    if not weight:  # nothing then depends on the largest lr
         rate = 0.0
     else:
         rate = 1.0 if mode == "independent" else lr * lr if mode == "palm" else _relative(h)

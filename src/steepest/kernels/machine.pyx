@@ -104,10 +104,10 @@ def at_once(list calls):
 def in_default_mode(function):
     """The function, but it runs in the default floating-point mode and puts the caller's back."""
     @functools.wraps(function)
-    def settled(*arguments, **keywords):
+    def wrapped(*arguments, **keywords):
         cdef unsigned long long mode = floatmode_enter()
         try:
             return function(*arguments, **keywords)
         finally:
             floatmode_leave(mode)
-    return settled
+    return wrapped

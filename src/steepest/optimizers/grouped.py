@@ -108,7 +108,7 @@ class Grouped(Rule, registered=False):
         return {name: rule._hyper_names for name, rule in self._rules.items()}
 
     def _names_of(self, group: Mapping[str, Any]) -> tuple[str, ...]:
-        """The hyper-parameters of the rule that a group goes by."""
+        """The hyper-parameters of the rule that a group uses."""
         return self._rule_of(group)._hyper_names
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
