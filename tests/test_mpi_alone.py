@@ -52,8 +52,9 @@ def test_every_rule_has_the_bits_of_itself(rule, alone):
 @pytest.mark.torch
 def test_groups_are_live_and_have_the_parameters(alone):
     a, b = np.ones(3), np.ones((2, 2))[:, ::-1]
-    groups = [{"params": a, "lr": 0.5, "note": "first"}, {"params": [b]}]
+    groups = [{"params": a, "lr": 0.5}, {"params": [b]}]
     opt = st.mpi.Sharded(st.SGD, groups, lr=1.0, comm=alone)
+    opt.param_groups[0]["note"] = "first"
     assert opt.param_groups[0]["note"] == "first" and opt.param_groups[1]["params"][0] is b
     opt.param_groups[1]["lr"] = 0.25
     opt.step([np.ones(3), [np.array([[4.0, 8.0], [0.0, 4.0]])]])
@@ -70,6 +71,11 @@ def test_groups_are_live_and_have_the_parameters(alone):
     ("made", "error", "match"),
     [
         (lambda c: st.mpi.Sharded(st.SGD, [], lr=1.0, comm=c), ValueError, "params is empty"),
+        (
+            lambda c: st.mpi.Sharded(st.SGD, [{"params": np.zeros(1), "note": 1}], lr=1, comm=c),
+            ValueError,
+            "sgd has no hyper-parameter 'note'",
+        ),
         (lambda c: st.mpi.Sharded(dict, {"w": np.zeros(1)}, comm=c), TypeError, "gave a dict"),
         (lambda c: st.mpi.Sharded(st.SGD, [np.zeros(1, int)], comm=c), TypeError, "dtype int64"),
         (lambda c: st.mpi.Sharded(st.SGD, np.zeros(1), lr=-1.0, comm=c), ValueError, "lr = -1"),
