@@ -26,7 +26,7 @@ if not __package__:  # run as a file: the directory above is the one to import f
 
 import steepest as st
 from steepest import data
-from steepest.models import MLP
+from steepest.models.networks import MLP
 from steepest.optimizers import RULES
 
 RATES = tuple(10.0 ** (k / 2) for k in range(-8, 5))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from steepest import information
+from steepest.kernels import information
 
 
 def available_memory() -> int:

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from bench.cases import Workload
-from steepest.arrays import Array
+from steepest.memory.arrays import Array
 from steepest.optimizers import RULES
 
 RATE = 1e-3

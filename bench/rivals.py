@@ -16,11 +16,12 @@ import numpy as np
 
 from bench.cases import Workload
 from bench.peers import Optax, PytorchOptimizer
-from steepest import clip, reference
-from steepest.arrays import Array
+from steepest import reference
+from steepest.core.description import bytes_moved
+from steepest.extension.testing import reference_hyper
+from steepest.memory.arrays import Array
 from steepest.optimizers import RULES, Optimizer
-from steepest.optimizers.facts import bytes_moved
-from steepest.testing import reference_hyper
+from steepest.options import clip
 
 
 class Rival(Protocol):

@@ -13,7 +13,7 @@ from pathlib import Path
 from mpi4py import MPI
 
 import steepest as st
-from steepest.data import digits
+from steepest.data.datasets import digits
 
 PATH = Path("mpi_digits.safetensors")
 BATCH, EPOCHS = 60, 3

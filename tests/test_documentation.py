@@ -82,7 +82,7 @@ def test_the_worked_example_works(tmp_path):
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target"]
     subprocess.run([*install, str(site), str(copy)], check=True)
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-k", "addsign", "tests/test_exactness.py"],
+        [sys.executable, "-m", "pytest", "-q", "-k", "addsign", "tests/promises/test_exactness.py"],
         cwd=copy, env={"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin"},
         capture_output=True, text=True,
     )  # fmt: skip

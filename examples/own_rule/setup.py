@@ -1,5 +1,5 @@
 from setuptools import setup
 
-from steepest.building import extensions
+from steepest.extension.build import extensions
 
 setup(ext_modules=extensions("qhadam.kernels", "src/qhadam/kernels.pyx"))

@@ -8,31 +8,24 @@
 array([-0.1,  0.1,  0. ])
 """
 
-from steepest import average as average
+import sys
+
 from steepest import checkpoint as checkpoint
-from steepest import clip as clip
 from steepest import convert as convert
-from steepest import filters as filters
-from steepest import initializers as initializers
-from steepest import logs as logs
-from steepest import losses as losses
 from steepest import models as models
 from steepest import mpi as mpi
 from steepest import optimizers as optimizers
-from steepest import regularize as regularize
 from steepest import schedules as schedules
 from steepest import tuning as tuning
-from steepest.accumulate import Accumulator as Accumulator
-from steepest.building import get_include as get_include
 from steepest.checkpoint import load as load
 from steepest.checkpoint import save as save
-from steepest.history import History as History
-from steepest.information import info as info
+from steepest.checkpoint.former_names import FORMER_MODULES
+from steepest.extension.build import get_include as get_include
+from steepest.kernels.information import info as info
 from steepest.kernels.threads import get_num_threads as get_num_threads
 from steepest.kernels.threads import set_num_threads as set_num_threads
-from steepest.lr_finder import find_lr as find_lr
-from steepest.minimize import scipy_method as scipy_method
-from steepest.noise import NoiseScale as NoiseScale
+from steepest.models import initializers as initializers
+from steepest.models import losses as losses
 from steepest.optimizers import Optimizer as Optimizer
 from steepest.optimizers.adam import *
 from steepest.optimizers.adam_variants import *
@@ -45,13 +38,28 @@ from steepest.optimizers.lbfgs import LBFGS as LBFGS
 from steepest.optimizers.low_rank import *
 from steepest.optimizers.matrix_rules import *
 from steepest.optimizers.muon import *
-from steepest.optimizers.own import *
 from steepest.optimizers.parameter_free import *
+from steepest.optimizers.python_rule import *
+from steepest.optimizers.sam import SAM as SAM
 from steepest.optimizers.sgd import *
 from steepest.optimizers.sign import *
-from steepest.sam import SAM as SAM
+from steepest.options import average as average
+from steepest.options import clip as clip
+from steepest.options import filters as filters
+from steepest.options import regularize as regularize
 from steepest.training import find_batch_size as find_batch_size
 from steepest.training import fit as fit
+from steepest.training import logs as logs
+from steepest.training.accumulation import Accumulator as Accumulator
+from steepest.training.history import History as History
+from steepest.training.lr_finder import find_lr as find_lr
+from steepest.training.noise_scale import NoiseScale as NoiseScale
+from steepest.training.scipy_method import scipy_method as scipy_method
 from steepest.tuning import tune as tune
 
 __version__ = "0.1.0"
+
+for _module in (initializers, logs, losses):  # so that ``import steepest.losses`` finds them
+    sys.modules[f"steepest.{_module.__name__.rpartition('.')[2]}"] = _module
+for _now, _before in FORMER_MODULES.items():  # and so do files that were written then
+    sys.modules[_before] = sys.modules[_now]

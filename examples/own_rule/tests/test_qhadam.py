@@ -6,7 +6,7 @@ import qhadam.reference
 from qhadam import QHAdam
 
 import steepest as st
-from steepest.testing import check_rule
+from steepest.extension.testing import check_rule
 
 ODD = {"lr": 0.0137, "betas": (0.83, 0.9871), "nus": (0.61, 0.87), "eps": 3e-5}
 

@@ -35,12 +35,12 @@ from typing import Any
 
 import numpy as np
 
-from steepest.arrays import Array, as_array
 from steepest.checkpoint import container, targets, values
 from steepest.checkpoint.error import CheckpointError as CheckpointError
+from steepest.fields import Call
+from steepest.memory.arrays import Array, as_array
+from steepest.memory.files import Scratch
 from steepest.optimizers import Optimizer
-from steepest.scratch import Scratch
-from steepest.values import Call
 
 __all__ = ["Checkpoint", "CheckpointError", "load", "read", "save"]
 

@@ -30,10 +30,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from steepest.arrays import Array
 from steepest.checkpoint import atomic
 from steepest.checkpoint.error import CheckpointError
-from steepest.scratch import Scratch
+from steepest.memory.arrays import Array
+from steepest.memory.files import Scratch
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),

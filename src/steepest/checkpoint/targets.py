@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
-from steepest import arrays
-from steepest.arrays import Array
 from steepest.checkpoint.error import CheckpointError
-from steepest.optimizers import LBFGS, Optimizer, structure
-from steepest.values import Call
+from steepest.core import trees
+from steepest.fields import Call
+from steepest.memory import arrays
+from steepest.memory.arrays import Array
+from steepest.optimizers import LBFGS, Optimizer
 
 
 @runtime_checkable
@@ -51,7 +52,7 @@ def by_name(optimizer: Saved, params: Any) -> dict[str, Array]:
     if params is None:
         return named
     places = {_place(p) for p in named.values()}
-    _, names, leaves = structure.flatten(params)
+    _, names, leaves = trees.flatten(params)
     for name, leaf in zip(names, leaves, strict=True):
         x = arrays.as_array(leaf, f"params {name!r}", writable=True)
         place = _place(x)

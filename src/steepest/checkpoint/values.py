@@ -20,11 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from steepest import average, clip, filters, regularize, schedules
+from steepest import schedules
 from steepest.checkpoint import generators
 from steepest.checkpoint.container import parse
 from steepest.checkpoint.error import CheckpointError
-from steepest.values import arguments
+from steepest.fields import arguments
+from steepest.options import average, clip, filters, regularize
 
 _NUMPY: dict[str, type[np.generic]] = {
     kind.__name__: kind

@@ -17,7 +17,7 @@ from contextlib import suppress
 from steepest.cli import compare, info, listing, train, tune
 from steepest.cli.arguments import Parser
 from steepest.cli.errors import UsageError, reason
-from steepest.data import DataError
+from steepest.data.datasets import DataError
 from steepest.extras import MissingExtra
 
 __all__ = ["main"]

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from steepest import data
 from steepest.cli.settings import Settings
 from steepest.cli.syntax import LEARNING_RATES, RATES
-from steepest.clip import CLIPS
-from steepest.initializers import INITIALIZERS
-from steepest.losses import LOSSES
+from steepest.data.datasets import MAX_INTEGER_CLASSES
+from steepest.models.initializers import INITIALIZERS
+from steepest.models.losses import LOSSES
+from steepest.options.clip import CLIPS
 
 SYNTAX = (
     "OPTIMIZER, SCHEDULE, CLIP and LOSS take further arguments after a colon, as in Python: "
@@ -50,7 +50,7 @@ def add_data(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
         "--task",
         choices=["classification", "regression"],
         help="default: classification for a target of text, true/false, or at most "
-        f"{data.MAX_INTEGER_CLASSES} different whole numbers; else regression",
+        f"{MAX_INTEGER_CLASSES} different whole numbers; else regression",
     )
     parser.add_argument(
         "--ignore",

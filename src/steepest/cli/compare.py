@@ -19,9 +19,9 @@ from steepest.cli import folders, pictures, runs, syntax
 from steepest.cli.folders import CONFIG
 from steepest.cli.runs import Run
 from steepest.cli.settings import Settings, load_each
-from steepest.data import Dataset
+from steepest.data.datasets import Dataset
 from steepest.extras import require
-from steepest.information import info
+from steepest.kernels.information import info
 from steepest.training import Epoch
 
 

@@ -5,8 +5,8 @@ import re
 import textwrap
 from typing import Any
 
+from steepest.core.description import Facts, facts
 from steepest.optimizers import RULES
-from steepest.optimizers.facts import Facts, facts
 
 
 def add(commands: Any) -> None:

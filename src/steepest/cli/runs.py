@@ -15,14 +15,14 @@ from steepest.cli import folders, syntax
 from steepest.cli.errors import UsageError
 from steepest.cli.folders import CONFIG
 from steepest.cli.settings import Settings
-from steepest.data import Dataset
+from steepest.data.datasets import Dataset
 from steepest.extras import require
-from steepest.history import History
-from steepest.information import info
-from steepest.models import MLP, Params, accuracy, r_squared
+from steepest.kernels.information import info
+from steepest.models.networks import MLP, Params, accuracy, r_squared
 from steepest.optimizers import Optimizer
 from steepest.schedules import Schedule
 from steepest.training import Epoch, fit
+from steepest.training.history import History
 
 # Multiplications of a forward pass up to which one thread does them.
 SMALL_PRODUCT = 10**8

@@ -13,7 +13,7 @@ from steepest.cli import folders, space, syntax
 from steepest.cli.errors import UsageError
 from steepest.cli.settings import Settings
 from steepest.cli.space import Spaces
-from steepest.data import Dataset
+from steepest.data.datasets import Dataset
 from steepest.optimizers import RULES
 from steepest.tuning import METHODS, Distribution
 from steepest.tuning.search import Method

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steepest import data, tables
+from steepest import data
 from steepest.cli.errors import UsageError
-from steepest.models import Task
+from steepest.data import csv_files
+from steepest.models.networks import Task
 
 DIGITS = "digits"
 SEPARATORS = {"tab": "\t", "\\t": "\t"}
@@ -128,7 +129,7 @@ def load_each(settings: Settings, seeds: Sequence[int]) -> dict[int, data.Datase
                 raise UsageError(f"--{name} is for CSV files; the digits need none")
         return {seed: data.digits(seed=seed) for seed in seeds}
     separator = SEPARATORS.get(settings.separator, settings.separator)
-    if not tables.separates(separator):
+    if not csv_files.separates(separator):
         raise UsageError(
             f"--separator {settings.separator!r}: expected one character, such as ';', or tab"
         )
@@ -137,7 +138,7 @@ def load_each(settings: Settings, seeds: Sequence[int]) -> dict[int, data.Datase
         raise UsageError(f"{path}: there is no such file; give a CSV file, or the word digits")
     if settings.target is None:
         raise UsageError("--target COLUMN is missing: which column is to be predicted?")
-    content = tables.content(path)
+    content = csv_files.content(path)
     return {
         seed: data.table(
             path,

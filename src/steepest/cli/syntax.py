@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from steepest import clip
 from steepest.cli.errors import UsageError
-from steepest.initializers import INITIALIZERS
-from steepest.losses import LOSSES
-from steepest.models import MLP
+from steepest.models.initializers import INITIALIZERS
+from steepest.models.losses import LOSSES
+from steepest.models.networks import MLP
 from steepest.optimizers import RULES, Optimizer
+from steepest.options import clip
 from steepest.schedules import SCHEDULES, Schedule
 
 # Schedules of a learning rate; the others are made of schedules, or for other things.

@@ -9,14 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from steepest import logs
 from steepest.cli import arguments as options
 from steepest.cli import folders, pictures, runs
 from steepest.cli.errors import UsageError, reason
 from steepest.cli.folders import CONFIG
 from steepest.cli.runs import Run
 from steepest.cli.settings import Settings, load
-from steepest.training import Callback, Epoch
+from steepest.training import Callback, Epoch, logs
 
 HISTORY = "history.csv"
 CHECKPOINT = "checkpoint.safetensors"

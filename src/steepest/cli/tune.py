@@ -17,10 +17,10 @@ from steepest.cli.errors import UsageError
 from steepest.cli.folders import CONFIG
 from steepest.cli.search import TRIALS, Search
 from steepest.cli.settings import Settings, load
-from steepest.data import Dataset
+from steepest.data.datasets import Dataset
 from steepest.extras import require
-from steepest.history import History
-from steepest.information import info
+from steepest.kernels.information import info
+from steepest.training.history import History
 from steepest.tuning import METHODS, Tuned
 
 DATABASE = "tuning.db"

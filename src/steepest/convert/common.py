@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from steepest.arrays import Array, unmasked
+from steepest.core.group_program import LiveGroup
+from steepest.memory.arrays import Array, unmasked
 from steepest.optimizers import Optimizer
-from steepest.optimizers.live import LiveGroup
 
 __all__ = ["Found", "Taken", "array_of", "check_alike", "checked", "count_of", "in_order", "lives",
            "merged", "number_of", "only_rule", "put_in", "rescaled", "take_out",

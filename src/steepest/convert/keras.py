@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from steepest.arrays import Array
 from steepest.convert import common
 from steepest.convert.common import Found, Taken
+from steepest.memory.arrays import Array
 from steepest.optimizers import Optimizer
 
 __all__ = ["from_keras", "to_keras"]

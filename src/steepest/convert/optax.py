@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from steepest.arrays import Array
 from steepest.convert import common
 from steepest.convert.common import Found, Taken
-from steepest.optimizers import Optimizer, structure
+from steepest.core import trees
+from steepest.memory.arrays import Array
+from steepest.optimizers import Optimizer
 
 __all__ = ["from_optax", "to_optax"]
 
@@ -191,7 +192,7 @@ def _count(node: Any) -> int | None:
 
 
 def _leaves(tree: Any, names: list[str], part: str, field: str) -> tuple[list[str], list[Any]]:
-    _, found, leaves = structure.flatten(tree)
+    _, found, leaves = trees.flatten(tree)
     if sorted(found) != sorted(names):
         missing, unknown = sorted(set(names) - set(found)), sorted(set(found) - set(names))
         raise ValueError(f"{part}.{field}: missing {missing}, unknown {unknown} parameters")
@@ -281,7 +282,7 @@ def _number(leaf: Any, value: int) -> Any:
 
 
 def _refilled(tree: Any, leaves: Iterator[Any]) -> Any:
-    """A tree of the same form, with other leaves in the order of ``structure.flatten``."""
+    """A tree of the same form, with other leaves in the order of ``trees.flatten``."""
     made: Any = type(tree)
     if hasattr(tree, "_fields"):
         return made(*(_refilled(x, leaves) for x in tree))

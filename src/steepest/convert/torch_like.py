@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from steepest.arrays import Array
 from steepest.convert import common, torch_layout
 from steepest.convert.common import Found
 from steepest.convert.torch import take_over, tensors_of
+from steepest.memory.arrays import Array
 from steepest.optimizers import Optimizer
 
 __all__ = ["from_bitsandbytes", "from_deepspeed", "to_deepspeed"]

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import DTypeLike
 
-from steepest.matrix import wide
+from steepest.matrix import scaled_sums
 from steepest.matrix.linalg import Matrix
 
 States = dict[str, Matrix]
@@ -26,8 +26,8 @@ def average(old: Matrix, new: Matrix, beta: float) -> Matrix:
 
 
 def squared(old: Matrix, g: Matrix, beta: float) -> Matrix:
-    """beta · old + (1 - beta) · g², as ``wide`` keeps it."""
-    return wide.taken_in(old, g, np.square, partial(average, beta=beta))
+    """beta · old + (1 - beta) · g², as ``scaled_sums`` keeps it."""
+    return scaled_sums.taken_in(old, g, np.square, partial(average, beta=beta))
 
 
 def correction(betas: tuple[float, float], t: int, correct_bias: bool = True) -> float:
@@ -63,6 +63,6 @@ def direction(
     with np.errstate(all="ignore"):
         m = average(state["exp_avg"], g, betas[0])
         v = squared(state["exp_avg_sq"], g, betas[1])
-        d = np.asarray(m / (wide.root(v) + real(eps)))
+        d = np.asarray(m / (scaled_sums.root(v) + real(eps)))
         d *= real(correction(betas, t, correct_bias))
     return d, {"exp_avg": m, "exp_avg_sq": v}

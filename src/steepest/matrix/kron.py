@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from steepest.matrix.adam import average
-from steepest.matrix.chance import normals
 from steepest.matrix.linalg import Matrix, along, norm, solve_right
+from steepest.matrix.random_numbers import normals
 
 Shape = tuple[int, ...]
 States = dict[str, Matrix]

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from steepest.matrix import adam
-from steepest.matrix.chance import normals
 from steepest.matrix.linalg import Matrix, eigenbasis, finite, norm
+from steepest.matrix.random_numbers import normals
 
 Shape = tuple[int, ...]
 States = dict[str, Matrix]

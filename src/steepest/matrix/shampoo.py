@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import DTypeLike
 
-from steepest.matrix import wide
+from steepest.matrix import scaled_sums
 from steepest.matrix.linalg import Matrix, along, gram, inverse_root, norm
 
 Shape = tuple[int, ...]
@@ -87,7 +87,7 @@ def direction(
         for k in range(g.ndim):
             whole = full(g.shape, k, max_precondition_dim)
             squares = partial(gram if whole else _squares, axis=k)
-            statistics = wide.taken_in(state[f"L_{k}"], g, squares, np.add)
+            statistics = scaled_sums.taken_in(state[f"L_{k}"], g, squares, np.add)
             new[f"L_{k}"] = statistics
             root = state[f"root_{k}"]
             if renew:
@@ -110,10 +110,10 @@ def _squares(g: Matrix, axis: int) -> Matrix:
 
 
 def _root(statistics: Matrix, order: int, floor: float, name: str) -> Matrix:
-    power = wide.power(statistics)
+    power = scaled_sums.power(statistics)
     if power:  # of what is so large the floor is but 0
         scale = statistics.dtype.type(2.0 ** (-power / order))
-        return np.asarray(_root(wide.unsigned(statistics), order, 0.0, name) * scale)
+        return np.asarray(_root(scaled_sums.unsigned(statistics), order, 0.0, name) * scale)
     if statistics.ndim == 2:
         return inverse_root(statistics, order, floor, name)
     lowest = max(floor, float(np.finfo(statistics.dtype).tiny))
@@ -129,8 +129,8 @@ def _beside(root: Matrix, k: int, ndim: int) -> Matrix:
 def _grafted(d: Matrix, g: Matrix, state: States, new: States, grafting: str) -> Matrix:
     model = g
     if grafting == "adagrad":
-        new["sum"] = wide.taken_in(state["sum"], g, np.square, np.add)
-        root = wide.root(new["sum"])
+        new["sum"] = scaled_sums.taken_in(state["sum"], g, np.square, np.add)
+        root = scaled_sums.root(new["sum"])
         # The squares of the smallest are 0; at its first step each is as long.
         model = np.where(g == 0, g, np.where(root == 0, np.sign(g), g / root))
     length = norm(d)

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import DTypeLike
 
-from steepest.matrix import adam, wide
+from steepest.matrix import adam, scaled_sums
 from steepest.matrix.linalg import Matrix, along, eigenbasis, gram, orthonormal
 
 Shape = tuple[int, ...]
@@ -82,14 +82,14 @@ def direction(
             d *= g.dtype.type(adam.correction(betas, t - 1, correct_bias))
         for k in rotated:
             mean = partial(adam.average, beta=beta)
-            new[f"GG_{k}"] = wide.taken_in(state[f"GG_{k}"], g, partial(gram, axis=k), mean)
+            new[f"GG_{k}"] = scaled_sums.taken_in(state[f"GG_{k}"], g, partial(gram, axis=k), mean)
         if t == 1:
             for k in rotated:
-                vectors = eigenbasis(wide.unsigned(new[f"GG_{k}"]), f"GG_{k}")[1]
+                vectors = eigenbasis(scaled_sums.unsigned(new[f"GG_{k}"]), f"GG_{k}")[1]
                 new[f"Q_{k}"] = np.ascontiguousarray(vectors, g.dtype)
         elif (t - 1) % precondition_frequency == 0:
             for k in rotated:
-                turned, order = _turned(wide.unsigned(new[f"GG_{k}"]), state[f"Q_{k}"], k)
+                turned, order = _turned(scaled_sums.unsigned(new[f"GG_{k}"]), state[f"Q_{k}"], k)
                 new[f"Q_{k}"] = turned
                 new["exp_avg_sq"] = np.take(new["exp_avg_sq"], order, axis=k)
     return d, new
@@ -110,7 +110,7 @@ def _adam(
     d = m
     for k in rotated:
         d = along(d, k, state[f"Q_{k}"])
-    d = np.asarray(d / (wide.root(v) + g.dtype.type(eps)))
+    d = np.asarray(d / (scaled_sums.root(v) + g.dtype.type(eps)))
     for k in rotated:
         d = along(d, k, state[f"Q_{k}"].T)
     return np.asarray(d, order="C"), {"exp_avg": m, "exp_avg_sq": v}

@@ -4,7 +4,7 @@
 that every rank has whole. mpi4py is imported when one of them is first used. See docs/mpi.md.
 """
 
-from steepest.mpi.means import mean as mean
+from steepest.mpi.mean_gradients import mean as mean
 from steepest.mpi.ranks import RankError as RankError
 from steepest.mpi.sharded import Sharded as Sharded
 

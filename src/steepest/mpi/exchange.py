@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from steepest.arrays import Array
 from steepest.kernels import machine
+from steepest.memory.arrays import Array
 from steepest.mpi.layout import Piece
 from steepest.mpi.ranks import Ranks
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest.arrays import Array
+from steepest.memory.arrays import Array
 
 __all__ = ["Piece", "empty", "layout"]
 

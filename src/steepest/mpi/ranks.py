@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from steepest.arrays import Array
 from steepest.extras import require
+from steepest.memory.arrays import Array
 
 __all__ = ["RankError", "Ranks"]
 

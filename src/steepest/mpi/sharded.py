@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from steepest import arrays, filters
-from steepest.arrays import Array
+from steepest.core import trees
+from steepest.core.group_program import LiveGroup
+from steepest.core.state import counter
+from steepest.fields import Call
+from steepest.memory import arrays
+from steepest.memory.arrays import Array
 from steepest.mpi.exchange import BUCKET, Exchange, check_bucket
 from steepest.mpi.layout import Piece, empty, layout
 from steepest.mpi.ranks import Ranks
 from steepest.mpi.views import Group, One
-from steepest.optimizers import Optimizer, structure
-from steepest.optimizers.live import LiveGroup
-from steepest.optimizers.state import counter
-from steepest.values import Call
+from steepest.optimizers import Optimizer
+from steepest.options import filters
 
 __all__ = ["Sharded"]
 
@@ -101,15 +103,15 @@ class Sharded:
 
     def _flattened(self, params: Any) -> list[dict[str, Any]]:
         """Takes the parameters over, and gives the groups' other keys."""
-        self._grouped = structure.is_groups(params)
+        self._grouped = trees.is_groups(params)
         groups = [dict(g) for g in params] if self._grouped else [{"params": params}]
         self._names: list[str] = []
         self._params: list[Array] = []
         self._sizes: list[int] = []
-        shapes: list[structure.Shape] = []
+        shapes: list[trees.Shape] = []
         for group in groups:
-            shape, names, leaves = structure.flatten(group.pop("params"), len(self._names))
-            names = structure.own_names(group, names)
+            shape, names, leaves = trees.flatten(group.pop("params"), len(self._names))
+            names = trees.own_names(group, names)
             self._params += map(arrays.parameter, leaves, names)
             self._names += names
             self._sizes.append(len(names))
@@ -117,7 +119,7 @@ class Sharded:
         every = zip(self._names, self._params, strict=True)
         arrays.disjoint_bounds([(f"parameter {name!r}", p) for name, p in every])
         self._shape = (
-            structure.Node(False, list(range(len(shapes))), shapes) if self._grouped else shapes[0]
+            trees.Node(False, list(range(len(shapes))), shapes) if self._grouped else shapes[0]
         )
         self._number = {name: i for i, name in enumerate(self._names)}
         for i, name in enumerate(self._names):
@@ -183,7 +185,7 @@ class Sharded:
             self._exchange.gather(self._params)
 
     def _checked_gradients(self, grads: Any) -> list[Array | None]:
-        flat = structure.take(self._shape, grads)
+        flat = trees.take(self._shape, grads)
         every = zip(flat, self._params, self._names, strict=True)
         return [None if g is None else arrays.gradient(g, p, name) for g, p, name in every]
 

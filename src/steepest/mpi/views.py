@@ -3,7 +3,7 @@
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
-from steepest.arrays import Array
+from steepest.memory.arrays import Array
 
 __all__ = ["Group", "One"]
 

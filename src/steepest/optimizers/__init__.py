@@ -1,8 +1,8 @@
 """Every optimizer, from simple to elaborate; ``RULES`` is the one list of them."""
 
 # The order of these imports is the order of RULES.
-from steepest.optimizers.base import RULES as RULES
-from steepest.optimizers.base import Optimizer as Optimizer
+from steepest.core.optimizer import RULES as RULES
+from steepest.core.optimizer import Optimizer as Optimizer
 from steepest.optimizers.sgd import *  # isort: skip
 from steepest.optimizers.adaptive import *  # isort: skip
 from steepest.optimizers.adam import *  # isort: skip
@@ -15,7 +15,7 @@ from steepest.optimizers.factored import *  # isort: skip
 from steepest.optimizers.muon import *  # isort: skip
 from steepest.optimizers.matrix_rules import *  # isort: skip
 from steepest.optimizers.low_rank import *  # isort: skip
-from steepest.optimizers.own import *  # isort: skip
+from steepest.optimizers.python_rule import *
 from steepest.optimizers.by_group import *  # isort: skip
 
 # It evaluates the function itself, so it is no Optimizer and not in RULES.

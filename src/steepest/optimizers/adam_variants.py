@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
-from steepest import arrays
-from steepest.arrays import Array
+from steepest.core import trees
+from steepest.core.optimizer import Number, Optimizer, Options
 from steepest.kernels import dispatch, machine, threads
 from steepest.kernels.engine import Plan
 from steepest.kernels.scalars import one_minus_power
-from steepest.optimizers import structure
-from steepest.optimizers.base import Number, Optimizer, Options
+from steepest.memory import arrays
+from steepest.memory.arrays import Array
 
 __all__ = [
     "AdaBelief",
@@ -477,7 +477,7 @@ class Sophia(Optimizer):
 
     def _update_hessian(self, estimate: Any) -> None:
         self._check_process()
-        flat = structure.take(self._shape, estimate, "estimate")
+        flat = trees.take(self._shape, estimate, "estimate")
         flat = flat if self._in_order else [flat[i] for i in self._order]
         if self._plan is None or self._changes.any or self._state_shown:
             self._built()  # which checks the state

@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
-from steepest import arrays
-from steepest.arrays import Array
-from steepest.optimizers.base import Number, Optimizer, Options
+from steepest.core.optimizer import Number, Optimizer, Options
+from steepest.memory import arrays
+from steepest.memory.arrays import Array
 
 __all__ = ["Adagrad", "RMSprop", "Adadelta", "Rprop", "MADGRAD", "FTRL"]
 

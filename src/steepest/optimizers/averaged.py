@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
-from steepest import arrays
-from steepest.arrays import Array
+from steepest.core.hyper import Range
+from steepest.core.optimizer import Number, Optimizer, Options
 from steepest.kernels.scalars import one_minus_power
-from steepest.optimizers.base import Number, Optimizer, Options
-from steepest.optimizers.hyper import Range
+from steepest.memory import arrays
+from steepest.memory.arrays import Array
 
 __all__ = ["ASGD", "ScheduleFreeSGD", "ScheduleFreeAdamW"]
 

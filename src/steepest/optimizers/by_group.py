@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Unpack
 
-from steepest.optimizers.base import Optimizer, Options
-from steepest.optimizers.selection import RuleTable, Selection
+from steepest.core.optimizer import Optimizer, Options
+from steepest.core.selection import RuleTable, Selection
 
 __all__ = ["ByGroup"]
 

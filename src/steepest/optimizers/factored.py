@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Unpack
 
-from steepest.arrays import Array, Matrices
+from steepest.core.optimizer import Number, Optimizer, Options
 from steepest.kernels.scalars import one_minus_power
-from steepest.optimizers.base import Number, Optimizer, Options
+from steepest.memory.arrays import Array, Matrices
 
 __all__ = ["CAME", "SM3", "AdamMini", "Adafactor"]
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Unpack
 
+from steepest.core.optimizer import Number, Optimizer, Options
 from steepest.kernels.scalars import one_minus_power
-from steepest.optimizers.base import Number, Optimizer, Options
 
 __all__ = ["LAMB", "LARS", "NovoGrad", "StableAdamW", "Fromage"]
 

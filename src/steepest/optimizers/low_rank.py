@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
-from steepest.arrays import Array
+from steepest.core.hyper import one_of, whole
+from steepest.core.optimizer import Number, Options
 from steepest.matrix import low_rank
-from steepest.optimizers.base import Number, Options
-from steepest.optimizers.hyper import one_of, whole
+from steepest.memory.arrays import Array
 from steepest.optimizers.matrix_rule import MatrixRule, stream
 
 __all__ = ["APOLLO", "GaLore"]

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from steepest.arrays import Array
-from steepest.optimizers.base import Optimizer
+from steepest.core.optimizer import Optimizer
+from steepest.memory.arrays import Array
 
 __all__: list[str] = []
 

@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
-from steepest.arrays import Array
+from steepest.core.hyper import maybe, one_of, variable, whole
+from steepest.core.optimizer import Number, Options
 from steepest.matrix import kron, shampoo, soap
-from steepest.optimizers.base import Number, Options
-from steepest.optimizers.hyper import maybe, one_of, variable, whole
+from steepest.memory.arrays import Array
 from steepest.optimizers.matrix_rule import MatrixRule, stream
 
 __all__ = ["SOAP", "PSGDKron", "Shampoo"]

@@ -5,14 +5,14 @@ from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
-from steepest.arrays import Array
+from steepest.core.hyper import one_of, whole
+from steepest.core.optimizer import Number, Options
+from steepest.core.selection import VECTORS, RuleTable, Selection
 from steepest.extras import require
 from steepest.matrix import muon, newton_schulz
+from steepest.memory.arrays import Array
 from steepest.optimizers import bfloat16
-from steepest.optimizers.base import Number, Options
-from steepest.optimizers.hyper import one_of, whole
 from steepest.optimizers.matrix_rule import MatrixRule
-from steepest.optimizers.selection import VECTORS, RuleTable, Selection
 
 __all__ = ["Muon", "NorMuon"]
 

@@ -7,11 +7,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
-from steepest.arrays import Array
+from steepest.core.hyper import Range
+from steepest.core.optimizer import Number, Optimizer, Options
 from steepest.kernels.scalars import one_minus_power
+from steepest.memory.arrays import Array
 from steepest.optimizers.averaged import copy_of
-from steepest.optimizers.base import Number, Optimizer, Options
-from steepest.optimizers.hyper import Range
 
 __all__ = ["DoG", "LDoG", "DoWG", "Prodigy", "DAdaptAdam"]
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
-from steepest.optimizers.base import Number, Optimizer, Options
+from steepest.core.optimizer import Number, Optimizer, Options
 
 __all__ = ["SignSGD", "Signum", "Lion"]
 

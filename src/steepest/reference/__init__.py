@@ -24,8 +24,8 @@ from steepest.reference import (
     sgd,
     sign,
 )
-from steepest.reference.around import Around
-from steepest.reference.measures import norm as norm
+from steepest.reference.operation_order import Around
+from steepest.reference.reductions import norm as norm
 
 __all__ = ["RULES", "norm", "register", "step"]
 

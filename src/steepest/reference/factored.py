@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from steepest.reference.adam import one_minus_power
-from steepest.reference.measures import column_squares, quotient, row_squares, squares
+from steepest.reference.reductions import column_squares, quotient, row_squares, squares
 from steepest.reference.types import Array, State
 
 

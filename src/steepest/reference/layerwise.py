@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from steepest.reference.adam import moments, one_minus_power
-from steepest.reference.measures import magnitudes, squares
+from steepest.reference.reductions import magnitudes, squares
 from steepest.reference.types import Array, State
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from steepest.reference.adam import one_minus_power
-from steepest.reference.measures import magnitudes, products, squares
+from steepest.reference.reductions import magnitudes, products, squares
 from steepest.reference.types import Array, State
 
 

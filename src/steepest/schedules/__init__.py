@@ -30,6 +30,7 @@ the first update where a is 0: warmup_from=0 does as they do.
 """
 
 from steepest.schedules.ademamix import ademamix_alpha, ademamix_beta3
+from steepest.schedules.annealing import cosine, cosine_cycles, linear, polynomial, rex
 from steepest.schedules.averages import ema_warmup
 from steepest.schedules.base import Schedule, product, total
 from steepest.schedules.batches import growing, rounded
@@ -43,10 +44,9 @@ from steepest.schedules.decays import (
     noam,
     step,
 )
-from steepest.schedules.falls import cosine, cosine_cycles, linear, polynomial, rex
-from steepest.schedules.pieces import interpolate, piecewise
+from steepest.schedules.metric_driven import greedy, plateau
+from steepest.schedules.piecewise import interpolate, piecewise
 from steepest.schedules.stable import constant, warmup_stable_decay
-from steepest.schedules.watching import greedy, plateau
 
 SCHEDULES: dict[str, type[Schedule]] = {
     s.__name__: s

@@ -15,7 +15,7 @@ from typing import Any
 from steepest.optimizers import RULES
 from steepest.torch.backward import InBackward as InBackward
 from steepest.torch.backward import step_in_backward as step_in_backward
-from steepest.torch.face import made
+from steepest.torch.classes import made
 from steepest.torch.optimizer import Optimizer as Optimizer
 
 __all__ = [

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from steepest import clip as clips
+from steepest.core.norms import clips as clips_of
+from steepest.core.norms import joined
 from steepest.extras import require
 from steepest.kernels import machine
-from steepest.optimizers.clipping import clips as clips_of
-from steepest.optimizers.clipping import joined
+from steepest.options import clip as clips
 from steepest.torch import views
 from steepest.torch.optimizer import Optimizer
 

@@ -9,11 +9,12 @@ from it. All other keys are the same.
 from collections.abc import Mapping
 from typing import Any
 
+from steepest.checkpoint.former_names import former_name
 from steepest.extras import require
+from steepest.fields import Value
 from steepest.optimizers.adam import warming
 from steepest.schedules import Schedule
-from steepest.schedules.watching import State
-from steepest.values import Value
+from steepest.schedules.metric_driven import State
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
@@ -71,16 +72,18 @@ def state_to_torch(rule: str, state: Mapping[str, Any], h: Mapping[str, Any]) ->
     return laid | {key: x for key, x in state.items() if key != "step" and key not in laid}
 
 
-def values() -> list[type[Any]]:
+def values() -> list[Any]:
     """The classes of values that may stand in a group: clips, penalties, filters, schedules, and
-    what those remember that change with time."""
+    what those remember that change with time; those that were elsewhere before also with the name
+    that they had there, as ``torch.serialization.add_safe_globals`` takes them."""
     found: list[type[Any]] = [State]
     waiting: list[type[Any]] = [Value, Schedule]
     while waiting:
         more = waiting.pop().__subclasses__()
         found += more
         waiting += more
-    return found
+    former = ((kind, former_name(kind)) for kind in found)
+    return [*found, *(pair for pair in former if pair[1])]
 
 
 def state_from_torch(rule: str, state: Mapping[str, Any], name: str, step: int) -> dict[str, Any]:

@@ -15,13 +15,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from steepest import arrays
+from steepest.core.group_keys import check_borrowed
+from steepest.core.selection import Selection
 from steepest.extras import require
 from steepest.kernels import machine
-from steepest.optimizers.keys import check_borrowed
-from steepest.optimizers.selection import Selection
+from steepest.memory import arrays
 from steepest.torch import layout, shards, views
-from steepest.torch.saving import Saving
+from steepest.torch.compilation import uncompiled
+from steepest.torch.state_dicts import Saving
 from steepest.torch.states import (
     Marks,
     State,
@@ -33,7 +34,6 @@ from steepest.torch.states import (
     pairs,
     peek,
 )
-from steepest.torch.uncompiled import uncompiled
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from steepest import filters
-from steepest.arrays import Array
+from steepest.core.group_program import LiveGroup
+from steepest.core.norms import Clipping, clips
 from steepest.extras import require
+from steepest.memory.arrays import Array
 from steepest.mpi.ranks import RankError
-from steepest.optimizers.clipping import Clipping, clips
-from steepest.optimizers.live import LiveGroup
+from steepest.options import filters
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 

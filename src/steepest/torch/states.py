@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from steepest.arrays import Array
+from steepest.core.state import Changes, WatchedDict
 from steepest.extras import require
 from steepest.kernels import sources
-from steepest.optimizers.state import Changes, WatchedDict
+from steepest.memory.arrays import Array
 from steepest.torch import layout, views
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from steepest.arrays import Array, check_values, in_memory
 from steepest.extras import require
 from steepest.kernels import sources
+from steepest.memory.arrays import Array, check_values, in_memory
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from steepest.arrays import Array, unmasked
+from steepest.core.optimizer import Optimizer
+from steepest.core.trees import flatten
 from steepest.extras import require
-from steepest.history import COLUMNS
-from steepest.optimizers.base import Optimizer
-from steepest.optimizers.structure import flatten
+from steepest.fields import count
+from steepest.memory.arrays import Array, unmasked
+from steepest.training.history import COLUMNS
 from steepest.training.sampling import Size, length
-from steepest.values import count
 
 Function = Callable[..., Any]
 

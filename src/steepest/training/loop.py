@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from steepest.core.optimizer import Optimizer
 from steepest.extras import require
-from steepest.history import COLUMNS, History
-from steepest.noise import NoiseScale
-from steepest.optimizers.base import Optimizer
+from steepest.fields import count, real
 from steepest.optimizers.lbfgs import LBFGS
 from steepest.training.arguments import (
     Function,
@@ -24,11 +23,12 @@ from steepest.training.arguments import (
     size,
     still_trained,
 )
+from steepest.training.history import COLUMNS, History
+from steepest.training.noise_scale import NoiseScale
 from steepest.training.resuming import Keeper
 from steepest.training.run import Run
 from steepest.training.sampling import Size
 from steepest.training.stopping import Watch
-from steepest.values import count, real
 
 _LOSS = "a number that a loss can reach, or None", lambda x: not math.isnan(x)
 _SPAN = "0 or more", lambda x: 0 <= x < math.inf

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from steepest import checkpoint
-from steepest.arrays import Array
+from steepest.fields import count, described, real
+from steepest.memory.arrays import Array
 from steepest.training.run import Progress, Run
-from steepest.values import count, described, real
 
 FORMAT = 1
 LATER = ("SHA-256 of data", "SHA-256 of validation", "decay of noise_scale", "nonfinite")

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from steepest.accumulate import Accumulator
-from steepest.arrays import Array
-from steepest.history import History
-from steepest.noise import NoiseScale
-from steepest.optimizers.base import Optimizer
+from steepest.core.optimizer import Optimizer
+from steepest.memory.arrays import Array
+from steepest.training.accumulation import Accumulator
 from steepest.training.arguments import Function, finite, trained
+from steepest.training.history import History
+from steepest.training.noise_scale import NoiseScale
 from steepest.training.sampling import Size, batches, length, size_at
 from steepest.training.stopping import Shield, Watch, monitored
 

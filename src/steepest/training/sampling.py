@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from steepest.arrays import Array
-from steepest.values import count
+from steepest.fields import count
+from steepest.memory.arrays import Array
 
 Size = int | Callable[[int], float]
 """A batch size, or a schedule of it: a function of the number of updates done so far."""

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
-from steepest.accumulate import Accumulator
-from steepest.arrays import Array
-from steepest.noise import NoiseScale
+from steepest.fields import count, real
+from steepest.memory.arrays import Array
+from steepest.training.accumulation import Accumulator
 from steepest.training.arguments import Function, autograd, samples, scalar, trained
+from steepest.training.noise_scale import NoiseScale
 from steepest.training.sampling import batches, length
-from steepest.values import count, real
 
 # Batches per size: enough for the norm of their mean to stand out from its own noise.
 _REPEATS = 8

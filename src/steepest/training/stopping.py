@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from steepest.history import Stopped
+from steepest.training.history import Stopped
 
 
 def monitored(row: Mapping[str, float]) -> str:

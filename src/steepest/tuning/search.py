@@ -12,13 +12,13 @@ from typing import Any, Literal
 import numpy as np
 
 from steepest.extras import require
-from steepest.history import History
+from steepest.fields import count, real
 from steepest.training.arguments import scalar
+from steepest.training.history import History
 from steepest.tuning.results import Record, State, Stopped, Tuned
 from steepest.tuning.space import Distribution, Space
 from steepest.tuning.study import ERROR, Claim, Study, without_log
 from steepest.tuning.trial import Pruned, Trial, beaten, below_median, is_rung
-from steepest.values import count, real
 
 __all__ = ["METHODS", "Method", "Objective", "tune"]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest.values import described
+from steepest.fields import described
 
 __all__ = ["Distribution", "Space", "choice", "integer", "log_uniform", "uniform"]
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Unpack
 
+from steepest.core.optimizer import Number, Optimizer, Options
 from steepest.kernels.scalars import one_minus_power
-from steepest.optimizers.base import Number, Optimizer, Options
 
 __all__ = ["QHAdam"]
 

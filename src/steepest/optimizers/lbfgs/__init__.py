@@ -17,14 +17,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from steepest import arrays
-from steepest.arrays import Array
+from steepest.core import group_keys, trees
+from steepest.core.hyper import Number, settle
+from steepest.fields import Call, continued
 from steepest.kernels import machine
-from steepest.optimizers import keys, structure
-from steepest.optimizers.hyper import Number, settle
+from steepest.memory import arrays
+from steepest.memory.arrays import Array
 from steepest.optimizers.lbfgs import vectors
 from steepest.optimizers.lbfgs.iterations import Closure, Iterations, Memory, Pair
-from steepest.values import Call, continued
 
 __all__ = ["LBFGS"]
 
@@ -85,23 +85,21 @@ class LBFGS:
             "maximize": maximize,
         }
         self.defaults: dict[str, Any] = _settled(hyper)
-        self._grouped = structure.is_groups(params)
+        self._grouped = trees.is_groups(params)
         group = params[0] if self._grouped else {"params": params}
         if self._grouped and len(params) > 1:
             raise ValueError(
                 f"LBFGS has one group of parameters, not {len(params)}: its vectors run over all"
             )
-        shape, names, leaves = structure.flatten(group["params"])
+        shape, names, leaves = trees.flatten(group["params"])
         if not names:
             raise ValueError("params is empty; give at least one parameter")
-        keys.check_own(group, "its group", "lbfgs", list(hyper))
-        names = structure.own_names(group, names)
+        group_keys.check_own(group, "its group", "lbfgs", list(hyper))
+        names = trees.own_names(group, names)
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(f"parameter name {twice!r} is given twice; names must differ")
-        self._shape: structure.Shape = (
-            structure.Node(False, [0], [shape]) if self._grouped else shape
-        )
+        self._shape: trees.Shape = trees.Node(False, [0], [shape]) if self._grouped else shape
         self._names = names
         params = [arrays.parameter(x, name) for name, x in zip(names, leaves, strict=True)]
         _disjoint(params, names)

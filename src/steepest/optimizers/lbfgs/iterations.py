@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from steepest import arrays
-from steepest.arrays import Array
-from steepest.optimizers import structure
+from steepest.core import trees
+from steepest.memory import arrays
+from steepest.memory.arrays import Array
 from steepest.optimizers.lbfgs import vectors
 from steepest.optimizers.lbfgs.line_search import Point, StrongWolfe
 
@@ -57,7 +57,7 @@ class Iterations:
         closure: Closure,
         params: list[Array],
         names: list[str],
-        shape: structure.Shape,
+        shape: trees.Shape,
         rows: vectors.Rows,
         h: Mapping[str, Any],
     ) -> None:
@@ -173,7 +173,7 @@ class Iterations:
                 f"the function returned a {type(answer).__name__}; expected (loss, gradients)"
             )
         g = self.rows.take()
-        leaves = structure.take(self.shape, answer[1])
+        leaves = trees.take(self.shape, answer[1])
         named = zip(self.names, self.params, leaves, vectors.parts(g, self.params), strict=True)
         for name, p, leaf, part in named:
             part[...] = 0 if leaf is None else arrays.gradient(leaf, p, name)

@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from steepest.arrays import Array
+from steepest.memory.arrays import Array
 
 _FALL, _FLAT = 1e-4, 0.9
 

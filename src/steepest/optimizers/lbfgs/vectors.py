@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest.arrays import Array
+from steepest.memory.arrays import Array
 
 _BLOCK = 4096  # elements that BLAS adds up
 _CHUNK = 1 << 15  # elements that stay in cache between two operations on them

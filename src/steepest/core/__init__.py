@@ -1,0 +1,1 @@
+"""The machinery of all optimizers: hyper-parameters, groups, plans, steps, states."""

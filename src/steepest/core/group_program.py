@@ -1,0 +1,301 @@
+"""What a group of parameters asks for at a step: hyper-parameters as numbers, stages, states."""
+
+import contextlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from steepest.core.hyper import variable
+from steepest.core.norms import clips
+from steepest.kernels.engine import SPARE_OPERAND, UNIT_STAGE_LIMIT
+from steepest.memory import arrays
+from steepest.memory.arrays import Array
+from steepest.options import average, decay, filters, regularize
+
+__all__ = ["LiveGroup", "stage_arrays"]
+
+
+@dataclass(frozen=True)
+class Operands:
+    """The arrays of the group's parameters that have the parameter's shape, and the stages that go
+    by their numbers; one for parameters that the rule takes by elements, one for those that it
+    takes by rows and columns."""
+
+    bound: tuple[str, ...]
+    """The states: the rule's and then those of stages."""
+    taken: int
+    """How many arrays the rule itself takes."""
+    place: dict[str | None, int]
+    """The operand number of each array."""
+    before: list["_Staged"]
+    after: list["_Staged"]
+    late: list["_Staged"]
+
+
+_Staged = tuple[str, tuple[float, ...], int]
+"""A stage as the plan takes it: name, coefficients, the number of its own array or 0."""
+
+
+def stage_arrays(h: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the arrays that stages need, besides the rule's states."""
+    return regularize.arrays(h) + filters.arrays(h["filter"])
+
+
+class LiveGroup:
+    """What a live group asks for at a step; remembered while its hyper-parameters stay the same."""
+
+    h: dict[str, Any]
+    keep: float
+    by_elements: Operands
+    by_rows: Operands
+    units: list[regularize.UnitStage]
+    sign: float
+    _averages: bool
+    """Whether the group has stages that go by a parameter's own count of steps."""
+    _projects: bool
+    """Whether a parameter is whole only after the stages of units."""
+
+    def __init__(self, rule: Any, group: Mapping[str, Any], count: int) -> None:
+        self.rule = rule
+        """The optimizer whose rule the group goes by."""
+        self.together = rule.needs == "global"
+        """Whether all groups of this rule go by the same sums and numbers."""
+        self.in_c_order = False
+        """Whether arrays are walked in C order, which sums over them hang on."""
+        self.shared: tuple[str, ...] = ()
+        """The numbers that the rule keeps of the group."""
+        self._kept: tuple[float, ...] = ()
+        self._seen: tuple[Any, ...] = ()
+        self._variable = False
+        self.states: tuple[str, ...] = ()
+        """The state arrays: those of the rule, then those of stages; see ``keys``."""
+        self._shaping: tuple[Any, ...] | None = None
+        """The values of the rule's ``fixed`` hyper-parameters, once there are some."""
+        self.of_stages: tuple[str, ...] = ()
+        """Those of stages."""
+        self.axes: tuple[int | None, ...] = ()
+        """The axis of the units of each unit stage."""
+        self.makes: tuple[str, ...] = ()
+        """The arrays that the first unit stages make, of a number for each unit."""
+        self.clip: Any = None
+        self.masks: filters.mask | None = None
+        """The filter that has masked last, whose masks are in the state."""
+        self.other_masks = False
+        """Unless it has taken the place of another since the plan was built."""
+        self.blocks: str | None = None
+        """What shape the states of rows have, where a rule lets that be chosen."""
+        self.stale = True
+        """Whether the group has changed since the plan was built."""
+        self.update(group, count)
+
+    @classmethod
+    def loaded(cls, rule: Any, group: Mapping[str, Any], count: int) -> Self:
+        """What a group asks for that was saved after `count` updates.
+
+        Where a schedule is out of range there, it is what the group asked for one update earlier,
+        or at first: the next step says so, and whoever has loaded the group may change it.
+        """
+        try:
+            return cls(rule, group, count)
+        except Exception as error:
+            for earlier in (count - 1, 0):
+                with contextlib.suppress(Exception):
+                    return cls(rule, group, max(earlier, 0))
+            raise error
+
+    def update(self, group: Mapping[str, Any], count: int) -> None:
+        """Evaluates and checks the group's hyper-parameters after `count` updates.
+
+        Becomes `stale` if the plan is no longer right: for other arrays, units or clips.
+        """
+        rule = self.rule
+        if "rule" in group and group["rule"] != rule.rule:
+            raise ValueError(
+                f"rule = {group['rule']!r}: the group was made for {rule.rule!r}; "
+                "a group's rule cannot change"
+            )
+        if self.shared:
+            self._kept = tuple(self.number(key, group.get(key)) for key in self.shared)
+        seen = rule._hyper_values(group)
+        try:
+            if not self._variable and seen == self._seen:
+                self.h["updates"] = count + 1
+                return
+        except ValueError:
+            pass  # an array, which does not say whether it equals a number: `settle` will
+        names = rule._hyper_names
+        h = {name: rule._settle(name, x, count) for name, x in zip(names, seen, strict=True)}
+        given = dict(zip(names, seen, strict=True))
+        if rule._checks:
+            rule.check(given)
+        self._check_fixed(h)
+        if not rule.may_be_moved:
+            decay.check_movable(rule.rule, given)
+        if not rule.additive:
+            decay.check_additive(rule.rule, given)
+        decay.check_cautious(rule.rule, given, rule.additive)
+        if rule.own_decay:
+            decay.check_own(rule.rule, given)
+        # A schedule may be 0 now and not later: what it needs is kept all along.
+        h["states"] = rule.states(given)
+        h["beside"] = rule.beside(given)
+        h["updates"] = count + 1
+        self._given = given
+        self.shared = rule.shared(given)
+        h["terms"] = regularize.terms(h["regularize"], count)
+        h["masked"] = filters.masks(h["filter"]) is not None
+        self._seen = ()  # whatever ends this early, the next step looks again
+        self._stage(h, count)
+        self.h = h
+        self.sign = -1.0 if h["maximize"] else 1.0
+        self._variable = any(variable(x) for x in seen)
+        self._seen = seen
+
+    def _check_fixed(self, h: Mapping[str, Any]) -> None:
+        """Raises ValueError where a hyper-parameter that gives states their shapes has changed."""
+        shaping = tuple(h[key] for key in self.rule.fixed)
+        if self._shaping is None:
+            self._shaping = shaping
+        for key, now, before in zip(self.rule.fixed, shaping, self._shaping, strict=True):
+            if now != before:
+                raise ValueError(
+                    f"{key} = {now!r}: the group's states were made for {before!r}, which cannot "
+                    "change; make a new optimizer, or add the parameters as a group with the other"
+                )
+
+    def keys(self, p: Array) -> tuple[str, ...]:
+        """The state arrays of the parameter p: those of the rule, then those of stages."""
+        return (*self.rule_keys(p), *self.of_stages)
+
+    def rule_keys(self, p: Array) -> tuple[str, ...]:
+        """The state arrays that the rule has of the parameter p."""
+        own: tuple[str, ...] = self.rule.state_names(p, self._given)
+        return own
+
+    def of_rule(self, key: str) -> bool:
+        """Whether a state array is the rule's, and not a stage's."""
+        return key not in self.of_stages
+
+    def _stage(self, h: dict[str, Any], count: int) -> None:
+        """Takes over the stages of filters, clips and penalties."""
+        work = regularize.work(h)
+        h["decay"] = work.decay
+        ahead = filters.in_order(h["filter"], clips(h["clip"]))
+        before = [stage for x in ahead for stage in x.stages(count)]
+        making = [unit for x in ahead for unit in x.units(count)]
+        makes = tuple(x.makes for x in ahead if x.makes)
+        units = [stage for stage, _ in making] + work.units
+        if len(units) > UNIT_STAGE_LIMIT:
+            kinds = ", ".join(kind for kind, _ in units)
+            raise ValueError(
+                f"clip, filter and regularize go by units {len(units)} times ({kinds}); "
+                f"expected at most {UNIT_STAGE_LIMIT} times"
+            )
+        around = stage_arrays(h)
+        states = (*h["states"], *h["beside"], *around)
+        axes = (*(axis for _, axis in making), *work.axes)
+        masks = filters.masks(h["filter"])
+        in_c_order = self.rule.needs != "element-wise" or any(x.in_c_order for x in h["filter"])
+        now = (states, axes, makes, h["clip"], in_c_order, h.get("blocks"))
+        if now != (
+            self.states, self.axes, self.makes, self.clip, self.in_c_order, self.blocks
+        ):  # fmt: skip
+            self.stale = True  # before anything differs, so that Ctrl-C leaves no old plan
+        if filters.renewed(self.masks, masks):
+            self.stale = self.other_masks = True
+        elif masks is not None and masks.masks is None:
+            self.other_masks = False
+        rule = self.rule
+        staged = (before + work.before, work.after, work.late)
+        self.by_elements = (
+            _operands(2, (), around, makes, staged)
+            if rule.prepares
+            else _operands(0, h["states"], around, makes, staged)
+        )
+        self.by_rows = _operands(rule.factors, h["beside"], around, makes, staged)
+        self.keep = 1.0 if rule.own_decay else work.keep
+        self.of_stages, self._projects = around, bool(work.units)
+        self._averages = bool(average.arrays(h))
+        self.units = units
+        self.states, self.axes, self.makes, self.clip, self.in_c_order, self.blocks = now
+        self.masks = masks or self.masks
+
+    def program(self, plan: Any, row: int, count: int, t: int, domain: int, by_rows: bool) -> None:
+        """Tells the plan what to do for the group's parameters at their t-th step; for those that
+        the rule takes by elements, or for those that it takes by rows and columns."""
+        x = self.by_rows if by_rows else self.by_elements
+        self.h["by_rows"] = by_rows
+        rule, h = ("take", ()) if self.rule.prepares else self.rule.coefficients(self.h, t)
+        after, late = self._closing(x, count, t)
+        plan.program(
+            row, rule, h, self.keep, x.before, after, self.units, late,
+            domain, self.together, self._kept, self.rule.prepares,
+        )  # fmt: skip
+
+    def number(self, key: str, x: Any, group: int | None = None) -> float:
+        """A number that the rule keeps of the group, checked."""
+        low = self.rule._ranges.get(key, (-math.inf, math.inf, False))[0]
+        if isinstance(x, (float, int)) and not x < low:  # what came of bad gradients may be NaN
+            return float(x)
+        where = "" if group is None else f" of group {group}"
+        raise ValueError(f"{key}{where} = {x!r}: expected a number from {low:g}")
+
+    def checked(self, x: Any, p: Array, name: str, key: str) -> Array:
+        """x as a state array of the parameter p. Raises TypeError or ValueError if it is not."""
+        if self.rule.prepares and self.of_rule(key):
+            return arrays.like(x, self.rule.initial(key, p, self.h), name, key)
+        matrices = self.rule.matrices(p, self.h)
+        if matrices is not None and key in matrices.states:
+            return arrays.shaped(x, p.dtype, matrices.states[key], name, key)
+        return arrays.state(x, p, name, key)
+
+    def nbytes(self, p: Array, key: str) -> int:
+        """How many bytes a state array of the parameter p has."""
+        if self.rule.prepares and self.of_rule(key):
+            begun: Array = self.rule.initial(key, p, self.h)
+            return int(begun.nbytes)
+        matrices = self.rule.matrices(p, self.h)
+        if matrices is not None and key in matrices.states:
+            return int(math.prod(matrices.states[key]) * p.itemsize)
+        return p.nbytes
+
+    def _closing(self, x: Operands, count: int, t: int) -> tuple[list[_Staged], list[_Staged]]:
+        """The stages after the rule and after those of units, at a parameter's t-th step."""
+        if not self._averages:
+            return x.after, x.late
+        last = [
+            (stage, numbers, x.place[own])
+            for stage, numbers, own in average.stages(self.h, count, t)
+        ]
+        if self._projects:
+            return x.after, x.late + last
+        return x.after + last, x.late
+
+    def check_axes(self, p: Array, name: str) -> None:
+        """Raises ValueError where the rule is not for the parameter, or the parameter lacks an axis
+        that a clip or penalty goes by."""
+        self.rule.check_parameter(p, name)
+        for axis in self.axes:
+            try:
+                arrays.units(p, axis)
+            except ValueError as error:
+                raise ValueError(f"parameter {name!r}: {error}") from None
+
+
+def _operands(
+    first: int,
+    own: tuple[str, ...],
+    of_stages: tuple[str, ...],
+    makes: tuple[str, ...],
+    stages: Any,
+) -> Operands:
+    """The rule takes `first` arrays that are no states, and then its own; stages are (name,
+    numbers, name of its own array or None)."""
+    bound = (*own, *of_stages)
+    place: dict[str | None, int] = {name: 2 + first + i for i, name in enumerate((*bound, *makes))}
+    place |= {None: 0, "spare": SPARE_OPERAND}
+    before, after, late = (
+        [(stage, numbers, place[own]) for stage, numbers, own in some] for some in stages
+    )
+    return Operands(bound, first + len(own), place, before, after, late)

@@ -1,0 +1,346 @@
+"""The parameters of an optimizer: groups, what each group goes by, and state as it begins."""
+
+import copy
+import inspect
+import operator
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from steepest.core import trees
+from steepest.core.common_options import GROUP_OPTIONS, Options
+from steepest.core.group_keys import GROUP_KEYS, check_own
+from steepest.core.group_program import LiveGroup
+from steepest.core.norms import Peers
+from steepest.core.rule import OWN, RULES, Rule
+from steepest.core.scalar_states import new_scalars
+from steepest.core.selection import Selection
+from steepest.core.state import Changes, WatchedDict, counters
+from steepest.kernels import dispatch, machine
+from steepest.kernels.engine import Plan
+from steepest.memory import arrays
+from steepest.memory.arrays import Array
+from steepest.memory.files import Scratch
+from steepest.options import decay, filters
+
+__all__ = ["Grouped"]
+
+_POLICIES = ("propagate", "raise", "skip")
+
+
+class Grouped(Rule, registered=False):
+    """A rule with parameters in groups."""
+
+    _early = True
+    """Whether states are made with the parameters, and not by the first plan."""
+    _borrows_groups = False
+    """Whether groups are another library's, in which keys of other programs live."""
+    _files: Scratch | None = None
+    """Where state arrays lie, if not in memory."""
+    _peers: Peers | None = None
+    """Those who step other parts of the parameters; None where this optimizer has them whole."""
+    _state_shown = False
+    """Whether others may hold the state's arrays, and so may change how they lie."""
+    _unscale = 1.0
+    """What gradients are multiplied with before all else, by who has scaled the loss."""
+
+    def __init__(self, params: Any, hyper: dict[str, Any], options: Options) -> None:
+        if "convention" in options and "convention" not in hyper:
+            raise ValueError(self._not_a_convention(dict(options)["convention"]))
+        unknown = sorted(options.keys() - Options.__annotations__.keys())
+        if unknown:
+            raise TypeError(
+                f"{type(self).__name__} has no argument {', '.join(map(repr, unknown))}; "
+                f"it takes {', '.join([*hyper, *Options.__annotations__])}"
+            )
+        self._nonfinite: str = options.get("nonfinite", "propagate")
+        if self._nonfinite not in _POLICIES:
+            raise ValueError(
+                f"nonfinite = {self._nonfinite!r}: expected one of {', '.join(_POLICIES)}"
+            )
+        self._files = files_in(options.get("state_dir"))
+        group_options = GROUP_OPTIONS | {"decay_mode": self.decay_mode}
+        given: Mapping[str, Any] = options
+        group_options |= {key: given[key] for key in GROUP_OPTIONS if key in given}
+        self.defaults: dict[str, Any] = self._settled(hyper | group_options)
+        self.param_groups: list[dict[str, Any]] = []
+        self._changes = Changes()
+        self._state = WatchedDict({}, self._changes)
+        self.skipped = 0
+        self.last_skip = ""
+        self.clip_history: dict[str, list[float]] = {}
+        self.last_norm: float | None = None
+        self._last_norms: list[float] = []
+        self._hyper_names = tuple(self.defaults)
+        self._hyper_values = operator.itemgetter(*self._hyper_names)
+        self._updates = np.zeros((), np.int64)
+        self._shapes: list[trees.Shape] = []
+        self._shape: trees.Shape = None
+        self._grouped = trees.is_groups(params)
+        self._groups: list[LiveGroup] = []
+        self._rules: dict[str, Grouped] = {self.rule: self._bare()}
+        self._given: list[int] = []
+        self._names: list[str] = []
+        self._order: list[int] = []
+        self._in_order = True
+        self._selection = self._selects(options)
+        self._plan: Plan | None = None
+        self._plan_kernels: dispatch.Kernels | None = None
+        self._lock = machine.Lock()
+        if not self._grouped:
+            params = [{"params": params}]
+        for group in params:
+            self.add_param_group(group)
+        self._selection.check(self.param_groups, self._names_of)
+        for group in self.param_groups:
+            filters.check_names(group["filter"], self._names)
+        own = [g for g in self.param_groups if g.get("rule", self.rule) == self.rule]
+        self._check_idle(self.defaults, hyper, own)
+        decay.check_peak(given.get("peak_lr"), {g["decay_mode"] for g in self.param_groups})
+
+    def _selects(self, options: Options) -> Selection:
+        """Which parameters get hyper-parameters of their own."""
+        return Selection(options.get("exclude", ()), options.get("overrides", {}))
+
+    def _known(self) -> dict[str, tuple[str, ...]]:
+        """The hyper-parameters of each rule in use."""
+        return {name: rule._hyper_names for name, rule in self._rules.items()}
+
+    def _names_of(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        """The hyper-parameters of the rule that a group uses."""
+        return self._rule_of(group)._hyper_names
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Adds parameters, with hyper-parameters of their own where the group has them.
+
+        Gradients are then a list with the
+        gradients of each group, as if all groups had been given to the constructor; ``exclude`` and
+        ``overrides`` hold for the new parameters too. Raises what the constructor raises, and
+        RuntimeError while a step is under way.
+        """
+        machine.alone(self._lock, self._add, group, "step() of this optimizer")
+
+    def _add(self, group: Mapping[str, Any]) -> None:
+        """Adds a group: makes and checks all that is new, then puts it in at once."""
+        if not isinstance(group, Mapping) or "params" not in group:
+            raise TypeError(f'parameter group {group!r}: expected a dict with a key "params"')
+        shape, names, leaves = trees.flatten(group["params"], len(self._names))
+        if not names:
+            raise ValueError("params is empty; give at least one parameter")
+        names = trees.own_names(group, names)
+        added = [arrays.parameter(x, name) for name, x in zip(names, leaves, strict=True)]
+        taken = set(self._names)
+        for name in names:
+            if name in taken:
+                raise ValueError(f"parameter name {name!r} is given twice; names must differ")
+            taken.add(name)
+        first = len(self._names)
+        split = self._selection.split(group, names, added)
+        self._check_keys(group, [changes for changes, _ in split])
+        groups = [self._filled(group, changes, part, names, added) for changes, part in split]
+        lives = [LiveGroup(self._rule_of(filled), filled, self.updates) for filled in groups]
+        for filled, live in zip(groups, lives, strict=True):
+            self._share(filled, live)
+        self._make_room(self._files, groups, lives, {})
+        state = {}
+        for filled, live in zip(groups, lives, strict=True):
+            steps = counters(len(filled["params"]))
+            for name, p, step in zip(filled["param_names"], filled["params"], steps, strict=True):
+                state[name] = self._new_state(p, name, step, live)
+        named = [
+            (f"parameter {name!r}", arrays.as_array(p, f"parameter {name!r}"))
+            for g in [*self.param_groups, *groups]
+            for name, p in zip(g["param_names"], g["params"], strict=True)
+        ]
+        arrays.disjoint_bounds(named)
+        for filled, (_, part) in zip(groups, split, strict=True):
+            for k, i in enumerate(part):
+                if isinstance(leaves[i], np.ndarray):  # as it was given, where that is a subclass
+                    filled["params"][k] = leaves[i]
+        order = [*self._order, *(first + i for _, part in split for i in part)]
+        shapes = [*self._shapes, shape]
+        new = {
+            "_plan": None,
+            "_names": [*self._names, *state],
+            "_given": [*self._given, *[len(self._shapes)] * len(groups)],
+            "_order": order,
+            "_in_order": order == sorted(order),
+            "_shapes": shapes,
+            "_shape": (
+                trees.Node(False, list(range(len(shapes))), shapes)
+                if self._grouped or len(shapes) > 1
+                else shape
+            ),
+            "_groups": [*self._groups, *lives],
+        }
+        machine.at_once(
+            [
+                (list.extend, (self.param_groups, groups)),
+                (dict.update, (self._state, state)),
+                (dict.update, (self.__dict__, new)),
+            ]
+        )
+
+    def _check_keys(self, group: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> None:
+        """Raises ValueError for a key of a group that the rules of its parts do not know."""
+        if self._borrows_groups:
+            return
+        rules = [self._rule_of({**group, **changes}) for changes in parts]
+        if "convention" in group and not any("convention" in r._hyper_names for r in rules):
+            raise ValueError(rules[0]._not_a_convention(group["convention"]))
+        known = dict.fromkeys(name for rule in rules for name in rule._group_names())
+        names = " and ".join(dict.fromkeys(rule.rule for rule in rules))
+        check_own(group, f"group {len(self._shapes)}", names, list(known))
+
+    def _group_names(self) -> tuple[str, ...]:
+        """The keys that a group of this rule has a use for."""
+        return (*self._hyper_names, *self.shared(self.defaults))
+
+    def _filled(
+        self,
+        group: Mapping[str, Any],
+        changes: Mapping[str, Any],
+        part: Sequence[int],
+        names: Sequence[str],
+        added: Sequence[Array],
+    ) -> dict[str, Any]:
+        """A live group of some of the parameters, with all hyper-parameters."""
+        chosen = {"params": [added[i] for i in part], "param_names": [names[i] for i in part]}
+        given = dict(group) | dict(changes)
+        rule = self._rule_of(given)
+        if not self._borrows_groups:  # of a group in parts, each has what its own rule knows
+            known = (*GROUP_KEYS, *rule._group_names())
+            given = {key: x for key, x in given.items() if key in known}
+        filled = rule.defaults | given | chosen
+        if "convention" in filled and "convention" not in rule._hyper_names:
+            raise ValueError(rule._not_a_convention(filled["convention"]))
+        hyper = rule._settled({name: filled[name] for name in rule._hyper_names})
+        if not given.keys() >= {*rule._hyper_names}:  # else it was another optimizer's
+            rule._check_idle(hyper, given, [hyper])
+        return filled | decay.with_peak(hyper)
+
+    def _rule_of(self, group: Mapping[str, Any]) -> "Grouped":
+        """The rule that a group goes by: this optimizer's, or that of its ``"rule"``."""
+        name = group.get("rule", self.rule)
+        if name not in self._rules:
+            self._rules[name] = other_rule(name, self.defaults, group)
+        return self._rules[name]
+
+    def _bare(self) -> "Grouped":
+        """The rule alone, without parameters, for groups to hold without holding this optimizer."""
+        bare = object.__new__(type(self))
+        bare.defaults = self.defaults
+        bare._hyper_names, bare._hyper_values = self._hyper_names, self._hyper_values
+        return bare
+
+    def _share(self, filled: dict[str, Any], live: LiveGroup) -> None:
+        """Gives a new group the numbers that its rule keeps of groups."""
+        for key in live.shared:
+            alike = (
+                group[key]
+                for group, known in zip(self.param_groups, self._groups, strict=True)
+                if known.rule.rule == live.rule.rule and live.together
+            )
+            first = next(alike, live.rule.initial_number(key, live.h))
+            filled[key] = live.number(key, filled.get(key, first))
+
+    def _again(self) -> "Grouped":
+        """An optimizer like this one without its groups: same settings, same counts of updates."""
+        again = copy.copy(self)
+        again.param_groups, again._groups = [], []
+        again._changes = Changes()
+        again._state = WatchedDict({}, again._changes)
+        again._updates = self._updates.copy()
+        again._shapes, again._shape = [], None
+        again._given, again._names, again._order = [], [], []
+        again.clip_history = {key: list(norms) for key, norms in self.clip_history.items()}
+        return again
+
+    def _new_state(self, p: Array, name: str, step: Array, live: LiveGroup) -> WatchedDict:
+        live.check_axes(p, name)
+        if not self._early:
+            return WatchedDict({"step": step}, self._changes)
+        fresh = {key: self._new_array(key, p, name, live) for key in live.keys(p)}
+        return WatchedDict({"step": step} | fresh | new_scalars(live), self._changes)
+
+    def _make_room(
+        self,
+        files: Scratch | None,
+        groups: Sequence[Mapping[str, Any]],
+        lives: Sequence[LiveGroup],
+        known: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        """Makes room in the files, if any, for the arrays that the groups' parameters will have
+        beside those they are known to have."""
+        if files is None:
+            return
+        sizes: list[int] = []
+        for group, live in zip(groups, lives, strict=True):
+            for name, x in zip(group["param_names"], group["params"], strict=True):
+                p = arrays.parameter(x, name)
+                live.check_axes(p, name)
+                has = set(known.get(name, {})) - ({"mask"} if live.other_masks else set())
+                sizes += [live.nbytes(p, key) for key in live.keys(p) if key not in has]
+        files.reserve(sizes)
+
+    def _new_array(self, key: str, p: Array, name: str, live: LiveGroup) -> Array:
+        """A state array as it begins, in a file if states are to be there."""
+        begun = self._begun(key, p, name, live)
+        return begun if self._files is None else self._files.copy(begun)
+
+    def _begun(self, key: str, p: Array, name: str, live: LiveGroup) -> Array:
+        """A state array as it begins: the rule's own, a filter's, or a copy of the parameter."""
+        if live.of_rule(key):
+            begun: Array = live.rule.initial(key, p, live.h)
+            return begun
+        fresh = arrays.zeros_like(p)
+        fresh[...] = filters.initial(live.h["filter"], key, p, name)
+        return fresh
+
+    @property
+    def state(self) -> dict[str, dict[str, Array]]:
+        """The state of each parameter by name: ``"step"``, its count, and the rule's arrays.
+
+        An array may be changed in place, or another of the same type and shape put in its place; no
+        two entries, counts included, may share memory.
+        """
+        self._state_shown = True
+        return self._state
+
+    @property
+    def updates(self) -> int:
+        """The number of steps done so far; what schedules are evaluated at."""
+        return int(self._updates.item())
+
+    def _ready(self) -> None:
+        """What comes between the last that may fail and the first that changes something."""
+        if self._peers is not None:
+            self._peers.ready()
+
+
+def other_rule(name: str, defaults: Mapping[str, Any], group: Mapping[str, Any]) -> Grouped:
+    """Another rule for groups to go by: with its own defaults, and the options that all rules share
+    as in `defaults`; `group` has what has no default. Raises ValueError for an unknown rule."""
+    made: Any = RULES.get(name, OWN.get(name))
+    if made is None:
+        raise ValueError(f"rule {name!r} of a group: expected one of {', '.join([*RULES, *OWN])}")
+    asked = inspect.signature(made).parameters.values()
+    needed = {x.name for x in asked if x.default is x.empty and x.kind is not x.VAR_KEYWORD}
+    needed -= {"params"}
+    bare: Grouped = made(np.zeros(1), **{key: group[key] for key in needed & group.keys()})._bare()
+    shared = {key: x for key, x in defaults.items() if key in GROUP_OPTIONS}
+    own = {key: bare.defaults[key] for key in ("decay_mode", "peak_lr")}
+    bare.defaults = bare.defaults | shared | own
+    return bare
+
+
+def files_in(folder: Any) -> Scratch | None:
+    """Where state arrays are to lie: in files in a folder, or None for memory."""
+    if folder is None:
+        return None
+    try:
+        return Scratch(os.fspath(folder))
+    except TypeError:
+        raise TypeError(f"state_dir = {folder!r}: expected the path of a folder, or None") from None

@@ -1,0 +1,278 @@
+"""The atomic step, which all optimizers share.
+
+A step first plans: gradients are resolved, every array, hyper-parameter and norm is checked, and
+all that is needed is allocated. Nothing of the caller's is written meanwhile, so any exception
+leaves parameters, state and counters as they were. Then one call of ``Plan.commit``, which cannot
+fail, does the whole update and advances the counters.
+
+``Optimizer`` is the top of four layers: ``rules`` has what a rule says of itself, ``grouped`` its
+parameters in groups, ``planned`` the plan, ``keeping`` state dicts and copies.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+
+from steepest.core import trees
+from steepest.core.common_options import Options
+from steepest.core.hyper import Number, Schedule
+from steepest.core.norms import Norms
+from steepest.core.rule import RULES
+from steepest.core.state_dicts import Keeping
+from steepest.kernels import machine, threads
+from steepest.kernels.engine import Plan
+from steepest.memory import arrays
+from steepest.memory.arrays import Array
+from steepest.options import average as averages
+from steepest.options.clip import Clip
+
+__all__ = ["RULES", "Number", "Optimizer", "Options", "Schedule"]
+
+
+_MISSING: Any = type("_Missing", (), {"__repr__": lambda _: "<required>"})()
+
+
+class Optimizer(Keeping, registered=False):
+    """Base of all optimizers; see ``AdamW`` or ``SGD`` for one to use."""
+
+    def averaged(self) -> dict[str, Array]:
+        """The averaged parameters by name: copies, nothing is changed.
+
+        They are the rule's own where it keeps an average; else those of ``average=``, else of
+        ``ema=``. Raises ValueError where a group has neither.
+        """
+        points = {}
+        for number, group in enumerate(self.param_groups):
+            for name, p in zip(group["param_names"], group["params"], strict=True):
+                state = self._state.get(name, {})
+                try:
+                    key = averages.kept(group, int(state.get("step", 0)))
+                except LookupError:
+                    raise ValueError(
+                        f"group {number} keeps no averaged parameters; make the optimizer with "
+                        "ema=0.999 or average=st.average.tail(start=1000), or take a rule that "
+                        "averages, such as ScheduleFreeAdamW"
+                    ) from None
+                points[name] = arrays.zeros_like(p)
+                points[name][...] = p if key is None else state.get(key, p)
+        return points
+
+    @property
+    def last_norms(self) -> dict[str, float]:
+        """The norm of each gradient of the last step that measured them, by parameter."""
+        return dict(zip(self._names, self._last_norms, strict=False))
+
+    @property
+    def clip(self) -> Clip | tuple[Clip, ...] | None:
+        """How gradients are clipped, where a group has no ``clip`` of its own."""
+        return self.defaults["clip"]  # type: ignore[no-any-return]
+
+    @property
+    def nonfinite(self) -> str:
+        """What non-finite gradients do; fixed at construction."""
+        return self._nonfinite
+
+    @property
+    def state_dir(self) -> str | None:
+        """The folder of the files that state arrays lie in; None if they lie in memory."""
+        return None if self._files is None else self._files.folder
+
+    # The step
+
+    def step(self, grads: Any = _MISSING) -> None:
+        """Updates all parameters in place with gradients of the same structure as ``params``.
+
+        A gradient (or a whole subtree) that is None leaves its parameters, their state and their
+        counters alone. After an exception everything is as it was before the call. Raises
+        TypeError or ValueError for gradients that do not fit, FloatingPointError for non-finite
+        ones if so asked, RuntimeError when called while another thread steps this optimizer.
+        """
+        if grads is _MISSING:
+            raise TypeError(f"step() without gradients: {self._torch_is_beside()}")
+        machine.alone(self._lock, self._step, grads, "step() of this optimizer")
+
+    def _step(self, grads: Any) -> None:
+        self._check_process()
+        flat = trees.take(self._shape, grads)
+        if not self._in_order:
+            flat = [flat[i] for i in self._order]
+        self._flat_step(flat)
+
+    def _flat_step(self, flat: list[Any]) -> None:
+        """A step with the gradients in the order of the groups."""
+        count = self._updates.item()
+        self._take_hyper(count)
+        self._go(flat, count)
+
+    def _take_hyper(self, count: int) -> None:
+        """Takes over what the groups say after `count` updates."""
+        for number, live in enumerate(self._groups):
+            live.update(self.param_groups[number], count)
+            if live.stale:
+                self._plan = None
+
+    def _go(self, flat: list[Any], count: int) -> None:
+        """The rest of a step, once the hyper-parameters are those after `count` updates."""
+        groups = self._groups
+        climbing = False
+        for live in groups:
+            if live.sign < 0:
+                climbing = True
+        plan = self._resolved(flat)
+        self._check_shared()
+        for row, (number, t, by_rows) in enumerate(plan.rows()):
+            live = groups[number]
+            live.program(plan, row, count, t, self._domains[number], by_rows)
+        workers = threads.workers(plan.elements())
+        if self._clipping.domains or self._nonfinite != "propagate":
+            self._clipped_step(plan, workers, count, climbing)
+            return
+        if climbing:
+            plan.rescale(self._climbing(self._unscale))
+        elif self._unscale != 1.0:
+            plan.rescale(self._unscale)
+        plan.factors(workers)
+        if self._preparing:
+            self._prepare(plan)
+        self._ready()
+        plan.commit(workers, keeping=self._keeping)
+
+    def _check_process(self) -> None:
+        """Raises RuntimeError where a step would change the state of another process, too."""
+        if self._files is not None:
+            self._files.check_process()
+
+    def _prepare(self, plan: Plan) -> None:
+        """Computes the steps that rules in Python prepare; nothing of the caller's changes."""
+        plan.stage()
+        copies: list[tuple[Array, Array]] = []
+        for i, t in plan.steps():
+            live, name = self._places[i]
+            if live.rule.prepares:
+                g, p = plan.arrays(i)[1:3]
+                state = {key: self._state[name][key] for key in live.rule_keys(p)}
+                fresh = given(state, live.rule.copies)
+                before = dict(fresh)
+                try:
+                    with np.errstate(under="ignore"):  # whatever the caller wants raised
+                        live.rule.prepare(name, p, g, fresh, t, live.h)
+                except Exception as error:
+                    error.add_note(f"in the step of parameter {name!r}; nothing was changed")
+                    raise
+                for key, x in state.items():
+                    if live.rule.copies or fresh[key] is not before[key]:
+                        copies.append((x, fresh[key]))
+        plan.replace(copies)
+
+    def _clipped_step(self, plan: Plan, workers: int, count: int, climbing: bool) -> None:
+        """The rest of a step that goes by norms."""
+        clipping, history = self._clipping, self.clip_history
+        norms: Norms | None = None
+        fresh: dict[str, list[float]] = {}
+        asked = clipping.sweeps or self._nonfinite != "propagate" or self._peers is not None
+        scaled = self._unscale != 1.0  # what a commit measures on the way is remembered as it is
+        if asked or clipping.first_step(history) or (scaled and clipping.following):
+            norms = clipping.measure(plan, workers, self._peers)
+            if scaled:
+                norms = norms.times(self._unscale)
+            self.last_norm, self._last_norms = norms.total, norms.each
+            reason = self._nonfinite_gradient(norms) if self._nonfinite != "propagate" else ""
+            if clipping.watching and not reason:
+                reason = clipping.spike(norms, history, count)
+            if clipping.memories:
+                fresh = clipping.remembered(norms, history, skipped=reason != "")
+            if reason:
+                self._ready()
+                history.update(fresh)
+                self.skipped += 1
+                self.last_skip = reason
+                return
+        factors = clipping.factors(norms, history, count)
+        if scaled:
+            factors = self._unscaled(factors)
+        if climbing:
+            factors = self._climbing(1.0 if factors is None else factors)
+        if factors is not None:
+            plan.rescale(factors)
+        plan.factors(workers)
+        if self._preparing:
+            self._prepare(plan)
+        self._ready()
+        for domain in clipping.memories:  # so that the commit only replaces
+            history.setdefault(domain.key, [])
+        if norms is not None or not clipping.following:
+            plan.commit(workers, history, fresh, keeping=self._keeping)
+            return
+        measured = plan.commit(workers, history, fresh, clipping.following, self._keeping)
+        if measured is not None:
+            self.last_norm, self._last_norms = measured
+
+    # Clipping
+
+    def _nonfinite_gradient(self, norms: Norms) -> str:
+        """Why the step is to be skipped; FloatingPointError if so asked; empty for finite norms."""
+        if math.isfinite(norms.total):
+            return ""
+        each = zip(self._names, norms.each, strict=True)
+        bad = next((f" of parameter {name!r}" for name, x in each if not math.isfinite(x)), None)
+        reason = f"gradient{bad or ' of another process'} has an infinite or NaN element"
+        if self._nonfinite == "skip":
+            return reason
+        raise FloatingPointError(
+            f'{reason}; nothing was changed (nonfinite="skip" skips such steps)'
+        )
+
+    def _unscaled(self, factors: float | list[float] | None) -> float | list[float]:
+        """The factors of gradients as they are, from those of gradients as they are meant."""
+        if isinstance(factors, list):
+            return [self._unscale * x for x in factors]
+        return self._unscale * (1.0 if factors is None else factors)
+
+    def _climbing(self, factors: float | list[float]) -> list[float]:
+        """The factors with the signs of the groups that maximize."""
+        if isinstance(factors, float):
+            factors = [factors] * len(self._names)
+        signs = [
+            live.sign
+            for live, group in zip(self._groups, self.param_groups, strict=True)
+            for _ in group["params"]
+        ]
+        return [sign * x for sign, x in zip(signs, factors, strict=True)]
+
+    @property
+    def zero_grad(self) -> NoReturn:
+        """Not here: gradients are arguments, and not kept."""
+        raise AttributeError(
+            f"{type(self).__name__!r} object has no attribute 'zero_grad': "
+            f"{self._torch_is_beside()}"
+        )
+
+    def _torch_is_beside(self) -> str:
+        """What helps who has taken this for an optimizer of PyTorch's."""
+        theirs = f".{type(self).__name__}" if self.rule in RULES else ""
+        return (
+            "gradients are given as step(grads), in the structure of the parameters; for a PyTorch "
+            f"model take steepest.torch{theirs}, which reads p.grad"
+        )
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__}("]
+        for i, group in enumerate(self.param_groups):
+            rule = self._rule_of(group)
+            shown = ", ".join(f"{name}={group[name]!r}" for name in rule._hyper_names)
+            if rule.rule != self.rule:
+                shown = f"rule={rule.rule!r}, {shown}"
+            lines.append(f"  group {i}: {len(group['params'])} parameters, {shown}")
+        return "\n".join([*lines, ")"])
+
+
+def given(state: Mapping[str, Array], copies: bool) -> dict[str, Array]:
+    """The state as a rule in Python gets it: copies, or views that cannot be written."""
+    if copies:
+        return {key: x.copy() for key, x in state.items()}
+    views = {key: x.view() for key, x in state.items()}
+    for view in views.values():
+        view.flags.writeable = False
+    return views

@@ -1,0 +1,171 @@
+"""The plan of an optimizer: what the engine is told of parameters, states and gradients.
+
+Nothing of the caller's is written here. A plan is made anew when a parameter, a state or what a
+group asks for is another than before; gradients are looked at in every step.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from steepest.core.group_program import LiveGroup
+from steepest.core.groups import Grouped
+from steepest.core.norms import Clipping
+from steepest.core.scalar_states import packed_scalars
+from steepest.core.state import WatchedDict, counter
+from steepest.kernels import dispatch
+from steepest.kernels.engine import Plan
+from steepest.memory import arrays
+from steepest.memory.arrays import Array
+
+__all__ = ["Planned"]
+
+
+class Planned(Grouped, registered=False):
+    """An optimizer that knows how to plan a step."""
+
+    def _resolved(self, flat: list[Any]) -> Plan:
+        """The plan, with this step's gradients bound."""
+        plan = self._plan
+        if plan is None or self._changes.any or self._plan_kernels is not dispatch.current:
+            plan = self._built()
+        stale = plan.resolve(self._params(), flat, self._state_shown)
+        if stale is None:  # an array was replaced, moved, laid out anew or made read-only
+            plan = self._built()
+            stale = plan.resolve(self._params(), flat, self._state_shown)
+            if stale is None:
+                raise RuntimeError("a parameter or its state changed during the step")
+        if stale:
+            self._rebind(plan, flat, stale)
+        return plan
+
+    def _params(self) -> list[Any]:
+        """The live parameters of all groups: arrays, or what shares its memory as one."""
+        if len(self.param_groups) == 1:
+            return self.param_groups[0]["params"]  # type: ignore[no-any-return]
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def _built(self) -> Plan:
+        """A new plan over the parameters and the state as they are now, all checked."""
+        self._plan = None  # whatever ends this early, no old plan goes with new arrays
+        plan = Plan(dispatch.current, len(self._names), self._updates)
+        written: list[tuple[str, Array]] = []
+        replaced: dict[str, dict[str, Array]] = {}
+        cuts: list[list[tuple[int | None, Array | None]]] = []
+        places: list[tuple[LiveGroup, str]] = []
+        self._make_room(self._files, self.param_groups, self._groups, self._state)
+        for number, (group, live) in enumerate(zip(self.param_groups, self._groups, strict=True)):
+            ordered = live.in_c_order
+            for name, x in zip(group["param_names"], group["params"], strict=True):
+                p = arrays.parameter(x, name)
+                live.check_axes(p, name)
+                keys = live.keys(p)
+                state = dict(self._state.get(name, {}))
+                state["step"] = counter(state.get("step", 0), name)
+                for key in keys:
+                    if key not in state or (key == "mask" and live.other_masks):
+                        state[key] = self._new_array(key, p, name, live)
+                    state[key] = live.checked(state[key], p, name, key)
+                numbers = packed_scalars(state, live, name)
+                replaced[name] = state
+                places.append((live, name))
+                matrices = live.rule.matrices(p, live.h)
+                operands = live.by_elements if matrices is None else live.by_rows
+                own = tuple(state[key] for key in operands.bound)
+                written.append((f"parameter {name!r}", p))
+                shown = {key: state[key] for key in ("step", *keys, *live.rule.scalars(live.h))}
+                written += [(f"state {key!r} of parameter {name!r}", x) for key, x in shown.items()]
+                cut: list[tuple[int | None, Array | None]] = [(axis, None) for axis in live.axes]
+                if live.rule.prepares:
+                    own = (np.zeros(p.shape, p.dtype), np.zeros(p.shape, p.dtype), *own)
+                for k, key in enumerate(live.makes):
+                    axis = live.axes[k]
+                    of_units, spread = arrays.unit_factors(p, axis, of_matrices=key == "means")
+                    cut[k] = (axis, of_units)
+                    own += (spread,)
+                cuts.append(cut)
+                table = None
+                if matrices is not None:
+                    factors, spreads = arrays.factors(matrices, p)
+                    own = (*spreads, *own)
+                    shape = (matrices.count, matrices.rows, matrices.columns)
+                    table = (*shape, factors, tuple(state[key] for key in matrices.states))
+                walks = arrays.layout((p, *own), p, cut, ordered)
+                plan.add(
+                    number, (p, *own), state["step"], operands.taken, walks, numbers, table, x,
+                    tuple(shown.values()),
+                )  # fmt: skip
+        plan.guard(arrays.disjoint_bounds(written))
+        for name, state in replaced.items():
+            if isinstance(self._state.get(name), WatchedDict):
+                self._state[name].update(state)
+            else:
+                self._state[name] = WatchedDict(state, self._changes)
+        each = zip(self._groups, self.param_groups, self._given, strict=True)
+        self._clipping = Clipping(
+            [(live.clip, len(group["params"]), given) for live, group, given in each]
+        )
+        self._cuts, self._places, self._written = cuts, places, written
+        self._preparing = any(live.rule.prepares for live in self._groups)
+        self._join()
+        self._changes.any = False
+        for live in self._groups:
+            live.stale = live.other_masks = False
+        self._plan, self._plan_kernels = plan, dispatch.current
+        return plan
+
+    def _join(self) -> None:
+        """Says which groups share the numbers that their rules keep, and their sums."""
+        first: dict[str, int] = {}
+        self._domains = [
+            first.setdefault(live.rule.rule, number) if live.together else number
+            for number, live in enumerate(self._groups)
+        ]
+        self._keeping = [
+            (group, live.shared, domain)
+            for group, live, domain in zip(
+                self.param_groups, self._groups, self._domains, strict=True
+            )
+            if live.shared
+        ]
+
+    def _check_shared(self) -> None:
+        """Raises ValueError where groups that share the numbers of their rule have others, or get
+        to others."""
+        for number, domain in enumerate(self._domains):
+            if number == domain:
+                continue
+            group, first = self.param_groups[number], self.param_groups[domain]
+            for key in self._groups[number].shared:
+                if group[key] != first[key] and group[key] == group[key]:
+                    raise ValueError(
+                        f"{key} of group {number} = {group[key]!r}: expected that of group "
+                        f"{domain}, {first[key]!r}; they go by the same"
+                    )
+            live = self._groups[number]
+            for key in live.rule.alike:
+                x, y = live.h[key], self._groups[domain].h[key]
+                if x != y:
+                    raise ValueError(
+                        f"{key} of group {number} = {x!r}: expected that of group {domain}, {y!r}; "
+                        f"groups of {live.rule.rule} share what follows from it"
+                    )
+
+    def _rebind(self, plan: Plan, flat: list[Any], stale: list[int]) -> None:
+        """Checks the gradients that are new in type, layout or place, and binds them."""
+        names = self._names
+        self._plan = None  # until all are bound: a plan that is bound in part reads old memory
+        for i in stale:
+            own = plan.arrays(i)
+            g = flat[i] = arrays.gradient(flat[i], own[0], names[i])
+            low, high = arrays.byte_bounds(g)
+            if g.size and plan.overlaps(low, high):
+                for what, x in self._written:
+                    if arrays.share_memory(g, x):
+                        raise ValueError(
+                            f"gradient of parameter {names[i]!r} shares memory with {what}; "
+                            "give a copy"
+                        )
+            ordered = self._places[i][0].in_c_order
+            plan.bind_gradient(i, g, arrays.layout(own, g, self._cuts[i], ordered))
+        self._plan = plan

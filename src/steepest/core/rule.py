@@ -1,0 +1,211 @@
+"""What a rule's class says: names, ranges and defaults of its hyper-parameters, its states, and the
+kernel and coefficients for given hyper-parameters and t.
+
+``Optimizer`` adds what all rules share: parameters in groups, state, and the atomic step.
+"""
+
+import inspect
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from steepest.core.hyper import ANY, COUNTS, RANGES, Range, settle
+from steepest.kernels import dispatch
+from steepest.memory import arrays
+from steepest.memory.arrays import Array
+
+__all__ = ["OWN", "RULES", "Rule"]
+
+RULES: dict[str, type[Any]] = {}
+"""Every optimizer by the name of its rule, from simple to elaborate."""
+
+OWN: MutableMapping[str, type[Any]] = weakref.WeakValueDictionary()
+"""Those made of Python functions by ``st.rule``, while they are in use."""
+
+
+class Rule(ABC):
+    """What a rule says of itself: its hyper-parameters, states, coefficients; no parameters."""
+
+    rule: ClassVar[str]
+    decay_mode: ClassVar[str] = "l2"
+    may_be_moved: ClassVar[bool] = True
+    """Whether anything but the rule may move the parameter after a step, as Lookahead does."""
+    additive: ClassVar[bool] = True
+    """Whether the rule adds to the parameter something that does not depend on where it is."""
+    formula: ClassVar[str]
+    source: ClassVar[str]
+    ranges: ClassVar[Mapping[str, Range]] = {}
+    """Hyper-parameters that have another range here than their name's usual one."""
+    counts: ClassVar[Mapping[str, int]] = {}
+    """Hyper-parameters that are another number of numbers here than usual."""
+    kernels: ClassVar[str] = ""
+    """The compiled module of a rule of another package, by its full name; see docs/own-rules.md."""
+    needs: ClassVar[Literal["element-wise", "layer-wise", "global", "matrix"]] = "element-wise"
+    """What an element's update looks at: itself, its whole array, all arrays, or a matrix."""
+    least_axes: ClassVar[int] = 0
+    """Parameters of fewer axes are not for this rule."""
+    read_only: ClassVar[tuple[str, ...]] = ()
+    """States that a step reads and does not write."""
+    own_decay: ClassVar[bool] = False
+    """Whether decoupled decay is in the rule's own formula: its weight is then h["decay"]."""
+    alike: ClassVar[tuple[str, ...]] = ()
+    """Hyper-parameters of a global rule in which its groups must not differ."""
+    prepares: ClassVar[bool] = False
+    """Whether ``prepare``, in Python, computes the step, which the engine then takes over."""
+    conventions: ClassVar[Mapping[str, str]] = {}
+    """The dialects of the formula, the default first: whose it is, and how it differs."""
+    beside_rules: ClassVar[tuple[str, ...]] = ()
+    """The rules by which it takes parameters that are not for its own."""
+    takes: ClassVar[tuple[str, ...]] = ()
+    """Methods that take one array for each parameter, as ``step`` does."""
+    copies: ClassVar[bool] = False
+    """Whether ``prepare`` is given copies of the state, to be changed in place."""
+    values: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {}
+    """Checks of hyper-parameters that are neither numbers nor flags: (name, value) -> value."""
+    fixed: ClassVar[tuple[str, ...]] = ()
+    """Hyper-parameters that give states their shapes: those of a group cannot change."""
+    factors: ClassVar[int] = 0
+    """What a rule that goes by rows and columns takes beside its states: 1, factors of rows, or 2,
+    factors of rows and of columns."""
+    optional: ClassVar[frozenset[str]] = frozenset()
+    """Hyper-parameters that may be None, or have None among their numbers."""
+    _ranges: ClassVar[dict[str, Range]]
+    _counts: ClassVar[dict[str, int]]
+    _any: ClassVar[dict[str, Range]]
+    """The ranges of numbers that are taken as they are."""
+    _in_range = True
+    """Whether numbers must lie in their ranges: not what stands in torch's groups later."""
+    _checks = True
+    """Whether hyper-parameters must go together, as ``check`` says."""
+
+    def __init_subclass__(cls, registered: bool = True) -> None:
+        cls.rule = cls.__name__.lower()
+        paragraphs = inspect.cleandoc(cls.__doc__ or "").split("\n\n")
+        cls.formula = inspect.cleandoc("\n" + paragraphs[1]) if len(paragraphs) > 1 else ""
+        cls.source = " ".join(paragraphs[-1].split())
+        if cls.needs != "element-wise" or cls.prepares or cls.own_decay:
+            cls.additive = False
+        cls._ranges, cls._counts = {**RANGES, **cls.ranges}, {**COUNTS, **cls.counts}
+        cls._any = dict.fromkeys(cls._ranges, ANY)
+        if cls.kernels:
+            dispatch.register(cls.kernels)
+        if registered:
+            RULES[cls.rule] = cls
+
+    @abstractmethod
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the rule's state arrays, in the order in which the kernel takes them.
+
+        `h` is as the group has it: numbers or schedules.
+        """
+
+    def shape_states(self, p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the states that p has for its shape, beside those of ``states``; only where
+        the rule ``prepares``."""
+        return ()
+
+    def check_parameter(self, p: Array, name: str) -> None:
+        """Raises ValueError for a parameter that the rule is not for."""
+        if p.ndim < self.least_axes:
+            raise ValueError(
+                f"parameter {name!r} has shape {p.shape}; {type(self).__name__} needs "
+                f"{self.least_axes} axes or more: let it go by another rule, such as adamw"
+            )
+
+    def matrices(self, p: Array, h: Mapping[str, Any]) -> arrays.Matrices | None:
+        """How the rule takes p that goes by rows and columns, and the states that hold numbers of
+        these; None for a parameter that it takes by elements, with ``states``."""
+        return None
+
+    def beside(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the states that a parameter has beside those of rows and columns, and that
+        have its shape; the kernel takes them behind the factors."""
+        return ()
+
+    def state_names(self, p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the rule's state arrays for the parameter p."""
+        matrices = self.matrices(p, h)
+        if matrices is None:
+            return (*self.states(h), *self.shape_states(p, h))
+        return (*matrices.states, *self.beside(h))
+
+    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+        """A new state array for the parameter p."""
+        matrices = self.matrices(p, h)
+        if matrices is not None and key in matrices.states:
+            return np.zeros(matrices.states[key], p.dtype)
+        return arrays.zeros_like(p)
+
+    def scalars(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the numbers that the rule keeps of each parameter, as 0-d float64 states."""
+        return ()
+
+    def shared(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the numbers that the rule keeps of a group (of all groups if it is global);
+        they are in ``param_groups``."""
+        return ()
+
+    def initial_number(self, key: str, h: Mapping[str, Any]) -> float:
+        """What a number of ``scalars`` or ``shared`` begins with."""
+        return 0.0
+
+    def prepare(
+        self, name: str, p: Array, g: Array, state: dict[str, Array], t: int, h: Mapping[str, Any]
+    ) -> None:
+        """The step of a rule that ``prepares``: changes p in place, and puts new arrays into
+        `state`, whose own are read-only, or changes them in place where the class says ``copies``.
+
+        p is a copy, times what decay leaves of it; g has all stages behind it and may be changed.
+        What is raised here leaves the parameters and their state as they were.
+        """
+        raise NotImplementedError
+
+    def idle(self, h: Mapping[str, Any]) -> Mapping[str, tuple[str, Any]]:
+        """The arguments that change nothing beside the others: why, and what to leave them at.
+
+        They are refused where they are given, not where a group comes to have them in training.
+        """
+        return {}
+
+    @abstractmethod
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        """The kernel and its coefficients, in double, for the t-th step (from 1).
+
+        `h` has the hyper-parameters' values at this step, the rule's states as h["states"],
+        the count of this update, from 1, as h["updates"], and as h["by_rows"] whether it is for
+        parameters with ``matrices``, which have the states of h["beside"] instead.
+        """
+
+    def _settle(self, name: str, value: Any, count: int | None) -> Any:
+        """The checked value of a hyper-parameter after `count` updates; None keeps schedules."""
+        if name == "convention" and value not in tuple(self.conventions):
+            raise ValueError(self._not_a_convention(value))
+        if name in self.values:
+            return self.values[name](name, value)
+        ranges = self._ranges if self._in_range else self._any
+        return settle(name, value, count, ranges, self._counts, self.optional)
+
+    def _settled(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
+        settled = {name: self._settle(name, value, None) for name, value in hyper.items()}
+        if self._checks:
+            self.check(settled)
+        return settled
+
+    def _check_idle(
+        self, h: Mapping[str, Any], given: Collection[str], groups: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Raises ValueError for an argument that is given and changes nothing in any group."""
+        for name, (why, usual) in self.idle(h).items():
+            idle = all(name in self.idle(group) for group in groups)
+            if name in given and idle and h[name] != usual:
+                raise ValueError(f"{name} = {h[name]!r} has no effect {why}; leave it at {usual!r}")
+
+    def _not_a_convention(self, value: Any) -> str:
+        has = ", ".join(map(repr, self.conventions)) or "one form only; leave convention away"
+        return f"convention = {value!r}: {type(self).__name__} has {has}"
+
+    def check(self, h: Mapping[str, Any]) -> None:
+        """Raises ValueError where hyper-parameters, numbers or schedules, do not go together."""

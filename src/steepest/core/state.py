@@ -1,0 +1,85 @@
+"""The state of an optimizer: dicts that tell when they are changed, and step counters."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from steepest.memory.arrays import Array
+
+
+class Changes:
+    """Whether anything was put into or taken out of the dicts that share this mark."""
+
+    def __init__(self) -> None:
+        self.any = True
+
+
+class WatchedDict(dict[str, Any]):
+    """A dict that marks every change of its keys or values, so that a plan made of them is not
+    used any more. (The arrays in it are changed in place without a mark: they are the same.)"""
+
+    changes: Changes | None = None
+
+    def __init__(self, items: Mapping[str, Any], changes: Changes) -> None:
+        super().__init__(items)
+        self.changes = changes
+
+    def _mark(self) -> None:
+        if self.changes is not None:  # None while being unpickled
+            self.changes.any = True
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._mark()
+        super().__setitem__(key, value)
+
+    def __delitem__(self, key: str) -> None:
+        self._mark()
+        super().__delitem__(key)
+
+    def __ior__(self, other: Any) -> Any:  # type: ignore[misc]
+        self._mark()
+        return super().__ior__(other)
+
+    def clear(self) -> None:
+        self._mark()
+        super().clear()
+
+    def pop(self, *arguments: Any) -> Any:
+        self._mark()
+        return super().pop(*arguments)
+
+    def popitem(self) -> tuple[str, Any]:
+        self._mark()
+        return super().popitem()
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        self._mark()
+        return super().setdefault(key, default)
+
+    def update(self, *arguments: Any, **items: Any) -> None:
+        self._mark()
+        super().update(*arguments, **items)
+
+
+def counters(n: int) -> list[Array]:
+    """n step counters at 0: 0-d arrays side by side in memory."""
+    together = np.zeros(n, np.int64)
+    return [together[i : i + 1].reshape(()) for i in range(n)]
+
+
+def counter(value: Any, name: str) -> Array:
+    """A step counter as the engine wants it. Raises ValueError for what is no step count."""
+    if type(value) is np.ndarray and value.dtype == np.int64 and value.shape == ():
+        checked: Array = value if value.flags.writeable else value.copy()
+    else:
+        try:
+            exact = int(value)
+            if exact != value:
+                raise ValueError
+            checked = np.array(exact, np.int64)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"step of parameter {name!r} = {value!r}: expected a count") from None
+    if not 0 <= checked < 2**62:
+        raise ValueError(f"step of parameter {name!r} = {checked}: expected a count from 0 to 2^62")
+    return checked

@@ -1,0 +1,1 @@
+"""Where arrays lie: checks, layouts and walks of arrays, and arrays that lie in files."""

@@ -1,0 +1,268 @@
+"""A rule of one's own as a Python function, in the same optimizers as all others."""
+
+import copy
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from steepest.core.common_options import Options
+from steepest.core.group_keys import GROUP_KEYS
+from steepest.core.hyper import RANGES, Range
+from steepest.core.optimizer import RULES, Optimizer
+from steepest.core.rule import OWN
+from steepest.memory.arrays import Array
+
+__all__ = ["rule"]
+
+_TAKEN = {"step", "ema", "average", "slow", "initial", "mask", "grokfast", "last_grad"}
+"""Entries of a parameter's state that are not the rule's: its count, and what options keep."""
+
+BLOCK = 1 << 15
+"""Elements of one call of an element-wise function: its temporary arrays stay in the cache."""
+
+
+def rule(
+    function: Callable[..., None] | None = None,
+    *,
+    states: tuple[str, ...] = (),
+    needs: Literal["element-wise", "layer-wise"] = "element-wise",
+    decay_mode: Literal["l2", "decoupled"] = "l2",
+    ranges: Mapping[str, Range] | None = None,
+) -> Any:
+    """Turns a function of the reference's shape into an optimizer: at once, in NumPy.
+
+        function(p, g, state, t, *, lr, ...) changes p and the arrays of state in place
+
+    p, g and the state arrays, which begin as zeros, are copies of the parameter's own type; t
+    counts from 1; what is keyword-only is a hyper-parameter, a number, a flag or a tuple of
+    numbers, with its default. Schedules, clipping, penalties, averages, groups and checkpoints are
+    around it as around every rule, and a step whose function raises changes nothing. A function
+    that has written nothing at its first call raises TypeError: ``p = p - ...`` is not in place. An
+    element-wise function gets slices of 1-d arrays, a layer-wise one whole arrays. weight_decay
+    comes by itself; a function with an argument ``decay`` gets its decoupled weight instead.
+    ``ranges`` are (lowest, highest, whether that is allowed) by hyper-parameter.
+
+    Raises TypeError for a function of another shape, ValueError for the name of a rule that exists.
+    The optimizer it makes raises what all optimizers raise.
+
+    >>> import numpy as np, steepest as st
+    >>> @st.rule(states=("momentum_buffer",))
+    ... def heavyball(p, g, state, t, *, lr=0.1, momentum=0.9):
+    ...     v = state["momentum_buffer"]
+    ...     v *= momentum
+    ...     v += g
+    ...     p -= lr * v
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = heavyball(w, lr=0.5, clip=st.clip.value(1.0))
+    >>> for _ in range(2):
+    ...     opt.step(np.array([0.5, -8.0]))
+    >>> w
+    array([ 0.275, -0.55 ])
+
+    The shape of the functions is that of ``steepest.reference``.
+    """
+    if function is None:
+        return lambda f: rule(f, states=states, needs=needs, decay_mode=decay_mode, ranges=ranges)
+    hyper = _hyper(function)
+    _check_arguments(states, needs, decay_mode, ranges or {}, hyper)
+    name = function.__name__
+    if name.lower() in RULES:
+        raise ValueError(f"rule {name!r} exists; give the function another name")
+    made: Any = type(
+        name,
+        (PythonRule,),
+        {
+            "__doc__": function.__doc__,
+            "__module__": function.__module__,
+            "__qualname__": function.__qualname__,
+            "function": staticmethod(function),
+            "own_states": tuple(states),
+            "needs": needs,
+            "decay_mode": decay_mode,
+            "own_decay": "decay" in inspect.signature(function).parameters,
+            "arguments": hyper,
+            "ranges": _ranges(hyper) | dict(ranges or {}),
+            "counts": {key: len(x) for key, x in hyper.items() if isinstance(x, tuple)},
+            "__signature__": _constructor(hyper),
+        },
+    )
+    OWN[name.lower()] = made
+    return made
+
+
+def _hyper(function: Callable[..., None]) -> dict[str, Any]:
+    """The hyper-parameters of a function and their defaults."""
+    parameters = inspect.signature(function).parameters
+    first = [x.name for x in parameters.values() if x.kind is not x.KEYWORD_ONLY]
+    if first != ["p", "g", "state", "t"]:
+        raise TypeError(
+            f"{function.__name__}({', '.join(parameters)}): expected the arguments p, g, state, t, "
+            "and hyper-parameters after a *"
+        )
+    if "weight_decay" in parameters:
+        raise TypeError(
+            f"{function.__name__} has an argument weight_decay, which every optimizer has: leave "
+            "it out, or name it decay for its decoupled weight"
+        )
+    hyper = {x.name: x.default for x in parameters.values() if x.kind is x.KEYWORD_ONLY}
+    hyper.pop("decay", None)
+    for key, x in hyper.items():
+        numbers = x if isinstance(x, tuple) else (x,)
+        if x is not inspect.Parameter.empty and not all(
+            isinstance(number, (int, float)) for number in numbers
+        ):
+            raise TypeError(f"{key} = {x!r}: expected a number, a flag or a tuple of numbers")
+    if "lr" not in hyper:
+        raise TypeError(f"{function.__name__} has no hyper-parameter lr")
+    return hyper
+
+
+def _check_arguments(
+    states: Any, needs: Any, decay_mode: Any, ranges: Mapping[str, Any], hyper: Mapping[str, Any]
+) -> None:
+    """Raises TypeError or ValueError for arguments of ``rule`` that would change nothing, or
+    something else."""
+    if not isinstance(states, (tuple, list)) or not all(isinstance(x, str) for x in states):
+        raise TypeError(f"states = {states!r}: expected a tuple of names")
+    for key in states:
+        if key in _TAKEN or states.count(key) > 1:
+            raise ValueError(
+                f"states = {states!r}: {key!r} is "
+                + ("taken by what is around every rule" if key in _TAKEN else "there twice")
+                + "; give it another name"
+            )
+    for name, value, known in (
+        ("needs", needs, ("element-wise", "layer-wise")),
+        ("decay_mode", decay_mode, ("l2", "decoupled")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} = {value!r}: expected one of {', '.join(known)}")
+    for key in hyper:
+        if key in Options.__annotations__ or key in GROUP_KEYS:
+            raise TypeError(
+                f"{key!r} is no name for a hyper-parameter: every optimizer has it; give another"
+            )
+    unknown = [key for key in ranges if key not in hyper]
+    if unknown:
+        raise ValueError(
+            f"ranges: there is no hyper-parameter {unknown[0]!r}; there are {', '.join(hyper)}"
+        )
+
+
+def _ranges(hyper: Mapping[str, Any]) -> dict[str, Range]:
+    return {
+        key: (-math.inf, math.inf, False)
+        for key, x in hyper.items()
+        if key not in RANGES and not isinstance(x, bool)
+    }
+
+
+def _constructor(hyper: Mapping[str, Any]) -> inspect.Signature:
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    either = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Signature(
+        [
+            inspect.Parameter("params", either),
+            *(inspect.Parameter(key, keyword, default=x) for key, x in hyper.items()),
+            inspect.Parameter("weight_decay", keyword, default=0.0),
+            inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD),
+        ]
+    )
+
+
+class PythonRule(Optimizer, registered=False):
+    """An optimizer whose rule is a Python function."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__(registered=False)
+
+    prepares = True
+    copies = True
+    function: ClassVar[Callable[..., None]]
+    own_states: ClassVar[tuple[str, ...]]
+    arguments: ClassVar[Mapping[str, Any]]
+    writes: ClassVar[bool] = False
+    """Whether the function has been seen to change its arrays."""
+
+    def __init__(self, params: Any, **arguments: Any) -> None:
+        hyper = {**self.arguments, "weight_decay": 0.0}
+        hyper |= {key: arguments.pop(key) for key in list(arguments) if key in hyper}
+        missing = [key for key, x in hyper.items() if x is inspect.Parameter.empty]
+        if missing:
+            raise TypeError(f"{type(self).__name__} needs {', '.join(missing)}")
+        options: Any = arguments
+        super().__init__(params, hyper, options)
+
+    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return self.own_states
+
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        raise NotImplementedError  # such a rule has no kernel: `prepare` is its step
+
+    def prepare(
+        self, name: str, p: Array, g: Array, state: dict[str, Array], t: int, h: Mapping[str, Any]
+    ) -> None:
+        hyper = {key: h[key] for key in self.arguments}
+        if self.own_decay:
+            hyper["decay"] = h["decay"]
+        if self.needs != "element-wise":
+            self._call(p, g, state, t, hyper)
+            return
+        flat = {key: x.reshape(-1) for key, x in state.items()}
+        for start in range(0, p.size, BLOCK):
+            part = slice(start, start + BLOCK)
+            own = {key: x[part] for key, x in flat.items()}
+            self._call(p.reshape(-1)[part], g.reshape(-1)[part], own, t, hyper)
+
+    def _call(
+        self, p: Array, g: Array, state: dict[str, Array], t: int, hyper: Mapping[str, Any]
+    ) -> None:
+        cls = type(self)
+        before = None if cls.writes or not p.size else copy.deepcopy((p, g, state))
+        given = dict(state)
+        result = cls.function(p, g, given, t, **hyper)
+        if result is not None:
+            raise TypeError(
+                f"{cls.__name__} returned a {type(result).__name__}; "
+                "expected None: it has to change p in place"
+            )
+        replaced = [key for key, x in state.items() if given.get(key) is not x]
+        for key in replaced:  # another array in place of the state's
+            state[key][...] = _real(given.get(key), state[key], key)
+        if before is not None:
+            if not replaced and _alike({"p": p, **state}, {"p": before[0], **before[2]}):
+                self._check_writes(*before, t, hyper)
+            cls.writes = True
+
+    def _check_writes(
+        self, p: Array, g: Array, state: dict[str, Array], t: int, hyper: Mapping[str, Any]
+    ) -> None:
+        """Raises TypeError if the function, which has changed nothing, did not write either: to
+        arrays that are read-only it could not have done so, be it what was there already."""
+        for x in (p, *state.values()):
+            x.flags.writeable = False
+        try:
+            type(self).function(p, g, state, t, **hyper)
+        except Exception:
+            return
+        raise TypeError(
+            f"{type(self).__name__} returned None and wrote neither to p nor to its state; it has "
+            "to change p in place: p -= ... or p[...] = ..., since p = ... makes another array"
+        )
+
+
+def _real(x: Any, like: Array, key: str) -> Any:
+    """What a function has put into its state. Raises TypeError for what is no array of reals."""
+    if not np.can_cast(np.result_type(x), like.dtype, "same_kind"):
+        raise TypeError(
+            f"state {key!r} was replaced by a {type(x).__name__} of {np.result_type(x)}; expected "
+            f"{like.dtype}, as the parameter has"
+        )
+    return x
+
+
+def _alike(some: Mapping[str, Array], others: Mapping[str, Array]) -> bool:
+    return all(np.array_equal(x, others[key], equal_nan=True) for key, x in some.items())

@@ -1,0 +1,137 @@
+"""What is done around a rule: filters, clips and penalties before it, projections and averages
+after it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from steepest.reference import operations
+from steepest.reference.types import Array, State
+
+
+@dataclass
+class Around:
+    """The options of a group at one step, after `count` updates; `factor` scales the gradient."""
+
+    lr: float
+    weight_decay: float
+    decay_mode: str
+    l1: float
+    ema: float | None
+    lookahead: Any
+    average: Any
+    peak_lr: float | None
+    regularize: Sequence[Any]
+    filters: dict[str, Any]
+    clip: Any
+    cautious: bool
+    factor: float
+    count: int
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for penalty in self.regularize:
+            for kind, weight in penalty.terms(self.count).items():
+                self.extra[kind] = self.extra[kind] + weight if kind in self.extra else weight
+
+    def _decays(self, modes: Sequence[str]) -> float:
+        return self.weight_decay if self.decay_mode in modes else 0.0
+
+    @property
+    def decay(self) -> float:
+        """The weight of decoupled decay in a rule's own formula."""
+        return float(self._decays(["decoupled"]) + self.extra.get("decoupled", 0.0))
+
+    @property
+    def keep(self) -> float:
+        """What decay leaves of the parameter before the rule."""
+        weight, decoupled = self._decays(operations.BEFORE), self.extra.get("decoupled", 0.0)
+        if self.decay_mode == "decoupled":
+            return float(1.0 - self.lr * (weight + decoupled))
+        decayed = operations.decayed(self.decay_mode, weight, self.lr, self.peak_lr)
+        return float(1.0 - (decayed + self.lr * decoupled))
+
+    @property
+    def waits(self) -> bool:
+        """Whether decay hangs on what the rule does."""
+        return self.decay_mode == "cautious" and self.weight_decay != 0.0
+
+    def before(self, p: Array, g: Array, state: State) -> Array:
+        """The gradient as the rule gets it; draws p towards its beginning where that is asked."""
+        raw = g
+        if self.factor != 1.0:
+            g = operations.scale(g, self.factor)
+        if "centralize" in self.filters:
+            g = operations.centralize(g, self.filters["centralize"].axis, raw, self.factor)
+        for c in self.clip if isinstance(self.clip, tuple) else (self.clip,):
+            if type(c).__name__ == "adaptive":
+                limit, eps = c.at("limit", self.count), c.at("eps", self.count)
+                g = operations.adaptive(g, p, limit, eps, c.axis, raw, self.factor)
+            elif type(c).__name__ == "value":
+                g = operations.clip_value(g, c.at("limit", self.count))
+        if "mars" in self.filters:
+            m, count = self.filters["mars"], self.count
+            numbers = (m.at("gamma", count), m.at("beta", count), m.at("max_norm", count))
+            g = operations.mars(g, state["last_grad"], *numbers)
+        if "grokfast" in self.filters:
+            f, count = self.filters["grokfast"], self.count
+            g = operations.grokfast(g, state["grokfast"], f.at("alpha", count), f.at("lamb", count))
+        l2 = self._decays(["l2"]) + self.extra.get("l2", 0.0)
+        if l2:
+            g = operations.l2(g, p, l2)
+        if "toward" in self.extra:
+            g = operations.toward(g, p, state["initial"], self.extra["toward"])
+        l1 = self.l1 + self.extra.get("l1", 0.0)
+        if l1:
+            g = operations.l1(g, p, l1)
+        if "toward_decoupled" in self.extra:
+            operations.pull(p, state["initial"], self.lr, self.extra["toward_decoupled"])
+        return operations.hide(g, state["mask"]) if "mask" in self.filters else g
+
+    def shrink(self, p: Array) -> Array:
+        """Decay before the rule; the parameter as it was, for decay that comes after it."""
+        if self.waits or self.cautious:
+            aside = p.copy()
+            p[...] = 0
+            return aside
+        if self._decays(operations.BEFORE) or self.extra.get("decoupled", 0.0):
+            operations.shrink(p, self.keep)
+        return p
+
+    def after(self, p: Array, g: Array, state: State, t: int, aside: Array) -> None:
+        """What is done to the parameter, and to arrays that follow it, after the rule."""
+        lr, extra, decoupled = self.lr, self.extra, self.extra.get("decoupled", 0.0)
+        if self.cautious:
+            operations.agree(p, g, aside, self.keep)
+        elif self.waits:
+            decays = 1.0 - lr * (self.weight_decay + decoupled)
+            operations.cautious(p, aside, 1.0 - lr * decoupled, decays)
+        if self._decays(operations.AFTER):
+            drawn = lr * self.weight_decay
+            proximal = self.decay_mode == "proximal"
+            operations.shrink(p, 1.0 / (1.0 + drawn) if proximal else 1.0 - drawn)
+        if "mask" in self.filters:
+            operations.zero(p, state["mask"])
+        if "proximal_l1" in extra:
+            operations.soft_threshold(p, lr, extra["proximal_l1"], extra.get("proximal_l2", 0.0))
+        for low, high in extra.get("box", []):
+            operations.box(p, low, high)
+        for weight, axis in extra.get("group_lasso", []):
+            operations.group_lasso(p, lr, weight, axis)
+        for limit, axis in extra.get("max_norm", []):
+            operations.max_norm(p, limit, axis)
+        for _, axis in extra.get("unit_norm", []):
+            operations.unit_norm(p, axis)
+        for total, axis in extra.get("simplex", []):
+            operations.simplex(p, total, axis)
+        if "mask" in self.filters:
+            operations.zero(p, state["mask"])
+        if self.lookahead is not None:
+            alpha = self.lookahead.at("alpha", self.count)
+            operations.lookahead(state["slow"], p, t, self.lookahead.k, alpha)
+            if "mask" in self.filters:
+                operations.zero(p, state["mask"])
+        if self.average is not None:
+            operations.tail(state["average"], p, t, self.average.start, self.average.every)
+        if self.ema is not None:
+            operations.ema(state["ema"], p, self.ema)

@@ -1,0 +1,122 @@
+"""One digest for each rule, type and option: the bits of 50 steps, to see whether they stay.
+
+``python tests/helpers/golden.py`` prints them all, the matrix rules' too; ``--write`` renews the
+file that ``test_golden.py`` compares. A digest may change only where the numbers are meant to
+change, and then CHANGELOG.md says so. Matrix rules are not in the file: their bits are those of one
+machine's BLAS. Parameters and gradients come of whole numbers, so that no random generator has a
+part.
+"""
+
+import argparse
+import functools
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cases import CONFIGURATIONS, label
+
+import steepest as st
+from steepest.optimizers import RULES
+from steepest.options import decay
+
+FILE = Path(__file__).parents[1] / "data" / "golden.txt"
+
+STEPS = 50
+SHAPES: dict[str, tuple[int, ...]] = {
+    "vector": (7,), "long": (1031,), "matrix": (20, 31), "kernel": (3, 4, 3, 3), "number": (),
+}  # fmt: skip
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "schedules": {"lr": st.schedules.cosine(0.01, steps=40, warmup=5)},
+    "l1-maximize": {"l1": 0.031, "maximize": True},
+    "clip": {"clip": (st.clip.global_norm(1.5), st.clip.adaptive(0.05), st.clip.value(0.7))},
+    "norm-ema": {"clip": st.clip.norm(0.9, p=1), "ema": 0.93},
+    "mask": {"filter": st.filters.mask()},
+    "filters": {"filter": (st.filters.centralize(), st.filters.mars(0.3))},
+    "grokfast": {"filter": st.filters.grokfast(0.7), "nonfinite": "skip"},
+    "cautious": {"cautious": True, "ema": 0.5},
+    "lookahead": {"lookahead": st.average.lookahead(3, 0.37)},
+    "tail": {"average": st.average.tail(5, 2)},
+    "proximal": {"regularize": st.regularize.l1(0.01, proximal=True)},
+    "max-norm": {"regularize": (st.regularize.max_norm(2.0), st.regularize.group_lasso(0.01))},
+    "initial": {"regularize": st.regularize.toward_initial(0.1, decoupled=True)},
+    "box": {"regularize": st.regularize.box(-0.5, 1.0)},
+    **{f"decay-{mode}": {"decay_mode": mode} for mode in decay.MODES},
+}
+
+Case = tuple[str, str, str, dict[str, Any]]
+
+
+def cases() -> Iterator[Case]:
+    """(rule, type, what is not default, arguments): every variant of a rule, and its first with
+    each option."""
+    seen = set()
+    for rule, arguments in CONFIGURATIONS:
+        for dtype in ("float32", "float64"):
+            yield rule, dtype, str(label(arguments)).replace(" ", ""), arguments
+            if rule not in seen:
+                for name, options in OPTIONS.items():
+                    if name.startswith("decay-lr_relative"):
+                        options = options | {"peak_lr": 0.31}
+                    yield rule, dtype, name, arguments | options
+        seen.add(rule)
+
+
+def digest(rule: str, dtype: str, arguments: dict[str, Any]) -> str | None:
+    """The digest of all parameters and states after the steps; None where the rule refuses an
+    option."""
+    params = {
+        name: numbers(shape, k, dtype).copy() for k, (name, shape) in enumerate(SHAPES.items())
+    }
+    try:
+        opt: Any = RULES[rule](params, **arguments)
+    except ValueError:
+        return None
+    total = hashlib.sha256()
+    for t in range(STEPS):
+        grads = {
+            name: numbers(p.shape, 31 * t + k, dtype) + np.clip(p, -1, 1) / 4
+            for k, (name, p) in enumerate(params.items())
+        }
+        if t == 3:
+            grads["kernel"] = None
+        opt.step(grads)
+    for name, p in params.items():
+        for key, x in {"p": p, **dict(sorted(opt.state[name].items()))}.items():
+            assert np.isfinite(x).all(), (rule, dtype, arguments, name, key)
+            total.update(f"{name} {key} {x.dtype} {x.shape}".encode() + x.tobytes())
+    for key in opt.shared(opt.param_groups[0]):
+        total.update(float(opt.param_groups[0][key]).hex().encode())
+    return total.hexdigest()[:16]
+
+
+@functools.cache
+def numbers(shape: tuple[int, ...], seed: int, dtype: str) -> np.ndarray:
+    """Numbers between -1 and 1 with 20 bits each, without order, the same everywhere."""
+    k = np.arange(int(np.prod(shape)), dtype=np.uint64) + np.uint64(seed * 1_000_003 + 1)
+    with np.errstate(over="ignore"):
+        for multiplier in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB):
+            k = (k ^ (k >> np.uint64(29))) * np.uint64(multiplier)
+    signed = (k >> np.uint64(44)).astype(np.int64) - (1 << 19)
+    return (signed / (1 << 19)).astype(dtype).reshape(shape)
+
+
+def lines(*, with_matrix_rules: bool) -> Iterator[str]:
+    for rule, dtype, name, arguments in cases():
+        if with_matrix_rules or RULES[rule].needs != "matrix":
+            found = digest(rule, dtype, arguments)
+            if found is not None:
+                yield f"{rule} {dtype} {name} {found}"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--write", action="store_true", help=f"renew {FILE.name}")
+    write = parser.parse_args().write
+    made = [f"{line}\n" for line in lines(with_matrix_rules=not write)]
+    if write:
+        FILE.write_text("".join(made))
+    else:
+        print("".join(made), end="")
