@@ -2,9 +2,11 @@
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
+
+import numpy as np
 
 from steepest.core.hyper import variable
 from steepest.core.norms import clips
@@ -14,6 +16,41 @@ from steepest.memory.arrays import Array
 from steepest.options import average, decay, filters, regularize
 
 __all__ = ["LiveGroup", "stage_arrays"]
+
+
+_OPERATIONS = frozenset({"clip", "filter", "regularize", "lookahead", "average"})
+"""Options that are values with numbers of their own."""
+
+
+class Asked(Mapping[str, Any]):
+    """A mapping that remembers which of its keys were read.
+
+    What a pure function makes of it stays the same as long as these do.
+    """
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self._all = given
+        self._read: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self._read.add(key)
+        return self._all[key]
+
+    def __contains__(self, key: object) -> bool:
+        self._read.add(str(key))
+        return key in self._all
+
+    def __iter__(self) -> Iterator[str]:
+        self._read.update(self._all)
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    @property
+    def keys_read(self) -> frozenset[str]:
+        """The keys that were read so far."""
+        return frozenset(self._read)
 
 
 @dataclass(frozen=True)
@@ -46,7 +83,9 @@ class LiveGroup:
     """What a live group asks for at a step; remembered while its hyper-parameters stay the same."""
 
     h: dict[str, Any]
+    """The hyper-parameters at this step, and what follows from them."""
     keep: float
+    """What decoupled decay leaves of a parameter before the rule."""
     by_elements: Operands
     by_rows: Operands
     units: list[regularize.UnitStage]
@@ -67,7 +106,22 @@ class LiveGroup:
         """The numbers that the rule keeps of the group."""
         self._kept: tuple[float, ...] = ()
         self._seen: tuple[Any, ...] = ()
-        self._variable = False
+        """The hyper-parameters as the group has them, that these numbers are of."""
+        self._given: dict[str, Any] = {}
+        """The same by name."""
+        self._asked: Collection[str] = ()
+        """Those that the rule's states depend on."""
+        self._staged: frozenset[str] = frozenset()
+        """Those that the stages' numbers depend on."""
+        self._moving: list[tuple[str, Any]] = []
+        """Those that are schedules."""
+        self._moved: frozenset[str] = frozenset()
+        """The names of these."""
+        self._ranges: dict[str, tuple[float, float]] = {}
+        self._timed = False
+        """Whether a clip, filter or penalty has a schedule."""
+        self._whole = False
+        """Whether one may be changed in place, so that all are taken over at every step."""
         self.states: tuple[str, ...] = ()
         """The state arrays: those of the rule, then those of stages; see ``keys``."""
         self._shaping: tuple[Any, ...] | None = None
@@ -105,7 +159,8 @@ class LiveGroup:
             raise error
 
     def update(self, group: Mapping[str, Any], count: int) -> None:
-        """Evaluates and checks the group's hyper-parameters after `count` updates.
+        """Takes over the group's hyper-parameters after `count` updates: those that are schedules
+        or were written to since, each checked.
 
         Becomes `stale` if the plan is no longer right: for other arrays, units or clips.
         """
@@ -119,17 +174,54 @@ class LiveGroup:
             self._kept = tuple(self.number(key, group.get(key)) for key in self.shared)
         seen = rule._hyper_values(group)
         try:
-            if not self._variable and seen == self._seen:
-                self.h["updates"] = count + 1
-                return
-        except ValueError:
-            pass  # an array, which does not say whether it equals a number: `settle` will
-        names = rule._hyper_names
+            same = seen == self._seen
+        except ValueError:  # an array, which does not say whether it equals a number
+            same = False
+        before, self._seen = self._seen, ()  # whatever ends this early, the next step looks again
+        if self._whole or not (same or self._takes(before, seen, count)):
+            self._rebuild(seen, count)
+        elif self._moving or self._timed:
+            self._move(count)
+        self.h["updates"] = count + 1
+        self._seen = seen
+
+    def _rebuild(self, seen: tuple[Any, ...], count: int) -> None:
+        """Takes over everything: numbers and structure."""
+        rule, names = self.rule, self.rule._hyper_names
         h = {name: rule._settle(name, x, count) for name, x in zip(names, seen, strict=True)}
         given = dict(zip(names, seen, strict=True))
+        asked = Asked(given)
+        structure = self._structure(asked)
+        self._check_fixed(h)
+        # A schedule may be 0 now and not later: what it needs is kept all along.
+        h["states"], h["beside"], shared = structure
+        h["updates"] = count + 1
+        h["terms"] = regularize.terms(h["regularize"], count)
+        h["masked"] = filters.masks(h["filter"]) is not None
+        self._given, self.shared, self._asked = given, shared, asked.keys_read
+        self._stage(h, count)
+        self.h = h
+        self.sign = -1.0 if h["maximize"] else 1.0
+        moving = [(name, x) for name, x in given.items() if variable(x)]
+        self._timed = any(name in _OPERATIONS for name, _ in moving)
+        moving = [(name, x) for name, x in moving if name not in _OPERATIONS]
+        self._whole = not all(callable(x) or type(x) is tuple for _, x in moving)
+        self._moving, self._moved = moving, frozenset(name for name, _ in moving)
+        self._ranges = {name: self._range(name) for name in names}
+
+    def _range(self, name: str) -> tuple[float, float]:
+        """Where a single number needs no further check; nowhere, for what may be something else."""
+        rule = self.rule
+        if name in rule.values or name not in rule._ranges:
+            return math.inf, -math.inf
+        return rule._ranges[name][:2] if rule._in_range else (-math.inf, math.inf)
+
+    def _structure(self, given: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
+        """The states of the rule, and the numbers that it keeps of the group. Raises ValueError for
+        hyper-parameters that do not go together."""
+        rule = self.rule
         if rule._checks:
             rule.check(given)
-        self._check_fixed(h)
         if not rule.may_be_moved:
             decay.check_movable(rule.rule, given)
         if not rule.additive:
@@ -137,20 +229,65 @@ class LiveGroup:
         decay.check_cautious(rule.rule, given, rule.additive)
         if rule.own_decay:
             decay.check_own(rule.rule, given)
-        # A schedule may be 0 now and not later: what it needs is kept all along.
-        h["states"] = rule.states(given)
-        h["beside"] = rule.beside(given)
-        h["updates"] = count + 1
-        self._given = given
-        self.shared = rule.shared(given)
-        h["terms"] = regularize.terms(h["regularize"], count)
-        h["masked"] = filters.masks(h["filter"]) is not None
-        self._seen = ()  # whatever ends this early, the next step looks again
-        self._stage(h, count)
-        self.h = h
-        self.sign = -1.0 if h["maximize"] else 1.0
-        self._variable = any(variable(x) for x in seen)
-        self._seen = seen
+        return rule.states(given), rule.beside(given), rule.shared(given)
+
+    def _takes(self, before: tuple[Any, ...], seen: tuple[Any, ...], count: int) -> bool:
+        """Takes over numbers that were written in the place of numbers; False, and nothing, where
+        more has changed than those."""
+        if not before:
+            return False
+        changed: dict[str, Any] = {}
+        for name, old, x in zip(self.rule._hyper_names, before, seen, strict=True):
+            if x is not old:
+                if not (_is_number(x) and _is_number(old)):
+                    return False
+                changed[name] = x
+        if not changed.keys().isdisjoint(self.rule.fixed):
+            return False
+        settled = {name: self._settled(name, x, count) for name, x in changed.items()}
+        if not changed.keys().isdisjoint(self._asked):
+            asked = Asked(self._given | changed)
+            if self._structure(asked) != (self.h["states"], self.h["beside"], self.shared):
+                return False
+            self._asked = asked.keys_read
+        self.h.update(settled)
+        self._given.update(changed)
+        self._follow(changed, count)
+        return True
+
+    def _settled(self, name: str, x: Any, count: int) -> Any:
+        """A number, checked."""
+        low, high = self._ranges[name]
+        return x if type(x) is float and low <= x < high else self.rule._settle(name, x, count)
+
+    def _move(self, count: int) -> None:
+        """Evaluates the hyper-parameters that are schedules."""
+        h, ranges = self.h, self._ranges
+        for name, value in self._moving:
+            if type(value) is tuple:
+                h[name] = self.rule._settle(name, value, count)
+                continue
+            x, (low, high) = value(count), ranges[name]
+            inside = type(x) is float and low <= x < high
+            h[name] = x if inside else self.rule._settle(name, lambda _, x=x: x, count)
+        self._follow(self._moved, count)
+
+    def _follow(self, changed: Collection[str], count: int) -> None:
+        """Takes over what depends on numbers that may have changed."""
+        if self._timed:
+            self.h["terms"] = regularize.terms(self.h["regularize"], count)
+        if self._timed or not self._staged.isdisjoint(changed):
+            self._stage(self.h, count)
+        elif not decay.NUMBERS.isdisjoint(changed):
+            self._decay(self.h)
+
+    def _decay(self, h: dict[str, Any]) -> None:
+        """Takes over what decoupled decay comes to."""
+        decoupled = h["terms"].get("decoupled", 0.0)
+        if self.rule.own_decay:
+            self.keep, h["decay"] = 1.0, decay.own(h, decoupled)
+        else:
+            self.keep = decay.keep(h, decoupled)
 
     def _check_fixed(self, h: Mapping[str, Any]) -> None:
         """Raises ValueError where a hyper-parameter that gives states their shapes has changed."""
@@ -179,8 +316,8 @@ class LiveGroup:
 
     def _stage(self, h: dict[str, Any], count: int) -> None:
         """Takes over the stages of filters, clips and penalties."""
-        work = regularize.work(h)
-        h["decay"] = work.decay
+        asked = Asked(h)
+        work = regularize.work(asked)
         ahead = filters.in_order(h["filter"], clips(h["clip"]))
         before = [stage for x in ahead for stage in x.stages(count)]
         making = [unit for x in ahead for unit in x.units(count)]
@@ -214,7 +351,8 @@ class LiveGroup:
             else _operands(0, h["states"], around, makes, staged)
         )
         self.by_rows = _operands(rule.factors, h["beside"], around, makes, staged)
-        self.keep = 1.0 if rule.own_decay else work.keep
+        self._decay(h)
+        self._staged = asked.keys_read
         self.of_stages, self._projects = around, bool(work.units)
         self._averages = bool(average.arrays(h))
         self.units = units
@@ -281,6 +419,13 @@ class LiveGroup:
                 arrays.units(p, axis)
             except ValueError as error:
                 raise ValueError(f"parameter {name!r}: {error}") from None
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a hyper-parameter is a number, or a tuple of numbers, that cannot change in place."""
+    if type(value) is tuple:
+        return all(type(x) in (float, int) for x in value)
+    return type(value) in (float, int) or isinstance(value, (np.floating, np.integer))
 
 
 def _operands(

@@ -94,11 +94,10 @@ class Optimizer(Keeping, registered=False):
         machine.alone(self._lock, self._step, grads, "step() of this optimizer")
 
     def _step(self, grads: Any) -> None:
-        self._check_process()
-        flat = trees.take(self._shape, grads)
-        if not self._in_order:
-            flat = [flat[i] for i in self._order]
-        self._flat_step(flat)
+        if self._files is not None:
+            self._files.check_process()
+        flat = [grads] if self._shape is None else trees.take(self._shape, grads)
+        self._flat_step(flat if self._in_order else [flat[i] for i in self._order])
 
     def _flat_step(self, flat: list[Any]) -> None:
         """A step with the gradients in the order of the groups."""
@@ -115,17 +114,17 @@ class Optimizer(Keeping, registered=False):
 
     def _go(self, flat: list[Any], count: int) -> None:
         """The rest of a step, once the hyper-parameters are those after `count` updates."""
-        groups = self._groups
+        plan = self._resolved(flat)
+        if self._sharing:
+            self._check_shared()
         climbing = False
-        for live in groups:
+        for row, (number, t, by_rows) in enumerate(plan.rows()):
+            live = self._groups[number]
+            live.program(plan, row, count, t, self._domains[number], by_rows)
             if live.sign < 0:
                 climbing = True
-        plan = self._resolved(flat)
-        self._check_shared()
-        for row, (number, t, by_rows) in enumerate(plan.rows()):
-            live = groups[number]
-            live.program(plan, row, count, t, self._domains[number], by_rows)
-        workers = threads.workers(plan.elements())
+        elements = plan.elements()
+        workers = 1 if elements < threads.SMALL else threads.workers(elements)
         if self._clipping.domains or self._nonfinite != "propagate":
             self._clipped_step(plan, workers, count, climbing)
             return
@@ -136,7 +135,8 @@ class Optimizer(Keeping, registered=False):
         plan.factors(workers)
         if self._preparing:
             self._prepare(plan)
-        self._ready()
+        if self._peers is not None:
+            self._peers.ready()
         plan.commit(workers, keeping=self._keeping)
 
     def _check_process(self) -> None:

@@ -121,6 +121,7 @@ class Planned(Grouped, registered=False):
             first.setdefault(live.rule.rule, number) if live.together else number
             for number, live in enumerate(self._groups)
         ]
+        self._sharing = any(number != domain for number, domain in enumerate(self._domains))
         self._keeping = [
             (group, live.shared, domain)
             for group, live, domain in zip(

@@ -187,7 +187,7 @@ class Keeping(Planned, registered=False):
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()
         for name in ("_plan", "_plan_kernels", "_lock", "_cuts", "_clipping", "_places", "_written",
-                     "_keeping"):  # fmt: skip
+                     "_keeping", "_sharing"):  # fmt: skip
             kept.pop(name, None)  # what belongs to a plan, which a copy builds anew
         return kept
 

@@ -135,6 +135,7 @@ cdef class Plan:
     cdef list owners                   # per entry: the parameter, or a tensor it is a view of
     cdef list states                   # per entry: its counter and state arrays, kept alive
     cdef list shown                    # per entry: what others can reach of them, and as it was
+    cdef list made                     # per program: what its structure was made of
     cdef list kept_alive               # per entry: its scalar states, its factors and states
     cdef Stage scale
     cdef Measures unit_measures
@@ -176,7 +177,7 @@ cdef class Plan:
         self.updates = counter(updates)
         self.capacity = capacity
         self.params, self.states, self.kept_alive = [], [], []
-        self.owners, self.shown = [], []
+        self.owners, self.shown, self.made = [], [], []
         self.entries = <Entry *>calloc(max(capacity, 1), sizeof(Entry))
         self.active = <Py_ssize_t *>malloc(max(capacity, 1) * sizeof(Py_ssize_t))
         self.cost = <Py_ssize_t *>malloc((capacity + 1) * sizeof(Py_ssize_t))
@@ -512,7 +513,7 @@ cdef class Plan:
             if programs == NULL:
                 raise MemoryError
             free(self.programs)
-            self.programs, self.program_capacity = programs, n
+            self.programs, self.program_capacity, self.made = programs, n, [None] * n
         return 0
 
     cdef int set_stage(self, Stage *s, functions, int operand, tuple h) except -1:
@@ -539,25 +540,46 @@ cdef class Plan:
         `stage` puts into its first two operands, gradient and parameter."""
         cdef Program *program = &self.programs[row]
         cdef int k
-        if (row >= self.program_capacity or len(h) > COEFFICIENTS or len(units) > UNIT_STAGES
-                or len(before) + len(after) + len(late) > STAGES or len(kept) > SCALARS
+        if (row >= self.program_capacity or len(h) > COEFFICIENTS or len(kept) > SCALARS
                 or not 0 <= domain < max(self.capacity, 1)):
-            raise ValueError(f"{rule}: more coefficients or stages than a program has room for")
-        functions = self.kernels.rules[rule]
-        program.rule_float = pointer(functions[0], RULE_FLOAT)
-        program.rule_double = pointer(functions[1], RULE_DOUBLE)
+            raise ValueError(f"{rule}: more coefficients than a program has room for")
         for k in range(COEFFICIENTS):  # a kernel that reads more than it was given finds NaN
             program.h[k] = h[k] if k < len(h) else NAN
-        self.set_surveys(program, functions[2])
-        program.prepared = prepared
-        self.staging = self.staging or prepared
+        program.keep = keep
         program.domain, program.together, program.scalars = domain, together, <int>len(kept)
         for k in range(<int>len(kept)):
             program.kept[k] = kept[k]
-        program.keep = keep
+        program.prepared = prepared
+        made = self.made[row]
+        if made is None or not (
+                (<tuple>made)[0] is rule and (<tuple>made)[1] is before and (<tuple>made)[2] is after
+                and (<tuple>made)[3] is units and (<tuple>made)[4] is late):
+            self.made[row] = None
+            self.set_structure(program, rule, before, after, units, late)
+            self.made[row] = (rule, before, after, units, late)
+        self.staging = self.staging or prepared
+        self.holding = self.holding or program.holds >= 0
+        self.agreeing = self.agreeing or program.agrees >= 0
+        self.surveys = max(self.surveys, program.surveys)
+        for k in range(program.units):
+            if program.unit[k].kind < MAKERS:
+                self.making_factors = True
+            else:
+                self.projecting = max(self.projecting, k + 1)
+
+    cdef int set_structure(self, Program *program, str rule, list before, list after, list units,
+                           list late) except -1:
+        """The part of a program that stays the same as long as these lists, which nobody changes,
+        are the same objects."""
+        cdef int k = 0
+        if len(units) > UNIT_STAGES or len(before) + len(after) + len(late) > STAGES:
+            raise ValueError(f"{rule}: more stages than a program has room for")
+        functions = self.kernels.rules[rule]
+        program.rule_float = pointer(functions[0], RULE_FLOAT)
+        program.rule_double = pointer(functions[1], RULE_DOUBLE)
+        self.set_surveys(program, functions[2])
         program.before, program.after = <int>len(before), <int>len(after)
         program.late, program.units = <int>len(late), <int>len(units)
-        k = 0
         for name, coefficients, operand in before + after + late:
             self.set_stage(&program.stage[k], self.kernels.stages[name], operand, coefficients)
             k += 1
@@ -569,10 +591,7 @@ cdef class Plan:
         for k, (kind, coefficients) in enumerate(units):
             program.unit[k].kind = _UNIT_KINDS[kind]
             program.unit[k].h[0], program.unit[k].h[1] = coefficients
-            if program.unit[k].kind < MAKERS:
-                self.making_factors = True
-            else:
-                self.projecting = max(self.projecting, k + 1)
+        return 0
 
     def stage(self):
         """Makes the gradients, and the parameters, that prepared rules start from; on one thread,
@@ -614,11 +633,9 @@ cdef class Plan:
         for k, (name, coefficients, _) in enumerate(before):
             if name == "hold":
                 program.holds, program.most = k, coefficients[0]
-                self.holding = True
         for k, (name, _, _) in enumerate(after):
             if name == "agree":
                 program.agrees = program.before + k
-                self.agreeing = True
         return 0
 
     cdef int set_surveys(self, Program *program, tuple surveys) except -1:
@@ -636,7 +653,6 @@ cdef class Plan:
             else:
                 self.set_tally(program, k, settle)
         program.surveys = <int>len(surveys)
-        self.surveys = max(self.surveys, program.surveys)
         return 0
 
     cdef int set_tally(self, Program *program, int k, list settle) except -1:

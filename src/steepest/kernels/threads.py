@@ -28,7 +28,10 @@ _team: Any = None
 _least: int | None = None
 
 # Elements from which on a sweep is worth more than one thread, if they are awake and if not.
-_AWAKE, _ASLEEP = 1 << 15, 1 << 18
+SMALL = 1 << 15
+"""A sweep over fewer elements is always one thread's."""
+
+_AWAKE, _ASLEEP = SMALL, 1 << 18
 
 
 def quota(cgroup: Path = _CGROUP) -> float:

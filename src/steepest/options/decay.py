@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from typing import Any
 
 __all__ = [
-    "MODES", "after", "before", "check_additive", "check_cautious", "check_movable", "check_own",
-    "check_peak", "keep", "own", "with_peak",
+    "MODES", "NUMBERS", "after", "before", "check_additive", "check_cautious", "check_movable",
+    "check_own", "check_peak", "keep", "own", "with_peak",
 ]  # fmt: skip
 
 Stage = tuple[str, tuple[float, ...], str | None]
@@ -38,6 +38,8 @@ OWN = ("l2", "decoupled", *AFTER)
 """The modes of rules with decay in their own formula."""
 PEAKED = ("lr_relative", "corrected")
 """The modes that go by the largest rate."""
+NUMBERS = frozenset({"lr", "weight_decay", "peak_lr"})
+"""The numbers that ``keep`` and ``own`` depend on."""
 
 
 def with_peak(h: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,12 +149,13 @@ def before(h: Mapping[str, Any]) -> list[Stage]:
 
 def after(h: Mapping[str, Any], decoupled: float) -> list[Stage]:
     """The stage right after the rule, for a mode that has one."""
-    mode, drawn = h["decay_mode"], h["lr"] * h["weight_decay"]
+    mode = h["decay_mode"]
     first: list[Stage] = [("agree", (keep(h, decoupled), 1.0), "spare")] if h["cautious"] else []
     if mode == "cautious" and h["weight_decay"]:
         along = h["lr"] * (h["weight_decay"] + decoupled)
         return [("cautious", (1.0 - h["lr"] * decoupled, 1.0 - along), "spare")]
     if mode not in AFTER or not h["weight_decay"]:
         return first
+    drawn = h["lr"] * h["weight_decay"]
     factor = 1.0 / (1.0 + drawn) if mode == "proximal" else 1.0 - drawn
     return [*first, ("multiply", (factor,), None)]

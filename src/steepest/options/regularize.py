@@ -375,12 +375,8 @@ def arrays(h: Mapping[str, Any]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Work:
-    """What is done around the rule at a step, for given hyper-parameters."""
+    """What is done around the rule at a step, beside decoupled decay."""
 
-    keep: float
-    """What decoupled decay leaves of the parameter."""
-    decay: float
-    """The weight of decoupled decay."""
     before: list[Stage]
     after: list[Stage]
     units: list[UnitStage]
@@ -402,7 +398,6 @@ def work(h: Mapping[str, Any]) -> Work:
     """The stages around the rule, for the hyper-parameters h with their "terms", and whether the
     parameters are "masked"."""
     terms: Mapping[str, Any] = h["terms"]
-    lr = h["lr"]
     before: list[Stage] = []
     after: list[Stage] = decay.after(h, terms.get("decoupled", 0.0))
     weight = (h["weight_decay"] if h["decay_mode"] == "l2" else 0.0) + terms.get("l2", 0.0)
@@ -414,7 +409,7 @@ def work(h: Mapping[str, Any]) -> Work:
     if weight:
         before.append(("l1", (weight,), None))
     if "toward_decoupled" in terms:
-        drawn = lr * terms["toward_decoupled"]
+        drawn = h["lr"] * terms["toward_decoupled"]
         before.append(("pull", (1.0 - drawn, drawn), "initial"))
     before += decay.before(h)
     boxes = terms.get("box", [])
@@ -422,20 +417,19 @@ def work(h: Mapping[str, Any]) -> Work:
         before.append(("hide", (), "mask"))
         after.append(("zero", (), "mask"))
     if "proximal_l1" in terms:
+        lr = h["lr"]
         shrunk = 1.0 / (1.0 + lr * terms.get("proximal_l2", 0.0))
         after.append(("soft_threshold", (lr * terms["proximal_l1"], shrunk), None))
     if boxes:
         after.append(("box", _together(boxes), None))
     by_units = [(kind, *term) for kind in _BY_UNITS for term in terms.get(kind, [])]
     units: list[UnitStage] = [
-        (kind, (lr * x if kind == "group_lasso" else x, 0.0)) for kind, x, _ in by_units
+        (kind, (h["lr"] * x if kind == "group_lasso" else x, 0.0)) for kind, x, _ in by_units
     ]
     late: list[Stage] = []
     if h["masked"] and (boxes or "simplex" in terms):  # which may have moved zeros
         (late if units else after).append(("zero", (), "mask"))
     return Work(
-        keep=decay.keep(h, terms.get("decoupled", 0.0)),
-        decay=decay.own(h, terms.get("decoupled", 0.0)),
         before=before,
         after=after,
         units=units,

@@ -18,7 +18,7 @@ from steepest.extras import require
 from steepest.kernels import machine
 from steepest.options import clip as clips
 from steepest.torch import views
-from steepest.torch.optimizer import Optimizer
+from steepest.torch.optimizer import Optimizer, inverse
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
@@ -174,7 +174,8 @@ class InBackward:
             self._flat: list[Any] = [None] * len(self._tensors)
             self.attach()
         self._sharing = [place for place in optimizer._places if place.live.shared]
-        optimizer._take_scale(inner)
+        scale = getattr(optimizer, "grad_scale", None)
+        inner._unscale = 1.0 if scale is None else inverse(scale)
         self._count = int(inner._updates)
         inner._take_hyper(self._count)
         if inner._plan is None:

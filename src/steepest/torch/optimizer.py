@@ -10,6 +10,8 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
+from importlib import import_module
 from operator import is_, itemgetter, setitem
 from typing import Any, ClassVar
 
@@ -39,10 +41,15 @@ torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
 __all__ = ["Optimizer"]
 
+_BASE = import_module("torch.optim.optimizer")
+_PRE_HOOKS, _POST_HOOKS = _BASE._global_optimizer_pre_hooks, _BASE._global_optimizer_post_hooks
+_profiler_enabled = torch.autograd._profiler_enabled
+
 # So that torch.load reads state dicts with them, weights_only as it is by default.
 torch.serialization.add_safe_globals(layout.values())
 
 _OWN = ("params", "param_names")
+_NONE = object()
 
 
 class _Place:
@@ -53,23 +60,41 @@ class _Place:
         self.params = group["params"]
         self.names = rule._hyper_names
         self.flagged = rule.rule in layout.DECOUPLED
+        self.at = self.names.index("decay_mode")
         self.get = itemgetter(*self.names, *([layout.FLAG] * self.flagged))
         self.seen: tuple[Any, ...] = ()
 
     def sync(self) -> None:
         """Takes over the hyper-parameters that torch's group has now."""
         values = self.get(self.group)
-        if len(values) != len(self.seen) or not all(map(is_, values, self.seen)):
-            if self.flagged:
-                layout.agree(self.group, self.inner["decay_mode"])
-                values = self.get(self.group)
-            self.inner.update(
-                {name: views.numbers(x) for name, x in zip(self.names, values, strict=False)}
-            )
-            self.seen = () if any(map(_changing, values)) else values
-        for key in self.live.shared:
-            if key in self.group:
-                self.inner[key] = views.numbers(self.group[key])
+        try:
+            same = values == self.seen
+        except (RuntimeError, ValueError):  # tensors or arrays of several numbers
+            same = False
+        if not same:
+            self._take(values)
+        if self.live.shared:
+            for key in self.live.shared:
+                if key in self.group:
+                    self.inner[key] = views.numbers(self.group[key])
+
+    def _take(self, values: tuple[Any, ...]) -> None:
+        """Takes over hyper-parameters of which some are others than before."""
+        before, self.seen = self.seen or (_NONE,) * len(values), ()
+        if self.flagged and (
+            values[-1] is not before[-1] or values[self.at] is not before[self.at]
+        ):
+            layout.agree(self.group, self.inner["decay_mode"])
+            values = self.get(self.group)
+        constant = True
+        for name, x, old in zip(self.names, values, before, strict=False):
+            if type(x) is float:
+                self.inner[name] = x
+            elif x is not old:
+                self.inner[name] = views.numbers(x)
+                constant = constant and not _changing(x)
+        if constant:
+            self.seen = values
 
     def give_back(self) -> None:
         """Hands the numbers that the rule keeps of the group to torch's."""
@@ -241,27 +266,27 @@ class Optimizer(Saving):
     def _ready(self) -> Any:
         """The optimizer inside, over the parameters, groups and states as they are now."""
         groups = self.param_groups
-        tensors = (
-            groups[0]["params"] if len(groups) == 1 else [p for g in groups for p in g["params"]]
-        )
+        if len(groups) == 1:
+            tensors = groups[0]["params"]
+            full = groups if tensors else []
+        else:
+            full = [g for g in groups if g["params"]]
+            tensors = [p for g in full for p in g["params"]]
         if (
             self._stale
             or self.state is not self._watched
             or (self._marks.any and self._changed())
             or len(tensors) != len(self._tensors)
             or not all(map(is_, tensors, self._tensors))
-            or len(self._places) != sum(1 for g in groups if g["params"])
+            or len(self._places) != len(full)
             or (self._special and any(views.place(p) != place for _, p, place in self._special))
         ):
             self._rebuild(list(tensors))
-        places = iter(self._places)
-        for group in groups:
-            if group["params"]:
-                place = next(places)
-                if place.group is not group:
-                    self._complete(group)
-                    place.group, place.seen = group, ()
-                place.sync()
+        for place, group in zip(self._places, full, strict=True):
+            if place.group is not group:
+                self._complete(group)
+                place.group, place.seen = group, ()
+            place.sync()
         return self._inner
 
     def _changed(self) -> bool:
@@ -315,6 +340,7 @@ class Optimizer(Saving):
         if not inner.updates:  # states that were put here, not loaded
             inner._updates[...] = max((int(x["step"]) for x in inner._state.values()), default=0)
         self._inner, self._places, self._special = inner, places, special
+        self._sharing = [place for place in places if place.live.shared]
         self._company = shards.found(self.param_groups, self._zero)
         if self._company is not None:
             self._company.check(inner, self.param_groups)
@@ -427,7 +453,7 @@ class Optimizer(Saving):
 
     # The step
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Updates all parameters that have a gradient; the closure's loss, if there is one.
 
         After an exception parameters and states are as they were. Raises TypeError or ValueError
@@ -446,35 +472,57 @@ class Optimizer(Saving):
                 self._step_all()
         return loss
 
+    _observed_step = torch.optim.Optimizer.profile_hook_step(_step)
+
+    @wraps(_step)
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        if (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _PRE_HOOKS
+            or _POST_HOOKS
+            or _profiler_enabled()
+        ):
+            return self._observed_step(*args, **kwargs)
+        return self._step(*args, **kwargs)
+
+    step.hooked = True  # type: ignore[attr-defined]  # for torch, which would put its own around it
+
     def _step_all(self) -> None:
         """Steps all parameters that have a gradient."""
         inner = self._ready()
         company = self._company
         if company is not None:
             company.joins(inner, self.param_groups)
-        grads = [p.grad for p in self._tensors]
+        tensors = self._tensors
+        grads = [p.grad for p in tensors]
         for i, _, _ in self._special:
             if grads[i] is not None:
                 what = f"gradient of parameter {self._by_index[i]!r}"
-                shards.check_gradient(grads[i], self._tensors[i], what)
+                shards.check_gradient(grads[i], tensors[i], what)
                 grads[i] = views.array(grads[i], what)
-        if self._skips(inner):
+        given = self.__dict__
+        if given.get("found_inf") is not None and self._skips(inner):
             return
-        self._take_scale(inner)
+        scale = given.get("grad_scale")
+        inner._unscale = 1.0 if scale is None else inverse(scale)
         if not inner.param_groups:
             if company is not None:
                 company.rest()
             return
+        stepped = tensors
+        if any(map(_is_none, grads)):
+            stepped = [p for p, g in zip(tensors, grads, strict=True) if g is not None]
         try:
             machine.alone(inner._lock, inner._flat_step, grads, "step() of this optimizer")
         except (TypeError, ValueError):
-            if company is not None or [p.dtype for p in self._tensors] == self._dtypes:
+            if company is not None or [p.dtype for p in tensors] == self._dtypes:
                 raise
             self._stale = True  # as by model.double(), after which torch goes on
             self._step_all()
             return
-        views.changed([p for p, g in zip(self._tensors, grads, strict=True) if g is not None])
-        for place in self._places:
+        views.changed(stepped)
+        for place in self._sharing:
             place.give_back()
         if inner._plan is not self._plan_seen or (
             self._waiting and any(grads[i] is not None for i in self._waiting)
@@ -486,10 +534,7 @@ class Optimizer(Saving):
 
     def _skips(self, inner: Any) -> bool:
         """Whether a ``torch.amp.GradScaler`` has found that the step must not be done."""
-        found = getattr(self, "found_inf", None)
-        if found is None:
-            return False
-        bad = bool(found)
+        bad = bool(self.found_inf)
         if self._company is not None:
             bad = self._company.any(bad)
         if not bad:
@@ -497,14 +542,6 @@ class Optimizer(Saving):
         inner.skipped += 1
         inner.last_skip = "the GradScaler has found an infinite or NaN gradient"
         return True
-
-    def _take_scale(self, inner: Any) -> None:
-        """Takes over by what a ``torch.amp.GradScaler`` has scaled the loss, if one has."""
-        scale = getattr(self, "grad_scale", None)
-        number = 1.0 if scale is None else float(scale)
-        if not 0.0 < number < math.inf:
-            raise ValueError(f"grad_scale = {number!r}: expected a number above 0")
-        inner._unscale = number if number == 1.0 else _inverse(number)
 
     def _forward(self, name: str, tensors: Any) -> None:
         """Calls a method of the optimizer inside that takes arrays as ``step`` takes gradients."""
@@ -591,8 +628,16 @@ def _judge(inner: Any, strictly: bool) -> None:
 
 
 @machine.in_default_mode
-def _inverse(x: float) -> float:
-    return 1.0 / x
+def inverse(scale: Any) -> float:
+    """The inverse of what a ``torch.amp.GradScaler`` has scaled the loss by."""
+    number = float(scale)
+    if not 0.0 < number < math.inf:
+        raise ValueError(f"grad_scale = {number!r}: expected a number above 0")
+    return 1.0 / number
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
 
 
 def _changing(x: Any) -> bool:
