@@ -24,6 +24,7 @@ class Bar:
     bound: float
     upper: bool = False
     hyper: Mapping[str, Any] = field(default_factory=dict)
+    schedule: str | None = None
 
     @property
     def compared(self) -> str:
@@ -39,6 +40,21 @@ BARS = [
     Bar("adamw", "large", False, "steepest", "torch fused", 1.05, upper=True),
     Bar("adamw", "1000x100", False, "torch fused", "steepest", 15.0),
     Bar("adamw", "1x10", False, "torch fused", "steepest", 10.0),
+    Bar("adamw", "1x10", False, "torch fused", "steepest.torch", 2.5),
+    Bar(
+        "adamw",
+        "1x10",
+        False,
+        "steepest",
+        "steepest, constant",
+        1.5,
+        upper=True,
+        schedule="cosine",
+    ),
+    *(
+        Bar("adamw", case, False, "torch fused", "steepest.torch", 1.0, schedule="LambdaLR")
+        for case in ("1x10", "mlp", "50x1000")
+    ),
     Bar("adamw", "large", True, "torch fused", "steepest", 1.3),
     Bar("adamw", "large", False, "NumPy", "steepest", 10.0),
     Bar("adamw", "large", False, "stream", "steepest", 0.85),
@@ -84,12 +100,14 @@ def checked(entries: Sequence[dict[str, Any]]) -> Iterator[Row]:
         found = [
             e for e in entries
             if (e["rule"], e["case"], e["clip"] is not None) == (bar.rule, bar.case, bar.clipped)
-            and e["hyper"] == bar.hyper and {bar.over, bar.under} <= e["rivals"].keys()
+            and (e["hyper"], e["schedule"]) == (bar.hyper, bar.schedule)
+            and {bar.over, bar.under} <= e["rivals"].keys()
         ]  # fmt: skip
         sign = "≤" if bar.upper else "≥"
         required = f"{sign} {bar.bound:g}"
         if not found:
             clipped = " with clipping" if bar.clipped else ""
+            clipped += f" with {bar.schedule}" if bar.schedule else ""
             options = "".join(f" {key} {value}" for key, value in bar.hyper.items())
             what = f"{bar.rule}{options}{clipped}, {bar.case}: {bar.compared}"
             yield Row(what, required, "not measured", "–")

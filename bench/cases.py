@@ -22,6 +22,13 @@ RIVALS = 6
 MAX_NORM = 1.0
 """The global norm that clipped workloads are clipped to; the gradients start above it."""
 
+SCHEDULES = ("cosine", "LambdaLR", "OneCycleLR")
+"""Schedules of the learning rate. NumPy's optimizers have the first and the last as values, and the
+rate of the second is written into ``param_groups``; PyTorch's are stepped by a scheduler."""
+
+# The parameters of a perceptron of two hidden layers.
+_MLP: tuple[Shape, ...] = ((64, 128), (128,), (128, 64), (64,), (64, 10), (10,))
+
 # Hyper-parameters that change which arrays a rule keeps, measured besides the defaults.
 _VARIANTS: dict[str, list[dict[str, Any]]] = {
     "sgd": [{"momentum": 0.9}],
@@ -72,17 +79,22 @@ def grouped(n: int) -> str:
 
 @dataclass(frozen=True)
 class Workload:
-    """A case, stepped by a rule with these hyper-parameters; clip is a global norm or None."""
+    """A case, stepped by a rule with these hyper-parameters; clip is a global norm or None.
+
+    schedule: what changes the learning rate at every step, one of SCHEDULES, or None.
+    """
 
     case: Case
     rule: str
     hyper: Mapping[str, Any] = field(default_factory=dict)
     clip: float | None = None
+    schedule: str | None = None
 
     @property
     def title(self) -> str:
         shown = [RULES[self.rule].__name__, *(f"{k} {v}" for k, v in self.hyper.items())]
-        return " ".join(shown) + (" with clipping" if self.clip is not None else "")
+        clipped = " with clipping" if self.clip is not None else ""
+        return " ".join(shown) + clipped + (f" with {self.schedule}" if self.schedule else "")
 
 
 def gpt2_small(divisor: int = 1) -> tuple[Shape, ...]:
@@ -189,6 +201,8 @@ def cases(memory: int, quick: bool = False) -> list[Case]:
             Case("1000x100", ((100,),) * 1000, steps=2, fresh=True),
             Case("100x10000", ((10_000,),) * 100, steps=2, fresh=True),
             Case("1x10", ((10,),), steps=50, fresh=True),
+            Case("mlp", _MLP, steps=20, fresh=True, note="a small perceptron"),
+            Case("50x1000", ((1000,),) * 50, steps=10, fresh=True),
             layers,
             Case("matrix", ((256, 256),)),
         ]
@@ -198,6 +212,8 @@ def cases(memory: int, quick: bool = False) -> list[Case]:
         Case("1000x100", ((100,),) * 1000, steps=10, fresh=True),
         Case("100x10000", ((10_000,),) * 100, steps=5, fresh=True),
         Case("1x10", ((10,),), steps=200, fresh=True),
+        Case("mlp", _MLP, steps=100, fresh=True, note="a small perceptron"),
+        Case("50x1000", ((1000,),) * 50, steps=50, fresh=True),
         layers,
         Case("matrix", ((2048, 2048),)),
     ]
@@ -210,14 +226,17 @@ _MADE_FOR = {
     "matrix": ("matrix",),
 }
 
-CASES = ("large", *MODELS, "1000x100", "100x10000", "1x10", "layers", "matrix")
+SCHEDULED = ("1x10", "mlp", "50x1000", "1000x100")
+"""Cases whose steps are short, so that the cost of a changed rate, and of PyTorch's door, shows."""
+
+CASES = ("large", *MODELS, "1000x100", "100x10000", "1x10", "mlp", "50x1000", "layers", "matrix")
 
 
 def workloads(
     chosen: Sequence[Case], names: Sequence[str] = (), rules: Sequence[str] = ()
 ) -> Iterator[Workload]:
-    """AdamW on every case but the last two, clipped and not; then every rule on the cases made for
-    it.
+    """AdamW on every case but the last two, clipped and not, and on small ones with schedules; then
+    every rule on the cases made for it.
 
     `names` of cases and `rules`, where given, select.
     """
@@ -226,6 +245,9 @@ def workloads(
         if case.name not in ("layers", "matrix") and (not rules or "adamw" in rules):
             yield Workload(case, "adamw")
             yield Workload(case, "adamw", clip=MAX_NORM)
+        if case.name in SCHEDULED and (not rules or "adamw" in rules):
+            for schedule in SCHEDULES:
+                yield Workload(case, "adamw", schedule=schedule)
     for case in chosen:
         for rule, cls in RULES.items():
             if (rules and rule not in rules) or cls.needs not in _MADE_FOR.get(case.name, ()):

@@ -146,6 +146,7 @@ def measured(workload: Workload, settings: Settings, torch: Any | None) -> dict[
         "rule": workload.rule,
         "hyper": dict(workload.hyper),
         "clip": workload.clip,
+        "schedule": workload.schedule,
         "tensors": len(workload.case.shapes),
         "parameters": workload.case.parameters,
         "parameter_bytes": 4 * workload.case.parameters,

@@ -11,6 +11,7 @@ _STYLES = {
     "torch fused": ("#D55E00", "o", "torch fused"),
     "torch foreach": ("#0072B2", "s", "torch foreach"),
     "torch single": ("#56B4E9", "D", "torch single"),
+    "steepest, constant": ("#E69F00", "<", "steepest at a constant rate"),
     "steepest.torch": ("#000000", "x", "steepest.torch"),
     "DeepSpeed": ("#CC79A7", "v", "DeepSpeedCPUAdam"),
     "NumPy": ("#009E73", "^", "NumPy reference"),
@@ -82,7 +83,8 @@ def _titled(entries: Iterable[dict[str, Any]]) -> list[tuple[str, dict[str, Any]
 
 def _case(entry: dict[str, Any]) -> str:
     shown = str(entry["case_title"]).partition(": ")[0]
-    return shown + (", clipped" if entry["clip"] is not None else "")
+    shown += ", clipped" if entry["clip"] is not None else ""
+    return shown + (f", {entry['schedule']}" if entry["schedule"] else "")
 
 
 def _panel(ax: Any, title: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> None:

@@ -18,7 +18,7 @@ if not __package__:  # run as a file: the directory above is the one to import f
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from bench.bars import checked
-from bench.cases import grouped
+from bench.cases import MODELS, grouped
 from bench.measure import peak, ratio
 from bench.picture import draw
 from bench.run import FORMAT, RESULTS
@@ -99,13 +99,16 @@ def replaced(old: str, text: str) -> str:
 def markdown(results: dict[str, Any], picture: str | None = None) -> str:
     """All tables with the words that explain them."""
     entries: list[Entry] = results["results"]
-    models = [e for e in entries if _base(e) == "steepest.torch"]
-    adamw = [e for e in entries if e["rule"] == "adamw" and e not in models]
+    scheduled = [e for e in entries if e["schedule"]]
+    models = [e for e in entries if e["case"] in MODELS and OURS[1] in e["rivals"]]
+    adamw = [e for e in entries if e["rule"] == "adamw" and e not in models + scheduled]
     lines = [*_conditions(results), ""]
     if adamw:
         lines += [*_adamw_table(adamw), ""]
     if models:
         lines += [*_models_table(models), ""]
+    if scheduled:
+        lines += [*_schedules_table(scheduled), ""]
     for case, words in _RULES_ON.items():
         rules = [e for e in entries if e["case"] == case and e["clip"] is None]
         if rules:
@@ -206,6 +209,34 @@ def _models_table(entries: Sequence[Entry]) -> Iterator[str]:
     )
 
 
+def _schedules_table(entries: Sequence[Entry]) -> Iterator[str]:
+    """Small steps with a rate that changes, with PyTorch's ratios to our optimizer for PyTorch."""
+    yield (
+        "A learning rate that changes at every step, on small cases. `steepest` has a schedule "
+        "(with LambdaLR, the rate is written into `param_groups`), and the time beside is that of "
+        "a constant rate; the others are stepped with PyTorch's scheduler, whose own time is "
+        "included. PyTorch's ratios are to `steepest.torch`."
+    )
+    yield ""
+    yield from table(
+        ["AdamW", "schedule", OURS[0], "at a constant rate", OURS[1], *TORCH[:2]],
+        [
+            [
+                entry["case_title"],
+                entry["schedule"],
+                *(_median(entry, name) for name in (OURS[0], "steepest, constant", OURS[1])),
+                *(_ratio(entry, name) for name in TORCH[:2]),
+            ]
+            for entry in entries
+        ],
+    )
+
+
+def _median(entry: Entry, name: str) -> str:
+    rows = entry["rivals"]
+    return duration(rows[name]["median"]) if name in rows else "–"
+
+
 def _rules_table(entries: Sequence[Entry]) -> list[str]:
     peers = [name for name in TORCH if any(name in e["rivals"] for e in entries if _own(e))]
     header = ["rule", "bytes per parameter", "steepest", *peers, "NumPy", "of the stream"]
@@ -241,8 +272,10 @@ def _digits(x: float) -> str:
 
 
 def _base(entry: Entry) -> str:
-    """Whose time the ratios in a table are to: our optimizer for PyTorch, where it is measured."""
-    return OURS[1] if OURS[1] in entry["rivals"] else OURS[0]
+    """Whose time the ratios in a table are to: our optimizer for PyTorch, where others are
+    PyTorch's in what they do."""
+    theirs = entry["case"] in MODELS or entry["schedule"]
+    return OURS[1] if theirs and OURS[1] in entry["rivals"] else OURS[0]
 
 
 def _time(entry: Entry) -> str:
@@ -283,7 +316,7 @@ def _verdicts(entries: Sequence[Entry]) -> Iterator[str]:
     found: dict[str, list[str]] = {"faster": [], "slower": [], "tie": []}
     for entry in entries:
         for name in entry["rivals"]:
-            if name in (*OURS, "stream"):
+            if name in (*OURS, "steepest, constant", "stream"):
                 continue
             against = _to_base(entry, name)
             where = (

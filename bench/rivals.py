@@ -10,13 +10,14 @@ import inspect
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from bench.cases import Workload
+from bench.cases import SCHEDULED, Workload
 from bench.peers import Optax, PytorchOptimizer
-from steepest import reference
+from steepest import reference, schedules
 from steepest.core.description import bytes_moved
 from steepest.extension.testing import reference_hyper
 from steepest.memory.arrays import Array
@@ -55,8 +56,39 @@ def parameters(workload: Workload, seed: int) -> list[Array]:
 def _optimizer(workload: Workload, params: list[Array], clipped: bool) -> Optimizer:
     options = {"clip": clip.global_norm(workload.clip)} if clipped and workload.clip else {}
     optimizer: Any = RULES[workload.rule]
-    made: Optimizer = optimizer(params, **workload.hyper, **options)
+    made: Optimizer = optimizer(params, **{**workload.hyper, **options})
     return made
+
+
+_RATE, _STEPS = 1e-3, 10**7
+
+
+def _falling(t: int) -> float:
+    """The factor of the rate that LambdaLR is given."""
+    return 1.0 / (1.0 + 1e-6 * t)
+
+
+def _scheduled(workload: Workload) -> Workload:
+    """A workload of NumPy's optimizers, with the schedules among its hyper-parameters."""
+    hyper = dict(workload.hyper)
+    if workload.schedule == "cosine":
+        hyper["lr"] = schedules.cosine(_RATE, steps=_STEPS)
+    elif workload.schedule == "OneCycleLR":
+        hyper["lr"] = schedules.one_cycle(_RATE, steps=_STEPS)
+        hyper["betas"] = (schedules.one_cycle_momentum(_STEPS), 0.999)
+    return replace(workload, hyper=hyper)
+
+
+def _scheduler(workload: Workload, optimizer: Any, torch: Any) -> Any | None:
+    """PyTorch's scheduler of a workload."""
+    found = torch.optim.lr_scheduler
+    if workload.schedule == "cosine":
+        return found.CosineAnnealingLR(optimizer, _STEPS)
+    if workload.schedule == "LambdaLR":
+        return found.LambdaLR(optimizer, _falling)
+    if workload.schedule == "OneCycleLR":
+        return found.OneCycleLR(optimizer, _RATE, total_steps=_STEPS)
+    return None
 
 
 class Steepest:
@@ -65,15 +97,18 @@ class Steepest:
     name = "steepest"
 
     def __init__(self, workload: Workload, gradients: list[Array]) -> None:
-        self.optimizer = _optimizer(workload, parameters(workload, 1), clipped=True)
+        self.optimizer = _optimizer(_scheduled(workload), parameters(workload, 1), clipped=True)
         self.gradients, self.fresh = gradients, workload.case.fresh
         self.clipped = workload.clip is not None
+        self.written = workload.schedule == "LambdaLR"
 
     def prepare(self) -> None:
         if self.fresh:
             self.gradients = [g.copy() for g in self.gradients]
 
     def step(self) -> None:
+        if self.written:
+            self.optimizer.param_groups[0]["lr"] = _RATE * _falling(self.optimizer.updates)
         self.optimizer.step(self.gradients)
 
     def bytes_moved(self) -> int:
@@ -82,6 +117,15 @@ class Steepest:
         """
         again = sum(g.nbytes for g in self.gradients) if self.clipped else 0
         return sum(bytes_moved(self.optimizer)) + again
+
+
+class Constant(Steepest):
+    """This library with a constant learning rate, beside one that changes."""
+
+    name = "steepest, constant"
+
+    def __init__(self, workload: Workload, gradients: list[Array]) -> None:
+        super().__init__(replace(workload, schedule=None), gradients)
 
 
 class Reference:
@@ -155,6 +199,7 @@ class Torch:
         self.gradients = [torch.from_numpy(g.copy() if own else g) for g in gradients]
         self._give(self.gradients)
         self.optimizer = self._made(workload, torch, gradients[0].ndim)
+        self.scheduler = _scheduler(workload, self.optimizer, torch)
 
     def _made(self, workload: Workload, torch: Any, axes: int) -> Any:
         sample = np.zeros((1,) * axes, np.float32)
@@ -177,6 +222,8 @@ class Torch:
         if self.max_norm is not None:
             self.clip(self.params, self.max_norm, foreach=self.foreach)
         self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
         if self.loop:
             self.optimizer.zero_grad()
 
@@ -261,7 +308,10 @@ def rivals(
     gradients = parameters(workload, 2)
     ours = Steepest(workload, gradients)
     found: list[Rival] = [ours]
-    if workload.case.model:
+    if workload.schedule:
+        found.append(Constant(workload, gradients))
+        absent[Reference.name] = "measured with a constant rate"
+    elif workload.case.model:
         absent[Reference.name] = _ELSEWHERE
     elif "ns_dtype" in workload.hyper:
         absent[Reference.name] = "the reference iterates in the parameter's type"
@@ -278,7 +328,8 @@ def rivals(
             found.append(Torch(workload, gradients, torch, name))
         except (RuntimeError, TypeError, ValueError) as error:
             absent[name] = f"torch: {error}"
-    for cls in (SteepestTorch, DeepSpeed) if workload.case.model else ():
+    small = workload.rule == "adamw" and workload.case.name in SCHEDULED
+    for cls in (SteepestTorch, DeepSpeed) if workload.case.model else (SteepestTorch,) * small:
         if torch is None:
             absent[cls.name] = "PyTorch is not installed"
             continue
@@ -308,6 +359,8 @@ def _why_absent(workload: Workload, torch: Any | None, name: str) -> str | None:
     if name == "torch single":
         if workload.case.model:
             return _ELSEWHERE
+        if workload.schedule:
+            return "measured with a constant rate"
         spared = workload.rule != "adamw" and "foreach" in takes
         return "measured with AdamW, and where torch has no foreach" if spared else None
     flag = name.removeprefix("torch ")

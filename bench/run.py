@@ -31,7 +31,7 @@ from bench.rivals import Steepest, load_torch, yardstick
 from steepest.optimizers import RULES
 
 RESULTS = Path(__file__).with_name("results.json")
-FORMAT = 1
+FORMAT = 2
 _QUICK = 25.0  # seconds of all rounds of a quick run; setting up and imports take about as long
 
 

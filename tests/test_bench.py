@@ -99,7 +99,10 @@ def test_models_have_the_shapes_that_transformers_gives_them() -> None:
 
 def test_every_rule_and_case_has_workloads() -> None:
     found = list(cases.workloads(cases.cases(10**12)))
-    plain = [(w.rule, w.case.name, w.clip) for w in found if not w.hyper]
+    scheduled = [(w.case.name, w.schedule) for w in found if w.schedule]
+    small = ("1x10", "mlp", "50x1000", "1000x100")
+    assert sorted(scheduled) == sorted((c, s) for c in small for s in cases.SCHEDULES)
+    plain = [(w.rule, w.case.name, w.clip) for w in found if not w.hyper and not w.schedule]
     assert len(plain) == len(set(plain))
     for case in cases.CASES[:-2]:
         assert {("adamw", case, None), ("adamw", case, cases.MAX_NORM)} <= set(plain)
@@ -169,7 +172,7 @@ def test_torch_does_the_same_steps(rule: str, clip: float | None) -> None:
         for rival in found:
             rival.prepare()
             rival.step()
-    ours, others = found[0], [r for r in found if isinstance(r, rivals.Torch)]
+    ours, others = found[0], [r for r in found if r.name in rivals.Torch.FLAGS]
     assert {r.name for r in others} | absent.keys() == set(rivals.Torch.FLAGS)
     assert bool(others) == hasattr(torch.optim, RULES[rule].__name__)
     for other in others:
@@ -191,6 +194,31 @@ def test_torch_rivals_are_what_their_names_say() -> None:
     assert not absent
     absent = rivals.rivals(workload("rmsprop", TINY), 1, torch)[1]
     assert absent["torch fused"] == "torch.optim.RMSprop has no fused"
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("schedule", cases.SCHEDULES)
+def test_schedules_are_those_of_torch(schedule: str) -> None:
+    """All rivals of a workload with a schedule have the same rates and momenta at every step."""
+    torch = pytest.importorskip("torch")
+    case = cases.Case("1x10", ((10,),), steps=2, fresh=True)
+    scheduled = cases.Workload(case, "adamw", schedule=schedule)
+    found, absent = rivals.rivals(scheduled, 1, torch)
+    names = ["steepest", "steepest, constant", "torch foreach", "torch fused", "steepest.torch"]
+    assert [r.name for r in found] == names and absent.keys() == {"NumPy", "torch single"}
+    ours, constant, *others = found
+    for _ in range(30):
+        for rival in found:
+            rival.prepare()
+            rival.step()
+    for other in others:
+        p = ours.optimizer.param_groups[0]["params"][0]
+        np.testing.assert_allclose(p, other.params[0].detach().numpy(), rtol=1e-5, atol=1e-6)
+        group = other.optimizer.param_groups[0]
+        rate = ours.optimizer.param_groups[0]["lr"]
+        then = rate(30) if callable(rate) else rivals._RATE * rivals._falling(30)
+        assert group["lr"] == pytest.approx(then, rel=1e-9)
+    assert constant.optimizer.param_groups[0]["lr"] == 1e-3
 
 
 MODEL = cases.Case("resnet50", ((30, 40), (7,)), streams=True, model=True)
@@ -430,7 +458,7 @@ def test_the_command_writes_a_file_that_the_report_reads(
     results = report.load(out)
     check_schema(results)
     assert results["quick"] and results["settings"]["threads"] == 1
-    assert [e["case"] for e in results["results"]] == ["1x10", "1x10"]
+    assert [e["case"] for e in results["results"]] == ["1x10"] * (2 + len(cases.SCHEDULES))
     assert "AdamW with clipping, 1 tensor of 10:" in capsys.readouterr().out
 
 
@@ -482,6 +510,7 @@ def entry(rule: str, case: str, clip: float | None, times: dict[str, Any]) -> di
         "rule": rule,
         "hyper": {},
         "clip": clip,
+        "schedule": None,
         "tensors": 1,
         "parameters": 20_000_000,
         "parameter_bytes": 80_000_000,
@@ -557,6 +586,22 @@ def test_the_table_of_models(fixture: dict[str, Any]) -> None:
     assert shown["adamw with clipping, bert: DeepSpeed / steepest.torch"] == ("not measured", "–")
 
 
+def test_the_table_of_schedules(fixture: dict[str, Any]) -> None:
+    times = {
+        "steepest": [6e-6] * 3,
+        "steepest, constant": [4e-6] * 3,
+        "steepest.torch": [10e-6] * 3,
+        "torch fused": [30e-6] * 3,
+    }
+    scheduled = entry("adamw", "1x10", None, times) | {"schedule": "LambdaLR"}
+    cosine = scheduled | {"schedule": "cosine"}
+    text = report.markdown(fixture | {"results": [*fixture["results"], scheduled]})
+    assert "| 1 tensor of 10 | LambdaLR | 6 µs | 4 µs | 10 µs | 3.00 (3.00 to 3.00) | – |" in text
+    shown = {(r.what, r.measured, r.holds) for r in bars.checked([scheduled, cosine])}
+    assert ("AdamW, 1 tensor of 10: torch fused / steepest.torch", "3", "yes") in shown
+    assert ("AdamW, 1 tensor of 10: steepest / steepest, constant", "1.5", "yes") in shown
+
+
 def test_ties_and_losses_are_said(fixture: dict[str, Any]) -> None:
     text = report.markdown(fixture)
     assert "faster in 3 of 5 comparisons" in text
@@ -586,6 +631,7 @@ def test_bars(fixture: dict[str, Any]) -> None:
 
 def test_bars_compare_what_is_measured() -> None:
     names = {"steepest", "steepest.torch", "DeepSpeed", "NumPy", "stream", *rivals.Torch.FLAGS}
+    names |= {"steepest, constant"}
     for bar in bars.BARS:
         assert bar.rule in RULES and bar.case in cases.CASES and {bar.over, bar.under} <= names
 

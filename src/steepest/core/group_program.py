@@ -118,6 +118,9 @@ class LiveGroup:
         self._moved: frozenset[str] = frozenset()
         """The names of these."""
         self._ranges: dict[str, tuple[float, float]] = {}
+        """Where a number needs no further check, by name."""
+        self._lengths: dict[str, int] = {}
+        """How many numbers there are, where there are several."""
         self._timed = False
         """Whether a clip, filter or penalty has a schedule."""
         self._whole = False
@@ -208,6 +211,7 @@ class LiveGroup:
         self._whole = not all(callable(x) or type(x) is tuple for _, x in moving)
         self._moving, self._moved = moving, frozenset(name for name, _ in moving)
         self._ranges = {name: self._range(name) for name in names}
+        self._lengths = {name: len(x) for name, x in h.items() if type(x) is tuple}
 
     def _range(self, name: str) -> tuple[float, float]:
         """Where a single number needs no further check; nowhere, for what may be something else."""
@@ -256,20 +260,25 @@ class LiveGroup:
         return True
 
     def _settled(self, name: str, x: Any, count: int) -> Any:
-        """A number, checked."""
+        """A number or several, checked."""
         low, high = self._ranges[name]
-        return x if type(x) is float and low <= x < high else self.rule._settle(name, x, count)
+        several = x if type(x) is tuple and len(x) == self._lengths.get(name) else (x,)
+        for one in several:
+            if type(one) is not float or not low <= one < high:
+                if callable(one):
+                    raise TypeError(f"{name} = {one!r}: expected a number from a schedule")
+                return self.rule._settle(name, x, count)
+        return x
 
     def _move(self, count: int) -> None:
         """Evaluates the hyper-parameters that are schedules."""
-        h, ranges = self.h, self._ranges
+        h = self.h
         for name, value in self._moving:
             if type(value) is tuple:
-                h[name] = self.rule._settle(name, value, count)
-                continue
-            x, (low, high) = value(count), ranges[name]
-            inside = type(x) is float and low <= x < high
-            h[name] = x if inside else self.rule._settle(name, lambda _, x=x: x, count)
+                x: Any = tuple([part(count) if callable(part) else part for part in value])
+            else:
+                x = value(count)
+            h[name] = self._settled(name, x, count)
         self._follow(self._moved, count)
 
     def _follow(self, changed: Collection[str], count: int) -> None:

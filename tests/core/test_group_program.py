@@ -1,0 +1,156 @@
+"""A step costs what has changed: only what was written to, or is a schedule, is looked at again."""
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from cases import same_bits
+
+import steepest as st
+from steepest import schedules
+from steepest.core.group_program import Asked
+from steepest.optimizers import RULES
+
+G = np.array([0.5, -1.0, 2.0])
+
+
+def settled(opt, names: list[str], monkeypatch) -> list[str]:
+    """Notes the name of every hyper-parameter whose value is looked at from here on."""
+    [live] = opt._groups
+    settle, check = live._settled, live.rule._settle
+
+    def noted(name, *rest):
+        names.append(name)
+        return settle(name, *rest)
+
+    def checked(name, *rest):
+        names.append(name)
+        return check(name, *rest)
+
+    monkeypatch.setattr(live, "_settled", noted)
+    monkeypatch.setattr(live.rule, "_settle", checked, raising=False)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("written", "looked_at"),
+    [
+        ({}, []),
+        ({"lr": 0.25}, ["lr"]),
+        ({"betas": (0.8, 0.9), "eps": 1e-6}, ["betas", "eps"]),
+        ({"weight_decay": 0.5}, ["weight_decay"]),
+    ],
+    ids=str,
+)
+def test_only_what_was_written_is_looked_at(monkeypatch, written, looked_at) -> None:
+    opt = st.AdamW(np.ones(3), lr=0.5)
+    opt.step(G)
+    names = settled(opt, [], monkeypatch)
+    for _ in range(3):
+        opt.param_groups[0].update(written)
+        opt.step(G)
+    assert names == looked_at
+
+
+def test_a_schedule_alone_is_evaluated_at_every_step(monkeypatch) -> None:
+    opt = st.AdamW(np.ones(3), lr=schedules.cosine(0.5, steps=9))
+    opt.step(G)
+    names = settled(opt, [], monkeypatch)
+    for _ in range(3):
+        opt.step(G)
+    assert names == ["lr"] * 3
+
+
+def calls(function: Callable[[], object]) -> int:
+    """How many functions written in Python it calls."""
+    count = 0
+
+    def note(_frame, event, _argument) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_a_step_calls_few_functions() -> None:
+    """17 and 153 when every step looked at everything."""
+    constant, cosine = st.AdamW(np.ones(3)), st.AdamW(np.ones(3), schedules.cosine(0.5, steps=9))
+    for opt in (constant, cosine):
+        opt.step(G)
+    assert calls(lambda: constant.step(G)) <= 14
+    assert calls(lambda: cosine.step(G)) <= 24
+
+
+# What a changed number may change, with the value written before and after a step.
+CHANGES = {
+    "sgd": [
+        {"momentum": 0.9}, {"momentum": 0.0}, {"lr": 0.0}, {"weight_decay": 0.25}, {"l1": 0.5},
+        {"weight_decay": 0.0, "decay_mode": "decoupled"}, {"weight_decay": 0.5},
+    ],
+    "adamw": [
+        {"lr": 0.25}, {"weight_decay": 0.0}, {"weight_decay": 0.5}, {"betas": (0.5, 0.75)},
+        {"decay_mode": "lr_relative", "peak_lr": 1.0}, {"peak_lr": 2.0}, {"lr": np.float64(0.125)},
+        {"lr": schedules.linear(0.5, steps=20)}, {"lr": 0.75}, {"l1": 0.125}, {"ema": 0.5},
+        {"clip": st.clip.value(0.5)}, {"clip": None}, {"maximize": True}, {"lr": 1},
+    ],
+    "rmsprop": [{"momentum": 0.5}, {"alpha": 0.5}, {"centered": True}, {"eps": 1e-3}],
+    "lamb": [{"lr": 0.5}, {"weight_decay": 0.25}, {"betas": (0.5, 0.5)}],
+    "schedulefreeadamw": [{"lr": 0.125}, {"weight_decay": 0.5}],
+    "adafactor": [{"lr": 0.5}, {"weight_decay": 0.25}, {"decay_mode": "decoupled"}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", CHANGES)
+def test_changes_have_the_bits_of_an_optimizer_that_looks_at_everything(rule) -> None:
+    """The twin is copied before every step, and what a copy has is made anew."""
+    p, q = np.linspace(-1, 1, 12).reshape(3, 4), np.linspace(-1, 1, 12).reshape(3, 4)
+    opt, twin = RULES[rule](p), RULES[rule](q)
+    rng = np.random.default_rng(0)
+    for change in [{}, *CHANGES[rule], {}]:
+        for _ in range(2):
+            g = rng.standard_normal((3, 4))
+            opt.param_groups[0].update(change)
+            twin.param_groups[0].update(change)
+            for live in twin._groups:
+                live._seen = ()
+            opt.step(g)
+            twin.step(g)
+            same_bits(p, q, f"{change}")
+            for key, x in opt.state["0"].items():
+                same_bits(np.asarray(x), np.asarray(twin.state["0"][key]), f"{change}: {key}")
+
+
+def test_a_number_that_is_refused_is_refused_again_and_then_forgotten() -> None:
+    w, other = np.ones(3), np.ones(3)
+    opt, twin = st.AdamW(w, lr=0.5), st.AdamW(other, lr=0.5)
+    for each in (opt, twin):
+        each.step(G)
+    opt.param_groups[0].update(lr=-1.0, weight_decay=0.25)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"lr = -1\.0"):
+            opt.step(G)
+    opt.param_groups[0].update(lr=0.5, weight_decay=1e-2)
+    for each in (opt, twin):
+        each.step(G)
+    same_bits(w, other)
+
+
+def test_numbers_that_do_not_go_together_are_refused_when_one_is_written() -> None:
+    opt = st.Rprop(np.ones(3))
+    opt.step(G)
+    opt.param_groups[0]["step_sizes"] = (2.0, 1.0)
+    with pytest.raises(ValueError, match="step_sizes"):
+        opt.step(G)
+
+
+def test_a_mapping_remembers_what_was_read() -> None:
+    asked = Asked({"a": 1, "b": 2, "c": 3})
+    assert asked["a"] == 1 and asked.get("b") == 2 and "x" not in asked
+    assert asked.keys_read == {"a", "b", "x"}
+    assert {**asked} == {"a": 1, "b": 2, "c": 3} and asked.keys_read == {"a", "b", "c", "x"}
