@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from steepest import data
+from steepest.data import datasets
 from steepest.data.datasets import DataError, digits, split, table
 from steepest.extras import MissingExtra
 
@@ -562,4 +562,4 @@ def test_missing_packages(monkeypatch, tmp_path, module, load) -> None:
 
 
 def test_examples() -> None:
-    assert doctest.testmod(data).failed == 0
+    assert doctest.testmod(datasets).failed == 0
