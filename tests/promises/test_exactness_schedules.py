@@ -58,10 +58,10 @@ def ends(low, high, inclusive):
 def scheduled(cls, arguments):
     """Arguments in each of which one number is a schedule through an end of its range."""
     probe = cls([np.ones(2)], **arguments)
-    for key in (k for k in probe._hyper_names if k in probe._ranges):
+    for key, limits in probe.ranges.items():
         usual = probe.param_groups[0][key]
         usual = OTHERS.get(key) if usual is None else usual
-        for end, order in product(ends(*probe._ranges[key]), ORDERS):
+        for end, order in product(ends(*limits), ORDERS):
             if isinstance(usual, tuple):
                 for i in (i for i, x in enumerate(usual) if x is not None):
                     moved = through(usual[i], end, order)

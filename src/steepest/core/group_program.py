@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from steepest.core.hyper import variable
+from steepest.core.hyper_parameters import variable
 from steepest.core.norms import clips
 from steepest.kernels.engine import SPARE_OPERAND, UNIT_STAGE_LIMIT
 from steepest.memory import arrays
@@ -235,7 +235,7 @@ class LiveGroup:
 
     def number(self, key: str, x: Any, group: int | None = None) -> float:
         """A number that the rule keeps of the group, checked."""
-        low = self.rule._ranges.get(key, (-math.inf, math.inf, False))[0]
+        low = 0.0 if key in self.rule.positive else -math.inf
         if isinstance(x, (float, int)) and not x < low:  # what came of bad gradients may be NaN
             return float(x)
         where = "" if group is None else f" of group {group}"

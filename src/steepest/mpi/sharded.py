@@ -424,7 +424,7 @@ def _check_rules(optimizer: Optimizer) -> None:
     for live in optimizer._groups:
         if live.rule.needs == "global":
             raise ValueError(
-                f"{type(live.rule).__name__} goes by sums over all parameters, which no rank has: "
+                f"{live.rule.cls.__name__} goes by sums over all parameters, which no rank has: "
                 "take another rule, or let every rank have all state, with gradients from "
                 "st.mpi.mean"
             )

@@ -585,9 +585,8 @@ def _own(group: dict[str, Any], parts: list[dict[str, Any]]) -> list[dict[str, A
 def _judge(inner: Any, strictly: bool) -> None:
     """Makes the optimizer inside check numbers as for a constructor or, as torch does what stands
     in its groups later, take them as they are."""
-    for rule in (inner, *inner._rules.values()):
-        rule._in_range = strictly
-        rule._checks = strictly or not hasattr(torch.optim, type(rule).__name__)
+    for rule in inner._rules.values():
+        rule.judge(strictly, strictly or not hasattr(torch.optim, rule.cls.__name__))
 
 
 @machine.in_default_mode
