@@ -1,11 +1,12 @@
 """A rule as an optimizer holds it: its class, and the defaults of the groups that it steps."""
 
+import math
 import operator
 from collections.abc import Mapping
 from typing import Any
 
 from steepest.core.constructor import EMPTY
-from steepest.core.hyper_parameters import Check
+from steepest.core.hyper_parameters import Check, Within
 from steepest.core.rule import OWN, RULES, Rule
 
 __all__ = ["HeldRule", "settled_defaults"]
@@ -43,6 +44,12 @@ class HeldRule:
         return self._settling[name].settle(name, value, count)
 
     _settle = settle
+
+    def bounds(self, name: str) -> tuple[float, float]:
+        """Between which numbers, the first allowed, one needs no further check; between none for
+        what may be something else than a number or a schedule."""
+        check = self._settling[name]
+        return (check.low, check.high) if isinstance(check, Within) else (math.inf, -math.inf)
 
     def settled(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         """Checked hyper-parameters, schedules as they are."""
