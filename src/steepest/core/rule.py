@@ -67,6 +67,8 @@ class Rule(ABC):
     """Methods that take one array for each parameter, as ``step`` does."""
     copies: ClassVar[bool] = False
     """Whether ``prepare`` is given copies of the state, to be changed in place."""
+    coefficient_names: ClassVar[Mapping[str, str]] = {}
+    """What the numbers of ``coefficients`` are, by kernel: the names that it gives them."""
     checked_at_steps: ClassVar[bool] = False
     """Whether ``check`` is asked at each step, too, for what schedules have come to."""
     positive: ClassVar[tuple[str, ...]] = ()

@@ -52,6 +52,11 @@ class _AdamForm(_WithTorchsFlag, registered=False):
         moments = ("exp_avg", "exp_avg_sq")
         return (*moments, "max_exp_avg_sq") if h["amsgrad"] else moments
 
+    coefficient_names: ClassVar = {
+        "adam": "b1 fresh1 b2 fresh2 step unbias eps",
+        "amsgrad": "b1 fresh1 b2 fresh2 step unbias eps early",
+    }
+
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, fresh1, b2, fresh2 = _moments(h)
@@ -173,6 +178,8 @@ class Adamax(Optimizer):
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_inf")
 
+    coefficient_names: ClassVar = {"adamax": "b1 fresh1 b2 step inside outside"}
+
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, fresh1, b2, _ = _moments(h)
@@ -233,6 +240,8 @@ class NAdam(_WithTorchsFlag):
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
+
+    coefficient_names: ClassVar = {"nadam": "b1 fresh1 b2 fresh2 now ahead unbias eps"}
 
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
@@ -317,6 +326,12 @@ class RAdam(_WithTorchsFlag):
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
+
+    coefficient_names: ClassVar = {
+        "radam_early": "b1 fresh1 b2 fresh2 step",
+        "radam": "b1 fresh1 b2 fresh2 step eps",
+        "adam": "b1 fresh1 b2 fresh2 step unbias eps",
+    }
 
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:

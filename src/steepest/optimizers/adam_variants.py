@@ -82,6 +82,8 @@ class AdaBelief(Optimizer):
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_var")
 
+    coefficient_names: ClassVar = {"adabelief": "b1 fresh1 b2 fresh2 step unbias eps"}
+
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         return "adabelief", (*_mixes(h), *_steps(h, t), h["eps"])
@@ -138,6 +140,8 @@ class Yogi(Optimizer):
             state[...] = h["initial_accumulator_value"]
         return state
 
+    coefficient_names: ClassVar = {"yogi": "b1 fresh1 fresh2 step unbias eps"}
+
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, b2 = h["betas"]
@@ -174,6 +178,8 @@ class LaProp(Optimizer):
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
+
+    coefficient_names: ClassVar = {"laprop": "b1 fresh1 b2 fresh2 step unbias eps"}
 
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
@@ -214,6 +220,11 @@ class ADOPT(Optimizer):
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
+
+    coefficient_names: ClassVar = {
+        "adopt_first": "",
+        "adopt": "b1 fresh1 b2 fresh2 lr eps limit",
+    }
 
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
@@ -260,6 +271,10 @@ class AdEMAMix(Optimizer):
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg_fast", "exp_avg_slow", "exp_avg_sq")
+
+    coefficient_names: ClassVar = {
+        "ademamix": "b1 fresh1 b2 fresh2 b3 fresh3 step slow unbias eps",
+    }
 
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
@@ -310,6 +325,10 @@ class Adan(Optimizer):
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_diff", "exp_avg_sq", "previous_grad")
 
+    coefficient_names: ClassVar = {
+        "adan": "b1 fresh1 b2 fresh2 b3 fresh3 step ahead unbias eps later weight",
+    }
+
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, b2, b3 = h["betas"]
@@ -353,6 +372,8 @@ class AdamAtan2(Optimizer):
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
+
+    coefficient_names: ClassVar = {"adamatan2": "b1 fresh1 b2 fresh2 step unbias1 unbias2"}
 
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
@@ -400,6 +421,11 @@ class Sophia(Optimizer):
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "hessian")
+
+    coefficient_names: ClassVar = {
+        "sophia": "b1 fresh1 lr rho eps",
+        "sophia_hessian": "b2 fresh2",
+    }
 
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
@@ -475,6 +501,8 @@ class Grams(Optimizer):
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
+
+    coefficient_names: ClassVar = {"grams": "b1 fresh1 b2 fresh2 step unbias eps"}
 
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:

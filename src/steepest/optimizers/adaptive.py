@@ -89,6 +89,11 @@ class Adagrad(Optimizer):
             accumulator[...] = h["initial_accumulator_value"]
         return accumulator
 
+    coefficient_names: ClassVar = {
+        "adagrad": "lr inside outside",
+        "adagrad_or_still": "lr inside outside",
+    }
+
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         inside = h["eps_inside_sqrt"] or h["convention"] in ("optax", "keras")
@@ -145,6 +150,13 @@ class RMSprop(Optimizer):
             names.append("momentum_buffer")
         return tuple(names)
 
+    coefficient_names: ClassVar = {
+        "rmsprop": "lr alpha fresh inside outside",
+        "rmsprop_centered": "lr alpha fresh inside outside",
+        "rmsprop_momentum": "lr alpha fresh inside outside mu within",
+        "rmsprop_centered_momentum": "lr alpha fresh inside outside mu within",
+    }
+
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         rule, lr, alpha = "rmsprop", h["lr"], h["alpha"]
@@ -185,6 +197,8 @@ class Adadelta(Optimizer):
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("square_avg", "acc_delta")
+
+    coefficient_names: ClassVar = {"adadelta": "lr rho fresh eps"}
 
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
@@ -234,6 +248,8 @@ class Rprop(Optimizer):
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("prev", "step_size")
+
+    coefficient_names: ClassVar = {"rprop": "minus plus least most first"}
 
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
@@ -290,6 +306,8 @@ class MADGRAD(Optimizer):
         if key == "x0":
             fresh[...] = p
         return fresh
+
+    coefficient_names: ClassVar = {"madgrad": "rate fresh eps"}
 
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
@@ -351,6 +369,11 @@ class FTRL(Optimizer):
         if key == "accumulator":
             fresh[...] = h["initial_accumulator_value"]
         return fresh
+
+    coefficient_names: ClassVar = {
+        "ftrl": "inverse beta l1 l2",
+        "ftrl_still": "",
+    }
 
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:

@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from steepest.core.hyper_parameters import (
     Eps,
@@ -69,6 +69,8 @@ class ASGD(Optimizer):
     @staticmethod
     def initial(key: str, p: Array, h: Mapping[str, Any]) -> Array:
         return copy_of(p)
+
+    coefficient_names: ClassVar = {"asgd": "eta shrink mu"}
 
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
@@ -163,6 +165,8 @@ class ScheduleFreeSGD(_ScheduleFree):
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("z",)
 
+    coefficient_names: ClassVar = {"schedulefreesgd": "lr weight power beta"}
+
     @classmethod
     def coefficients(cls, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         return "schedulefreesgd", cls._averaging(h)
@@ -209,6 +213,8 @@ class ScheduleFreeAdamW(_ScheduleFree):
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("z", "exp_avg_sq")
+
+    coefficient_names: ClassVar = {"schedulefreeadamw": "lr weight power beta b2 fresh unbias eps"}
 
     @classmethod
     def coefficients(cls, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:

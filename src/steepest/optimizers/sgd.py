@@ -70,6 +70,12 @@ class SGD(Optimizer):
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if h["momentum"] else ()
 
+    coefficient_names: ClassVar = {
+        "sgd": "lr",
+        "momentum": "lr mu fresh",
+        "nesterov": "lr mu fresh",
+    }
+
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         if not h["states"]:
@@ -110,6 +116,8 @@ class QHM(Optimizer):
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",)
+
+    coefficient_names: ClassVar = {"qhm": "mu fresh plain mean"}
 
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:

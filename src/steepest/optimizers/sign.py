@@ -1,7 +1,7 @@
 """Rules that step by signs: SignSGD, Signum, Lion."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from steepest.core.hyper_parameters import Betas, Factor, Rate, Weight
 from steepest.core.optimizer import Optimizer
@@ -34,6 +34,8 @@ class SignSGD(Optimizer):
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
+
+    coefficient_names: ClassVar = {"signsgd": "lr"}
 
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
@@ -70,6 +72,8 @@ class Signum(Optimizer):
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",)
 
+    coefficient_names: ClassVar = {"signum": "lr mu fresh"}
+
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         return "signum", (h["lr"], h["momentum"], 1.0 - h["momentum"])
@@ -102,6 +106,8 @@ class Lion(Optimizer):
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg",)
+
+    coefficient_names: ClassVar = {"lion": "lr b1 fresh1 b2 fresh2"}
 
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:

@@ -324,7 +324,8 @@ def _whole(live: LiveGroup) -> str:
     h = live.h
     rule = live.rule
     if rule.needs != "element-wise" or rule.prepares:
-        return rule.cls.__name__
+        name: str = rule.cls.__name__
+        return name
     if live.units:
         return f"one of clip={h['clip']!r}, filter={h['filter']!r}, regularize={h['regularize']!r}"
     if live.in_c_order:
