@@ -19,12 +19,12 @@ the optimizer, unless ``peak_lr=`` says otherwise; where lr is a schedule, it ha
 from collections.abc import Mapping
 from typing import Any
 
+from steepest.options.operations import Operation
+
 __all__ = [
     "MODES", "after", "before", "check_additive", "check_cautious", "check_movable", "check_own",
     "check_peak", "keep", "own", "with_peak",
 ]  # fmt: skip
-
-Stage = tuple[str, tuple[float, ...], str | None]
 
 MODES = (
     "l2", "decoupled", "decoupled_after", "independent", "lr_relative", "corrected", "palm",
@@ -138,17 +138,19 @@ def _relative(h: Mapping[str, Any]) -> float:
     return float(h["lr"] * share if h["decay_mode"] == "corrected" else share)
 
 
-def before(h: Mapping[str, Any]) -> list[Stage]:
+def before(h: Mapping[str, Any]) -> list[Operation]:
     """The stage right before the rule, for a mode that has one."""
     if h["cautious"] or (h["decay_mode"] == "cautious" and h["weight_decay"]):
         return [("set_aside", (), "spare")]
     return []
 
 
-def after(h: Mapping[str, Any], decoupled: float) -> list[Stage]:
+def after(h: Mapping[str, Any], decoupled: float) -> list[Operation]:
     """The stage right after the rule, for a mode that has one."""
     mode, drawn = h["decay_mode"], h["lr"] * h["weight_decay"]
-    first: list[Stage] = [("agree", (keep(h, decoupled), 1.0), "spare")] if h["cautious"] else []
+    first: list[Operation] = (
+        [("agree", (keep(h, decoupled), 1.0), "spare")] if h["cautious"] else []
+    )
     if mode == "cautious" and h["weight_decay"]:
         along = h["lr"] * (h["weight_decay"] + decoupled)
         return [("cautious", (1.0 - h["lr"] * decoupled, 1.0 - along), "spare")]

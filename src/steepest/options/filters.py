@@ -21,54 +21,51 @@ the gradients as given; centralised; clipped by ``clip.adaptive`` and ``clip.val
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from steepest.fields import Check, Number, Value, axis, number
+from steepest.fields import Check, Number, Range, Scheduled, Value
 from steepest.memory.arrays import unmasked
-from steepest.options.regularize import Stage, UnitStage
+from steepest.options.operations import Operation, UnitOperation, Units
 
 __all__ = ["FILTERS", "Filter", "centralize", "grokfast", "mars", "mask"]
 
 
-def _rate(value: Any) -> float:
-    rate: float = number(0.0, 1.0)(value)
-    if rate == 1.0:
-        raise ValueError("expected a number in [0, 1)")
-    return rate
+Share = Annotated[Number, Scheduled(Range(float, 0, 1))]
+Weight = Annotated[Number, Scheduled(Range(float, 0))]
 
 
-def _masks(value: Any) -> dict[str, Any] | None:
-    """Arrays of True and False by name; one that has no name belongs to the only parameter."""
-    if value is None:
-        return None
-    given = value if isinstance(value, Mapping) else {"0": value}
-    masks = {}
-    for name, x in given.items():
-        own = np.asarray(unmasked(x, f"the array of {name!r}"))
-        if own.dtype.kind not in "biuf":
-            raise TypeError(f"expected arrays of bools, or of 0 and 1, by parameter, as {name!r}")
-        if not np.isin(own, (0, 1)).all():
-            raise ValueError(f"expected 0 or 1 in every element of {name!r}")
-        masks[str(name)] = own.astype(bool)
-    return masks
+@dataclass(frozen=True)
+class Masks(Check):
+    """Arrays of True and False by name, or None; one without a name is the only parameter's."""
+
+    def __str__(self) -> str:
+        return "arrays of bools, or of 0 and 1, by parameter"
+
+    def check(self, value: Any, owner: str, name: str) -> dict[str, Any] | None:
+        if value is None:
+            return None
+        given = value if isinstance(value, Mapping) else {"0": value}
+        masks = {}
+        for key, x in given.items():
+            try:
+                own = np.asarray(unmasked(x, f"the array of {key!r}"))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{owner}: {name} = {value!r}: {error}") from None
+            if own.dtype.kind not in "biuf":
+                raise self.refusal(TypeError, value, owner, name, f"{self}, as {key!r}")
+            if not np.isin(own, (0, 1)).all():
+                expected = f"0 or 1 in every element of {key!r}"
+                raise self.refusal(ValueError, value, owner, name, expected)
+            masks[str(key)] = own.astype(bool)
+        return masks
 
 
 @dataclass(frozen=True)
 class Filter(Value):
     """What is done to gradients."""
 
-    checks: ClassVar[Mapping[str, Check]] = {
-        "axis": axis,
-        "alpha": number(0.0, 1.0),
-        "lamb": number(),
-        "gamma": number(),
-        "beta": _rate,
-        "max_norm": number(finite=False),
-        "masks": _masks,
-    }
-    fixed = frozenset({"axis", "masks"})
     rank: ClassVar[int]
     """The place in the order in which filters work."""
     arrays: ClassVar[tuple[str, ...]] = ()
@@ -76,13 +73,13 @@ class Filter(Value):
     makes: ClassVar[str] = ""
     """The array that its units make, of a number for each."""
     in_c_order: ClassVar[bool] = False
-    """Whether it goes by sums over the gradient, which hang on the order of its elements."""
+    """Whether it uses sums over the gradient, which depend on the order of its elements."""
 
-    def stages(self, count: int) -> list[Stage]:
+    def stages(self, count: int) -> list[Operation]:
         """Its stages before the penalties."""
         return []
 
-    def units(self, count: int) -> list[tuple[UnitStage, int | None]]:
+    def units(self, count: int) -> list[tuple[UnitOperation, int | None]]:
         """The unit stages that make numbers for the gradient's units, and their axes."""
         return []
 
@@ -110,14 +107,14 @@ class centralize(Filter):
     Yong et al. 2020, arXiv:2004.01461, equation 1.
     """
 
-    axis: int | None = 0
+    axis: Units = 0
     rank: ClassVar[int] = 0
     makes: ClassVar[str] = "means"
 
-    def stages(self, count: int) -> list[Stage]:
+    def stages(self, count: int) -> list[Operation]:
         return [("subtract_each", (), "means")]
 
-    def units(self, count: int) -> list[tuple[UnitStage, int | None]]:
+    def units(self, count: int) -> list[tuple[UnitOperation, int | None]]:
         return [(("centralize", (0.0, 0.0)), self.axis)]
 
 
@@ -144,14 +141,14 @@ class mars(Filter):
     Yuan et al. 2024, arXiv:2411.10438, algorithm 2 (MARS-approx); defaults as the authors' code.
     """
 
-    gamma: Number = 0.025
-    beta: Number = 0.95
-    max_norm: Number = 1.0
+    gamma: Weight = 0.025
+    beta: Annotated[Number, Scheduled(Range(float, 0, 1, below=True))] = 0.95
+    max_norm: Annotated[Number, Scheduled(Range(float, 0, finite=False))] = 1.0
     rank: ClassVar[int] = 1
     arrays: ClassVar[tuple[str, ...]] = ("last_grad",)
     in_c_order: ClassVar[bool] = True
 
-    def stages(self, count: int) -> list[Stage]:
+    def stages(self, count: int) -> list[Operation]:
         beta = self.at("beta", count)
         weight = self.at("gamma", count) * (beta / (1.0 - beta))
         held = ("hold", (self.at("max_norm", count),), None)
@@ -180,12 +177,12 @@ class grokfast(Filter):
     code.
     """
 
-    alpha: Number = 0.98
-    lamb: Number = 2.0
+    alpha: Share = 0.98
+    lamb: Weight = 2.0
     rank: ClassVar[int] = 2
     arrays: ClassVar[tuple[str, ...]] = ("grokfast",)
 
-    def stages(self, count: int) -> list[Stage]:
+    def stages(self, count: int) -> list[Operation]:
         alpha = self.at("alpha", count)
         return [("grokfast", (alpha, 1.0 - alpha, self.at("lamb", count)), "grokfast")]
 
@@ -217,7 +214,7 @@ class mask(Filter):
     arXiv:1506.02626.
     """
 
-    masks: Any = field(default=None, repr=False)
+    masks: Annotated[Any, Masks()] = field(default=None, repr=False)
     __eq__ = object.__eq__  # arrays do not say whether they are equal
     __hash__ = object.__hash__
     in_state = frozenset({"masks"})

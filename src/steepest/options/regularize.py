@@ -20,10 +20,11 @@ not that of a single element, also with rules that scale elements.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
-from steepest.fields import Check, Number, Value, axis, flag, number
+from steepest.fields import Number, Range, Scheduled, Truth, Value
 from steepest.options import average, decay
+from steepest.options.operations import Operation, UnitOperation, Units
 
 __all__ = [
     "PENALTIES",
@@ -41,37 +42,16 @@ __all__ = [
     "unit_norm",
 ]
 
-Stage = tuple[str, tuple[float, ...], str | None]
-"""A stage: its name in ``kernels.stages``, its coefficients, the name of its own array or None."""
-UnitStage = tuple[str, tuple[float, float]]
+UnitStage = UnitOperation
 
-_any_number = number(-math.inf, finite=False)
-
-
-def _bound(value: Any) -> Any:
-    """Any number, also an infinite one."""
-    try:
-        return _any_number(value)
-    except (TypeError, ValueError) as error:
-        raise type(error)("expected a number, which may be infinite") from None
+Weight = Annotated[Number, Scheduled(Range(float, 0))]
+Bound = Annotated[Number, Scheduled(Range(float, finite=False))]
+Flag = Annotated[bool, Truth()]
 
 
 @dataclass(frozen=True)
 class Penalty(Value):
     """What is done to a parameter beside the rule."""
-
-    checks: ClassVar[Mapping[str, Check]] = {
-        "weight": number(),
-        "ratio": number(0.0, 1.0),
-        "limit": number(),
-        "low": _bound,
-        "high": _bound,
-        "total": number(above=True),
-        "proximal": flag,
-        "decoupled": flag,
-        "axis": axis,
-    }
-    fixed = frozenset({"proximal", "decoupled", "axis"})
 
     def terms(self, count: int) -> dict[str, Any]:
         """What the penalty adds to a step after `count` updates; see the function ``terms``."""
@@ -86,7 +66,7 @@ class l2(Penalty):
     with ``decay_mode="l2"``.
     """
 
-    weight: Number
+    weight: Weight
 
 
 @dataclass(frozen=True)
@@ -97,7 +77,7 @@ class decoupled(Penalty):
     with ``decay_mode="decoupled"``. Loshchilov and Hutter 2017, arXiv:1711.05101.
     """
 
-    weight: Number
+    weight: Weight
 
 
 @dataclass(frozen=True)
@@ -117,8 +97,8 @@ class l1(Penalty):
     array([ 0.95, -0.04])
     """
 
-    weight: Number
-    proximal: bool = False
+    weight: Weight
+    proximal: Flag = False
 
     def terms(self, count: int) -> dict[str, Any]:
         return {"proximal_l1" if self.proximal else "l1": self.at("weight", count)}
@@ -135,9 +115,9 @@ class elastic_net(Penalty):
     2005, parametrised as in scikit-learn.
     """
 
-    weight: Number
-    ratio: Number = 0.5
-    proximal: bool = False
+    weight: Weight
+    ratio: Annotated[Number, Scheduled(Range(float, 0, 1))] = 0.5
+    proximal: Flag = False
 
     def terms(self, count: int) -> dict[str, Any]:
         weight, ratio = self.at("weight", count), self.at("ratio", count)
@@ -164,8 +144,8 @@ class toward_initial(Penalty):
     array([2.5])
     """
 
-    weight: Number
-    decoupled: bool = False
+    weight: Weight
+    decoupled: Flag = False
 
     def terms(self, count: int) -> dict[str, Any]:
         return {"toward_decoupled" if self.decoupled else "toward": self.at("weight", count)}
@@ -190,8 +170,8 @@ class group_lasso(Penalty):
            [0.    , 0.    ]])
     """
 
-    weight: Number
-    axis: int | None = 0
+    weight: Weight
+    axis: Units = 0
 
     def terms(self, count: int) -> dict[str, Any]:
         return {"group_lasso": [(self.at("weight", count), self.axis)]}
@@ -214,8 +194,8 @@ class max_norm(Penalty):
            [0.3, 0.4]])
     """
 
-    limit: Number
-    axis: int | None = 0
+    limit: Weight
+    axis: Units = 0
 
     def terms(self, count: int) -> dict[str, Any]:
         return {"max_norm": [(self.at("limit", count), self.axis)]}
@@ -256,8 +236,8 @@ class box(Penalty):
     array([ 0.25, -0.25, -0.5 ])
     """
 
-    low: Number
-    high: Number
+    low: Bound
+    high: Bound
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -289,7 +269,7 @@ class unit_norm(Penalty):
            [0. , 0. ]])
     """
 
-    axis: int | None = 0
+    axis: Units = 0
 
     def terms(self, count: int) -> dict[str, Any]:
         return {"unit_norm": [(0.0, self.axis)]}
@@ -314,8 +294,8 @@ class simplex(Penalty):
            [0.3333, 0.3333, 0.3333]])
     """
 
-    total: Number = 1.0
-    axis: int | None = 0
+    total: Annotated[Number, Scheduled(Range(float, 0, above=True))] = 1.0
+    axis: Units = 0
 
     def terms(self, count: int) -> dict[str, Any]:
         return {"simplex": [(self.at("total", count), self.axis)]}
@@ -381,10 +361,10 @@ class Work:
     """What decoupled decay leaves of the parameter."""
     decay: float
     """The weight of decoupled decay."""
-    before: list[Stage]
-    after: list[Stage]
-    units: list[UnitStage]
-    late: list[Stage]
+    before: list[Operation]
+    after: list[Operation]
+    units: list[UnitOperation]
+    late: list[Operation]
     """Stages after those of units; empty where there are none."""
     axes: list[int | None]
     """The axis of the units of each unit stage."""
@@ -403,8 +383,8 @@ def work(h: Mapping[str, Any]) -> Work:
     parameters are "masked"."""
     terms: Mapping[str, Any] = h["terms"]
     lr = h["lr"]
-    before: list[Stage] = []
-    after: list[Stage] = decay.after(h, terms.get("decoupled", 0.0))
+    before: list[Operation] = []
+    after: list[Operation] = decay.after(h, terms.get("decoupled", 0.0))
     weight = (h["weight_decay"] if h["decay_mode"] == "l2" else 0.0) + terms.get("l2", 0.0)
     if weight:
         before.append(("l2", (weight,), None))
@@ -427,10 +407,10 @@ def work(h: Mapping[str, Any]) -> Work:
     if boxes:
         after.append(("box", _together(boxes), None))
     by_units = [(kind, *term) for kind in _BY_UNITS for term in terms.get(kind, [])]
-    units: list[UnitStage] = [
+    units: list[UnitOperation] = [
         (kind, (lr * x if kind == "group_lasso" else x, 0.0)) for kind, x, _ in by_units
     ]
-    late: list[Stage] = []
+    late: list[Operation] = []
     if h["masked"] and (boxes or "simplex" in terms):  # which may have moved zeros
         (late if units else after).append(("zero", (), "mask"))
     return Work(
