@@ -207,7 +207,7 @@ def test_the_largest_rate_is_the_one_at_construction():
 
 def test_a_schedule_has_to_say_its_largest_value():
     lr = st.schedules.cosine(0.1, 100, warmup=10)
-    with pytest.raises(ValueError, match="decay_mode = 'corrected' goes by the largest lr: expect"):
+    with pytest.raises(ValueError, match="decay_mode = 'corrected' uses the largest lr: expect"):
         st.AdamW(np.ones(1), lr=lr, decay_mode="corrected")
     w = np.ones(1)
     opt = st.SGD(w, lr=lr, weight_decay=0.5, decay_mode="lr_relative", peak_lr=0.1)

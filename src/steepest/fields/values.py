@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from steepest.fields.checks import checks_of
 
@@ -21,8 +21,20 @@ class Value:
     owner: ClassVar[str]
     """Its name in messages, such as ``clip.norm``."""
 
-    def __init_subclass__(cls) -> None:
+    family: ClassVar[dict[str, type[Any]] | None] = None
+    """The classes of its family by name: a class enters by being defined, in that order."""
+
+    def __init_subclass__(cls, family: dict[str, type[Any]] | None = None) -> None:
+        """With `family`, the class is the base of one, which begins empty. A class whose name
+        begins with an underscore does not enter. Raises TypeError for a name that is taken."""
         cls.owner = f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}"
+        if family is not None:
+            cls.family = family
+        elif cls.family is not None and not cls.__name__.startswith("_"):
+            other = cls.family.setdefault(cls.__name__, cls)
+            if other.__module__ != cls.__module__:
+                raise TypeError(f"{other.owner} has this name already: call {cls.owner} otherwise")
+            cls.family[cls.__name__] = cls  # in a notebook it may be defined again
 
     def __post_init__(self) -> None:
         for name, check in checks_of(type(self)).items():

@@ -88,7 +88,7 @@ def arrays(h: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def stages(h: Mapping[str, Any], count: int, t: int) -> list[Operation]:
-    """The last stages of a parameter's t-th step, after `count` updates of the optimizer."""
+    """The last epilogue operations of a parameter's t-th step, after `count` updates."""
     found: list[Operation] = []
     ahead, mean, ema = h["lookahead"], h["average"], h["ema"]
     if ahead is not None and t % ahead.k == 0:

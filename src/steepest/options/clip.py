@@ -50,9 +50,13 @@ Window = Annotated[int, Range(int, 1)]
 _GUARD = 1e-6
 
 
+CLIPS: dict[str, type["Clip"]] = {}
+"""Every clip by its name."""
+
+
 @dataclass(frozen=True)
-class Clip(Value):
-    """How gradients are clipped: by a factor for each that comes from norms, or by a stage."""
+class Clip(Value, family=CLIPS):
+    """How gradients are clipped: by a factor for each that comes from norms, or by an operation."""
 
     rank: ClassVar[int] = 1
     """The place in the order in which clips work."""
@@ -95,11 +99,11 @@ class Clip(Value):
         return known[-self.memory :]
 
     def stages(self, count: int) -> list[Operation]:
-        """The stages that clip elements."""
+        """The prologue operations that clip elements."""
         return []
 
     def units(self, count: int) -> list[tuple[UnitOperation, int | None]]:
-        """The unit stages that make factors, and their axes."""
+        """The unit operations that make factors, and their axes."""
         return []
 
 
@@ -318,8 +322,8 @@ class adaptive(Clip):
         return [("scale_each", (), "factors")]
 
     def units(self, count: int) -> list[tuple[UnitOperation, int | None]]:
-        stage = ("adaptive", (self.at("limit", count), self.at("eps", count)))
-        return [(stage, self.axis)]
+        operation = ("adaptive", (self.at("limit", count), self.at("eps", count)))
+        return [(operation, self.axis)]
 
 
 @dataclass(frozen=True)
@@ -367,21 +371,6 @@ class skip_spikes(Clip):
             f"the norm {norm:.4g} is above {limit:.4g}, the mean of the last "
             f"{n} and {sigma:g} standard deviations"
         )
-
-
-CLIPS: dict[str, type[Clip]] = {
-    c.__name__: c
-    for c in (
-        value,
-        norm,
-        group_norm,
-        global_norm,
-        percentile,
-        previous_norm,
-        adaptive,
-        skip_spikes,
-    )
-}
 
 
 def settled(clip: Any) -> Clip | tuple[Clip, ...] | None:

@@ -14,7 +14,7 @@ Numbers may be schedules.
 array([[ 1., -1.],
        [ 0.,  0.]])
 
-A gradient goes through the stages in this order: scaled by norms (``clip``), which are those of
+A gradient passes the operations in this order: scaled by norms (``clip``), which are those of
 the gradients as given; centralised; clipped by ``clip.adaptive`` and ``clip.value``; corrected by
 ``mars``; amplified by ``grokfast``; penalties (``regularize``); masked; the rule.
 """
@@ -62,8 +62,12 @@ class Masks(Check):
         return masks
 
 
+FILTERS: dict[str, type["Filter"]] = {}
+"""Every filter by its name."""
+
+
 @dataclass(frozen=True)
-class Filter(Value):
+class Filter(Value, family=FILTERS):
     """What is done to gradients."""
 
     rank: ClassVar[int]
@@ -75,12 +79,16 @@ class Filter(Value):
     in_c_order: ClassVar[bool] = False
     """Whether it uses sums over the gradient, which depend on the order of its elements."""
 
+    def initial(self, p: Any, name: str) -> Any:
+        """What its state arrays begin with, for the parameter of that name."""
+        return 0.0
+
     def stages(self, count: int) -> list[Operation]:
-        """Its stages before the penalties."""
+        """Its prologue operations, which come before those of the penalties."""
         return []
 
     def units(self, count: int) -> list[tuple[UnitOperation, int | None]]:
-        """The unit stages that make numbers for the gradient's units, and their axes."""
+        """The unit operations that make numbers for the gradient's units, and their axes."""
         return []
 
 
@@ -182,6 +190,9 @@ class grokfast(Filter):
     rank: ClassVar[int] = 2
     arrays: ClassVar[tuple[str, ...]] = ("grokfast",)
 
+    def initial(self, p: Any, name: str) -> Any:
+        return np.nan
+
     def stages(self, count: int) -> list[Operation]:
         alpha = self.at("alpha", count)
         return [("grokfast", (alpha, 1.0 - alpha, self.at("lamb", count)), "grokfast")]
@@ -221,6 +232,15 @@ class mask(Filter):
     rank: ClassVar[int] = 3
     arrays: ClassVar[tuple[str, ...]] = ("mask",)
 
+    def initial(self, p: Any, name: str) -> Any:
+        own = (self.masks or {}).get(name, True)
+        if own is not True and own.shape != p.shape:
+            raise ValueError(
+                f"mask of parameter {name!r} has shape {own.shape}; "
+                f"expected the parameter's {p.shape}"
+            )
+        return own
+
     def __getstate__(self) -> dict[str, Any]:  # without arrays, which torch.load does not take
         masks = self.masks and {name: (x.shape, x.tobytes()) for name, x in self.masks.items()}
         return {"masks": masks}
@@ -231,9 +251,6 @@ class mask(Filter):
             for name, x in kept["masks"].items()
         }
         object.__setattr__(self, "masks", masks)
-
-
-FILTERS: dict[str, type[Filter]] = {f.__name__: f for f in (centralize, mars, grokfast, mask)}
 
 
 def settled(value: Any) -> tuple[Filter, ...]:
@@ -255,7 +272,7 @@ def settled(value: Any) -> tuple[Filter, ...]:
 
 
 def in_order(filters: Sequence[Filter], clips: Iterable[Any]) -> list[Any]:
-    """Filters and clips in the order in which their stages work."""
+    """Filters and clips in the order in which their operations work."""
     return [
         *(x for x in filters if x.rank == centralize.rank),
         *clips,
@@ -279,21 +296,14 @@ def renewed(old: mask | None, new: mask | None) -> bool:
 
 
 def initial(filters: Sequence[Filter], key: str, p: Any, name: str) -> Any:
-    """What a state array of a stage begins with: a filter's, or else the parameter.
+    """What a state array of an operation begins with: a filter's, or else the parameter.
 
     Raises ValueError for a mask that does not fit.
     """
-    if key in ("grokfast", "last_grad"):
-        return np.nan if key == "grokfast" else 0.0
-    held = masks(filters)
-    if key != "mask" or held is None:
-        return p
-    own = (held.masks or {}).get(name, True)
-    if own is not True and own.shape != p.shape:
-        raise ValueError(
-            f"mask of parameter {name!r} has shape {own.shape}; expected the parameter's {p.shape}"
-        )
-    return own
+    for x in filters:
+        if key in x.arrays:
+            return x.initial(p, name)
+    return p
 
 
 def check_names(filters: Sequence[Filter], names: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ add up with the penalties. Every weight is a number or a schedule.
 >>> w
 array([0.49, 0.  ])
 
-A step goes through the stages in this order: gradient (filtered and clipped), + L2, toward the
+A step has its operations in this order: gradient (filtered and clipped), + L2, toward the
 initial point and L1; decoupled decay; the rule; decay after it; the proximal step of L1 and elastic
 net; box and non-negative; group lasso; the largest norm, the unit norm, the simplex; the averages
 (``lookahead``, ``average``, ``ema``). What follows the rule uses the learning rate ``lr`` itself,
@@ -20,7 +20,7 @@ not that of a single element, also with rules that scale elements.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from steepest.fields import Number, Range, Scheduled, Truth, Value
 from steepest.options import average, decay
@@ -49,35 +49,20 @@ Bound = Annotated[Number, Scheduled(Range(float, finite=False))]
 Flag = Annotated[bool, Truth()]
 
 
+PENALTIES: dict[str, type["Penalty"]] = {}
+"""Every penalty by its name."""
+
+
 @dataclass(frozen=True)
-class Penalty(Value):
+class Penalty(Value, family=PENALTIES):
     """What is done to a parameter beside the rule."""
+
+    by_units: ClassVar[bool] = False
+    """Whether it works on units, as its term (number, axis) says; in the order of PENALTIES."""
 
     def terms(self, count: int) -> dict[str, Any]:
         """What the penalty adds to a step after `count` updates; see the function ``terms``."""
         return {type(self).__name__: self.at("weight", count)}
-
-
-@dataclass(frozen=True)
-class l2(Penalty):
-    """The penalty weight/2 · ‖p‖², in the gradient: g ← g + weight · p.
-
-    weight >= 0. Raises TypeError or ValueError for anything else. The same as ``weight_decay=``
-    with ``decay_mode="l2"``.
-    """
-
-    weight: Weight
-
-
-@dataclass(frozen=True)
-class decoupled(Penalty):
-    """Decoupled decay: p ← (1 - lr · weight) · p before the rule.
-
-    weight >= 0. Raises TypeError or ValueError for anything else. The same as ``weight_decay=``
-    with ``decay_mode="decoupled"``. Loshchilov and Hutter 2017, arXiv:1711.05101.
-    """
-
-    weight: Weight
 
 
 @dataclass(frozen=True)
@@ -105,6 +90,17 @@ class l1(Penalty):
 
 
 @dataclass(frozen=True)
+class l2(Penalty):
+    """The penalty weight/2 · ‖p‖², in the gradient: g ← g + weight · p.
+
+    weight >= 0. Raises TypeError or ValueError for anything else. The same as ``weight_decay=``
+    with ``decay_mode="l2"``.
+    """
+
+    weight: Weight
+
+
+@dataclass(frozen=True)
 class elastic_net(Penalty):
     """The penalty weight · (ratio · ‖p‖₁ + (1 - ratio)/2 · ‖p‖²).
 
@@ -123,6 +119,17 @@ class elastic_net(Penalty):
         weight, ratio = self.at("weight", count), self.at("ratio", count)
         kind = "proximal_" if self.proximal else ""
         return {f"{kind}l1": weight * ratio, f"{kind}l2": weight * (1.0 - ratio)}
+
+
+@dataclass(frozen=True)
+class decoupled(Penalty):
+    """Decoupled decay: p ← (1 - lr · weight) · p before the rule.
+
+    weight >= 0. Raises TypeError or ValueError for anything else. The same as ``weight_decay=``
+    with ``decay_mode="decoupled"``. Loshchilov and Hutter 2017, arXiv:1711.05101.
+    """
+
+    weight: Weight
 
 
 @dataclass(frozen=True)
@@ -172,6 +179,7 @@ class group_lasso(Penalty):
 
     weight: Weight
     axis: Units = 0
+    by_units: ClassVar[bool] = True
 
     def terms(self, count: int) -> dict[str, Any]:
         return {"group_lasso": [(self.at("weight", count), self.axis)]}
@@ -196,6 +204,7 @@ class max_norm(Penalty):
 
     limit: Weight
     axis: Units = 0
+    by_units: ClassVar[bool] = True
 
     def terms(self, count: int) -> dict[str, Any]:
         return {"max_norm": [(self.at("limit", count), self.axis)]}
@@ -270,6 +279,7 @@ class unit_norm(Penalty):
     """
 
     axis: Units = 0
+    by_units: ClassVar[bool] = True
 
     def terms(self, count: int) -> dict[str, Any]:
         return {"unit_norm": [(0.0, self.axis)]}
@@ -296,29 +306,10 @@ class simplex(Penalty):
 
     total: Annotated[Number, Scheduled(Range(float, 0, above=True))] = 1.0
     axis: Units = 0
+    by_units: ClassVar[bool] = True
 
     def terms(self, count: int) -> dict[str, Any]:
         return {"simplex": [(self.at("total", count), self.axis)]}
-
-
-PENALTIES: dict[str, type[Penalty]] = {
-    p.__name__: p
-    for p in (
-        l1,
-        l2,
-        elastic_net,
-        decoupled,
-        toward_initial,
-        group_lasso,
-        max_norm,
-        non_negative,
-        box,
-        unit_norm,
-        simplex,
-    )
-}
-
-_BY_UNITS = ("group_lasso", "max_norm", "unit_norm", "simplex")
 
 
 def settled(value: Any) -> tuple[Penalty, ...]:
@@ -348,7 +339,7 @@ def terms(penalties: Sequence[Penalty], count: int) -> dict[str, Any]:
 
 
 def arrays(h: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of the arrays that these stages need."""
+    """The names of the arrays that these operations need."""
     held = any(isinstance(penalty, toward_initial) for penalty in h["regularize"])
     return (*average.arrays(h), "initial") if held else average.arrays(h)
 
@@ -357,17 +348,29 @@ def arrays(h: Mapping[str, Any]) -> tuple[str, ...]:
 class Work:
     """What is done around the rule at a step, for given hyper-parameters."""
 
-    keep: float
-    """What decoupled decay leaves of the parameter."""
+    decay_factor: float
+    """What decoupled decay multiplies the parameter by."""
     decay: float
     """The weight of decoupled decay."""
-    before: list[Operation]
-    after: list[Operation]
+    prologue: list[Operation]
+    epilogue: list[Operation]
     units: list[UnitOperation]
     late: list[Operation]
-    """Stages after those of units; empty where there are none."""
+    """Epilogue operations after those of units; empty where there are none."""
     axes: list[int | None]
-    """The axis of the units of each unit stage."""
+    """The axis of the units of each unit operation."""
+
+    @property
+    def keep(self) -> float:
+        return self.decay_factor
+
+    @property
+    def before(self) -> list[Operation]:
+        return self.prologue
+
+    @property
+    def after(self) -> list[Operation]:
+        return self.epilogue
 
 
 def _together(boxes: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -379,45 +382,46 @@ def _together(boxes: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def work(h: Mapping[str, Any]) -> Work:
-    """The stages around the rule, for the hyper-parameters h with their "terms", and whether the
-    parameters are "masked"."""
+    """The operations before and after the rule, for the hyper-parameters h with their "terms", and
+    whether the parameters are "masked"."""
     terms: Mapping[str, Any] = h["terms"]
     lr = h["lr"]
-    before: list[Operation] = []
-    after: list[Operation] = decay.after(h, terms.get("decoupled", 0.0))
+    prologue: list[Operation] = []
+    epilogue: list[Operation] = decay.epilogue(h, terms.get("decoupled", 0.0))
     weight = (h["weight_decay"] if h["decay_mode"] == "l2" else 0.0) + terms.get("l2", 0.0)
     if weight:
-        before.append(("l2", (weight,), None))
+        prologue.append(("l2", (weight,), None))
     if "toward" in terms:
-        before.append(("toward", (terms["toward"],), "initial"))
+        prologue.append(("toward", (terms["toward"],), "initial"))
     weight = h["l1"] + terms.get("l1", 0.0)
     if weight:
-        before.append(("l1", (weight,), None))
+        prologue.append(("l1", (weight,), None))
     if "toward_decoupled" in terms:
         drawn = lr * terms["toward_decoupled"]
-        before.append(("pull", (1.0 - drawn, drawn), "initial"))
-    before += decay.before(h)
+        prologue.append(("pull", (1.0 - drawn, drawn), "initial"))
+    prologue += decay.prologue(h)
     boxes = terms.get("box", [])
     if h["masked"]:
-        before.append(("hide", (), "mask"))
-        after.append(("zero", (), "mask"))
+        prologue.append(("hide", (), "mask"))
+        epilogue.append(("zero", (), "mask"))
     if "proximal_l1" in terms:
         shrunk = 1.0 / (1.0 + lr * terms.get("proximal_l2", 0.0))
-        after.append(("soft_threshold", (lr * terms["proximal_l1"], shrunk), None))
+        epilogue.append(("soft_threshold", (lr * terms["proximal_l1"], shrunk), None))
     if boxes:
-        after.append(("box", _together(boxes), None))
-    by_units = [(kind, *term) for kind in _BY_UNITS for term in terms.get(kind, [])]
+        epilogue.append(("box", _together(boxes), None))
+    kinds = [kind for kind, penalty in PENALTIES.items() if penalty.by_units] if terms else []
+    by_units = [(kind, *term) for kind in kinds for term in terms.get(kind, [])]
     units: list[UnitOperation] = [
         (kind, (lr * x if kind == "group_lasso" else x, 0.0)) for kind, x, _ in by_units
     ]
     late: list[Operation] = []
     if h["masked"] and (boxes or "simplex" in terms):  # which may have moved zeros
-        (late if units else after).append(("zero", (), "mask"))
+        (late if units else epilogue).append(("zero", (), "mask"))
     return Work(
-        keep=decay.keep(h, terms.get("decoupled", 0.0)),
-        decay=decay.own(h, terms.get("decoupled", 0.0)),
-        before=before,
-        after=after,
+        decay_factor=decay.factor(h, terms.get("decoupled", 0.0)),
+        decay=decay.weight_in_rule(h, terms.get("decoupled", 0.0)),
+        prologue=prologue,
+        epilogue=epilogue,
         units=units,
         late=late,
         axes=[axis for _, _, axis in by_units],
