@@ -29,19 +29,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from steepest.fields import Number, Range, Scheduled, Value, described
 from steepest.options.operations import Operation, UnitOperation, Units
 
-__all__ = [
-    "CLIPS",
-    "Clip",
-    "adaptive",
-    "global_norm",
-    "group_norm",
-    "norm",
-    "percentile",
-    "previous_norm",
-    "skip_spikes",
-    "value",
-]
-
 Limit = Annotated[Number, Scheduled(Range(float, 0, above=True, finite=False))]
 Positive = Annotated[Number, Scheduled(Range(float, 0, above=True))]
 Window = Annotated[int, Range(int, 1)]
@@ -389,3 +376,6 @@ def settled(clip: Any) -> Clip | tuple[Clip, ...] | None:
             "value, in this order"
         )
     return tuple(clip)
+
+
+__all__ = ["CLIPS", "Clip", *CLIPS]

@@ -29,9 +29,6 @@ from steepest.fields import Check, Number, Range, Scheduled, Value
 from steepest.memory.arrays import unmasked
 from steepest.options.operations import Operation, UnitOperation, Units
 
-__all__ = ["FILTERS", "Filter", "centralize", "grokfast", "mars", "mask"]
-
-
 Share = Annotated[Number, Scheduled(Range(float, 0, 1))]
 Weight = Annotated[Number, Scheduled(Range(float, 0))]
 
@@ -265,9 +262,8 @@ def settled(value: Any) -> tuple[Filter, ...]:
         )
     ranks = [x.rank for x in filters]
     if ranks != sorted(set(ranks)):
-        raise ValueError(
-            f"filter = {value!r}: expected at most one each of {', '.join(FILTERS)}, in this order"
-        )
+        names = ", ".join(sorted(FILTERS, key=lambda name: FILTERS[name].rank))
+        raise ValueError(f"filter = {value!r}: expected at most one each of {names}, in this order")
     return tuple(filters)
 
 
@@ -315,3 +311,6 @@ def check_names(filters: Sequence[Filter], names: Sequence[str]) -> None:
             f"masks of {', '.join(map(repr, unknown))}, which are no parameters; "
             f"expected some of {', '.join(map(repr, names))}"
         )
+
+
+__all__ = ["FILTERS", "Filter", *FILTERS]

@@ -26,22 +26,6 @@ from steepest.fields import Number, Range, Scheduled, Truth, Value
 from steepest.options import average, decay
 from steepest.options.operations import Operation, UnitOperation, Units
 
-__all__ = [
-    "PENALTIES",
-    "Penalty",
-    "box",
-    "decoupled",
-    "elastic_net",
-    "group_lasso",
-    "l1",
-    "l2",
-    "max_norm",
-    "non_negative",
-    "simplex",
-    "toward_initial",
-    "unit_norm",
-]
-
 UnitStage = UnitOperation
 
 Weight = Annotated[Number, Scheduled(Range(float, 0))]
@@ -426,3 +410,6 @@ def work(h: Mapping[str, Any]) -> Work:
         late=late,
         axes=[axis for _, _, axis in by_units],
     )
+
+
+__all__ = ["PENALTIES", "Penalty", *PENALTIES]
