@@ -120,6 +120,16 @@ def test_what_is_refused(check, value, error, message):
         check.check(value, "owner", "field")
 
 
+def test_a_lenient_check_takes_every_number():
+    for check in (SHARE, Maybe(SHARE), Scheduled(SHARE)):
+        assert [check.lenient().check(x, "", "x") for x in (-math.inf, 5)] == [-math.inf, 5.0]
+        assert math.isnan(check.lenient().check(math.nan, "", "x"))
+        with pytest.raises(TypeError, match="'1': expected a number, which may be infinite or NaN"):
+            check.lenient().check("1", "", "x")
+    assert Many(Scheduled(SHARE), exactly=2).lenient().check((2, 3), "", "x") == (2.0, 3.0)
+    assert Choice(("a",)).lenient() == Choice(("a",))
+
+
 def test_without_an_owner_the_field_comes_first():
     with pytest.raises(ValueError, match=r"^lr = -1: expected a finite number of at least 0$"):
         Range(float, 0).check(-1, "", "lr")

@@ -15,7 +15,7 @@ import numbers
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, get_type_hints
@@ -45,6 +45,10 @@ class Check(ABC):
     def at(self, value: Any, count: int, owner: str, name: str) -> Any:
         """The value after `count` updates, checked: of a schedule, what it returns for them."""
         return self.check(value, owner, name)
+
+    def lenient(self) -> "Check":
+        """The same for numbers whose range is not ours to check, NaN among them."""
+        return self
 
     def refusal(
         self, kind: type[Exception], value: Any, owner: str, name: str, expected: str = ""
@@ -94,7 +98,7 @@ def scalar(value: Any) -> float:
 @dataclass(frozen=True)
 class Range(Check):
     """Numbers of one kind from `low` to `high`, without `low` if `above` it, without `high` if
-    `below` it, and infinite only if not `finite`.
+    `below` it, infinite only if not `finite`, and NaN only if `nan`.
 
     The kind is int or float, which take Python's numbers and those of NumPy, or a function that
     makes a float of more than that, as ``scalar`` does, and raises TypeError or ValueError.
@@ -106,6 +110,7 @@ class Range(Check):
     above: bool = False
     below: bool = False
     finite: bool = True
+    nan: bool = False
 
     def __str__(self) -> str:
         noun = "an integer" if self.kind is int else "a number"
@@ -118,18 +123,28 @@ class Range(Check):
             return f"{noun} {'greater than' if self.above else 'of at least'} {self.low:g}"
         if self.high < math.inf:
             return f"{noun} {'less than' if self.below else 'of at most'} {self.high:g}"
-        return noun if self.finite else f"{noun}, which may be infinite"
+        if self.finite:
+            return noun
+        return f"{noun}, which may be infinite{' or NaN' if self.nan else ''}"
 
     def check(self, value: Any, owner: str, name: str) -> int | float:
         ready = type(value) is float and self.kind is not int
         x = value if ready else self.converted(value, owner, name)
-        if not self.low <= x <= self.high or (
+        if not self.low <= x <= self.high:
+            if not self.nan or x == x:
+                raise self.refusal(ValueError, value, owner, name)
+        elif (
             (self.above and x == self.low)
             or (self.below and x == self.high)
             or (self.finite and (x == math.inf or x == -math.inf))
         ):
             raise self.refusal(ValueError, value, owner, name)
         return x
+
+    def lenient(self) -> "Range":
+        return replace(
+            self, low=-math.inf, high=math.inf, above=False, below=False, finite=False, nan=True
+        )
 
     def converted(self, value: Any, owner: str, name: str) -> int | float:
         """The value as a number of the kind, whether or not it is in the range."""
@@ -196,6 +211,9 @@ class Many(Check):
     def at(self, value: Any, count: int, owner: str, name: str) -> tuple[Any, ...]:
         return self._checked(value, owner, name, lambda x, *place: self.of.at(x, count, *place))
 
+    def lenient(self) -> "Many":
+        return replace(self, of=self.of.lenient())
+
     def _checked(
         self, value: Any, owner: str, name: str, check: Callable[[Any, str, str], Any]
     ) -> tuple[Any, ...]:
@@ -245,6 +263,9 @@ class Maybe(Check):
     def at(self, value: Any, count: int, owner: str, name: str) -> Any:
         return None if value is None else self.of.at(value, count, owner, name)
 
+    def lenient(self) -> "Maybe":
+        return Maybe(self.of.lenient())
+
 
 @dataclass(frozen=True)
 class Scheduled(Check):
@@ -264,6 +285,9 @@ class Scheduled(Check):
 
     def at(self, value: Any, count: int, owner: str, name: str) -> Any:
         return self.of.check(value(count) if callable(value) else value, owner, name)
+
+    def lenient(self) -> "Scheduled":
+        return Scheduled(self.of.lenient())
 
 
 def _widened(check: Check, value: Any, owner: str, name: str, also: str) -> Any:
