@@ -48,7 +48,8 @@ SHARE = Range(float, 0, 1, below=True)
         (Truth(), "True or False"),
         (Maybe(SHARE), "a number in [0, 1), or None"),
         (Maybe(Scheduled(SHARE)), "a number in [0, 1), or a schedule, or None"),
-        (Many(SHARE, exactly=2), "a tuple of 2"),
+        (Many(SHARE, exactly=2), "a tuple of 2, each a number in [0, 1)"),
+        (Range(int, 0, 2**62), "an integer in [0, 4611686018427387904]"),
     ],
 )
 def test_what_is_expected_in_words(check, text):
@@ -111,6 +112,7 @@ def test_what_is_stored(check, value, stored):
         (Many(SHARE), "12", TypeError, "field = '12': expected a tuple"),
         (Many(SHARE), (), ValueError, r"field = \(\): expected 1 or more"),
         (Many(SHARE, exactly=2), (0.5,), ValueError, r"field = \(0\.5,\): expected a tuple of 2"),
+        (Many(SHARE, exactly=2), np.ones(2), TypeError, r"expected a tuple of 2, each a number in"),
         (Many(SHARE), iter([0.5, 2]), ValueError, r"field\[1\] = 2: expected a number in \[0, 1\)"),
         (Many(SHARE, increasing=True), (0.5, 0.5), ValueError, "each larger than the last"),
     ],

@@ -116,13 +116,13 @@ class Range(Check):
         noun = "an integer" if self.kind is int else "a number"
         if self.low > -math.inf and self.high < math.inf:
             left, right = "(" if self.above else "[", ")" if self.below else "]"
-            return f"{noun} in {left}{self.low:g}, {self.high:g}{right}"
+            return f"{noun} in {left}{_text(self.low)}, {_text(self.high)}{right}"
         if self.kind is not int and self.finite:
             noun = "a finite number"
         if self.low > -math.inf:
-            return f"{noun} {'greater than' if self.above else 'of at least'} {self.low:g}"
+            return f"{noun} {'greater than' if self.above else 'of at least'} {_text(self.low)}"
         if self.high < math.inf:
-            return f"{noun} {'less than' if self.below else 'of at most'} {self.high:g}"
+            return f"{noun} {'less than' if self.below else 'of at most'} {_text(self.high)}"
         if self.finite:
             return noun
         return f"{noun}, which may be infinite{' or NaN' if self.nan else ''}"
@@ -160,6 +160,10 @@ class Range(Check):
             raise self.refusal(TypeError, value, owner, name) from None
 
 
+def _text(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
+
+
 @dataclass(frozen=True)
 class Choice(Check):
     """One of a few values, most often strings."""
@@ -194,8 +198,8 @@ class Truth(Check):
 
 @dataclass(frozen=True)
 class Many(Check):
-    """A tuple of at least `least` values, or of exactly `exactly`, made from any list or array of
-    them; `increasing` if each must be larger than the last."""
+    """A tuple of at least `least` values, made from any list or array of them, or of `exactly` so
+    many, made from a list; `increasing` if each must be larger than the last."""
 
     of: Check
     least: int = 1
@@ -203,7 +207,7 @@ class Many(Check):
     exactly: int | None = None
 
     def __str__(self) -> str:
-        return "a tuple" if self.exactly is None else f"a tuple of {self.exactly}"
+        return "a tuple" if self.exactly is None else f"a tuple of {self.exactly}, each {self.of}"
 
     def check(self, value: Any, owner: str, name: str) -> tuple[Any, ...]:
         return self._checked(value, owner, name, self.of.check)
@@ -217,7 +221,8 @@ class Many(Check):
     def _checked(
         self, value: Any, owner: str, name: str, check: Callable[[Any, str, str], Any]
     ) -> tuple[Any, ...]:
-        if isinstance(value, str) or not isinstance(value, Iterable):
+        kinds = Iterable if self.exactly is None else (tuple, list)
+        if isinstance(value, str) or not isinstance(value, kinds):
             raise self.refusal(TypeError, value, owner, name)
         given = tuple(value)
         try:
