@@ -7,15 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
-import types
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-import steepest as st
 from steepest import cli, reference, schedules
-from steepest.options import clip
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,41 +55,16 @@ def test_the_readme_names_the_two_commands():
     assert 'pip install ".[test]" && pytest\n' in readme
 
 
-def worked_example(title="Adding a rule"):
+def worked_example():
     """The blocks of CONTRIBUTING's example: (the file each is appended to, its text)."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    section = text.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    section = text.partition("## Adding a rule\n")[2].partition("\n## ")[0]
     return re.findall(r"At the end of `([^`]+)`:\n\n```\w+\n(.*?)```", section, re.DOTALL)
 
 
 def test_the_worked_example_touches_three_files():
     assert [Path(name).suffix for name, _ in worked_example()] == [".py", ".pyx", ".py"]
     assert len({name for name, _ in worked_example()}) == 3
-
-
-def test_the_worked_option_touches_one_file_and_works():
-    """Run behind the module's own text, in a module like it, with the registry as it was after."""
-    ((name, text),) = worked_example("Adding an option")
-    assert name == "src/steepest/options/clip.py"
-    module = types.ModuleType("steepest.options.clip")
-    known = dict(clip.CLIPS)
-    vars(module).update(vars(clip), __all__=[*clip.__all__], CLIPS=clip.CLIPS)
-    clip.automatic = None
-    try:
-        exec(compile(text, name, "exec"), vars(module))
-        clip.automatic = module.automatic
-        tests = doctest.DocTestFinder().find(module.automatic, "automatic", module=False)
-        results = [doctest.DocTestRunner().run(test) for test in tests]
-        assert [(x.failed, x.attempted > 2) for x in results if x.attempted] == [(0, True)]
-        w, limit = [np.zeros(2), np.zeros(3)], st.schedules.constant(2.0)
-        st.SGD(w, lr=1.0, clip=clip.automatic(limit)).step([np.ones(2), np.ones(3)])
-        np.testing.assert_allclose(w[1], -2 / (5**0.5 + 2) * np.ones(3))
-        with pytest.raises(ValueError, match="max_norm = 0"):
-            clip.automatic(0)
-    finally:
-        del clip.automatic
-        clip.CLIPS.clear()
-        clip.CLIPS.update(known)
 
 
 @pytest.mark.exhaustive

@@ -15,7 +15,7 @@ import pytest
 import steepest as st
 from steepest.core.common_options import GROUP_OPTIONS, OPTIONS
 from steepest.core.constructor import Argument, WithFields
-from steepest.core.hyper_parameters import Flag, Number, Rate, Weight, Within
+from steepest.core.hyper_parameters import Flag, Number, Rate, Weight, within
 from steepest.optimizers import RULES
 
 EVERY = pytest.mark.parametrize("rule", RULES)
@@ -32,7 +32,7 @@ def test_fields_are_as_in_dataclasses():
 
     class Derived(Base):
         weight_decay: Weight = 0.25
-        nu: Annotated[Number, Within(0, 1)] = 0.75
+        nu: Annotated[Number, within(0, 1)] = 0.75
         _: KW_ONLY
         other: Flag = False
 

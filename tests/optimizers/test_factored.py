@@ -156,7 +156,7 @@ def test_what_is_refused():
         st.Adafactor(w, form="x")
     with pytest.raises(ValueError, match="blocks = 'heads': expected one of 'rows', 'arrays'"):
         st.AdamMini(w, blocks="heads")
-    with pytest.raises(TypeError, match="lr = None: expected a number"):
+    with pytest.raises(TypeError, match="lr = None: expected a finite number"):
         st.Adafactor(w, lr=None)
     with pytest.raises(ValueError, match=r"beta2_decay = 0\.1"):
         st.Adafactor(w, beta2_decay=0.1)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from steepest.core.constructor import Argument, WithFields
-from steepest.core.hyper_parameters import Flag, Made, Number, OneOf, Weight, Within
+from steepest.core.hyper_parameters import Choice, Flag, Made, Maybe, Number, Weight, within
 from steepest.options import average as averages
 from steepest.options import clip as clips
 from steepest.options import decay, filters
@@ -49,16 +49,16 @@ class CommonOptions(WithFields, options=True):
             "l2", "decoupled", "decoupled_after", "independent", "lr_relative", "corrected", "palm",
             "cautious", "proximal",
         ],
-        OneOf(*decay.MODES),
+        Choice(decay.MODES),
     ] = "l2"  # fmt: skip
-    peak_lr: Annotated[Number | None, Within(0.0, optional=True)] = None
+    peak_lr: Annotated[Number | None, Maybe(within(0))] = None
     regularize: Annotated[
         penalties.Penalty | Sequence[penalties.Penalty] | None, Made(penalties.settled)
     ] = ()
     filter: Annotated[filters.Filter | Sequence[filters.Filter] | None, Made(filters.settled)] = ()
     clip: Annotated[clips.Clip | tuple[clips.Clip, ...] | None, Made(clips.settled)] = None
     maximize: Flag = False
-    ema: Annotated[Number | None, Within(0.0, 1.0, optional=True)] = None
+    ema: Annotated[Number | None, Maybe(within(0, 1, below=True))] = None
     average: Annotated[
         averages.tail | None, Made(averages.settled(averages.tail, "average"))
     ] = None  # fmt: skip

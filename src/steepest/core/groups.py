@@ -89,7 +89,7 @@ class Grouped(Rule, registered=False):
         for group in self.param_groups:
             filters.check_names(group["filter"], self._names)
         own = [g for g in self.param_groups if g.get("rule", self.rule) == self.rule]
-        self._check_idle(self.defaults, given, own)
+        self._check_idle(self.defaults, self.defaults, own)
         decay.check_peak(given.get("peak_lr"), {g["decay_mode"] for g in self.param_groups})
 
     def _selects(self, given: Mapping[str, Any]) -> Selection:

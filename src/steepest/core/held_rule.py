@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from steepest.core.constructor import EMPTY
-from steepest.core.hyper_parameters import Check, Within
+from steepest.core.hyper_parameters import Check, Scheduled, range_of
 from steepest.core.rule import OWN, RULES, Rule
 
 __all__ = ["HeldRule", "settled_defaults"]
@@ -22,8 +22,6 @@ class HeldRule:
         """The names of the hyper-parameters, in order."""
         self._hyper_values = operator.itemgetter(*self.hyper_names)
         self.judge(strict, strict)
-        # What every step calls, without the way through `__getattr__`.
-        self.coefficients = self._coefficients if cls.checked_at_steps else cls.coefficients
 
     def judge(self, in_range: bool, checks: bool) -> None:
         """Whether numbers must lie in their ranges, and go together as ``check`` says: not what
@@ -41,7 +39,8 @@ class HeldRule:
 
     def settle(self, name: str, value: Any, count: int | None) -> Any:
         """The checked value of a hyper-parameter after `count` updates; None keeps schedules."""
-        return self._settling[name].settle(name, value, count)
+        check = self._settling[name]
+        return check.check(value, "", name) if count is None else check.at(value, count, "", name)
 
     _settle = settle
 
@@ -49,7 +48,10 @@ class HeldRule:
         """Between which numbers, the first allowed, one needs no further check; between none for
         what may be something else than a number or a schedule."""
         check = self._settling[name]
-        return (check.low, check.high) if isinstance(check, Within) else (math.inf, -math.inf)
+        found = range_of(check) if isinstance(check, Scheduled) else None
+        if found is None or found.above:
+            return math.inf, -math.inf
+        return found.low, found.high
 
     def settled(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         """Checked hyper-parameters, schedules as they are."""
@@ -64,8 +66,9 @@ class HeldRule:
         """The keys that a group of this rule has a use for."""
         return (*self.hyper_names, *self.cls.shared(self.defaults))
 
-    def _coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
-        if self._checks:
+    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        """The kernel and its coefficients for the t-th step, as the class says."""
+        if self.cls.checked_at_steps and self._checks:
             self.cls.check(h)
         return self.cls.coefficients(h, t)
 
@@ -82,7 +85,7 @@ def settled_defaults(cls: type[Rule], given: Mapping[str, Any]) -> dict[str, Any
     missing = [name for name, x in chosen.items() if x is EMPTY]
     if missing:
         raise TypeError(f"{cls.__name__} needs {', '.join(missing)}")
-    settled = {name: check.settle(name, chosen[name], None) for name, check in cls.checks.items()}
+    settled = {name: check.check(chosen[name], "", name) for name, check in cls.checks.items()}
     cls.check(settled)
     return settled
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from steepest.core.constructor import Field
-from steepest.core.hyper_parameters import Check
+from steepest.core.hyper_parameters import Check, Range, range_of
 from steepest.kernels import dispatch
 from steepest.memory import arrays
 from steepest.memory.arrays import Array
@@ -32,13 +32,13 @@ class Rule(ABC):
 
     rule: ClassVar[str]
     fields: ClassVar[Mapping[str, Field]]
-    """The arguments of the constructor, those of hyper-parameters first of all."""
+    """The arguments of the constructor by name, those of bases first."""
     checks: ClassVar[Mapping[str, Check]] = {}
     """What each hyper-parameter of a group may be, in order: the rule's own, then all options."""
     lenient: ClassVar[Mapping[str, Check]] = {}
     """The same for numbers that are taken as they are."""
-    ranges: ClassVar[Mapping[str, tuple[float, float, bool]]] = {}
-    """The numbers among them: (lowest, highest, whether that is allowed)."""
+    ranges: ClassVar[Mapping[str, Range]] = {}
+    """Those of numbers that may be scheduled."""
     may_be_moved: ClassVar[bool] = True
     """Whether anything but the rule may move the parameter after a step, as Lookahead does."""
     additive: ClassVar[bool] = True
@@ -91,9 +91,12 @@ class Rule(ABC):
             getattr(cls, "fields", {}).values(), key=lambda x: (x.option, x.keyword_only)
         )
         cls.checks = {x.name: x.check for x in asked if x.check is not None}
-        cls.lenient = {name: check.lenient() for name, check in cls.checks.items()}
-        ranges = {name: check.limits() for name, check in cls.checks.items()}
+        ranges = {name: range_of(check) for name, check in cls.checks.items()}
         cls.ranges = {name: x for name, x in ranges.items() if x is not None}
+        cls.lenient = {
+            name: check.lenient() if name in cls.ranges else check
+            for name, check in cls.checks.items()
+        }
         for name in ("states", "coefficients", "check"):
             if inspect.isfunction(cls.__dict__.get(name)):
                 raise TypeError(

@@ -11,9 +11,9 @@ from steepest.core.hyper_parameters import (
     Number,
     PartOfOne,
     Rate,
-    Several,
     Weight,
-    Within,
+    several,
+    within,
 )  # fmt: skip
 from steepest.core.optimizer import Optimizer
 from steepest.kernels.scalars import one_minus_power
@@ -152,7 +152,7 @@ class ScheduleFreeSGD(_ScheduleFree):
     """
 
     lr: Rate = 1.0
-    momentum: Annotated[float, Within(0.0)] = 0.9
+    momentum: Annotated[float, within(0)] = 0.9
     weight_decay: Weight = 0.0
     r: NotNegative = 0.0
     weight_lr_power: NotNegative = 2.0
@@ -200,7 +200,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
     decay_mode = "decoupled"
 
     lr: Rate = 2.5e-3
-    betas: Annotated[tuple[float, Number], Several(2, Within(0.0, 1.0))] = (0.9, 0.999)
+    betas: Annotated[tuple[float, Number], several(2, within(0, 1, below=True))] = (0.9, 0.999)
     eps: Eps = 1e-8
     weight_decay: Weight = 0.0
     r: NotNegative = 0.0

@@ -6,21 +6,22 @@ from typing import Annotated, Any, Literal
 
 from steepest.core.hyper_parameters import (
     Betas,
+    Choice,
     Eps,
     Factor,
     Flag,
     Limit,
+    Maybe,
     NotNegative,
     Number,
-    OneOf,
     OptionalFactor,
     PartOfOne,
     Rate,
-    Several,
     ThreeBetas,
     TwoNumbers,
     Weight,
-    Within,
+    several,
+    within,
 )  # fmt: skip
 from steepest.core.optimizer import KW_ONLY, Optimizer
 from steepest.kernels.scalars import one_minus_power
@@ -63,8 +64,8 @@ class Adafactor(Optimizer):
     factors = 2
 
     lr: Rate = 1e-2
-    beta2_decay: Annotated[Number, Within(high=0.0, closed=True)] = -0.8
-    eps: Annotated[tuple[Number | None, Number], Several(2, Within(0.0, optional=True))] = (
+    beta2_decay: Annotated[Number, within(-math.inf, 0, finite=False)] = -0.8
+    eps: Annotated[tuple[Number | None, Number], several(2, Maybe(within(0)))] = (
         None,
         1e-3,
     )
@@ -72,7 +73,7 @@ class Adafactor(Optimizer):
     weight_decay: Weight = 0.0
     _: KW_ONLY
     beta1: OptionalFactor = None
-    form: Annotated[Literal["torch", "paper"], OneOf("torch", "paper")] = "torch"
+    form: Annotated[Literal["torch", "paper"], Choice(("torch", "paper"))] = "torch"
     relative_step: Flag = True
     warmup_init: Flag = False
     scale_parameter: Flag = True
@@ -280,7 +281,7 @@ class AdamMini(Optimizer):
     eps: Eps = 1e-8
     weight_decay: Weight = 0.0
     _: KW_ONLY
-    blocks: Annotated[Literal["rows", "arrays"], OneOf("rows", "arrays")] = "rows"
+    blocks: Annotated[Literal["rows", "arrays"], Choice(("rows", "arrays"))] = "rows"
 
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:

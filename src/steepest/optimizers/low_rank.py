@@ -5,12 +5,12 @@ from typing import Annotated, Any
 
 from steepest.core.hyper_parameters import (
     Betas,
+    Choice,
     Count,
     Eps,
     Flag,
     FromOne,
     NotNegative,
-    OneOf,
     Rate,
     Seed,
     Weight,
@@ -64,7 +64,7 @@ class GaLore(MatrixRule):
     rank: Count = 128
     update_proj_gap: Count = 200
     scale: NotNegative = 0.25
-    proj_type: Annotated[str, OneOf(*low_rank.SIDES)] = "std"
+    proj_type: Annotated[str, Choice(low_rank.SIDES)] = "std"
     correct_bias: Flag = True
 
     @staticmethod
@@ -128,8 +128,8 @@ class APOLLO(MatrixRule):
     rank: Count = 128
     update_proj_gap: Count = 200
     scale: NotNegative = 1.0
-    scale_type: Annotated[str, OneOf(*low_rank.SCALES)] = "channel"
-    proj_type: Annotated[str, OneOf(*low_rank.SIDES)] = "std"
+    scale_type: Annotated[str, Choice(low_rank.SCALES)] = "channel"
+    proj_type: Annotated[str, Choice(low_rank.SIDES)] = "std"
     growth: FromOne = 1.01
     correct_bias: Flag = True
     seed: Seed = 0

@@ -6,21 +6,23 @@ from typing import Annotated, Any
 import numpy as np
 
 from steepest.core.hyper_parameters import (
-    AsGiven,
     Betas,
+    Choice,
     Count,
     CountOrZero,
     Eps,
     Factor,
     Flag,
+    Maybe,
     Momentum,
     NotNegative,
-    OneOf,
+    PerParameter,
+    Range,
     Rate,
     Schedule,
     Seed,
     Weight,
-    Within,
+    scalar,
     variable,
 )  # fmt: skip
 from steepest.core.optimizer import KW_ONLY
@@ -72,7 +74,7 @@ class SOAP(MatrixRule):
 
     lr: Rate = 3e-3
     betas: Betas = (0.95, 0.95)
-    shampoo_beta: Annotated[float | None, AsGiven(Within(0.0, 1.0))] = None
+    shampoo_beta: Annotated[float | None, Maybe(Range(scalar, 0, 1, below=True))] = None
     eps: Eps = 1e-8
     weight_decay: Weight = 0.01
     precondition_frequency: Count = 10
@@ -158,7 +160,7 @@ class Shampoo(MatrixRule):
     matrix_eps: NotNegative = 1e-6
     _: KW_ONLY
     max_precondition_dim: CountOrZero = 8192
-    grafting: Annotated[str | None, OneOf(*shampoo.GRAFTING)] = None
+    grafting: Annotated[str | None, Choice(shampoo.GRAFTING)] = None
 
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
@@ -229,11 +231,11 @@ class PSGDKron(MatrixRule):
     momentum: Factor = 0.9
     weight_decay: Weight = 0.0
     preconditioner_update_probability: Annotated[
-        float | Schedule | None, AsGiven(Within(0.0, 1.0, closed=True), schedule=True)
+        float | Schedule | None, Maybe(PerParameter(Range(scalar, 0, 1)))
     ] = None
     max_size_triangular: CountOrZero = 8192
     min_ndim_triangular: CountOrZero = 2
-    memory_save_mode: Annotated[str | None, OneOf(*kron.MODES)] = None
+    memory_save_mode: Annotated[str | None, Choice(kron.MODES)] = None
     momentum_into_precondition_update: Flag = True
     precond_lr: NotNegative = 0.1
     precond_init_scale: NotNegative = 1.0

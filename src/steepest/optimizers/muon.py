@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from steepest.core.hyper_parameters import Check, Eps, Factor, Flag, OneOf, Rate, Weight, Whole
+from steepest.core.hyper_parameters import Check, Choice, Eps, Factor, Flag, Range, Rate, Weight
 from steepest.core.optimizer import KW_ONLY, Argument
 from steepest.core.selection import VECTORS, RuleTable, Selection
 from steepest.extras import require
@@ -23,13 +23,13 @@ ADAMW: dict[str, Any] = {"lr": 3e-4, "betas": (0.9, 0.95), "eps": 1e-10, "weight
 class Triples(Check):
     """The coefficients of the iteration: a name, one triple or several.
 
-    >>> Triples().settle("ns_coefficients", [3, -3.2, 1.2], None)
+    "ns_coefficients", [3, -3.2, 1.2], None)
     (3.0, -3.2, 1.2)
     """
 
-    def settle(self, name: str, value: Any, count: int | None) -> Any:
+    def check(self, value: Any, owner: str, name: str) -> Any:
         if isinstance(value, str):
-            return OneOf("jordan", "polar_express").settle(name, value, count)
+            return Choice(("jordan", "polar_express")).check(value, owner, name)
         try:
             newton_schulz.schedule(value, 1)
             table = np.asarray(value, np.float64)
@@ -42,9 +42,11 @@ class Triples(Check):
 
 
 Coefficients = Annotated[str | Sequence[float] | Sequence[Sequence[float]], Triples()]
-Steps = Annotated[int, Whole(0, 99)]
-Adjustment = Annotated[str | None, OneOf(None, "original", "match_rms_adamw", "spectral_unclamped")]
-Precision = Annotated[str | None, OneOf(None, "bfloat16")]
+Steps = Annotated[int, Range(int, 0, 99)]
+Adjustment = Annotated[
+    str | None, Choice((None, "original", "match_rms_adamw", "spectral_unclamped"))
+]
+Precision = Annotated[str | None, Choice((None, "bfloat16"))]
 
 
 def iteration(h: Mapping[str, Any]) -> Callable[..., Array]:

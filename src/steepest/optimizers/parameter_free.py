@@ -12,12 +12,13 @@ from steepest.core.hyper_parameters import (
     Eps,
     Flag,
     FromOne,
+    Maybe,
     NotNegative,
     OptionalFactor,
     Rate,
     Start,
     Weight,
-    Within,
+    within,
 )  # fmt: skip
 from steepest.core.optimizer import KW_ONLY, Optimizer
 from steepest.kernels.scalars import one_minus_power
@@ -156,7 +157,7 @@ class DoWG(Optimizer):
     positive = ("estim_sq_dist", "weighted_sq_norm_grads")
 
     lr: Rate = 1.0
-    init_estim_sq_dist: Annotated[float | None, Within(0.0, optional=True)] = None
+    init_estim_sq_dist: Annotated[float | None, Maybe(within(0))] = None
     weight_decay: Weight = 0.0
     eps: Eps = 1e-4
 

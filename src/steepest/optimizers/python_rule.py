@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from steepest.core.common_options import OPTIONS
 from steepest.core.group_keys import GROUP_KEYS
-from steepest.core.hyper_parameters import Flag, Several, Weight, Within
+from steepest.core.hyper_parameters import Check, Flag, Weight, several, within
 from steepest.core.optimizer import KW_ONLY, RULES, Optimizer
 from steepest.core.rule import OWN
 from steepest.memory.arrays import Array
@@ -22,18 +23,18 @@ _TAKEN = {"step", "ema", "average", "slow", "initial", "mask", "grokfast", "last
 Range = tuple[float, float, bool]
 """Lowest, highest, whether that is allowed."""
 
-_USUAL: dict[str, Within] = {
+_USUAL: dict[str, Check] = {
     **dict.fromkeys(
         ("lr", "eps", "lr_decay", "momentum", "momentum_decay", "initial_accumulator_value", "a",
          "b", "beta", "d", "d0", "d_coef", "etas", "init_estim_sq_dist", "lambd", "lambda1",
          "lambda2", "r", "reps_rel", "step_sizes", "t0", "trust_coefficient", "weight_lr_power"),
-        Within(0.0),
+        within(0),
     ),
-    **dict.fromkeys(("beta1", "beta3", "betas"), Within(0.0, 1.0)),
-    **dict.fromkeys(("alpha", "rho"), Within(0.0, 1.0, closed=True)),
-    **dict.fromkeys(("clip_threshold", "norm_bounds"), Within(0.0, closed=True)),
-    "growth_rate": Within(1.0, closed=True),
-    "beta2_decay": Within(high=0.0, closed=True),
+    **dict.fromkeys(("beta1", "beta3", "betas"), within(0, 1, below=True)),
+    **dict.fromkeys(("alpha", "rho"), within(0, 1)),
+    **dict.fromkeys(("clip_threshold", "norm_bounds"), within(0, finite=False)),
+    "growth_rate": within(1, finite=False),
+    "beta2_decay": within(-math.inf, 0, finite=False),
 }  # fmt: skip
 """What the hyper-parameters of functions may be unless ``ranges`` say so: those whose names have
 one meaning in most rules."""
@@ -178,9 +179,12 @@ def _type(key: str, default: Any, ranges: Mapping[str, Range]) -> Any:
     """The type of a hyper-parameter of a function, which has that default."""
     if isinstance(default, bool):
         return Flag
-    number = Within(*ranges[key]) if key in ranges else _USUAL.get(key, Within())
+    number = _USUAL.get(key, within(-math.inf))
+    if key in ranges:
+        low, high, closed = ranges[key]
+        number = within(low, high, below=not closed, finite=False)
     if isinstance(default, tuple):
-        return Annotated[tuple[Any, ...], Several(len(default), number)]
+        return Annotated[tuple[Any, ...], several(len(default), number)]
     return Annotated[Any, number]
 
 

@@ -9,10 +9,10 @@ from steepest.extension import (
     Number,
     Optimizer,
     Rate,
-    Several,
     Weight,
-    Within,
     one_minus_power,
+    several,
+    within,
 )  # fmt: skip
 
 __all__ = ["QHAdam"]
@@ -41,7 +41,7 @@ class QHAdam(Optimizer):
 
     lr: Rate = 1e-3
     betas: Betas = (0.995, 0.999)
-    nus: Annotated[tuple[Number, Number], Several(2, Within(0.0, 1.0, closed=True))] = (0.7, 1.0)
+    nus: Annotated[tuple[Number, Number], several(2, within(0, 1))] = (0.7, 1.0)
     eps: Eps = 1e-8
     weight_decay: Weight = 0.0
 
