@@ -58,7 +58,7 @@ def test_the_readme_names_the_two_commands():
 def worked_example():
     """The blocks of CONTRIBUTING's example: (the file each is appended to, its text)."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    section = text.partition("## Adding a rule")[2]
+    section = text.partition("## Adding a rule\n")[2].partition("\n## ")[0]
     return re.findall(r"At the end of `([^`]+)`:\n\n```\w+\n(.*?)```", section, re.DOTALL)
 
 

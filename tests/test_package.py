@@ -111,10 +111,10 @@ FLOORS = [
     "matrix",
     "core",
     "options",
+    "schedules",
     "fields",
     "memory",
     "kernels",
-    "schedules",
     "extras",
 ]
 LEAVES = {"reference", "kernels", "extras", "matrix"}

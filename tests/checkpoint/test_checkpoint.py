@@ -246,7 +246,7 @@ def test_names_that_mean_something_else_in_the_file_are_refused(tmp_path, name):
 
 
 def test_names_of_states_that_mean_something_else_in_the_file_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(st.SGD, "states", lambda self, h: ("a/b",))
+    monkeypatch.setattr(st.SGD, "states", staticmethod(lambda h: ("a/b",)))
     opt = st.SGD({"w": np.ones(2)}, lr=0.1)
     with pytest.raises(CheckpointError, match="a state cannot have the name 'a/b'"):
         save(tmp_path / "run", opt)
@@ -534,7 +534,7 @@ def test_a_run_whose_schedule_is_out_of_range_can_be_saved_and_loaded(changed, t
 def test_a_schedule_that_never_was_in_range_is_refused_before_a_file_is_written(tmp_path):
     opt = st.SGD({"w": np.ones(2)}, lr=0.1)
     opt.param_groups[0]["lr"] = -schedules.constant(0.1)
-    with pytest.raises(ValueError, match=r"lr = -0.1: expected a number in \[0, inf\)"):
+    with pytest.raises(ValueError, match=r"lr = -0.1: expected a finite number of at least 0"):
         save(tmp_path / "x", opt)
     assert not list(tmp_path.iterdir())
 

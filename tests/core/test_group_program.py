@@ -18,7 +18,7 @@ G = np.array([0.5, -1.0, 2.0])
 def settled(opt, names: list[str], monkeypatch) -> list[str]:
     """Notes the name of every hyper-parameter whose value is looked at from here on."""
     [live] = opt._groups
-    settle, check = live._settled, live.rule._settle
+    settle, check = live._settled, live.rule.settle
 
     def noted(name, *rest):
         names.append(name)
@@ -29,7 +29,7 @@ def settled(opt, names: list[str], monkeypatch) -> list[str]:
         return check(name, *rest)
 
     monkeypatch.setattr(live, "_settled", noted)
-    monkeypatch.setattr(live.rule, "_settle", checked, raising=False)
+    monkeypatch.setattr(live.rule, "settle", checked, raising=False)
     return names
 
 

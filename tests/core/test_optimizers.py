@@ -259,24 +259,29 @@ BAD_HYPER = [
     ("sgd", {"lr": "fast"}, TypeError, "lr = 'fast'"),
     ("sgd", {"lr": None}, TypeError, "lr = None"),
     ("sgd", {"lr": True}, TypeError, "lr = True"),
-    ("sgd", {"lr": (0.1, 0.2)}, TypeError, "one number"),
+    ("sgd", {"lr": (0.1, 0.2)}, TypeError, "expected a finite number of at least 0, or"),
     ("sgd", {"momentum": -0.1}, ValueError, "momentum = -0.1"),
     ("sgd", {"nesterov": True}, ValueError, "nesterov needs momentum"),
     ("sgd", {"nesterov": 2, "momentum": 0.5}, TypeError, "True or False"),
     ("sgd", {"nesterov": True, "momentum": 0.5, "dampening": 0.1}, ValueError, "nesterov"),
     ("sgd", {"dampening": 0.1}, ValueError, "dampening has no effect"),
-    ("adam", {"betas": (0.9, 1.0)}, ValueError, "betas = 1.0"),
-    ("adam", {"betas": (0.9,)}, ValueError, "2 numbers"),
-    ("adam", {"betas": 0.9}, TypeError, "2 numbers"),
-    ("adam", {"betas": (0.9, 0.9, 0.9)}, ValueError, "2 numbers"),
-    ("adan", {"betas": (0.9, 0.9)}, ValueError, "3 numbers"),
-    ("adan", {"betas": 0.9}, TypeError, "3 numbers"),
-    ("ademamix", {"alpha": -1.0}, ValueError, r"alpha = -1.0: expected a number in \[0, inf\)"),
+    ("adam", {"betas": (0.9, 1.0)}, ValueError, r"betas\[1\] = 1.0: expected a number in \[0, 1\)"),
+    ("adam", {"betas": (0.9,)}, ValueError, "a tuple of 2, each a number in"),
+    ("adam", {"betas": 0.9}, TypeError, "a tuple of 2, each a number in"),
+    ("adam", {"betas": (0.9, 0.9, 0.9)}, ValueError, "a tuple of 2, each a number in"),
+    ("adan", {"betas": (0.9, 0.9)}, ValueError, "a tuple of 3, each a number in"),
+    ("adan", {"betas": 0.9}, TypeError, "a tuple of 3, each a number in"),
+    (
+        "ademamix",
+        {"alpha": -1.0},
+        ValueError,
+        "alpha = -1.0: expected a finite number",
+    ),
     ("adam", {"eps": -1e-8}, ValueError, "eps = -1e-08"),
     ("adam", {"weight_decay": -0.1}, ValueError, "weight_decay"),
     ("adam", {"l1": math.inf}, ValueError, "l1 = inf"),
     ("adam", {"ema": 1.0}, ValueError, "ema = 1.0"),
-    ("adam", {"decay_mode": "cosy"}, ValueError, "one of l2, decoupled"),
+    ("adam", {"decay_mode": "cosy"}, ValueError, "one of 'l2', 'decoupled'"),
     ("adam", {"nonfinite": "ignore"}, ValueError, "propagate, raise, skip"),
     ("adam", {"clip": 1.0}, TypeError, "st.clip.value"),
     ("adam", {"clip": (st.clip.value(1.0), 1.0)}, TypeError, "or a tuple of them"),
@@ -295,7 +300,7 @@ BAD_HYPER = [
     ("adagrad", {"initial_accumulator_value": -1.0}, ValueError, "initial_accumulator_value"),
     ("rprop", {"etas": (0.5, 0.9)}, ValueError, r"etas = \(0\.5, 0\.9\): expected 0 < η₋ < 1 < η₊"),
     ("rprop", {"etas": (0.0, 1.2)}, ValueError, "expected 0 < η₋"),
-    ("rprop", {"etas": 1.2}, TypeError, "expected 2 numbers"),
+    ("rprop", {"etas": 1.2}, TypeError, "expected a tuple of 2, each a finite"),
     ("rprop", {"step_sizes": (2.0, 1.0)}, ValueError, "expected the smaller one first"),
     ("schedulefreesgd", {"momentum": 1.0}, ValueError, r"expected a number in \(0, 1\)"),
     ("schedulefreesgd", {"momentum": 0.0}, ValueError, "momentum = 0.0"),
@@ -324,7 +329,7 @@ def test_three_betas_are_checked_and_named_plainly(rule):
         assert [g["betas"] == (0.1,) * 3 for g in twin.param_groups] == [False, True, False]
         assert {type(name) for g in twin.param_groups for name in g} == {str}
         twin.param_groups[0]["betas"] = (0.5, 0.5)
-        with pytest.raises(ValueError, match="3 numbers"):
+        with pytest.raises(ValueError, match="a tuple of 3, each a number in"):
             twin.step([{"a": np.ones(2), "b": np.ones(2)}, {"c": np.ones(2)}])
 
 
@@ -397,10 +402,10 @@ BASES = {
 def arguments_of(rule):
     names = [
         n
-        for n in inspect.signature(RULES[rule].__init__).parameters
+        for n in inspect.signature(RULES[rule]).parameters
         if n not in ("self", "params", "options")
     ]
-    return names + list(st.core.optimizer.Options.__annotations__)
+    return names + list(st.core.common_options.OPTIONS)
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,12 @@ def own(monkeypatch):
         class Mine(st.SignSGD):
             """Mine."""
 
-            def states(self, h):
+            @staticmethod
+            def states(h):
                 return states
 
-            def coefficients(self, h, t):
+            @staticmethod
+            def coefficients(h, t):
                 return kernel, (h["lr"], 0.5, 0.5)
 
         reference.register(mine)

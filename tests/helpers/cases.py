@@ -195,7 +195,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 
 def hyper(rule: str, variant: dict[str, Any]) -> dict[str, Any]:
     """Non-default arguments for a rule: the odd values it has a name for, then the variant's."""
-    names = inspect.signature(RULES[rule].__init__).parameters
+    names = inspect.signature(RULES[rule]).parameters
     odd = {name: value for name, value in _ODD.items() if name in names}
     if "betas" in names:
         odd["betas"] = odd["betas"][: len(names["betas"].default)]

@@ -55,7 +55,8 @@ def optimizer(kernel, module="others.kernels"):
 
         kernels = module
 
-        def coefficients(self, h, t):
+        @staticmethod
+        def coefficients(h, t):
             return kernel, (h["lr"],)
 
     return Mine
@@ -222,7 +223,7 @@ def test_a_name_that_is_taken(package):
 def test_a_rule_that_no_module_has(monkeypatch):
     w = np.zeros(3)
     opt = st.SignSGD(w)
-    monkeypatch.setattr(st.SignSGD, "coefficients", lambda self, h, t: ("nothing", ()))
+    monkeypatch.setattr(st.SignSGD, "coefficients", staticmethod(lambda h, t: ("nothing", ())))
     level = dispatch.current.level
     with pytest.raises(
         LookupError, match=rf"no compiled rule 'nothing' at level '{level}'.*kernels"

@@ -629,8 +629,8 @@ def test_a_gradient_array_may_be_used_again():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"lr": -1.0}, ValueError, r"lr = -1.0: expected a number in \[0, inf\)"),
-        ({"lr": "1"}, TypeError, "lr = '1': expected a number"),
+        ({"lr": -1.0}, ValueError, "lr = -1.0: expected a finite number of at least 0"),
+        ({"lr": "1"}, TypeError, "lr = '1': expected a finite number"),
         ({"max_iter": 0}, ValueError, "max_iter = 0: expected 1 or more"),
         ({"max_iter": 2.0}, TypeError, "max_iter = 2.0: expected an integer"),
         ({"max_iter": True}, TypeError, "max_iter = True: expected an integer"),

@@ -114,7 +114,7 @@ def test_hyperparameters_are_checked_and_scheduled():
     assert w.tolist() == [3.0]
     with pytest.raises(ValueError, match=r"power = 2.0: expected a number in \[0, 1\]"):
         powered(w, power=2.0)
-    with pytest.raises(TypeError, match=r"pair = 1\.0: expected 2 numbers"):
+    with pytest.raises(TypeError, match=r"pair = 1\.0: expected a tuple of 2"):
         powered(w, pair=1.0)
     with pytest.raises(TypeError, match="powered has no argument 'powr'"):
         powered(w, powr=1.0)

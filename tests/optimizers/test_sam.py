@@ -208,7 +208,7 @@ def test_rho_may_be_a_schedule_and_the_state_is_the_optimizers(tmp_path):
     assert again.param_groups is again.optimizer.param_groups
     assert repr(again).startswith("SAM(AdamW(") and repr(again).endswith("adaptive=True)")
     again.rho = lambda t: -1.0
-    with pytest.raises(ValueError, match=r"SAM: rho = -1\.0: expected a number"):
+    with pytest.raises(ValueError, match=r"SAM: rho = -1\.0: expected a finite number"):
         again.step(twin_closure)
     for k, p in params.items():
         same_bits(p, twins[k])
@@ -217,8 +217,8 @@ def test_rho_may_be_a_schedule_and_the_state_is_the_optimizers(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"rho": -1.0}, ValueError, "SAM: rho = -1.0: expected a number of at least 0"),
-        ({"rho": "1"}, TypeError, "SAM: rho = '1': expected a number"),
+        ({"rho": -1.0}, ValueError, "SAM: rho = -1.0: expected a finite number of at least 0"),
+        ({"rho": "1"}, TypeError, "SAM: rho = '1': expected a finite number"),
         ({"rho": math.nan}, ValueError, "rho = nan"),
         ({"adaptive": 1}, TypeError, "SAM: adaptive = 1: expected True or False"),
         ({"optimizer": st.SGD}, TypeError, "optimizer is a ABCMeta; expected one of steepest's"),

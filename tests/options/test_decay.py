@@ -207,7 +207,7 @@ def test_the_largest_rate_is_the_one_at_construction():
 
 def test_a_schedule_has_to_say_its_largest_value():
     lr = st.schedules.cosine(0.1, 100, warmup=10)
-    with pytest.raises(ValueError, match="decay_mode = 'corrected' goes by the largest lr: expect"):
+    with pytest.raises(ValueError, match="decay_mode = 'corrected' uses the largest lr: expect"):
         st.AdamW(np.ones(1), lr=lr, decay_mode="corrected")
     w = np.ones(1)
     opt = st.SGD(w, lr=lr, weight_decay=0.5, decay_mode="lr_relative", peak_lr=0.1)
@@ -236,7 +236,7 @@ def test_a_largest_rate_without_use_is_refused():
     with pytest.raises(ValueError, match=message):
         st.AdamW(np.ones(1), peak_lr=0.1)
     st.AdamW(np.ones(1), peak_lr=0.1, overrides={"0": {"decay_mode": "corrected"}})
-    with pytest.raises(ValueError, match=r"peak_lr = -1\.0: expected a number in \[0, inf\)"):
+    with pytest.raises(ValueError, match=r"peak_lr = -1\.0: expected a finite number"):
         st.AdamW(np.ones(1), peak_lr=-1.0, decay_mode="corrected")
 
 
@@ -282,5 +282,7 @@ def test_groups_exclude_and_penalties():
 
 
 def test_unknown_modes_are_told_all():
-    with pytest.raises(ValueError, match=f"'cosy': expected one of {', '.join(decay.MODES)}"):
+    with pytest.raises(
+        ValueError, match=f"'cosy': expected one of {', '.join(map(repr, decay.MODES))}"
+    ):
         st.Adam(np.ones(1), decay_mode="cosy")

@@ -145,7 +145,9 @@ def test_weights_may_be_schedules():
     with pytest.raises(ValueError, match=r"box: low = 1.5, high = 1.0: expected low <= high"):
         opt.step(g)
     opt.param_groups[0]["regularize"] = R.l2(lambda t: math.nan)
-    with pytest.raises(ValueError, match="l2: weight = nan: expected a number of at least 0"):
+    with pytest.raises(
+        ValueError, match="l2: weight = nan: expected a finite number of at least 0"
+    ):
         opt.step(g)
 
 
@@ -439,9 +441,9 @@ def test_overrides_in_groups():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: R.l1(-1), ValueError, "l1: weight = -1: expected a number of at least 0"),
+        (lambda: R.l1(-1), ValueError, "l1: weight = -1: expected a finite number of at least 0"),
         (lambda: R.l2(math.inf), ValueError, "l2: weight = inf"),
-        (lambda: R.l2("1"), TypeError, "l2: weight = '1': expected a number"),
+        (lambda: R.l2("1"), TypeError, "l2: weight = '1': expected a finite number"),
         (lambda: R.l1(1, proximal=1), TypeError, "proximal = 1: expected True or False"),
         (lambda: R.elastic_net(1, 1.5), ValueError, r"ratio = 1.5: expected a number in \[0, 1\]"),
         (lambda: R.group_lasso(1, axis=0.5), TypeError, "axis = 0.5: expected the number of an"),
@@ -450,7 +452,11 @@ def test_overrides_in_groups():
         (lambda: R.box(1, 0), ValueError, "box: low = 1.0, high = 0.0: expected low <= high"),
         (lambda: R.box(math.nan, 0), ValueError, "low = nan: expected a number, which may be inf"),
         (lambda: R.box("0", 1), TypeError, "low = '0': expected a number, which may be infinite"),
-        (lambda: R.simplex(0), ValueError, "simplex: total = 0: expected a number greater than 0"),
+        (
+            lambda: R.simplex(0),
+            ValueError,
+            "simplex: total = 0: expected a finite number greater than 0",
+        ),
         (lambda: R.unit_norm("rows"), TypeError, "unit_norm: axis = 'rows': expected the number"),
     ],
 )
@@ -465,7 +471,7 @@ def test_too_many_passes_over_units_are_refused():
 
 
 def test_numbers_beyond_double_are_refused():
-    with pytest.raises(ValueError, match="expected a number of at least 0"):
+    with pytest.raises(ValueError, match="expected a finite number of at least 0"):
         R.l2(10**400)
 
 

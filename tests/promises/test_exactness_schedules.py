@@ -50,18 +50,18 @@ def in_lockstep(cls, arguments):
                     same_bits(x, states[i][key], f"state {key} of {i} after step {t}")
 
 
-def ends(low, high, inclusive):
+def ends(limits):
     """The numbers at which a range ends, which are allowed."""
-    return [x for x in (low, high if inclusive else np.inf) if np.isfinite(x)]
+    return [x for x in (limits.low, np.inf if limits.below else limits.high) if np.isfinite(x)]
 
 
 def scheduled(cls, arguments):
     """Arguments in each of which one number is a schedule through an end of its range."""
     probe = cls([np.ones(2)], **arguments)
-    for key in (k for k in probe._hyper_names if k in probe._ranges):
+    for key, limits in probe.ranges.items():
         usual = probe.param_groups[0][key]
         usual = OTHERS.get(key) if usual is None else usual
-        for end, order in product(ends(*probe._ranges[key]), ORDERS):
+        for end, order in product(ends(limits), ORDERS):
             if isinstance(usual, tuple):
                 for i in (i for i, x in enumerate(usual) if x is not None):
                     moved = through(usual[i], end, order)

@@ -70,7 +70,7 @@ def test_a_counter_does_not_lie_in_a_parameter():
 def test_a_number_does_not_lie_in_a_gradient():
     opt = st.NovoGrad({"w": np.ones(1)})
     opt.step({"w": np.ones(1)})
-    (key,) = RULES["novograd"].scalars(opt._groups[0].rule, opt._groups[0].h)
+    (key,) = RULES["novograd"].scalars(opt._groups[0].h)
     g = np.full(1, 4.0)
     opt.state["w"][key] = g.reshape(())
     with pytest.raises(ValueError, match=f"shares memory with state '{key}' of parameter 'w'"):

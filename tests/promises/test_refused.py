@@ -79,14 +79,14 @@ def test_what_is_no_number_is_refused(value):
         lambda: st.SGD([{"params": MATRIX, "weight_decay": value}]),
         lambda: st.LBFGS(MATRIX, lr=value),
     ):
-        with pytest.raises(TypeError, match=r"expected (a|one) number"):
+        with pytest.raises(TypeError, match=r"expected (a|one|a finite) number"):
             made()
 
 
 @pytest.mark.parametrize("value", [10**400, -(10**400)], ids=["large", "small"])
 def test_an_integer_beyond_double_is_out_of_range(value):
     for key in ("lr", "momentum"):
-        with pytest.raises(ValueError, match=rf"{key} = -?inf: expected a number in \[0, inf\)"):
+        with pytest.raises(ValueError, match=f"{key} = -?10*: expected a finite number"):
             st.SGD(MATRIX, **{key: value})
 
 

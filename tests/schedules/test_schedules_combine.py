@@ -84,7 +84,7 @@ def test_no_schedule_is_divided_by_nor_is_a_number() -> None:
             wrong()
     with pytest.raises(ZeroDivisionError):
         S / 0
-    with pytest.raises(TypeError, match="is a schedule, whose value hangs on the number of"):
+    with pytest.raises(TypeError, match="is a schedule, whose value depends on the number of"):
         float(S)
 
 

@@ -14,7 +14,7 @@ be named: a file never says what to import or call. Finite floats read back to t
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -39,12 +39,18 @@ _NUMPY: dict[str, type[np.generic]] = {
 def classes() -> dict[str, type[Any]]:
     """The classes whose objects can be stored, by name.
 
-    Those of ``steepest.schedules.SCHEDULES``, to which a schedule of one's own may be added, and
-    the frozen dataclasses of ``steepest.average``, ``clip``, ``filters`` and ``regularize``.
+    Those of ``steepest.schedules.SCHEDULES``, to which a schedule of one's own may be added, the
+    frozen dataclasses of ``steepest.average``, ``clip``, ``filters`` and ``regularize``, and the
+    clips, filters and penalties of one's own that have been defined.
     """
     named: dict[str, type[Any]] = {f"schedules.{k}": c for k, c in schedules.SCHEDULES.items()}
     for module in (average, clip, filters, regularize):
         named |= _frozen(module)
+    families: dict[str, Mapping[str, type[Any]]] = {
+        "clip": clip.CLIPS, "filters": filters.FILTERS, "regularize": regularize.PENALTIES,
+    }  # fmt: skip
+    for family, kinds in families.items():
+        named |= {f"{family}.{name}": kind for name, kind in kinds.items()}
     return named
 
 

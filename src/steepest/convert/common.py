@@ -300,7 +300,7 @@ def _state(
         )
     t = given.step if given.step is not None else step
     if t is None:
-        timed = [k for k in rule._hyper_names if _scheduled(group[k])]
+        timed = [k for k in rule.hyper_names if _scheduled(group[k])]
         if timed or group.get("lr_decay"):
             raise ValueError(
                 f"{package} does not store how many steps {rule.rule} has done, and "

@@ -1,19 +1,22 @@
-"""The options that every optimizer takes beside the hyper-parameters of its rule."""
+"""The arguments that every optimizer has beside the hyper-parameters of its rule."""
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from dataclasses import KW_ONLY
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
-from steepest.core.hyper import Number
+from steepest.core.constructor import Argument, WithFields
+from steepest.core.hyper_parameters import Choice, Flag, Made, Maybe, Number, Weight, within
 from steepest.options import average as averages
-from steepest.options.clip import Clip
-from steepest.options.filters import Filter
-from steepest.options.regularize import Penalty
+from steepest.options import clip as clips
+from steepest.options import decay, filters
+from steepest.options import regularize as penalties
 
-__all__ = ["GROUP_OPTIONS", "Options"]
+__all__ = ["GROUP_OPTIONS", "OPTIONS", "CommonOptions"]
 
 
-class Options(TypedDict, total=False):
+class CommonOptions(WithFields, options=True):
     """Options that every optimizer takes, by keyword.
 
     clip: one of ``st.clip``, or a tuple of them. regularize: one of ``st.regularize``, or several.
@@ -37,38 +40,42 @@ class Options(TypedDict, total=False):
     ``clip.group_norm`` measures the parts of a group together.
     """
 
-    clip: Clip | tuple[Clip, ...] | None
-    regularize: Penalty | Sequence[Penalty] | None
-    filter: Filter | Sequence[Filter] | None
-    exclude: str | Sequence[str]
-    overrides: Mapping[str, Mapping[str, Any]]
-    l1: Number
-    decay_mode: Literal[
-        "l2", "decoupled", "decoupled_after", "independent", "lr_relative", "corrected", "palm",
-        "cautious", "proximal",
-    ]  # fmt: skip
-    peak_lr: Number | None
-    maximize: bool
-    ema: Number | None
-    average: averages.tail | None
-    lookahead: averages.lookahead | None
-    cautious: bool
-    nonfinite: Literal["propagate", "raise", "skip"]
-    state_dir: str | os.PathLike[str] | None
+    params: Argument[Any]
+    _: KW_ONLY
+    # Those with a check are hyper-parameters of every group.
+    l1: Weight = 0.0
+    decay_mode: Annotated[
+        Literal[
+            "l2", "decoupled", "decoupled_after", "independent", "lr_relative", "corrected", "palm",
+            "cautious", "proximal",
+        ],
+        Choice(decay.MODES),
+    ] = "l2"  # fmt: skip
+    peak_lr: Annotated[Number | None, Maybe(within(0))] = None
+    regularize: Annotated[
+        penalties.Penalty | Sequence[penalties.Penalty] | None, Made(penalties.settled)
+    ] = ()
+    filter: Annotated[filters.Filter | Sequence[filters.Filter] | None, Made(filters.settled)] = ()
+    clip: Annotated[clips.Clip | tuple[clips.Clip, ...] | None, Made(clips.settled)] = None
+    maximize: Flag = False
+    ema: Annotated[Number | None, Maybe(within(0, 1, below=True))] = None
+    average: Annotated[
+        averages.tail | None, Made(averages.settled(averages.tail, "average"))
+    ] = None  # fmt: skip
+    lookahead: Annotated[
+        averages.lookahead | None, Made(averages.settled(averages.lookahead, "lookahead"))
+    ] = None
+    cautious: Flag = False
+    exclude: Argument[str | Sequence[str]] = ()
+    overrides: Argument[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
+    nonfinite: Argument[Literal["propagate", "raise", "skip"]] = "propagate"
+    state_dir: Argument[str | os.PathLike[str] | None] = None
 
 
-# Options that a group may have of its own.
+OPTIONS = tuple(name for name, field in CommonOptions.fields.items() if field.option)
+"""The names of all options."""
 
 GROUP_OPTIONS: dict[str, Any] = {
-    "l1": 0.0,
-    "decay_mode": "l2",
-    "peak_lr": None,
-    "regularize": (),
-    "filter": (),
-    "clip": None,
-    "maximize": False,
-    "ema": None,
-    "average": None,
-    "lookahead": None,
-    "cautious": False,
+    name: field.default for name, field in CommonOptions.fields.items() if field.check
 }
+"""Options that a group may have of its own, and their defaults."""

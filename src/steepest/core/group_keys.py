@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from steepest.core.common_options import GROUP_OPTIONS, Options
+from steepest.core.common_options import GROUP_OPTIONS
 from steepest.core.rule import RULES
 
 __all__ = ["GROUP_KEYS", "check_borrowed", "check_own"]
@@ -18,7 +18,7 @@ __all__ = ["GROUP_KEYS", "check_borrowed", "check_own"]
 GROUP_KEYS = ("params", "param_names", "rule")
 """What a group has beside hyper-parameters."""
 
-_WHOLE = (*(Options.__annotations__.keys() - GROUP_OPTIONS.keys()), "adamw", "adamw_for", "rules")
+_WHOLE = ("exclude", "overrides", "nonfinite", "state_dir", "adamw", "adamw_for", "rules")
 """Arguments that hold for an optimizer, not for one of its groups."""
 
 _CLOSE = 0.85
@@ -59,7 +59,9 @@ def check_borrowed(cls: Any, group: Mapping[str, Any]) -> None:
 
 
 def _arguments(cls: Any) -> set[str]:
-    return inspect.signature(cls).parameters.keys() - {"params", "options"}
+    if not hasattr(cls, "fields"):  # L-BFGS, whose constructor is written by hand
+        return inspect.signature(cls).parameters.keys() - {"params"}
+    return {x.name for x in cls.fields.values() if not x.option} - {"params"}
 
 
 def _check_of_whole(key: Any, where: str) -> None:

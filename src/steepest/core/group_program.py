@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from steepest.core.hyper import variable
+from steepest.core.hyper_parameters import variable
 from steepest.core.norms import clips
 from steepest.kernels.engine import SPARE_OPERAND, UNIT_STAGE_LIMIT
 from steepest.memory import arrays
@@ -98,6 +98,9 @@ class LiveGroup:
     def __init__(self, rule: Any, group: Mapping[str, Any], count: int) -> None:
         self.rule = rule
         """The optimizer whose rule the group goes by."""
+        self._own_decay: bool = rule.own_decay
+        self._prepares: bool = rule.prepares
+        self._coefficients = rule.at_steps()
         self.together = rule.needs == "global"
         """Whether all groups of this rule go by the same sums and numbers."""
         self.in_c_order = False
@@ -175,7 +178,7 @@ class LiveGroup:
             )
         if self.shared:
             self._kept = tuple(self.number(key, group.get(key)) for key in self.shared)
-        seen = rule._hyper_values(group)
+        seen = rule.hyper_values(group)
         try:
             same = seen == self._seen
         except ValueError:  # an array, which does not say whether it equals a number
@@ -190,8 +193,8 @@ class LiveGroup:
 
     def _rebuild(self, seen: tuple[Any, ...], count: int) -> None:
         """Takes over everything: numbers and structure."""
-        rule, names = self.rule, self.rule._hyper_names
-        h = {name: rule._settle(name, x, count) for name, x in zip(names, seen, strict=True)}
+        rule, names = self.rule, self.rule.hyper_names
+        h = {name: rule.settle(name, x, count) for name, x in zip(names, seen, strict=True)}
         given = dict(zip(names, seen, strict=True))
         asked = Asked(given)
         structure = self._structure(asked)
@@ -210,21 +213,14 @@ class LiveGroup:
         moving = [(name, x) for name, x in moving if name not in _OPERATIONS]
         self._whole = not all(callable(x) or type(x) is tuple for _, x in moving)
         self._moving, self._moved = moving, frozenset(name for name, _ in moving)
-        self._ranges = {name: self._range(name) for name in names}
+        self._ranges = {name: rule.bounds(name) for name in names}
         self._lengths = {name: len(x) for name, x in h.items() if type(x) is tuple}
-
-    def _range(self, name: str) -> tuple[float, float]:
-        """Where a single number needs no further check; nowhere, for what may be something else."""
-        rule = self.rule
-        if name in rule.values or name not in rule._ranges:
-            return math.inf, -math.inf
-        return rule._ranges[name][:2] if rule._in_range else (-math.inf, math.inf)
 
     def _structure(self, given: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
         """The states of the rule, and the numbers that it keeps of the group. Raises ValueError for
         hyper-parameters that do not go together."""
         rule = self.rule
-        if rule._checks:
+        if rule.checks_together:
             rule.check(given)
         if not rule.may_be_moved:
             decay.check_movable(rule.rule, given)
@@ -241,7 +237,7 @@ class LiveGroup:
         if not before:
             return False
         changed: dict[str, Any] = {}
-        for name, old, x in zip(self.rule._hyper_names, before, seen, strict=True):
+        for name, old, x in zip(self.rule.hyper_names, before, seen, strict=True):
             if x is not old:
                 if not (_is_number(x) and _is_number(old)):
                     return False
@@ -262,18 +258,25 @@ class LiveGroup:
     def _settled(self, name: str, x: Any, count: int) -> Any:
         """A number or several, checked."""
         low, high = self._ranges[name]
-        several = x if type(x) is tuple and len(x) == self._lengths.get(name) else (x,)
+        length = self._lengths.get(name)
+        if length is None:
+            several: tuple[Any, ...] = (x,)
+        else:
+            several = x if type(x) is tuple and len(x) == length else (None,)
         for one in several:
             if type(one) is not float or not low <= one < high:
                 if callable(one):
                     raise TypeError(f"{name} = {one!r}: expected a number from a schedule")
-                return self.rule._settle(name, x, count)
+                return self.rule.settle(name, x, count)
         return x
 
     def _move(self, count: int) -> None:
         """Evaluates the hyper-parameters that are schedules."""
         h = self.h
         for name, value in self._moving:
+            if self._ranges[name][0] == math.inf:  # the rule may call it itself
+                h[name] = self.rule.settle(name, value, count)
+                continue
             if type(value) is tuple:
                 x: Any = tuple([part(count) if callable(part) else part for part in value])
             else:
@@ -293,10 +296,10 @@ class LiveGroup:
     def _decay(self, h: dict[str, Any]) -> None:
         """Takes over what decoupled decay comes to."""
         decoupled = h["terms"].get("decoupled", 0.0)
-        if self.rule.own_decay:
-            self.keep, h["decay"] = 1.0, decay.own(h, decoupled)
+        if self._own_decay:
+            self.keep, h["decay"] = 1.0, decay.weight_in_rule(h, decoupled)
         else:
-            self.keep = decay.keep(h, decoupled)
+            self.keep = decay.factor(h, decoupled)
 
     def _check_fixed(self, h: Mapping[str, Any]) -> None:
         """Raises ValueError where a hyper-parameter that gives states their shapes has changed."""
@@ -353,7 +356,7 @@ class LiveGroup:
         elif masks is not None and masks.masks is None:
             self.other_masks = False
         rule = self.rule
-        staged = (before + work.before, work.after, work.late)
+        staged = (before + work.prologue, work.epilogue, work.late)
         self.by_elements = (
             _operands(2, (), around, makes, staged)
             if rule.prepares
@@ -373,16 +376,16 @@ class LiveGroup:
         the rule takes by elements, or for those that it takes by rows and columns."""
         x = self.by_rows if by_rows else self.by_elements
         self.h["by_rows"] = by_rows
-        rule, h = ("take", ()) if self.rule.prepares else self.rule.coefficients(self.h, t)
+        rule, h = ("take", ()) if self._prepares else self._coefficients(self.h, t)
         after, late = self._closing(x, count, t)
         plan.program(
             row, rule, h, self.keep, x.before, after, self.units, late,
-            domain, self.together, self._kept, self.rule.prepares,
+            domain, self.together, self._kept, self._prepares,
         )  # fmt: skip
 
     def number(self, key: str, x: Any, group: int | None = None) -> float:
         """A number that the rule keeps of the group, checked."""
-        low = self.rule._ranges.get(key, (-math.inf, math.inf, False))[0]
+        low = 0.0 if key in self.rule.positive else -math.inf
         if isinstance(x, (float, int)) and not x < low:  # what came of bad gradients may be NaN
             return float(x)
         where = "" if group is None else f" of group {group}"

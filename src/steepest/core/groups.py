@@ -1,8 +1,6 @@
 """The parameters of an optimizer: groups, what each group goes by, and state as it begins."""
 
 import copy
-import inspect
-import operator
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from steepest.core import trees
-from steepest.core.common_options import GROUP_OPTIONS, Options
+from steepest.core.constructor import bound
 from steepest.core.group_keys import GROUP_KEYS, check_own
 from steepest.core.group_program import LiveGroup
+from steepest.core.held_rule import HeldRule, other_rule, settled_defaults
 from steepest.core.norms import Peers
-from steepest.core.rule import OWN, RULES, Rule
+from steepest.core.rule import Rule
 from steepest.core.scalar_states import new_scalars
 from steepest.core.selection import Selection
 from steepest.core.state import Changes, WatchedDict, counters
@@ -46,25 +45,20 @@ class Grouped(Rule, registered=False):
     _unscale = 1.0
     """What gradients are multiplied with before all else, by who has scaled the loss."""
 
-    def __init__(self, params: Any, hyper: dict[str, Any], options: Options) -> None:
-        if "convention" in options and "convention" not in hyper:
-            raise ValueError(self._not_a_convention(dict(options)["convention"]))
-        unknown = sorted(options.keys() - Options.__annotations__.keys())
-        if unknown:
-            raise TypeError(
-                f"{type(self).__name__} has no argument {', '.join(map(repr, unknown))}; "
-                f"it takes {', '.join([*hyper, *Options.__annotations__])}"
-            )
-        self._nonfinite: str = options.get("nonfinite", "propagate")
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        """Takes the arguments that the class's fields say."""
+        cls: Any = type(self)
+        if "convention" in keywords and "convention" not in cls.fields:
+            raise ValueError(self._not_a_convention(keywords["convention"]))
+        given = self.translated(bound(cls, args, keywords))
+        params = given["params"]
+        self._nonfinite: str = given.get("nonfinite", "propagate")
         if self._nonfinite not in _POLICIES:
             raise ValueError(
                 f"nonfinite = {self._nonfinite!r}: expected one of {', '.join(_POLICIES)}"
             )
-        self._files = files_in(options.get("state_dir"))
-        group_options = GROUP_OPTIONS | {"decay_mode": self.decay_mode}
-        given: Mapping[str, Any] = options
-        group_options |= {key: given[key] for key in GROUP_OPTIONS if key in given}
-        self.defaults: dict[str, Any] = self._settled(hyper | group_options)
+        self._files = files_in(given.get("state_dir"))
+        self.defaults: dict[str, Any] = settled_defaults(cls, given)
         self.param_groups: list[dict[str, Any]] = []
         self._changes = Changes()
         self._state = WatchedDict({}, self._changes)
@@ -73,19 +67,17 @@ class Grouped(Rule, registered=False):
         self.clip_history: dict[str, list[float]] = {}
         self.last_norm: float | None = None
         self._last_norms: list[float] = []
-        self._hyper_names = tuple(self.defaults)
-        self._hyper_values = operator.itemgetter(*self._hyper_names)
         self._updates = np.zeros((), np.int64)
         self._shapes: list[trees.Shape] = []
         self._shape: trees.Shape = None
         self._grouped = trees.is_groups(params)
         self._groups: list[LiveGroup] = []
-        self._rules: dict[str, Grouped] = {self.rule: self._bare()}
+        self._rules: dict[str, HeldRule] = {self.rule: HeldRule(cls, self.defaults)}
         self._given: list[int] = []
         self._names: list[str] = []
         self._order: list[int] = []
         self._in_order = True
-        self._selection = self._selects(options)
+        self._selection = self._selects(given)
         self._plan: Plan | None = None
         self._plan_kernels: dispatch.Kernels | None = None
         self._lock = machine.Lock()
@@ -97,20 +89,24 @@ class Grouped(Rule, registered=False):
         for group in self.param_groups:
             filters.check_names(group["filter"], self._names)
         own = [g for g in self.param_groups if g.get("rule", self.rule) == self.rule]
-        self._check_idle(self.defaults, hyper, own)
+        self._check_idle(self.defaults, self.defaults, own)
         decay.check_peak(given.get("peak_lr"), {g["decay_mode"] for g in self.param_groups})
 
-    def _selects(self, options: Options) -> Selection:
-        """Which parameters get hyper-parameters of their own."""
-        return Selection(options.get("exclude", ()), options.get("overrides", {}))
+    def _selects(self, given: Mapping[str, Any]) -> Selection:
+        """Which parameters get hyper-parameters of their own, by the arguments that were given."""
+        return Selection(given.get("exclude", ()), given.get("overrides", {}))
 
     def _known(self) -> dict[str, tuple[str, ...]]:
         """The hyper-parameters of each rule in use."""
-        return {name: rule._hyper_names for name, rule in self._rules.items()}
+        return {name: rule.hyper_names for name, rule in self._rules.items()}
 
     def _names_of(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         """The hyper-parameters of the rule that a group uses."""
-        return self._rule_of(group)._hyper_names
+        return self._rule_of(group).hyper_names
+
+    @property
+    def hyper_names(self) -> tuple[str, ...]:
+        return tuple(self.checks)
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Adds parameters, with hyper-parameters of their own where the group has them.
@@ -188,15 +184,11 @@ class Grouped(Rule, registered=False):
         if self._borrows_groups:
             return
         rules = [self._rule_of({**group, **changes}) for changes in parts]
-        if "convention" in group and not any("convention" in r._hyper_names for r in rules):
+        if "convention" in group and not any("convention" in r.hyper_names for r in rules):
             raise ValueError(rules[0]._not_a_convention(group["convention"]))
-        known = dict.fromkeys(name for rule in rules for name in rule._group_names())
+        known = dict.fromkeys(name for rule in rules for name in rule.group_names())
         names = " and ".join(dict.fromkeys(rule.rule for rule in rules))
         check_own(group, f"group {len(self._shapes)}", names, list(known))
-
-    def _group_names(self) -> tuple[str, ...]:
-        """The keys that a group of this rule has a use for."""
-        return (*self._hyper_names, *self.shared(self.defaults))
 
     def _filled(
         self,
@@ -211,29 +203,22 @@ class Grouped(Rule, registered=False):
         given = dict(group) | dict(changes)
         rule = self._rule_of(given)
         if not self._borrows_groups:  # of a group in parts, each has what its own rule knows
-            known = (*GROUP_KEYS, *rule._group_names())
+            known = (*GROUP_KEYS, *rule.group_names())
             given = {key: x for key, x in given.items() if key in known}
         filled = rule.defaults | given | chosen
-        if "convention" in filled and "convention" not in rule._hyper_names:
+        if "convention" in filled and "convention" not in rule.hyper_names:
             raise ValueError(rule._not_a_convention(filled["convention"]))
-        hyper = rule._settled({name: filled[name] for name in rule._hyper_names})
-        if not given.keys() >= {*rule._hyper_names}:  # else it was another optimizer's
+        hyper = rule.settled({name: filled[name] for name in rule.hyper_names})
+        if not given.keys() >= {*rule.hyper_names}:  # else it was another optimizer's
             rule._check_idle(hyper, given, [hyper])
         return filled | decay.with_peak(hyper)
 
-    def _rule_of(self, group: Mapping[str, Any]) -> "Grouped":
+    def _rule_of(self, group: Mapping[str, Any]) -> HeldRule:
         """The rule that a group goes by: this optimizer's, or that of its ``"rule"``."""
         name = group.get("rule", self.rule)
         if name not in self._rules:
             self._rules[name] = other_rule(name, self.defaults, group)
         return self._rules[name]
-
-    def _bare(self) -> "Grouped":
-        """The rule alone, without parameters, for groups to hold without holding this optimizer."""
-        bare = object.__new__(type(self))
-        bare.defaults = self.defaults
-        bare._hyper_names, bare._hyper_values = self._hyper_names, self._hyper_values
-        return bare
 
     def _share(self, filled: dict[str, Any], live: LiveGroup) -> None:
         """Gives a new group the numbers that its rule keeps of groups."""
@@ -318,22 +303,6 @@ class Grouped(Rule, registered=False):
         """What comes between the last that may fail and the first that changes something."""
         if self._peers is not None:
             self._peers.ready()
-
-
-def other_rule(name: str, defaults: Mapping[str, Any], group: Mapping[str, Any]) -> Grouped:
-    """Another rule for groups to go by: with its own defaults, and the options that all rules share
-    as in `defaults`; `group` has what has no default. Raises ValueError for an unknown rule."""
-    made: Any = RULES.get(name, OWN.get(name))
-    if made is None:
-        raise ValueError(f"rule {name!r} of a group: expected one of {', '.join([*RULES, *OWN])}")
-    asked = inspect.signature(made).parameters.values()
-    needed = {x.name for x in asked if x.default is x.empty and x.kind is not x.VAR_KEYWORD}
-    needed -= {"params"}
-    bare: Grouped = made(np.zeros(1), **{key: group[key] for key in needed & group.keys()})._bare()
-    shared = {key: x for key, x in defaults.items() if key in GROUP_OPTIONS}
-    own = {key: bare.defaults[key] for key in ("decay_mode", "peak_lr")}
-    bare.defaults = bare.defaults | shared | own
-    return bare
 
 
 def files_in(folder: Any) -> Scratch | None:

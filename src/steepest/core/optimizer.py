@@ -16,8 +16,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from steepest.core import trees
-from steepest.core.common_options import Options
-from steepest.core.hyper import Number, Schedule
+from steepest.core.common_options import CommonOptions
+from steepest.core.constructor import KW_ONLY, Argument
+from steepest.core.hyper_parameters import Number, Schedule
 from steepest.core.norms import Norms
 from steepest.core.rule import RULES
 from steepest.core.state_dicts import Keeping
@@ -28,13 +29,13 @@ from steepest.memory.arrays import Array
 from steepest.options import average as averages
 from steepest.options.clip import Clip
 
-__all__ = ["RULES", "Number", "Optimizer", "Options", "Schedule"]
+__all__ = ["KW_ONLY", "RULES", "Argument", "Number", "Optimizer", "Schedule"]
 
 
 _MISSING: Any = type("_Missing", (), {"__repr__": lambda _: "<required>"})()
 
 
-class Optimizer(Keeping, registered=False):
+class Optimizer(Keeping, CommonOptions, registered=False):
     """Base of all optimizers; see ``AdamW`` or ``SGD`` for one to use."""
 
     def averaged(self) -> dict[str, Array]:
@@ -64,18 +65,18 @@ class Optimizer(Keeping, registered=False):
         """The norm of each gradient of the last step that measured them, by parameter."""
         return dict(zip(self._names, self._last_norms, strict=False))
 
-    @property
-    def clip(self) -> Clip | tuple[Clip, ...] | None:
+    @property  # type: ignore[misc]
+    def clip(self) -> Clip | tuple[Clip, ...] | None:  # type: ignore[override]
         """How gradients are clipped, where a group has no ``clip`` of its own."""
         return self.defaults["clip"]  # type: ignore[no-any-return]
 
-    @property
-    def nonfinite(self) -> str:
+    @property  # type: ignore[misc]
+    def nonfinite(self) -> str:  # type: ignore[override]
         """What non-finite gradients do; fixed at construction."""
         return self._nonfinite
 
-    @property
-    def state_dir(self) -> str | None:
+    @property  # type: ignore[misc]
+    def state_dir(self) -> str | None:  # type: ignore[override]
         """The folder of the files that state arrays lie in; None if they lie in memory."""
         return None if self._files is None else self._files.folder
 
@@ -261,7 +262,7 @@ class Optimizer(Keeping, registered=False):
         lines = [f"{type(self).__name__}("]
         for i, group in enumerate(self.param_groups):
             rule = self._rule_of(group)
-            shown = ", ".join(f"{name}={group[name]!r}" for name in rule._hyper_names)
+            shown = ", ".join(f"{name}={group[name]!r}" for name in rule.hyper_names)
             if rule.rule != self.rule:
                 shown = f"rule={rule.rule!r}, {shown}"
             lines.append(f"  group {i}: {len(group['params'])} parameters, {shown}")

@@ -7,12 +7,13 @@ kernel and coefficients for given hyper-parameters and t.
 import inspect
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from steepest.core.hyper import ANY, COUNTS, RANGES, Range, settle
+from steepest.core.constructor import Field
+from steepest.core.hyper_parameters import Check, Range, range_of
 from steepest.kernels import dispatch
 from steepest.memory import arrays
 from steepest.memory.arrays import Array
@@ -30,17 +31,20 @@ class Rule(ABC):
     """What a rule says of itself: its hyper-parameters, states, coefficients; no parameters."""
 
     rule: ClassVar[str]
-    decay_mode: ClassVar[str] = "l2"
+    fields: ClassVar[Mapping[str, Field]]
+    """The arguments of the constructor by name, those of bases first."""
+    checks: ClassVar[Mapping[str, Check]] = {}
+    """What each hyper-parameter of a group may be, in order: the rule's own, then all options."""
+    lenient: ClassVar[Mapping[str, Check]] = {}
+    """The same for numbers that are taken as they are."""
+    ranges: ClassVar[Mapping[str, Range]] = {}
+    """Those of numbers that may be scheduled."""
     may_be_moved: ClassVar[bool] = True
     """Whether anything but the rule may move the parameter after a step, as Lookahead does."""
     additive: ClassVar[bool] = True
     """Whether the rule adds to the parameter something that does not depend on where it is."""
     formula: ClassVar[str]
     source: ClassVar[str]
-    ranges: ClassVar[Mapping[str, Range]] = {}
-    """Hyper-parameters that have another range here than their name's usual one."""
-    counts: ClassVar[Mapping[str, int]] = {}
-    """Hyper-parameters that are another number of numbers here than usual."""
     kernels: ClassVar[str] = ""
     """The compiled module of a rule of another package, by its full name; see docs/own-rules.md."""
     needs: ClassVar[Literal["element-wise", "layer-wise", "global", "matrix"]] = "element-wise"
@@ -63,97 +67,117 @@ class Rule(ABC):
     """Methods that take one array for each parameter, as ``step`` does."""
     copies: ClassVar[bool] = False
     """Whether ``prepare`` is given copies of the state, to be changed in place."""
-    values: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {}
-    """Checks of hyper-parameters that are neither numbers nor flags: (name, value) -> value."""
+    coefficient_names: ClassVar[Mapping[str, str]] = {}
+    """What the numbers of ``coefficients`` are, by kernel: the names that it gives them."""
+    checked_at_steps: ClassVar[bool] = False
+    """Whether ``check`` is asked at each step, too, for what schedules have come to."""
+    positive: ClassVar[tuple[str, ...]] = ()
+    """The numbers of ``shared`` that are never below 0."""
     fixed: ClassVar[tuple[str, ...]] = ()
     """Hyper-parameters that give states their shapes: those of a group cannot change."""
     factors: ClassVar[int] = 0
     """What a rule that goes by rows and columns takes beside its states: 1, factors of rows, or 2,
     factors of rows and of columns."""
-    optional: ClassVar[frozenset[str]] = frozenset()
-    """Hyper-parameters that may be None, or have None among their numbers."""
-    _ranges: ClassVar[dict[str, Range]]
-    _counts: ClassVar[dict[str, int]]
-    _any: ClassVar[dict[str, Range]]
-    """The ranges of numbers that are taken as they are."""
-    _in_range = True
-    """Whether numbers must lie in their ranges: not what stands in torch's groups later."""
-    _checks = True
-    """Whether hyper-parameters must go together, as ``check`` says."""
 
     def __init_subclass__(cls, registered: bool = True) -> None:
+        super().__init_subclass__()
         cls.rule = cls.__name__.lower()
         paragraphs = inspect.cleandoc(cls.__doc__ or "").split("\n\n")
         cls.formula = inspect.cleandoc("\n" + paragraphs[1]) if len(paragraphs) > 1 else ""
         cls.source = " ".join(paragraphs[-1].split())
         if cls.needs != "element-wise" or cls.prepares or cls.own_decay:
             cls.additive = False
-        cls._ranges, cls._counts = {**RANGES, **cls.ranges}, {**COUNTS, **cls.counts}
-        cls._any = dict.fromkeys(cls._ranges, ANY)
+        asked = sorted(
+            getattr(cls, "fields", {}).values(), key=lambda x: (x.option, x.keyword_only)
+        )
+        cls.checks = {x.name: x.check for x in asked if x.check is not None}
+        ranges = {name: range_of(check) for name, check in cls.checks.items()}
+        cls.ranges = {name: x for name, x in ranges.items() if x is not None}
+        cls.lenient = {
+            name: check.lenient() if name in cls.ranges else check
+            for name, check in cls.checks.items()
+        }
+        for name in ("states", "coefficients", "check"):
+            if inspect.isfunction(cls.__dict__.get(name)):
+                raise TypeError(
+                    f"{cls.__name__}.{name} takes no self: write @staticmethod before it; a rule "
+                    "is asked without an optimizer"
+                )
         if cls.kernels:
             dispatch.register(cls.kernels)
         if registered:
             RULES[cls.rule] = cls
 
+    @staticmethod
     @abstractmethod
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of the rule's state arrays, in the order in which the kernel takes them.
 
         `h` is as the group has it: numbers or schedules.
         """
 
-    def shape_states(self, p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def shape_states(p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of the states that p has for its shape, beside those of ``states``; only where
         the rule ``prepares``."""
         return ()
 
-    def check_parameter(self, p: Array, name: str) -> None:
+    @classmethod
+    def check_parameter(cls, p: Array, name: str) -> None:
         """Raises ValueError for a parameter that the rule is not for."""
-        if p.ndim < self.least_axes:
+        if p.ndim < cls.least_axes:
             raise ValueError(
-                f"parameter {name!r} has shape {p.shape}; {type(self).__name__} needs "
-                f"{self.least_axes} axes or more: let it go by another rule, such as adamw"
+                f"parameter {name!r} has shape {p.shape}; {cls.__name__} needs "
+                f"{cls.least_axes} axes or more: let it go by another rule, such as adamw"
             )
 
-    def matrices(self, p: Array, h: Mapping[str, Any]) -> arrays.Matrices | None:
+    @staticmethod
+    def matrices(p: Array, h: Mapping[str, Any]) -> arrays.Matrices | None:
         """How the rule takes p that goes by rows and columns, and the states that hold numbers of
         these; None for a parameter that it takes by elements, with ``states``."""
         return None
 
-    def beside(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def beside(h: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of the states that a parameter has beside those of rows and columns, and that
         have its shape; the kernel takes them behind the factors."""
         return ()
 
-    def state_names(self, p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @classmethod
+    def state_names(cls, p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of the rule's state arrays for the parameter p."""
-        matrices = self.matrices(p, h)
+        matrices = cls.matrices(p, h)
         if matrices is None:
-            return (*self.states(h), *self.shape_states(p, h))
-        return (*matrices.states, *self.beside(h))
+            return (*cls.states(h), *cls.shape_states(p, h))
+        return (*matrices.states, *cls.beside(h))
 
-    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+    @classmethod
+    def initial(cls, key: str, p: Array, h: Mapping[str, Any]) -> Array:
         """A new state array for the parameter p."""
-        matrices = self.matrices(p, h)
+        matrices = cls.matrices(p, h)
         if matrices is not None and key in matrices.states:
             return np.zeros(matrices.states[key], p.dtype)
         return arrays.zeros_like(p)
 
-    def scalars(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def scalars(h: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of the numbers that the rule keeps of each parameter, as 0-d float64 states."""
         return ()
 
-    def shared(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def shared(h: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of the numbers that the rule keeps of a group (of all groups if it is global);
         they are in ``param_groups``."""
         return ()
 
-    def initial_number(self, key: str, h: Mapping[str, Any]) -> float:
+    @staticmethod
+    def initial_number(key: str, h: Mapping[str, Any]) -> float:
         """What a number of ``scalars`` or ``shared`` begins with."""
         return 0.0
 
+    @classmethod
     def prepare(
-        self, name: str, p: Array, g: Array, state: dict[str, Array], t: int, h: Mapping[str, Any]
+        cls, name: str, p: Array, g: Array, state: dict[str, Array], t: int, h: Mapping[str, Any]
     ) -> None:
         """The step of a rule that ``prepares``: changes p in place, and puts new arrays into
         `state`, whose own are read-only, or changes them in place where the class says ``copies``.
@@ -163,15 +187,17 @@ class Rule(ABC):
         """
         raise NotImplementedError
 
-    def idle(self, h: Mapping[str, Any]) -> Mapping[str, tuple[str, Any]]:
+    @staticmethod
+    def idle(h: Mapping[str, Any]) -> Mapping[str, tuple[str, Any]]:
         """The arguments that change nothing beside the others: why, and what to leave them at.
 
         They are refused where they are given, not where a group comes to have them in training.
         """
         return {}
 
+    @staticmethod
     @abstractmethod
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         """The kernel and its coefficients, in double, for the t-th step (from 1).
 
         `h` has the hyper-parameters' values at this step, the rule's states as h["states"],
@@ -179,33 +205,27 @@ class Rule(ABC):
         parameters with ``matrices``, which have the states of h["beside"] instead.
         """
 
-    def _settle(self, name: str, value: Any, count: int | None) -> Any:
-        """The checked value of a hyper-parameter after `count` updates; None keeps schedules."""
-        if name == "convention" and value not in tuple(self.conventions):
-            raise ValueError(self._not_a_convention(value))
-        if name in self.values:
-            return self.values[name](name, value)
-        ranges = self._ranges if self._in_range else self._any
-        return settle(name, value, count, ranges, self._counts, self.optional)
-
-    def _settled(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
-        settled = {name: self._settle(name, value, None) for name, value in hyper.items()}
-        if self._checks:
-            self.check(settled)
-        return settled
-
+    @classmethod
     def _check_idle(
-        self, h: Mapping[str, Any], given: Collection[str], groups: Sequence[Mapping[str, Any]]
+        cls, h: Mapping[str, Any], given: Collection[str], groups: Sequence[Mapping[str, Any]]
     ) -> None:
         """Raises ValueError for an argument that is given and changes nothing in any group."""
-        for name, (why, usual) in self.idle(h).items():
-            idle = all(name in self.idle(group) for group in groups)
+        for name, (why, usual) in cls.idle(h).items():
+            idle = all(name in cls.idle(group) for group in groups)
             if name in given and idle and h[name] != usual:
                 raise ValueError(f"{name} = {h[name]!r} has no effect {why}; leave it at {usual!r}")
 
-    def _not_a_convention(self, value: Any) -> str:
-        has = ", ".join(map(repr, self.conventions)) or "one form only; leave convention away"
-        return f"convention = {value!r}: {type(self).__name__} has {has}"
+    @classmethod
+    def _not_a_convention(cls, value: Any) -> str:
+        has = ", ".join(map(repr, cls.conventions)) or "one form only; leave convention away"
+        return f"convention = {value!r}: {cls.__name__} has {has}"
 
-    def check(self, h: Mapping[str, Any]) -> None:
+    @staticmethod
+    def translated(given: dict[str, Any]) -> dict[str, Any]:
+        """The arguments that were given, once those that are no hyper-parameters, such as
+        PyTorch's ``decoupled_weight_decay``, have become hyper-parameters or options."""
+        return given
+
+    @staticmethod
+    def check(h: Mapping[str, Any]) -> None:
         """Raises ValueError where hyper-parameters, numbers or schedules, do not go together."""

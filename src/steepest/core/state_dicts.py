@@ -8,7 +8,7 @@ import numpy as np
 
 from steepest.core.common_options import GROUP_OPTIONS
 from steepest.core.group_program import LiveGroup, stage_arrays
-from steepest.core.groups import Grouped
+from steepest.core.held_rule import HeldRule
 from steepest.core.norms import checked_history
 from steepest.core.planning import Planned
 from steepest.core.scalar_states import packed_scalars
@@ -65,7 +65,7 @@ class Keeping(Planned, registered=False):
         needed: dict[str, dict[str, Array]] = {}
         for group, now in zip(self.param_groups, self._groups, strict=True):
             rule = self._rule_of(group)
-            h = {name: rule._settle(name, group[name], None) for name in rule._hyper_names}
+            h = {name: rule.settle(name, group[name], None) for name in rule.hyper_names}
             renewed = filters.renewed(now.masks, filters.masks(h["filter"])) or now.other_masks
             for name, p in zip(group["param_names"], group["params"], strict=True):
                 state = self._state.get(name, {})
@@ -174,7 +174,7 @@ class Keeping(Planned, registered=False):
 
     def _loaded(
         self, group: Mapping[str, Any], loaded: Mapping[str, Any]
-    ) -> tuple[Grouped, dict[str, Any]]:
+    ) -> tuple[HeldRule, dict[str, Any]]:
         """The rule of a group, and the hyper-parameters that a state has for it, checked."""
         rule = self._rule_of(group)
         if loaded.get("rule", self.rule) != rule.rule:
@@ -182,7 +182,7 @@ class Keeping(Planned, registered=False):
         # An older state may lack a newer option.
         usual = {"convention": next(iter(rule.conventions), None)}
         known = GROUP_OPTIONS | usual | dict(loaded)
-        return rule, rule._settled({name: known[name] for name in rule._hyper_names})
+        return rule, rule.settled({name: known[name] for name in rule.hyper_names})
 
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()

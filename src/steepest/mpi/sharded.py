@@ -406,7 +406,7 @@ def _settings(optimizer: Optimizer) -> list[str]:
     facts = [f"{optimizer.updates} updates, nonfinite={optimizer.nonfinite!r}"]
     for i, group in enumerate(optimizer.param_groups):
         rule = optimizer._rule_of(group)
-        facts += [f"{key}={group[key]!r} in group {i}" for key in rule._hyper_names]
+        facts += [f"{key}={group[key]!r} in group {i}" for key in rule.hyper_names]
     return [re.sub(r" at 0x[0-9a-fA-F]+", "", fact) for fact in facts]
 
 
@@ -424,7 +424,7 @@ def _check_rules(optimizer: Optimizer) -> None:
     for live in optimizer._groups:
         if live.rule.needs == "global":
             raise ValueError(
-                f"{type(live.rule).__name__} goes by sums over all parameters, which no rank has: "
+                f"{live.rule.cls.__name__} goes by sums over all parameters, which no rank has: "
                 "take another rule, or let every rank have all state, with gradients from "
                 "st.mpi.mean"
             )

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
-from steepest.core.optimizer import Number, Optimizer, Options
+from steepest.core.hyper_parameters import Betas, Convention, Eps, Flag, NotNegative, Rate, Weight
+from steepest.core.optimizer import KW_ONLY, Argument, Optimizer
 from steepest.kernels.scalars import one_minus_power
 
 __all__ = ["Adam", "AdamW", "Adamax", "NAdam", "RAdam"]
@@ -19,7 +20,61 @@ def _moments(h: Mapping[str, Any]) -> tuple[float, float, float, float]:
     return b1, 1.0 - b1, b2, 1.0 - b2
 
 
-class Adam(Optimizer):
+class _WithTorchsFlag(Optimizer, registered=False):
+    """Rules whose PyTorch class has a flag ``decoupled_weight_decay``, here ``decay_mode``."""
+
+    @staticmethod
+    def translated(given: dict[str, Any]) -> dict[str, Any]:
+        decoupled = given.pop("decoupled_weight_decay", None)
+        if decoupled is None:
+            return given
+        if "decay_mode" in given:
+            raise ValueError("give decoupled_weight_decay or decay_mode, not both")
+        if not isinstance(decoupled, bool):
+            raise TypeError(f"decoupled_weight_decay = {decoupled!r}: expected True or False")
+        return given | {"decay_mode": "decoupled" if decoupled else "l2"}
+
+
+class _AdamForm(_WithTorchsFlag, registered=False):
+    """What Adam and AdamW share."""
+
+    lr: Rate = 1e-3
+    betas: Betas = (0.9, 0.999)
+    eps: Eps = 1e-8
+    weight_decay: Weight = 0.0
+    amsgrad: Flag = False
+    _: KW_ONLY
+    bias_correction: Flag = True
+    convention: Convention = "torch"
+
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
+        moments = ("exp_avg", "exp_avg_sq")
+        return (*moments, "max_exp_avg_sq") if h["amsgrad"] else moments
+
+    coefficient_names: ClassVar = {
+        "adam": "b1 fresh1 b2 fresh2 step unbias eps",
+        "amsgrad": "b1 fresh1 b2 fresh2 step unbias eps early",
+    }
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        b1, fresh1, b2, fresh2 = _moments(h)
+        step, unbias, early = h["lr"], 1.0, 1.0
+        if h["bias_correction"]:
+            step = h["lr"] / one_minus_power(b1, t)
+            rest = one_minus_power(b2, t)
+            if h["convention"] == "keras":
+                step *= math.sqrt(rest)
+            elif h["convention"] == "optax" and h["amsgrad"]:
+                early = 1.0 / rest
+            else:
+                unbias = 1.0 / math.sqrt(rest)
+        shared = (b1, fresh1, b2, fresh2, step, unbias, h["eps"])
+        return ("amsgrad", (*shared, early)) if h["amsgrad"] else ("adam", shared)
+
+
+class Adam(_AdamForm):
     """Adam: momentum divided by the root of the running mean square, both unbiased.
 
         m ← β₁ m + (1 - β₁) g
@@ -51,52 +106,11 @@ class Adam(Optimizer):
         "paper": "as torch",
     }
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-3,
-        betas: tuple[Number, Number] = (0.9, 0.999),
-        eps: Number = 1e-8,
-        weight_decay: Number = 0.0,
-        amsgrad: bool = False,
-        *,
-        bias_correction: bool = True,
-        convention: str = "torch",
-        decoupled_weight_decay: bool | None = None,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "bias_correction": bias_correction,
-            "convention": convention,
-        }
-        super().__init__(params, hyper, decay_option(options, decoupled_weight_decay))
-
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
-        moments = ("exp_avg", "exp_avg_sq")
-        return (*moments, "max_exp_avg_sq") if h["amsgrad"] else moments
-
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
-        b1, fresh1, b2, fresh2 = _moments(h)
-        step, unbias, early = h["lr"], 1.0, 1.0
-        if h["bias_correction"]:
-            step = h["lr"] / one_minus_power(b1, t)
-            rest = one_minus_power(b2, t)
-            if h["convention"] == "keras":
-                step *= math.sqrt(rest)
-            elif h["convention"] == "optax" and h["amsgrad"]:
-                early = 1.0 / rest
-            else:
-                unbias = 1.0 / math.sqrt(rest)
-        shared = (b1, fresh1, b2, fresh2, step, unbias, h["eps"])
-        return ("amsgrad", (*shared, early)) if h["amsgrad"] else ("adam", shared)
+    _: KW_ONLY
+    decoupled_weight_decay: Argument[bool | None] = None
 
 
-class AdamW(Adam):
+class AdamW(_AdamForm):
     """Adam with decoupled weight decay.
 
         p ← (1 - lr · weight_decay) · p
@@ -120,30 +134,10 @@ class AdamW(Adam):
     # Not the paper's, in which lr does not scale the decay.
     conventions: ClassVar = {k: Adam.conventions[k] for k in ("torch", "optax", "keras")}
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-3,
-        betas: tuple[Number, Number] = (0.9, 0.999),
-        eps: Number = 1e-8,
-        weight_decay: Number = 1e-2,
-        amsgrad: bool = False,
-        *,
-        bias_correction: bool = True,
-        convention: str = "torch",
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(
-            params,
-            lr,
-            betas,
-            eps,
-            weight_decay,
-            amsgrad,
-            bias_correction=bias_correction,
-            convention=convention,
-            **options,
-        )
+    weight_decay: Weight = 1e-2
+
+
+Adam.register(AdamW)  # which lacks a flag that Adam has, and is one all the same
 
 
 class Adamax(Optimizer):
@@ -173,36 +167,27 @@ class Adamax(Optimizer):
         "keras": "u ← max(β₂ u, |g|); divides by u + eps",
     }
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 2e-3,
-        betas: tuple[Number, Number] = (0.9, 0.999),
-        eps: Number = 1e-8,
-        weight_decay: Number = 0.0,
-        *,
-        convention: str = "torch",
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "convention": convention,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 2e-3
+    betas: Betas = (0.9, 0.999)
+    eps: Eps = 1e-8
+    weight_decay: Weight = 0.0
+    _: KW_ONLY
+    convention: Convention = "torch"
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_inf")
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {"adamax": "b1 fresh1 b2 step inside outside"}
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, fresh1, b2, _ = _moments(h)
         eps = (0.0, h["eps"]) if h["convention"] == "keras" else (h["eps"], 0.0)
         return "adamax", (b1, fresh1, b2, h["lr"] / one_minus_power(b1, t), *eps)
 
 
-class NAdam(Optimizer):
+class NAdam(_WithTorchsFlag):
     """Adam with Nesterov momentum.
 
         μₜ = β₁ (1 - 0.96^(t · momentum_decay) / 2)
@@ -234,30 +219,17 @@ class NAdam(Optimizer):
         "paper": "μₜ as torch, and in m; v̂ is multiplied by β₂",
     }
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 2e-3,
-        betas: tuple[Number, Number] = (0.9, 0.999),
-        eps: Number = 1e-8,
-        weight_decay: Number = 0.0,
-        momentum_decay: Number = _MOMENTUM_DECAY,
-        decoupled_weight_decay: bool | None = None,
-        *,
-        convention: str = "torch",
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum_decay": momentum_decay,
-            "convention": convention,
-        }
-        super().__init__(params, hyper, decay_option(options, decoupled_weight_decay))
+    lr: Rate = 2e-3
+    betas: Betas = (0.9, 0.999)
+    eps: Eps = 1e-8
+    weight_decay: Weight = 0.0
+    momentum_decay: NotNegative = _MOMENTUM_DECAY
+    decoupled_weight_decay: Argument[bool | None] = None
+    _: KW_ONLY
+    convention: Convention = "torch"
 
-    def check(self, h: Mapping[str, Any]) -> None:
+    @staticmethod
+    def check(h: Mapping[str, Any]) -> None:
         unused = h["convention"] in ("optax", "keras")
         if unused and h["momentum_decay"] != _MOMENTUM_DECAY:
             raise ValueError(
@@ -265,10 +237,14 @@ class NAdam(Optimizer):
                 f"leave it at {_MOMENTUM_DECAY}"
             )
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {"nadam": "b1 fresh1 b2 fresh2 now ahead unbias eps"}
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, fresh1, b2, fresh2 = _moments(h)
         unbias = 1.0 / math.sqrt(one_minus_power(b2, t))
         if h["convention"] == "optax":
@@ -307,7 +283,7 @@ def warming(b1: float, decay: float, t: int) -> tuple[float, float, float]:
     return _warm(b1, decay, t), _warm(b1, decay, t + 1), product
 
 
-class RAdam(Optimizer):
+class RAdam(_WithTorchsFlag):
     """Adam whose rate is rectified while the variance of v is not yet known.
 
         m ← β₁ m + (1 - β₁) g
@@ -339,31 +315,26 @@ class RAdam(Optimizer):
         "paper": "as torch, where ρₜ > 4",
     }
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-3,
-        betas: tuple[Number, Number] = (0.9, 0.999),
-        eps: Number = 1e-8,
-        weight_decay: Number = 0.0,
-        decoupled_weight_decay: bool | None = None,
-        *,
-        convention: str = "torch",
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "convention": convention,
-        }
-        super().__init__(params, hyper, decay_option(options, decoupled_weight_decay))
+    lr: Rate = 1e-3
+    betas: Betas = (0.9, 0.999)
+    eps: Eps = 1e-8
+    weight_decay: Weight = 0.0
+    decoupled_weight_decay: Argument[bool | None] = None
+    _: KW_ONLY
+    convention: Convention = "torch"
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {
+        "radam_early": "b1 fresh1 b2 fresh2 step",
+        "radam": "b1 fresh1 b2 fresh2 step eps",
+        "adam": "b1 fresh1 b2 fresh2 step unbias eps",
+    }
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, fresh1, b2, fresh2 = _moments(h)
         step = h["lr"] / one_minus_power(b1, t)
         rest = one_minus_power(b2, t)
@@ -378,14 +349,3 @@ class RAdam(Optimizer):
         if h["convention"] == "optax":
             return "adam", (*moments, step * rectified, 1.0 / math.sqrt(rest), h["eps"])
         return "radam", (*moments, step * rectified * math.sqrt(rest), h["eps"])
-
-
-def decay_option(options: Options, decoupled: bool | None) -> Options:
-    """PyTorch's flag ``decoupled_weight_decay`` as the option ``decay_mode``."""
-    if decoupled is None:
-        return options
-    if "decay_mode" in options:
-        raise ValueError("give decoupled_weight_decay or decay_mode, not both")
-    if not isinstance(decoupled, bool):
-        raise TypeError(f"decoupled_weight_decay = {decoupled!r}: expected True or False")
-    return {**options, "decay_mode": "decoupled" if decoupled else "l2"}

@@ -5,12 +5,23 @@ AdaBelief, Yogi, LaProp, ADOPT, AdEMAMix, Adan, AdamAtan2, Sophia, Grams.
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import numpy as np
 
 from steepest.core import trees
-from steepest.core.optimizer import Number, Optimizer, Options
+from steepest.core.hyper_parameters import (
+    Betas,
+    Convention,
+    Eps,
+    Flag,
+    NotNegative,
+    Rate,
+    Start,
+    ThreeBetas,
+    Weight,
+)  # fmt: skip
+from steepest.core.optimizer import KW_ONLY, Optimizer
 from steepest.kernels import dispatch, machine, threads
 from steepest.kernels.engine import Plan
 from steepest.kernels.scalars import one_minus_power
@@ -62,22 +73,19 @@ class AdaBelief(Optimizer):
 
     decay_mode = "decoupled"
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-3,
-        betas: tuple[Number, Number] = (0.9, 0.999),
-        eps: Number = 1e-16,
-        weight_decay: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-3
+    betas: Betas = (0.9, 0.999)
+    eps: Eps = 1e-16
+    weight_decay: Weight = 0.0
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_var")
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {"adabelief": "b1 fresh1 b2 fresh2 step unbias eps"}
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         return "adabelief", (*_mixes(h), *_steps(h, t), h["eps"])
 
 
@@ -111,41 +119,31 @@ class Yogi(Optimizer):
         "optax": "m starts at initial_accumulator_value, as v",
     }
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-2,
-        betas: tuple[Number, Number] = (0.9, 0.999),
-        eps: Number = 1e-3,
-        weight_decay: Number = 0.0,
-        initial_accumulator_value: float = 1e-6,
-        *,
-        bias_correction: bool = True,
-        convention: str = "paper",
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "initial_accumulator_value": initial_accumulator_value,
-            "bias_correction": bias_correction,
-            "convention": convention,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-2
+    betas: Betas = (0.9, 0.999)
+    eps: Eps = 1e-3
+    weight_decay: Weight = 0.0
+    initial_accumulator_value: Start = 1e-6
+    _: KW_ONLY
+    bias_correction: Flag = True
+    convention: Convention = "paper"
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
-    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+    @staticmethod
+    def initial(key: str, p: Array, h: Mapping[str, Any]) -> Array:
         state = arrays.zeros_like(p)
         started = key == "exp_avg_sq" or h["convention"] == "optax"
         if started and h["initial_accumulator_value"]:
             state[...] = h["initial_accumulator_value"]
         return state
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {"yogi": "b1 fresh1 fresh2 step unbias eps"}
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, b2 = h["betas"]
         steps = _steps(h, t) if h["bias_correction"] else (h["lr"], 1.0)
         return "yogi", (b1, 1.0 - b1, 1.0 - b2, *steps, h["eps"])
@@ -172,22 +170,19 @@ class LaProp(Optimizer):
 
     decay_mode = "decoupled"
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 4e-4,
-        betas: tuple[Number, Number] = (0.9, 0.999),
-        eps: Number = 1e-15,
-        weight_decay: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, hyper, options)
+    lr: Rate = 4e-4
+    betas: Betas = (0.9, 0.999)
+    eps: Eps = 1e-15
+    weight_decay: Weight = 0.0
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {"laprop": "b1 fresh1 b2 fresh2 step unbias eps"}
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         return "laprop", (*_mixes(h), *_steps(h, t), h["eps"])
 
 
@@ -215,30 +210,24 @@ class ADOPT(Optimizer):
     authors' code.
     """
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-3,
-        betas: tuple[Number, Number] = (0.9, 0.9999),
-        eps: Number = 1e-6,
-        weight_decay: Number = 0.0,
-        *,
-        use_clipping: bool = True,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "use_clipping": use_clipping,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-3
+    betas: Betas = (0.9, 0.9999)
+    eps: Eps = 1e-6
+    weight_decay: Weight = 0.0
+    _: KW_ONLY
+    use_clipping: Flag = True
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {
+        "adopt_first": "",
+        "adopt": "b1 fresh1 b2 fresh2 lr eps limit",
+    }
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         if t == 1:
             return "adopt_first", ()
         limit = math.sqrt(math.sqrt(t - 1)) if h["use_clipping"] else math.inf
@@ -272,32 +261,23 @@ class AdEMAMix(Optimizer):
     """
 
     decay_mode = "decoupled"
-    ranges: ClassVar = {"alpha": (0.0, math.inf, False)}
-    counts: ClassVar = {"betas": 3}
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-3,
-        betas: tuple[Number, Number, Number] = (0.9, 0.999, 0.9999),
-        alpha: Number = 5.0,
-        eps: Number = 1e-8,
-        weight_decay: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "betas": betas,
-            "alpha": alpha,
-            "eps": eps,
-            "weight_decay": weight_decay,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-3
+    betas: ThreeBetas = (0.9, 0.999, 0.9999)
+    alpha: NotNegative = 5.0
+    eps: Eps = 1e-8
+    weight_decay: Weight = 0.0
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg_fast", "exp_avg_slow", "exp_avg_sq")
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {
+        "ademamix": "b1 fresh1 b2 fresh2 b3 fresh3 step slow unbias eps",
+    }
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         step, unbias = _steps(h, t)
         return "ademamix", (*_mixes(h), step, h["lr"] * h["alpha"], unbias, h["eps"])
 
@@ -329,36 +309,28 @@ class Adan(Optimizer):
     """
 
     decay_mode = "decoupled"
-    counts: ClassVar = {"betas": 3}
     conventions: ClassVar = {
         "paper": "g + β₂ d, and β₂ δ in the step",
         "optax": "g + (1 - β₂) d, and (1 - β₂) δ in the step",
     }
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-3,
-        betas: tuple[Number, Number, Number] = (0.98, 0.92, 0.99),
-        eps: Number = 1e-8,
-        weight_decay: Number = 0.0,
-        *,
-        convention: str = "paper",
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "convention": convention,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-3
+    betas: ThreeBetas = (0.98, 0.92, 0.99)
+    eps: Eps = 1e-8
+    weight_decay: Weight = 0.0
+    _: KW_ONLY
+    convention: Convention = "paper"
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_diff", "exp_avg_sq", "previous_grad")
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {
+        "adan": "b1 fresh1 b2 fresh2 b3 fresh3 step ahead unbias eps later weight",
+    }
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, b2, b3 = h["betas"]
         step = h["lr"] / one_minus_power(b1, t)
         weight = 1.0 - b2 if h["convention"] == "optax" else b2
@@ -391,23 +363,20 @@ class AdamAtan2(Optimizer):
 
     decay_mode = "decoupled"
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-3,
-        betas: tuple[Number, Number] = (0.9, 0.99),
-        weight_decay: Number = 0.0,
-        a: Number = 1.27,
-        b: Number = 1.0,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "a": a, "b": b}
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-3
+    betas: Betas = (0.9, 0.99)
+    weight_decay: Weight = 0.0
+    a: NotNegative = 1.27
+    b: NotNegative = 1.0
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {"adamatan2": "b1 fresh1 b2 fresh2 step unbias1 unbias2"}
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, b2 = h["betas"]
         unbias1 = 1.0 / one_minus_power(b1, t)
         unbias2 = h["b"] / math.sqrt(one_minus_power(b2, t))
@@ -442,25 +411,24 @@ class Sophia(Optimizer):
     decay_mode = "decoupled"
     read_only = ("hessian",)
     takes = ("update_hessian",)
-    ranges: ClassVar = {"rho": (0.0, math.inf, False)}
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-4,
-        betas: tuple[Number, Number] = (0.965, 0.99),
-        rho: Number = 0.04,
-        eps: Number = 1e-12,
-        weight_decay: Number = 0.1,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {"lr": lr, "betas": betas, "rho": rho, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-4
+    betas: Betas = (0.965, 0.99)
+    rho: NotNegative = 0.04
+    eps: Eps = 1e-12
+    weight_decay: Weight = 0.1
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "hessian")
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {
+        "sophia": "b1 fresh1 lr rho eps",
+        "sophia_hessian": "b2 fresh2",
+    }
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1 = h["betas"][0]
         return "sophia", (b1, 1.0 - b1, h["lr"], h["rho"], h["eps"])
 
@@ -498,7 +466,8 @@ class Sophia(Optimizer):
                 )
             plan.bind_gradient(i, x, arrays.layout((means[i],), x))
         for row, (number, _, _) in enumerate(plan.rows()):
-            b2 = self._settle("betas", self.param_groups[number]["betas"], self.updates)[1]
+            group = self.param_groups[number]
+            b2 = self._rule_of(group).settle("betas", group["betas"], self.updates)[1]
             plan.program(row, "sophia_hessian", (b2, 1.0 - b2), 1.0, [], [], [], [])
         plan.commit(threads.workers(plan.elements()))
 
@@ -524,20 +493,17 @@ class Grams(Optimizer):
 
     decay_mode = "decoupled"
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-3,
-        betas: tuple[Number, Number] = (0.9, 0.999),
-        eps: Number = 1e-6,
-        weight_decay: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-3
+    betas: Betas = (0.9, 0.999)
+    eps: Eps = 1e-6
+    weight_decay: Weight = 0.0
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {"grams": "b1 fresh1 b2 fresh2 step unbias eps"}
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         return "grams", (*_mixes(h), *_steps(h, t), h["eps"])

@@ -2,9 +2,22 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
-from steepest.core.optimizer import Number, Optimizer, Options
+from steepest.core.hyper_parameters import (
+    Convention,
+    Eps,
+    Factor,
+    Flag,
+    Momentum,
+    NotNegative,
+    PartOfOne,
+    Rate,
+    Start,
+    TwoNumbers,
+    Weight,
+)  # fmt: skip
+from steepest.core.optimizer import KW_ONLY, Optimizer
 from steepest.memory import arrays
 from steepest.memory.arrays import Array
 
@@ -45,49 +58,44 @@ class Adagrad(Optimizer):
         "paper": "as torch",
     }
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-2,
-        lr_decay: Number = 0.0,
-        weight_decay: Number = 0.0,
-        initial_accumulator_value: float = 0.0,
-        eps: Number = 1e-10,
-        *,
-        eps_inside_sqrt: bool = False,
-        convention: str = "torch",
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "lr_decay": lr_decay,
-            "weight_decay": weight_decay,
-            "initial_accumulator_value": initial_accumulator_value,
-            "eps": eps,
-            "eps_inside_sqrt": eps_inside_sqrt,
-            "convention": convention,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-2
+    lr_decay: NotNegative = 0.0
+    weight_decay: Weight = 0.0
+    initial_accumulator_value: Start = 0.0
+    eps: Eps = 1e-10
+    _: KW_ONLY
+    eps_inside_sqrt: Flag = False
+    convention: Convention = "torch"
 
-    def check(self, h: Mapping[str, Any]) -> None:
+    @staticmethod
+    def check(h: Mapping[str, Any]) -> None:
         if h["eps_inside_sqrt"] and h["convention"] != "torch":
             raise ValueError(
                 f"give eps_inside_sqrt or convention = {h['convention']!r}, which says where eps is"
             )
 
-    def idle(self, h: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    @staticmethod
+    def idle(h: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
         return {"eps_inside_sqrt": ("with eps=0", False)} if h["eps"] == 0 else {}
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("sum",)
 
-    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+    @staticmethod
+    def initial(key: str, p: Array, h: Mapping[str, Any]) -> Array:
         accumulator = arrays.zeros_like(p)
         if h["initial_accumulator_value"]:
             accumulator[...] = h["initial_accumulator_value"]
         return accumulator
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {
+        "adagrad": "lr inside outside",
+        "adagrad_or_still": "lr inside outside",
+    }
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         inside = h["eps_inside_sqrt"] or h["convention"] in ("optax", "keras")
         rule = "adagrad_or_still" if h["convention"] == "optax" else "adagrad"
         return rule, (h["lr"] / (1.0 + (t - 1) * h["lr_decay"]), *_split(h["eps"], inside))
@@ -124,31 +132,17 @@ class RMSprop(Optimizer):
         "paper": "as keras (Graves 2013, with centered=True)",
     }
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-2,
-        alpha: Number = 0.99,
-        eps: Number = 1e-8,
-        weight_decay: Number = 0.0,
-        momentum: Number = 0.0,
-        centered: bool = False,
-        *,
-        convention: str = "torch",
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "alpha": alpha,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum": momentum,
-            "centered": centered,
-            "convention": convention,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-2
+    alpha: PartOfOne = 0.99
+    eps: Eps = 1e-8
+    weight_decay: Weight = 0.0
+    momentum: Momentum = 0.0
+    centered: Flag = False
+    _: KW_ONLY
+    convention: Convention = "torch"
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         names = ["square_avg"]
         if h["centered"]:
             names.append("grad_avg")
@@ -156,7 +150,15 @@ class RMSprop(Optimizer):
             names.append("momentum_buffer")
         return tuple(names)
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {
+        "rmsprop": "lr alpha fresh inside outside",
+        "rmsprop_centered": "lr alpha fresh inside outside",
+        "rmsprop_momentum": "lr alpha fresh inside outside mu within",
+        "rmsprop_centered_momentum": "lr alpha fresh inside outside mu within",
+    }
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         rule, lr, alpha = "rmsprop", h["lr"], h["alpha"]
         other = h["convention"] != "torch"
         shared = (alpha, 1.0 - alpha, *_split(h["eps"], other))
@@ -187,22 +189,19 @@ class Adadelta(Optimizer):
     Zeiler 2012, arXiv:1212.5701; formula and defaults as torch.optim.Adadelta.
     """
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1.0,
-        rho: Number = 0.9,
-        eps: Number = 1e-6,
-        weight_decay: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, hyper, options)
+    lr: Rate = 1.0
+    rho: PartOfOne = 0.9
+    eps: Eps = 1e-6
+    weight_decay: Weight = 0.0
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("square_avg", "acc_delta")
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {"adadelta": "lr rho fresh eps"}
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         return "adadelta", (h["lr"], h["rho"], 1.0 - h["rho"], h["eps"])
 
 
@@ -230,19 +229,15 @@ class Rprop(Optimizer):
     changes. Formula and defaults as torch.optim.Rprop.
     """
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-2,
-        etas: tuple[Number, Number] = (0.5, 1.2),
-        step_sizes: tuple[Number, Number] = (1e-6, 50.0),
-        weight_decay: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {"lr": lr, "etas": etas, "step_sizes": step_sizes, "weight_decay": weight_decay}
-        super().__init__(params, hyper, options)
+    checked_at_steps = True
 
-    def check(self, h: Mapping[str, Any]) -> None:
+    lr: Rate = 1e-2
+    etas: TwoNumbers = (0.5, 1.2)
+    step_sizes: TwoNumbers = (1e-6, 50.0)
+    weight_decay: Weight = 0.0
+
+    @staticmethod
+    def check(h: Mapping[str, Any]) -> None:
         minus, plus = h["etas"]
         if not (callable(minus) or 0.0 < minus < 1.0) or not (callable(plus) or plus > 1.0):
             raise ValueError(f"etas = {h['etas']!r}: expected 0 < η₋ < 1 < η₊")
@@ -250,12 +245,14 @@ class Rprop(Optimizer):
         if not (callable(low) or callable(high)) and low > high:
             raise ValueError(f"step_sizes = {h['step_sizes']!r}: expected the smaller one first")
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("prev", "step_size")
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
-        if self._checks:
-            self.check(h)
+    coefficient_names: ClassVar = {"rprop": "minus plus least most first"}
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         return "rprop", (*h["etas"], *h["step_sizes"], h["lr"] if t == 1 else 0.0)
 
 
@@ -284,7 +281,6 @@ class MADGRAD(Optimizer):
     the paper does not.
     """
 
-    ranges: ClassVar = {"momentum": (0.0, 1.0, False)}
     read_only = ("x0",)
     conventions: ClassVar = {
         "paper": "lr √t",
@@ -293,36 +289,28 @@ class MADGRAD(Optimizer):
 
     additive = False
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-2,
-        momentum: Number = 0.9,
-        weight_decay: Number = 0.0,
-        eps: Number = 1e-6,
-        *,
-        convention: str = "paper",
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "eps": eps,
-            "convention": convention,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-2
+    momentum: Factor = 0.9
+    weight_decay: Weight = 0.0
+    eps: Eps = 1e-6
+    _: KW_ONLY
+    convention: Convention = "paper"
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("grad_sum_sq", "s", "x0")
 
-    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+    @staticmethod
+    def initial(key: str, p: Array, h: Mapping[str, Any]) -> Array:
         fresh = arrays.zeros_like(p)
         if key == "x0":
             fresh[...] = p
         return fresh
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {"madgrad": "rate fresh eps"}
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         lr = h["lr"]
         if h["convention"] == "optax" and lr != 0.0:
             lr += h["eps"]
@@ -362,40 +350,33 @@ class FTRL(Optimizer):
 
     additive = False
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-3,
-        lambda1: Number = 0.0,
-        lambda2: Number = 0.0,
-        beta: Number = 0.0,
-        initial_accumulator_value: float = 0.1,
-        weight_decay: Number = 0.0,
-        *,
-        convention: str = "paper",
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "lambda1": lambda1,
-            "lambda2": lambda2,
-            "beta": beta,
-            "initial_accumulator_value": initial_accumulator_value,
-            "weight_decay": weight_decay,
-            "convention": convention,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-3
+    lambda1: NotNegative = 0.0
+    lambda2: NotNegative = 0.0
+    beta: NotNegative = 0.0
+    initial_accumulator_value: Start = 0.1
+    weight_decay: Weight = 0.0
+    _: KW_ONLY
+    convention: Convention = "paper"
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("accumulator", "linear")
 
-    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+    @staticmethod
+    def initial(key: str, p: Array, h: Mapping[str, Any]) -> Array:
         fresh = arrays.zeros_like(p)
         if key == "accumulator":
             fresh[...] = h["initial_accumulator_value"]
         return fresh
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {
+        "ftrl": "inverse beta l1 l2",
+        "ftrl_still": "",
+    }
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         if h["lr"] == 0.0:
             return "ftrl_still", ()
         lambda2 = 2.0 * h["lambda2"] if h["convention"] == "keras" else h["lambda2"]

@@ -1,11 +1,21 @@
 """Rules that average the points they pass: ASGD and the schedule-free rules."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Unpack
+from typing import Annotated, Any, ClassVar
 
-from steepest.core.hyper import Range
-from steepest.core.optimizer import Number, Optimizer, Options
+from steepest.core.hyper_parameters import (
+    Eps,
+    NotNegative,
+    Number,
+    PartOfOne,
+    Rate,
+    Weight,
+    several,
+    within,
+)  # fmt: skip
+from steepest.core.optimizer import Optimizer
 from steepest.kernels.scalars import one_minus_power
 from steepest.memory import arrays
 from steepest.memory.arrays import Array
@@ -40,24 +50,11 @@ class ASGD(Optimizer):
     Polyak and Juditsky 1992; Xu 2011, arXiv:1107.2490; formula and defaults as torch.optim.ASGD.
     """
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-2,
-        lambd: Number = 1e-4,
-        alpha: Number = 0.75,
-        t0: Number = 1e6,
-        weight_decay: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "lambd": lambd,
-            "alpha": alpha,
-            "t0": t0,
-            "weight_decay": weight_decay,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-2
+    lambd: NotNegative = 1e-4
+    alpha: PartOfOne = 0.75
+    t0: NotNegative = 1e6
+    weight_decay: Weight = 0.0
 
     additive = False
 
@@ -65,18 +62,67 @@ class ASGD(Optimizer):
         """The mean points by the names of their parameters: copies, no parameter is changed."""
         return {name: copy_of(state["ax"]) for name, state in self.state.items()}
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("ax",)
 
-    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+    @staticmethod
+    def initial(key: str, p: Array, h: Mapping[str, Any]) -> Array:
         return copy_of(p)
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {"asgd": "eta shrink mu"}
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         eta = h["lr"] / (1.0 + h["lambd"] * h["lr"] * (t - 1)) ** h["alpha"]
         return "asgd", (eta, 1.0 - h["lambd"] * eta, 1.0 / max(1.0, t - 1 - h["t0"]))
 
 
-class ScheduleFreeSGD(Optimizer):
+class _ScheduleFree(Optimizer, registered=False):
+    """What the schedule-free rules share: x, and what its weights come from."""
+
+    may_be_moved = additive = False  # x is computed from y and z
+    positive = ("lr_max", "weight_sum")
+
+    def averaged(self) -> dict[str, Array]:
+        """The averaged points x by the names of their parameters: copies, nothing is changed."""
+        points = {}
+        for group in self.param_groups:
+            weight = 1.0 - 1.0 / self._momentum(group)[1]
+            for name, y in zip(group["param_names"], group["params"], strict=True):
+                points[name] = copy_of(y)
+                points[name] += y.dtype.type(weight) * (self.state[name]["z"] - y)
+        return points
+
+    @staticmethod
+    @abstractmethod
+    def _momentum(h: Mapping[str, Any]) -> tuple[str, Any]:
+        """The name and the value of what x is computed with."""
+
+    @classmethod
+    def check(cls, h: Mapping[str, Any]) -> None:
+        name, beta = cls._momentum(h)
+        if callable(beta):
+            raise TypeError(f"{name} = {beta!r}: expected a number; the average hangs on its value")
+        if not 0.0 < beta < 1.0:
+            raise ValueError(f"{name} = {beta!r}: expected a number in (0, 1)")
+
+    @staticmethod
+    def initial(key: str, p: Array, h: Mapping[str, Any]) -> Array:
+        return copy_of(p) if key == "z" else arrays.zeros_like(p)
+
+    @staticmethod
+    def shared(h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("lr_max", "weight_sum")
+
+    @classmethod
+    def _averaging(cls, h: Mapping[str, Any]) -> tuple[float, float, float, float]:
+        """What the share of a step in the average comes from."""
+        weight = float(h["updates"]) ** h["r"]
+        return h["lr"], weight, h["weight_lr_power"], cls._momentum(h)[1]
+
+
+class ScheduleFreeSGD(_ScheduleFree):
     """SGD without a falling rate: it averages the points it passes, weighted by their rates.
 
         d ← lr · g + lr · weight_decay · y
@@ -105,71 +151,28 @@ class ScheduleFreeSGD(Optimizer):
     schedulefree.
     """
 
-    ranges: ClassVar[Mapping[str, Range]] = {
-        "lr_max": (0.0, math.inf, False),
-        "weight_sum": (0.0, math.inf, False),
-    }
+    lr: Rate = 1.0
+    momentum: Annotated[float, within(0)] = 0.9
+    weight_decay: Weight = 0.0
+    r: NotNegative = 0.0
+    weight_lr_power: NotNegative = 2.0
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1.0,
-        momentum: float = 0.9,
-        weight_decay: Number = 0.0,
-        r: Number = 0.0,
-        weight_lr_power: Number = 2.0,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "r": r,
-            "weight_lr_power": weight_lr_power,
-        }
-        super().__init__(params, hyper, options)
-
-    may_be_moved = additive = False  # x is computed from y and z
-
-    def averaged(self) -> dict[str, Array]:
-        """The averaged points x by the names of their parameters: copies, nothing is changed."""
-        points = {}
-        for group in self.param_groups:
-            weight = 1.0 - 1.0 / self._momentum(group)[1]
-            for name, y in zip(group["param_names"], group["params"], strict=True):
-                points[name] = copy_of(y)
-                points[name] += y.dtype.type(weight) * (self.state[name]["z"] - y)
-        return points
-
-    def _momentum(self, h: Mapping[str, Any]) -> tuple[str, Any]:
+    @staticmethod
+    def _momentum(h: Mapping[str, Any]) -> tuple[str, Any]:
         return "momentum", h["momentum"]
 
-    def check(self, h: Mapping[str, Any]) -> None:
-        name, beta = self._momentum(h)
-        if callable(beta):
-            raise TypeError(f"{name} = {beta!r}: expected a number; the average hangs on its value")
-        if not 0.0 < beta < 1.0:
-            raise ValueError(f"{name} = {beta!r}: expected a number in (0, 1)")
-
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("z",)
 
-    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
-        return copy_of(p) if key == "z" else arrays.zeros_like(p)
+    coefficient_names: ClassVar = {"schedulefreesgd": "lr weight power beta"}
 
-    def shared(self, h: Mapping[str, Any]) -> tuple[str, ...]:
-        return ("lr_max", "weight_sum")
-
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
-        return "schedulefreesgd", self._averaging(h)
-
-    def _averaging(self, h: Mapping[str, Any]) -> tuple[float, float, float, float]:
-        """What the share of a step in the average comes from."""
-        weight = float(h["updates"]) ** h["r"]
-        return h["lr"], weight, h["weight_lr_power"], self._momentum(h)[1]
+    @classmethod
+    def coefficients(cls, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+        return "schedulefreesgd", cls._averaging(h)
 
 
-class ScheduleFreeAdamW(ScheduleFreeSGD):
+class ScheduleFreeAdamW(_ScheduleFree):
     """AdamW without a falling rate: it averages the points it passes, weighted by their rates.
 
         v ← β₂ v + (1 - β₂) g²
@@ -196,34 +199,28 @@ class ScheduleFreeAdamW(ScheduleFreeSGD):
 
     decay_mode = "decoupled"
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 2.5e-3,
-        betas: tuple[float, Number] = (0.9, 0.999),
-        eps: Number = 1e-8,
-        weight_decay: Number = 0.0,
-        r: Number = 0.0,
-        weight_lr_power: Number = 2.0,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "r": r,
-            "weight_lr_power": weight_lr_power,
-        }
-        Optimizer.__init__(self, params, hyper, options)
+    lr: Rate = 2.5e-3
+    betas: Annotated[tuple[float, Number], several(2, within(0, 1, below=True))] = (0.9, 0.999)
+    eps: Eps = 1e-8
+    weight_decay: Weight = 0.0
+    r: NotNegative = 0.0
+    weight_lr_power: NotNegative = 2.0
 
-    def _momentum(self, h: Mapping[str, Any]) -> tuple[str, Any]:
+    @staticmethod
+    def _momentum(h: Mapping[str, Any]) -> tuple[str, Any]:
         return "betas[0]", h["betas"][0]
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("z", "exp_avg_sq")
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {"schedulefreeadamw": "lr weight power beta b2 fresh unbias eps"}
+
+    @classmethod
+    def coefficients(cls, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b2 = h["betas"][1]
         unbias = 1.0 / math.sqrt(one_minus_power(b2, t))
-        return "schedulefreeadamw", (*self._averaging(h), b2, 1.0 - b2, unbias, h["eps"])
+        return "schedulefreeadamw", (*cls._averaging(h), b2, 1.0 - b2, unbias, h["eps"])
+
+
+ScheduleFreeSGD.register(ScheduleFreeAdamW)  # as all that is schedule-free always was

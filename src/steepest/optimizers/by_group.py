@@ -1,9 +1,9 @@
 """Several rules in one optimizer: one state, one plan, one parallel region."""
 
 from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import Any
 
-from steepest.core.optimizer import Optimizer, Options
+from steepest.core.optimizer import Argument, Optimizer
 from steepest.core.selection import RuleTable, Selection
 
 __all__ = ["ByGroup"]
@@ -35,12 +35,10 @@ class ByGroup(Optimizer, registered=False):
     The form of a group's ``"rule"`` is this project's.
     """
 
-    def __init__(
-        self,
-        params: Any,
-        rules: Mapping[str, Mapping[str, Any]],
-        **options: Unpack[Options],
-    ) -> None:
+    rules: Argument[Mapping[str, Mapping[str, Any]]]
+
+    def _selects(self, given: Mapping[str, Any]) -> Selection:
+        rules = given["rules"]
         if not isinstance(rules, Mapping) or not all(
             isinstance(pattern, str) and isinstance(chosen, Mapping) and "rule" in chosen
             for pattern, chosen in rules.items()
@@ -49,14 +47,12 @@ class ByGroup(Optimizer, registered=False):
                 f"rules = {rules!r}: expected a dict of patterns of names, each with a rule and "
                 'its hyper-parameters, such as {"*.bias": {"rule": "sgd", "lr": 0.1}}'
             )
-        self._table = dict(rules)
-        super().__init__(params, {}, options)
+        return RuleTable(dict(rules), given, self._known, self._names_of)
 
-    def _selects(self, options: Options) -> Selection:
-        return RuleTable(self._table, options, self._known, self._names_of)
-
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         raise NotImplementedError  # every group has a rule of its own
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         raise NotImplementedError

@@ -2,9 +2,28 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Unpack
+from typing import Annotated, Any, Literal
 
-from steepest.core.optimizer import Number, Optimizer, Options
+from steepest.core.hyper_parameters import (
+    Betas,
+    Choice,
+    Eps,
+    Factor,
+    Flag,
+    Limit,
+    Maybe,
+    NotNegative,
+    Number,
+    OptionalFactor,
+    PartOfOne,
+    Rate,
+    ThreeBetas,
+    TwoNumbers,
+    Weight,
+    several,
+    within,
+)  # fmt: skip
+from steepest.core.optimizer import KW_ONLY, Optimizer
 from steepest.kernels.scalars import one_minus_power
 from steepest.memory.arrays import Array, Matrices
 
@@ -43,40 +62,24 @@ class Adafactor(Optimizer):
     needs = "layer-wise"
     own_decay = True
     factors = 2
-    counts: ClassVar = {"eps": 2}
-    optional = frozenset({"eps", "beta1"})
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-2,
-        beta2_decay: Number = -0.8,
-        eps: tuple[Number | None, Number] = (None, 1e-3),
-        d: Number = 1.0,
-        weight_decay: Number = 0.0,
-        *,
-        beta1: Number | None = None,
-        form: Literal["torch", "paper"] = "torch",
-        relative_step: bool = True,
-        warmup_init: bool = False,
-        scale_parameter: bool = True,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "beta2_decay": beta2_decay,
-            "eps": eps,
-            "d": d,
-            "weight_decay": weight_decay,
-            "beta1": beta1,
-            "form": form,
-            "relative_step": relative_step,
-            "warmup_init": warmup_init,
-            "scale_parameter": scale_parameter,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-2
+    beta2_decay: Annotated[Number, within(-math.inf, 0, finite=False)] = -0.8
+    eps: Annotated[tuple[Number | None, Number], several(2, Maybe(within(0)))] = (
+        None,
+        1e-3,
+    )
+    d: NotNegative = 1.0
+    weight_decay: Weight = 0.0
+    _: KW_ONLY
+    beta1: OptionalFactor = None
+    form: Annotated[Literal["torch", "paper"], Choice(("torch", "paper"))] = "torch"
+    relative_step: Flag = True
+    warmup_init: Flag = False
+    scale_parameter: Flag = True
 
-    def check(self, h: Mapping[str, Any]) -> None:
+    @staticmethod
+    def check(h: Mapping[str, Any]) -> None:
         if h["warmup_init"] and not h["relative_step"]:
             raise ValueError("warmup_init has no effect without relative_step")
         if h["eps"][1] is None:
@@ -84,13 +87,16 @@ class Adafactor(Optimizer):
         if h["d"] == 0.0:
             raise ValueError("d = 0.0: expected a number above 0; nothing would ever move")
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
-        return ("variance", *self.beside(h))
+    @classmethod
+    def states(cls, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("variance", *cls.beside(h))
 
-    def beside(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def beside(h: Mapping[str, Any]) -> tuple[str, ...]:
         return () if h["beta1"] is None else ("exp_avg",)
 
-    def matrices(self, p: Array, h: Mapping[str, Any]) -> Matrices | None:
+    @staticmethod
+    def matrices(p: Array, h: Mapping[str, Any]) -> Matrices | None:
         if p.ndim < 2:
             return None
         *batch, rows, columns = p.shape
@@ -98,7 +104,8 @@ class Adafactor(Optimizer):
         states = {"row_var": row, "col_var": column}
         return Matrices(math.prod(batch), rows, columns, (row, column), states)
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         paper = h["form"] == "paper"
         lr, eps1 = h["lr"], h["eps"][0]
         if eps1 is None:
@@ -147,34 +154,23 @@ class CAME(Optimizer):
     decay_mode = "decoupled"
     needs = "layer-wise"
     factors = 2
-    counts: ClassVar = {"betas": 3, "eps": 2}
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 2e-4,
-        betas: tuple[Number, Number, Number] = (0.9, 0.999, 0.9999),
-        eps: tuple[Number, Number] = (1e-30, 1e-16),
-        clip_threshold: Number = 1.0,
-        weight_decay: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "clip_threshold": clip_threshold,
-            "weight_decay": weight_decay,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 2e-4
+    betas: ThreeBetas = (0.9, 0.999, 0.9999)
+    eps: TwoNumbers = (1e-30, 1e-16)
+    clip_threshold: Limit = 1.0
+    weight_decay: Weight = 0.0
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
-    def beside(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def beside(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg",)
 
-    def matrices(self, p: Array, h: Mapping[str, Any]) -> Matrices | None:
+    @staticmethod
+    def matrices(p: Array, h: Mapping[str, Any]) -> Matrices | None:
         if p.ndim < 2:
             return None
         *batch, rows, columns = p.shape
@@ -187,7 +183,8 @@ class CAME(Optimizer):
         factors = ((*batch, rows, 1), (*batch, 1, columns))
         return Matrices(math.prod(batch), rows, columns, factors, states)
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         moments = tuple(x for beta in h["betas"] for x in (beta, 1.0 - beta))
         numbers = (*moments, *h["eps"], h["clip_threshold"], h["lr"])
         return "came" if h["by_rows"] else "came_vector", numbers
@@ -220,34 +217,23 @@ class SM3(Optimizer):
     decay_mode = "decoupled"
     needs = "layer-wise"
     factors = 2
-    ranges: ClassVar = {"momentum": (0.0, 1.0, False), "beta": (0.0, 1.0, True)}
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 0.1,
-        momentum: Number = 0.9,
-        beta: Number = 1.0,
-        eps: Number = 1e-30,
-        weight_decay: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "momentum": momentum,
-            "beta": beta,
-            "eps": eps,
-            "weight_decay": weight_decay,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 0.1
+    momentum: Factor = 0.9
+    beta: PartOfOne = 1.0
+    eps: Eps = 1e-30
+    weight_decay: Weight = 0.0
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
-        return ("accumulator_0", *self.beside(h))
+    @classmethod
+    def states(cls, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("accumulator_0", *cls.beside(h))
 
-    def beside(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def beside(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if h["momentum"] else ()
 
-    def matrices(self, p: Array, h: Mapping[str, Any]) -> Matrices | None:
+    @staticmethod
+    def matrices(p: Array, h: Mapping[str, Any]) -> Matrices | None:
         if p.ndim < 2:
             return None
         ones = (1,) * p.ndim
@@ -255,7 +241,8 @@ class SM3(Optimizer):
         factors = ((*p.shape[:-1], 1), (*ones[1:], p.shape[-1]))
         return Matrices(1, math.prod(p.shape[:-1]), p.shape[-1], factors, states)
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         beta, mu = h["beta"], h["momentum"]
         share = 1.0 - beta if beta < 1 else 1.0
         rule = ("sm3" if h["by_rows"] else "sm3_vector") + ("_momentum" if h["beside"] else "")
@@ -289,38 +276,29 @@ class AdamMini(Optimizer):
     needs = "layer-wise"
     factors = 1
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-3,
-        betas: tuple[Number, Number] = (0.9, 0.999),
-        eps: Number = 1e-8,
-        weight_decay: Number = 0.0,
-        *,
-        blocks: Literal["rows", "arrays"] = "rows",
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "blocks": blocks,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-3
+    betas: Betas = (0.9, 0.999)
+    eps: Eps = 1e-8
+    weight_decay: Weight = 0.0
+    _: KW_ONLY
+    blocks: Annotated[Literal["rows", "arrays"], Choice(("rows", "arrays"))] = "rows"
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
 
-    def beside(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def beside(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg",)
 
-    def matrices(self, p: Array, h: Mapping[str, Any]) -> Matrices:
+    @staticmethod
+    def matrices(p: Array, h: Mapping[str, Any]) -> Matrices:
         rows = p.shape[0] if h["blocks"] == "rows" and p.ndim > 1 else 1
         shape = (rows, *(1,) * (p.ndim - 1)) if p.ndim else ()
         return Matrices(1, rows, p.size // max(rows, 1), (shape,), {"exp_avg_sq": shape})
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, b2 = h["betas"]
         unbias = 1.0 / math.sqrt(one_minus_power(b2, t))
         step = h["lr"] / one_minus_power(b1, t)

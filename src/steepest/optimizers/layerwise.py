@@ -2,9 +2,20 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import Any
 
-from steepest.core.optimizer import Number, Optimizer, Options
+from steepest.core.hyper_parameters import (
+    Betas,
+    Bounds,
+    Eps,
+    Flag,
+    Limit,
+    Momentum,
+    NotNegative,
+    Rate,
+    Weight,
+)  # fmt: skip
+from steepest.core.optimizer import KW_ONLY, Optimizer
 from steepest.kernels.scalars import one_minus_power
 
 __all__ = ["LAMB", "LARS", "NovoGrad", "StableAdamW", "Fromage"]
@@ -38,42 +49,31 @@ class LAMB(Optimizer):
     needs = "layer-wise"
     own_decay = True
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-3,
-        betas: tuple[Number, Number] = (0.9, 0.999),
-        eps: Number = 1e-6,
-        weight_decay: Number = 0.0,
-        norm_bounds: tuple[Number, Number] = (0.0, math.inf),
-        *,
-        bias_correction: bool = True,
-        adapt: bool = True,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "norm_bounds": norm_bounds,
-            "bias_correction": bias_correction,
-            "adapt": adapt,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-3
+    betas: Betas = (0.9, 0.999)
+    eps: Eps = 1e-6
+    weight_decay: Weight = 0.0
+    norm_bounds: Bounds = (0.0, math.inf)
+    _: KW_ONLY
+    bias_correction: Flag = True
+    adapt: Flag = True
 
-    def idle(self, h: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    @staticmethod
+    def idle(h: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
         return {} if h["adapt"] else {"norm_bounds": ("with adapt=False", (0.0, math.inf))}
 
-    def check(self, h: Mapping[str, Any]) -> None:
+    @staticmethod
+    def check(h: Mapping[str, Any]) -> None:
         low, high = h["norm_bounds"]
         if not (callable(low) or callable(high)) and low > high:
             raise ValueError(f"norm_bounds = {(low, high)}: expected the lower bound first")
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, b2 = h["betas"]
         scale = unbias = 1.0
         if h["bias_correction"]:
@@ -113,44 +113,32 @@ class LARS(Optimizer):
     needs = "layer-wise"
     own_decay = True
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1.0,
-        momentum: Number = 0.9,
-        weight_decay: Number = 0.0,
-        nesterov: bool = False,
-        trust_coefficient: Number = 1e-3,
-        eps: Number = 1e-8,
-        *,
-        trust_clip: bool = False,
-        adapt: bool = True,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-            "trust_coefficient": trust_coefficient,
-            "eps": eps,
-            "trust_clip": trust_clip,
-            "adapt": adapt,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 1.0
+    momentum: Momentum = 0.9
+    weight_decay: Weight = 0.0
+    nesterov: Flag = False
+    trust_coefficient: NotNegative = 1e-3
+    eps: Eps = 1e-8
+    _: KW_ONLY
+    trust_clip: Flag = False
+    adapt: Flag = True
 
-    def idle(self, h: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    @staticmethod
+    def idle(h: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
         usual = {"trust_coefficient": 1e-3, "eps": 1e-8, "trust_clip": False}
         return {} if h["adapt"] else {key: ("with adapt=False", x) for key, x in usual.items()}
 
-    def check(self, h: Mapping[str, Any]) -> None:
+    @staticmethod
+    def check(h: Mapping[str, Any]) -> None:
         if h["nesterov"] and h["momentum"] == 0:
             raise ValueError("nesterov needs momentum > 0")
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if h["momentum"] else ()
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         rule = "lars_nesterov" if h["nesterov"] else "lars" if h["states"] else "lars_plain"
         trust = (h["trust_coefficient"], h["eps"], float(h["adapt"]), float(h["trust_clip"]))
         return rule, (h["lr"], h["decay"], h["momentum"], *trust)
@@ -183,33 +171,23 @@ class NovoGrad(Optimizer):
     needs = "layer-wise"
     own_decay = True
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-3,
-        betas: tuple[Number, Number] = (0.95, 0.98),
-        eps: Number = 1e-8,
-        weight_decay: Number = 0.0,
-        *,
-        grad_averaging: bool = False,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "grad_averaging": grad_averaging,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-3
+    betas: Betas = (0.95, 0.98)
+    eps: Eps = 1e-8
+    weight_decay: Weight = 0.0
+    _: KW_ONLY
+    grad_averaging: Flag = False
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg",)
 
-    def scalars(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def scalars(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg_sq",)
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, b2 = h["betas"]
         fresh = 1.0 - b1 if h["grad_averaging"] and t > 1 else 1.0
         norm = (b2, 1.0 - b2) if t > 1 else (0.0, 1.0)
@@ -242,29 +220,18 @@ class StableAdamW(Optimizer):
     needs = "layer-wise"
     own_decay = True
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-3,
-        betas: tuple[Number, Number] = (0.9, 0.99),
-        eps: Number = 1e-8,
-        weight_decay: Number = 1e-2,
-        clip_threshold: Number = 1.0,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "clip_threshold": clip_threshold,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-3
+    betas: Betas = (0.9, 0.99)
+    eps: Eps = 1e-8
+    weight_decay: Weight = 1e-2
+    clip_threshold: Limit = 1.0
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         mixes = tuple(
             x
             for beta in h["betas"]
@@ -298,17 +265,13 @@ class Fromage(Optimizer):
     decay_mode = "decoupled"
     needs = "layer-wise"
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-2,
-        weight_decay: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay}, options)
+    lr: Rate = 1e-2
+    weight_decay: Weight = 0.0
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         return "fromage", (h["lr"], 1.0 / math.sqrt(1.0 + h["lr"] * h["lr"]))

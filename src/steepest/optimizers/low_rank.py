@@ -1,11 +1,21 @@
 """Adam with moments in a space of low rank: GaLore and APOLLO."""
 
-import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Unpack
+from typing import Annotated, Any
 
-from steepest.core.hyper import one_of, whole
-from steepest.core.optimizer import Number, Options
+from steepest.core.hyper_parameters import (
+    Betas,
+    Choice,
+    Count,
+    Eps,
+    Flag,
+    FromOne,
+    NotNegative,
+    Rate,
+    Seed,
+    Weight,
+)  # fmt: skip
+from steepest.core.optimizer import KW_ONLY
 from steepest.matrix import low_rank
 from steepest.memory.arrays import Array
 from steepest.optimizers.matrix_rule import MatrixRule, stream
@@ -45,52 +55,33 @@ class GaLore(MatrixRule):
 
     decay_mode = "decoupled"
     fixed = ("rank", "proj_type")
-    ranges: ClassVar = {"scale": (0.0, math.inf, False)}
-    values: ClassVar = {
-        "rank": whole(1, MANY),
-        "update_proj_gap": whole(1, MANY),
-        "proj_type": one_of(*low_rank.SIDES),
-    }
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-3,
-        betas: tuple[Number, Number] = (0.9, 0.999),
-        eps: Number = 1e-6,
-        weight_decay: Number = 0.0,
-        *,
-        rank: int = 128,
-        update_proj_gap: int = 200,
-        scale: Number = 0.25,
-        proj_type: str = "std",
-        correct_bias: bool = True,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "rank": rank,
-            "update_proj_gap": update_proj_gap,
-            "scale": scale,
-            "proj_type": proj_type,
-            "correct_bias": correct_bias,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-3
+    betas: Betas = (0.9, 0.999)
+    eps: Eps = 1e-6
+    weight_decay: Weight = 0.0
+    _: KW_ONLY
+    rank: Count = 128
+    update_proj_gap: Count = 200
+    scale: NotNegative = 0.25
+    proj_type: Annotated[str, Choice(low_rank.SIDES)] = "std"
+    correct_bias: Flag = True
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
-    def shape_states(self, p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def shape_states(p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("projector",) if p.ndim == 2 else ()
 
-    def begun(self, shape: tuple[int, ...], dtype: Any, h: Mapping[str, Any]) -> dict[str, Array]:
+    @staticmethod
+    def begun(shape: tuple[int, ...], dtype: Any, h: Mapping[str, Any]) -> dict[str, Array]:
         return low_rank.galore_states(shape, dtype, rank=h["rank"], proj_type=h["proj_type"])
 
+    @staticmethod
     def direction(
-        self, name: str, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
+        name: str, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
     ) -> tuple[Array, dict[str, Array]]:
         names = (
             "betas", "eps", "rank", "update_proj_gap", "scale", "proj_type", "correct_bias",
@@ -128,60 +119,36 @@ class APOLLO(MatrixRule):
 
     decay_mode = "decoupled"
     fixed = ("rank", "proj_type")
-    ranges: ClassVar = {"scale": (0.0, math.inf, False), "growth": (1.0, math.inf, True)}
-    values: ClassVar = {
-        "rank": whole(1, MANY),
-        "update_proj_gap": whole(1, MANY),
-        "scale_type": one_of(*low_rank.SCALES),
-        "proj_type": one_of(*low_rank.SIDES),
-        "seed": whole(0, 2**64 - 1),
-    }
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-3,
-        betas: tuple[Number, Number] = (0.9, 0.999),
-        eps: Number = 1e-6,
-        weight_decay: Number = 0.0,
-        *,
-        rank: int = 128,
-        update_proj_gap: int = 200,
-        scale: Number = 1.0,
-        scale_type: str = "channel",
-        proj_type: str = "std",
-        growth: Number = 1.01,
-        correct_bias: bool = True,
-        seed: int = 0,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "rank": rank,
-            "update_proj_gap": update_proj_gap,
-            "scale": scale,
-            "scale_type": scale_type,
-            "proj_type": proj_type,
-            "growth": growth,
-            "correct_bias": correct_bias,
-            "seed": seed,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-3
+    betas: Betas = (0.9, 0.999)
+    eps: Eps = 1e-6
+    weight_decay: Weight = 0.0
+    _: KW_ONLY
+    rank: Count = 128
+    update_proj_gap: Count = 200
+    scale: NotNegative = 1.0
+    scale_type: Annotated[str, Choice(low_rank.SCALES)] = "channel"
+    proj_type: Annotated[str, Choice(low_rank.SIDES)] = "std"
+    growth: FromOne = 1.01
+    correct_bias: Flag = True
+    seed: Seed = 0
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
-    def shape_states(self, p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def shape_states(p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("scaled_norm",) if p.ndim == 2 else ()
 
-    def begun(self, shape: tuple[int, ...], dtype: Any, h: Mapping[str, Any]) -> dict[str, Array]:
+    @staticmethod
+    def begun(shape: tuple[int, ...], dtype: Any, h: Mapping[str, Any]) -> dict[str, Array]:
         return low_rank.apollo_states(shape, dtype, rank=h["rank"], proj_type=h["proj_type"])
 
+    @staticmethod
     def direction(
-        self, name: str, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
+        name: str, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
     ) -> tuple[Array, dict[str, Array]]:
         names = (
             "betas", "eps", "rank", "update_proj_gap", "scale", "scale_type", "proj_type", "growth",

@@ -24,27 +24,32 @@ class MatrixRule(Optimizer, registered=False):
     needs = "matrix"
     prepares = True
 
+    @staticmethod
     @abstractmethod
-    def begun(self, shape: tuple[int, ...], dtype: Any, h: Mapping[str, Any]) -> dict[str, Array]:
+    def begun(shape: tuple[int, ...], dtype: Any, h: Mapping[str, Any]) -> dict[str, Array]:
         """All states of a parameter as they begin."""
 
+    @staticmethod
     @abstractmethod
     def direction(
-        self, name: str, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
+        name: str, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
     ) -> tuple[Array, dict[str, Array]]:
         """d, and the states that change, in new arrays."""
 
-    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
-        return self.begun(p.shape, p.dtype, h)[key]
+    @classmethod
+    def initial(cls, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+        return cls.begun(p.shape, p.dtype, h)[key]
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         raise NotImplementedError  # such a rule has no kernel: `prepare` is its step
 
+    @classmethod
     def prepare(
-        self, name: str, p: Array, g: Array, state: dict[str, Array], t: int, h: Mapping[str, Any]
+        cls, name: str, p: Array, g: Array, state: dict[str, Array], t: int, h: Mapping[str, Any]
     ) -> None:
         with np.errstate(all="ignore"):
-            d, new = self.direction(name, g, state, t, h)
+            d, new = cls.direction(name, g, state, t, h)
             np.multiply(d, p.dtype.type(h["lr"]), out=g)
             np.subtract(p, g, out=p)
         state.update({key: np.asarray(x, order="C") for key, x in new.items()})

@@ -1,13 +1,31 @@
 """Rules with a preconditioner for each axis of a parameter: SOAP, Shampoo, PSGDKron."""
 
-import math
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Unpack
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import numpy as np
 
-from steepest.core.hyper import maybe, one_of, variable, whole
-from steepest.core.optimizer import Number, Options
+from steepest.core.hyper_parameters import (
+    Betas,
+    Choice,
+    Count,
+    CountOrZero,
+    Eps,
+    Factor,
+    Flag,
+    Maybe,
+    Momentum,
+    NotNegative,
+    PerParameter,
+    Range,
+    Rate,
+    Schedule,
+    Seed,
+    Weight,
+    scalar,
+    variable,
+)  # fmt: skip
+from steepest.core.optimizer import KW_ONLY
 from steepest.matrix import kron, shampoo, soap
 from steepest.memory.arrays import Array
 from steepest.optimizers.matrix_rule import MatrixRule, stream
@@ -53,50 +71,30 @@ class SOAP(MatrixRule):
     decay_mode = "decoupled"
     own_decay = True
     fixed = ("max_precondition_dim", "precondition_1d")
-    values: ClassVar = {
-        "shampoo_beta": maybe(0.0, 1.0, False, schedule=False),
-        "precondition_frequency": whole(1, MANY),
-        "max_precondition_dim": whole(0, MANY),
-    }
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 3e-3,
-        betas: tuple[Number, Number] = (0.95, 0.95),
-        shampoo_beta: float | None = None,
-        eps: Number = 1e-8,
-        weight_decay: Number = 0.01,
-        precondition_frequency: int = 10,
-        max_precondition_dim: int = 10000,
-        precondition_1d: bool = False,
-        *,
-        correct_bias: bool = True,
-        normalize_gradient: bool = False,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "betas": betas,
-            "shampoo_beta": shampoo_beta,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "precondition_frequency": precondition_frequency,
-            "max_precondition_dim": max_precondition_dim,
-            "precondition_1d": precondition_1d,
-            "correct_bias": correct_bias,
-            "normalize_gradient": normalize_gradient,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 3e-3
+    betas: Betas = (0.95, 0.95)
+    shampoo_beta: Annotated[float | None, Maybe(Range(scalar, 0, 1, below=True))] = None
+    eps: Eps = 1e-8
+    weight_decay: Weight = 0.01
+    precondition_frequency: Count = 10
+    max_precondition_dim: CountOrZero = 10000
+    precondition_1d: Flag = False
+    _: KW_ONLY
+    correct_bias: Flag = True
+    normalize_gradient: Flag = False
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
-    def shape_states(self, p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def shape_states(p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
         axes = soap.axes(p.shape, h["max_precondition_dim"], h["precondition_1d"])
         return tuple(f"{kind}_{k}" for k in axes for kind in ("GG", "Q"))
 
-    def begun(self, shape: tuple[int, ...], dtype: Any, h: Mapping[str, Any]) -> dict[str, Array]:
+    @staticmethod
+    def begun(shape: tuple[int, ...], dtype: Any, h: Mapping[str, Any]) -> dict[str, Array]:
         return soap.initial_states(
             shape,
             dtype,
@@ -104,16 +102,18 @@ class SOAP(MatrixRule):
             precondition_1d=h["precondition_1d"],
         )
 
+    @classmethod
     @np.errstate(all="ignore")
     def prepare(
-        self, name: str, p: Array, g: Array, state: dict[str, Array], t: int, h: Mapping[str, Any]
+        cls, name: str, p: Array, g: Array, state: dict[str, Array], t: int, h: Mapping[str, Any]
     ) -> None:
         if t > 1 and h["decay"]:
             p *= p.dtype.type(1.0 - h["lr"] * h["decay"])
         super().prepare(name, p, g, state, t, h)
 
+    @staticmethod
     def direction(
-        self, name: str, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
+        name: str, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
     ) -> tuple[Array, dict[str, Array]]:
         names = (
             "betas", "shampoo_beta", "eps", "precondition_frequency", "max_precondition_dim",
@@ -152,45 +152,27 @@ class Shampoo(MatrixRule):
     """
 
     fixed = ("max_precondition_dim",)
-    ranges: ClassVar = {"matrix_eps": (0.0, math.inf, False)}
-    values: ClassVar = {
-        "preconditioning_compute_steps": whole(1, MANY),
-        "max_precondition_dim": whole(0, MANY),
-        "grafting": one_of(*shampoo.GRAFTING),
-    }
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-3,
-        momentum: Number = 0.0,
-        weight_decay: Number = 0.0,
-        preconditioning_compute_steps: int = 1,
-        matrix_eps: Number = 1e-6,
-        *,
-        max_precondition_dim: int = 8192,
-        grafting: str | None = None,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "preconditioning_compute_steps": preconditioning_compute_steps,
-            "matrix_eps": matrix_eps,
-            "max_precondition_dim": max_precondition_dim,
-            "grafting": grafting,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-3
+    momentum: Momentum = 0.0
+    weight_decay: Weight = 0.0
+    preconditioning_compute_steps: Count = 1
+    matrix_eps: NotNegative = 1e-6
+    _: KW_ONLY
+    max_precondition_dim: CountOrZero = 8192
+    grafting: Annotated[str | None, Choice(shampoo.GRAFTING)] = None
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         averaged = ("momentum_buffer",) if variable(h["momentum"]) or h["momentum"] else ()
         return (*averaged, "sum") if h["grafting"] == "adagrad" else averaged
 
-    def shape_states(self, p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def shape_states(p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(f"{kind}_{k}" for k in range(max(p.ndim, 1)) for kind in ("L", "root"))
 
-    def begun(self, shape: tuple[int, ...], dtype: Any, h: Mapping[str, Any]) -> dict[str, Array]:
+    @staticmethod
+    def begun(shape: tuple[int, ...], dtype: Any, h: Mapping[str, Any]) -> dict[str, Array]:
         return shampoo.initial_states(
             shape,
             dtype,
@@ -200,8 +182,9 @@ class Shampoo(MatrixRule):
             grafting=h["grafting"],
         )
 
+    @staticmethod
     def direction(
-        self, name: str, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
+        name: str, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
     ) -> tuple[Array, dict[str, Array]]:
         names = (
             "momentum", "preconditioning_compute_steps", "matrix_eps", "max_precondition_dim",
@@ -243,55 +226,25 @@ class PSGDKron(MatrixRule):
 
     decay_mode = "decoupled"
     fixed = ("max_size_triangular", "min_ndim_triangular", "memory_save_mode")
-    ranges: ClassVar = {
-        "momentum": (0.0, 1.0, False),
-        "precond_lr": (0.0, math.inf, False),
-        "precond_init_scale": (0.0, math.inf, False),
-    }
-    values: ClassVar = {
-        "preconditioner_update_probability": maybe(0.0, 1.0, True, schedule=True),
-        "max_size_triangular": whole(0, MANY),
-        "min_ndim_triangular": whole(0, MANY),
-        "memory_save_mode": one_of(*kron.MODES),
-        "balance_interval": whole(0, MANY),
-        "seed": whole(0, 2**64 - 1),
-    }
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-3,
-        momentum: Number = 0.9,
-        weight_decay: Number = 0.0,
-        preconditioner_update_probability: float | Callable[[int], float] | None = None,
-        max_size_triangular: int = 8192,
-        min_ndim_triangular: int = 2,
-        memory_save_mode: str | None = None,
-        momentum_into_precondition_update: bool = True,
-        precond_lr: Number = 0.1,
-        precond_init_scale: Number = 1.0,
-        *,
-        balance_interval: int = 100,
-        seed: int = 0,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "preconditioner_update_probability": preconditioner_update_probability,
-            "max_size_triangular": max_size_triangular,
-            "min_ndim_triangular": min_ndim_triangular,
-            "memory_save_mode": memory_save_mode,
-            "momentum_into_precondition_update": momentum_into_precondition_update,
-            "precond_lr": precond_lr,
-            "precond_init_scale": precond_init_scale,
-            "balance_interval": balance_interval,
-            "seed": seed,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-3
+    momentum: Factor = 0.9
+    weight_decay: Weight = 0.0
+    preconditioner_update_probability: Annotated[
+        float | Schedule | None, Maybe(PerParameter(Range(scalar, 0, 1)))
+    ] = None
+    max_size_triangular: CountOrZero = 8192
+    min_ndim_triangular: CountOrZero = 2
+    memory_save_mode: Annotated[str | None, Choice(kron.MODES)] = None
+    momentum_into_precondition_update: Flag = True
+    precond_lr: NotNegative = 0.1
+    precond_init_scale: NotNegative = 1.0
+    _: KW_ONLY
+    balance_interval: CountOrZero = 100
+    seed: Seed = 0
 
-    def idle(self, h: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    @staticmethod
+    def idle(h: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
         found: dict[str, tuple[str, Any]] = {}
         if h["memory_save_mode"] == "all_diag":
             usual: dict[str, Any] = {"max_size_triangular": 8192, "min_ndim_triangular": 2}
@@ -305,18 +258,22 @@ class PSGDKron(MatrixRule):
             found |= {key: (without, x) for key, x in usual.items()}
         return found
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer", "waited")
 
-    def shape_states(self, p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def shape_states(p: Array, h: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(f"Q_{k}" for k in range(max(p.ndim, 1)))
 
-    def begun(self, shape: tuple[int, ...], dtype: Any, h: Mapping[str, Any]) -> dict[str, Array]:
-        names = (*self.fixed, "precond_init_scale")
+    @classmethod
+    def begun(cls, shape: tuple[int, ...], dtype: Any, h: Mapping[str, Any]) -> dict[str, Array]:
+        names = (*cls.fixed, "precond_init_scale")
         return kron.initial_states(shape, dtype, **{key: h[key] for key in names})
 
+    @staticmethod
     def direction(
-        self, name: str, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
+        name: str, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
     ) -> tuple[Array, dict[str, Array]]:
         names = (
             "momentum", "preconditioner_update_probability", "momentum_into_precondition_update",

@@ -1,12 +1,12 @@
 """Muon and NorMuon, with AdamW in the same optimizer for what is not a matrix."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Unpack
+from typing import Annotated, Any
 
 import numpy as np
 
-from steepest.core.hyper import one_of, whole
-from steepest.core.optimizer import Number, Options
+from steepest.core.hyper_parameters import Check, Choice, Eps, Factor, Flag, Range, Rate, Weight
+from steepest.core.optimizer import KW_ONLY, Argument
 from steepest.core.selection import VECTORS, RuleTable, Selection
 from steepest.extras import require
 from steepest.matrix import muon, newton_schulz
@@ -19,26 +19,34 @@ __all__ = ["Muon", "NorMuon"]
 ADAMW: dict[str, Any] = {"lr": 3e-4, "betas": (0.9, 0.95), "eps": 1e-10, "weight_decay": 0.0}
 """The AdamW beside Muon: the defaults of its authors."""
 
-Coefficients = str | Sequence[float] | Sequence[Sequence[float]]
 
+class Triples(Check):
+    """The coefficients of the iteration: a name, one triple or several.
 
-def coefficients(name: str, value: Any) -> Any:
-    """A check for the coefficients of the iteration: a name, one triple or several.
-
-    >>> coefficients("ns_coefficients", [3, -3.2, 1.2])
+    "ns_coefficients", [3, -3.2, 1.2], None)
     (3.0, -3.2, 1.2)
     """
-    if isinstance(value, str):
-        return one_of("jordan", "polar_express")(name, value)
-    try:
-        newton_schulz.schedule(value, 1)
-        table = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"{name} = {value!r}: expected 'jordan', 'polar_express', three finite numbers, or a "
-            "list of such"
-        ) from None
-    return tuple(table.tolist()) if table.ndim == 1 else tuple(map(tuple, table.tolist()))
+
+    def check(self, value: Any, owner: str, name: str) -> Any:
+        if isinstance(value, str):
+            return Choice(("jordan", "polar_express")).check(value, owner, name)
+        try:
+            newton_schulz.schedule(value, 1)
+            table = np.asarray(value, np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"{name} = {value!r}: expected 'jordan', 'polar_express', three finite numbers, or "
+                "a list of such"
+            ) from None
+        return tuple(table.tolist()) if table.ndim == 1 else tuple(map(tuple, table.tolist()))
+
+
+Coefficients = Annotated[str | Sequence[float] | Sequence[Sequence[float]], Triples()]
+Steps = Annotated[int, Range(int, 0, 99)]
+Adjustment = Annotated[
+    str | None, Choice((None, "original", "match_rms_adamw", "spectral_unclamped"))
+]
+Precision = Annotated[str | None, Choice((None, "bfloat16"))]
 
 
 def iteration(h: Mapping[str, Any]) -> Callable[..., Array]:
@@ -51,31 +59,9 @@ class WithAdamW(MatrixRule, registered=False):
 
     least_axes = 2
     beside_rules = ("adamw",)
-    values: ClassVar = {
-        "ns_coefficients": coefficients,
-        "ns_steps": whole(0, 99),
-        "adjust_lr_fn": one_of(None, "original", "match_rms_adamw", "spectral_unclamped"),
-        "ns_dtype": one_of(None, "bfloat16"),
-    }
 
-    def __init__(
-        self,
-        params: Any,
-        hyper: dict[str, Any],
-        options: Options,
-        adamw: Mapping[str, Any] | None,
-        adamw_for: str | Sequence[str],
-    ) -> None:
-        if adamw is not None and not isinstance(adamw, Mapping):
-            raise TypeError(f"adamw = {adamw!r}: expected a dict of AdamW's hyper-parameters")
-        patterns = [adamw_for] if isinstance(adamw_for, str) else adamw_for
-        if not isinstance(patterns, (tuple, list)) or not all(isinstance(x, str) for x in patterns):
-            raise TypeError(f"adamw_for = {adamw_for!r}: expected patterns of names")
-        self._adamw = {**ADAMW, **(adamw or {})}
-        self._adamw_for = tuple(patterns)
-        super().__init__(params, hyper, options)
-
-    def idle(self, h: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    @staticmethod
+    def idle(h: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
         found: dict[str, tuple[str, Any]] = {}
         if h["momentum"] == 0:
             found["nesterov"] = "without momentum", False
@@ -83,20 +69,27 @@ class WithAdamW(MatrixRule, registered=False):
             found["ns_coefficients"] = "with ns_steps=0", newton_schulz.JORDAN
         return found
 
-    def check(self, h: Mapping[str, Any]) -> None:
+    @staticmethod
+    def check(h: Mapping[str, Any]) -> None:
         if h["ns_dtype"] is not None:
             require("torch", extra="torch", purpose=f"ns_dtype={h['ns_dtype']!r}")
 
-    def _selects(self, options: Options) -> Selection:
-        names = self._rule_of({"rule": "adamw"})._hyper_names
-        unknown = [key for key in self._adamw if key not in names]
+    def _selects(self, given: Mapping[str, Any]) -> Selection:
+        adamw, patterns = given.get("adamw"), given.get("adamw_for", ())
+        if adamw is not None and not isinstance(adamw, Mapping):
+            raise TypeError(f"adamw = {adamw!r}: expected a dict of AdamW's hyper-parameters")
+        patterns = [patterns] if isinstance(patterns, str) else patterns
+        if not isinstance(patterns, (tuple, list)) or not all(isinstance(x, str) for x in patterns):
+            raise TypeError(f"adamw_for = {patterns!r}: expected patterns of names")
+        chosen = {"rule": "adamw", **ADAMW, **(adamw or {})}
+        names = self._rule_of(chosen).hyper_names
+        unknown = [key for key in adamw or {} if key not in names]
         if unknown:
             raise ValueError(
                 f"adamw: there is no hyper-parameter {unknown[0]!r}; there are {', '.join(names)}"
             )
-        chosen = {"rule": "adamw", **self._adamw}
-        table = dict.fromkeys((VECTORS, *self._adamw_for), chosen)
-        return RuleTable(table, options, self._known, self._names_of, rest=True)
+        table = dict.fromkeys((VECTORS, *patterns), chosen)
+        return RuleTable(table, given, self._known, self._names_of, rest=True)
 
 
 class Muon(WithAdamW):
@@ -139,46 +132,31 @@ class Muon(WithAdamW):
     """
 
     decay_mode = "decoupled"
-    ranges: ClassVar = {"momentum": (0.0, 1.0, False)}
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-3,
-        weight_decay: Number = 0.1,
-        momentum: Number = 0.95,
-        nesterov: bool = True,
-        ns_coefficients: Coefficients = newton_schulz.JORDAN,
-        eps: Number = 1e-7,
-        ns_steps: int = 5,
-        adjust_lr_fn: str | None = None,
-        *,
-        ns_dtype: str | None = None,
-        adamw: Mapping[str, Any] | None = None,
-        adamw_for: str | Sequence[str] = (),
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "ns_coefficients": ns_coefficients,
-            "eps": eps,
-            "ns_steps": ns_steps,
-            "adjust_lr_fn": adjust_lr_fn,
-            "ns_dtype": ns_dtype,
-        }
-        super().__init__(params, hyper, options, adamw, adamw_for)
+    lr: Rate = 1e-3
+    weight_decay: Weight = 0.1
+    momentum: Factor = 0.95
+    nesterov: Flag = True
+    ns_coefficients: Coefficients = newton_schulz.JORDAN
+    eps: Eps = 1e-7
+    ns_steps: Steps = 5
+    adjust_lr_fn: Adjustment = None
+    _: KW_ONLY
+    ns_dtype: Precision = None
+    adamw: Argument[Mapping[str, Any] | None] = None
+    adamw_for: Argument[str | Sequence[str]] = ()
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",)
 
-    def begun(self, shape: tuple[int, ...], dtype: Any, h: Mapping[str, Any]) -> dict[str, Array]:
+    @staticmethod
+    def begun(shape: tuple[int, ...], dtype: Any, h: Mapping[str, Any]) -> dict[str, Array]:
         return muon.initial_states(shape, dtype)
 
+    @staticmethod
     def direction(
-        self, name: str, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
+        name: str, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
     ) -> tuple[Array, dict[str, Array]]:
         names = ("momentum", "nesterov", "eps", "ns_steps", "adjust_lr_fn")
         own = {key: h[key] for key in names} | {"iterate": iteration(h)}
@@ -209,54 +187,33 @@ class NorMuon(WithAdamW):
     """
 
     decay_mode = "decoupled"
-    ranges: ClassVar = {
-        "momentum": (0.0, 1.0, False),
-        "beta2": (0.0, 1.0, False),
-        "ns_eps": (0.0, np.inf, False),
-    }
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 0.02,
-        weight_decay: Number = 0.0,
-        momentum: Number = 0.95,
-        beta2: Number = 0.95,
-        nesterov: bool = True,
-        ns_coefficients: Coefficients = newton_schulz.JORDAN,
-        eps: Number = 1e-10,
-        ns_eps: Number = 1e-7,
-        ns_steps: int = 5,
-        adjust_lr_fn: str | None = None,
-        *,
-        ns_dtype: str | None = None,
-        adamw: Mapping[str, Any] | None = None,
-        adamw_for: str | Sequence[str] = (),
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "momentum": momentum,
-            "beta2": beta2,
-            "nesterov": nesterov,
-            "ns_coefficients": ns_coefficients,
-            "eps": eps,
-            "ns_eps": ns_eps,
-            "ns_steps": ns_steps,
-            "adjust_lr_fn": adjust_lr_fn,
-            "ns_dtype": ns_dtype,
-        }
-        super().__init__(params, hyper, options, adamw, adamw_for)
+    lr: Rate = 0.02
+    weight_decay: Weight = 0.0
+    momentum: Factor = 0.95
+    beta2: Factor = 0.95
+    nesterov: Flag = True
+    ns_coefficients: Coefficients = newton_schulz.JORDAN
+    eps: Eps = 1e-10
+    ns_eps: Eps = 1e-7
+    ns_steps: Steps = 5
+    adjust_lr_fn: Adjustment = None
+    _: KW_ONLY
+    ns_dtype: Precision = None
+    adamw: Argument[Mapping[str, Any] | None] = None
+    adamw_for: Argument[str | Sequence[str]] = ()
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer", "second_momentum_buffer")
 
-    def begun(self, shape: tuple[int, ...], dtype: Any, h: Mapping[str, Any]) -> dict[str, Array]:
+    @staticmethod
+    def begun(shape: tuple[int, ...], dtype: Any, h: Mapping[str, Any]) -> dict[str, Array]:
         return muon.normuon_states(shape, dtype)
 
+    @staticmethod
     def direction(
-        self, name: str, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
+        name: str, g: Array, state: Mapping[str, Array], t: int, h: Mapping[str, Any]
     ) -> tuple[Array, dict[str, Array]]:
         names = ("momentum", "beta2", "nesterov", "eps", "ns_eps", "ns_steps", "adjust_lr_fn")
         own = {key: h[key] for key in names} | {"iterate": iteration(h)}

@@ -5,17 +5,27 @@ DoG, LDoG, DoWG, Prodigy, DAdaptAdam.
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Unpack
+from typing import Annotated, Any
 
-from steepest.core.hyper import Range
-from steepest.core.optimizer import Number, Optimizer, Options
+from steepest.core.hyper_parameters import (
+    Betas,
+    Eps,
+    Flag,
+    FromOne,
+    Maybe,
+    NotNegative,
+    OptionalFactor,
+    Rate,
+    Start,
+    Weight,
+    within,
+)  # fmt: skip
+from steepest.core.optimizer import KW_ONLY, Optimizer
 from steepest.kernels.scalars import one_minus_power
 from steepest.memory.arrays import Array
 from steepest.optimizers.averaged import copy_of
 
 __all__ = ["DoG", "LDoG", "DoWG", "Prodigy", "DAdaptAdam"]
-
-_POSITIVE = (0.0, math.inf, False)
 
 
 class DoG(Optimizer):
@@ -45,30 +55,27 @@ class DoG(Optimizer):
     read_only = ("x0",)
     own_decay = True
     alike = ("reps_rel",)
-    ranges: ClassVar[Mapping[str, Range]] = {"rbar": _POSITIVE, "sum_squares": _POSITIVE}
+    positive = ("rbar", "sum_squares")
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1.0,
-        reps_rel: Number = 1e-6,
-        weight_decay: Number = 0.0,
-        eps: Number = 1e-8,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {"lr": lr, "reps_rel": reps_rel, "weight_decay": weight_decay, "eps": eps}
-        super().__init__(params, hyper, options)
+    lr: Rate = 1.0
+    reps_rel: NotNegative = 1e-6
+    weight_decay: Weight = 0.0
+    eps: Eps = 1e-8
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("x0",)
 
-    def shared(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def shared(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("rbar", "sum_squares")
 
-    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+    @staticmethod
+    def initial(key: str, p: Array, h: Mapping[str, Any]) -> Array:
         return copy_of(p)
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         return "dog", (h["lr"], h["eps"], h["reps_rel"], h["decay"])
 
 
@@ -98,28 +105,25 @@ class LDoG(Optimizer):
     read_only = ("x0",)
     own_decay = True
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1.0,
-        reps_rel: Number = 1e-6,
-        weight_decay: Number = 0.0,
-        eps: Number = 1e-8,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {"lr": lr, "reps_rel": reps_rel, "weight_decay": weight_decay, "eps": eps}
-        super().__init__(params, hyper, options)
+    lr: Rate = 1.0
+    reps_rel: NotNegative = 1e-6
+    weight_decay: Weight = 0.0
+    eps: Eps = 1e-8
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("x0",)
 
-    def scalars(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def scalars(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("rbar", "sum_squares")
 
-    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+    @staticmethod
+    def initial(key: str, p: Array, h: Mapping[str, Any]) -> Array:
         return copy_of(p)
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         return "ldog", (h["lr"], h["eps"], h["reps_rel"], h["decay"])
 
 
@@ -150,45 +154,35 @@ class DoWG(Optimizer):
     read_only = ("x0",)
     own_decay = True
     alike = ("init_estim_sq_dist",)
-    ranges: ClassVar[Mapping[str, Range]] = {
-        "estim_sq_dist": _POSITIVE,
-        "weighted_sq_norm_grads": _POSITIVE,
-    }
+    positive = ("estim_sq_dist", "weighted_sq_norm_grads")
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1.0,
-        init_estim_sq_dist: float | None = None,
-        weight_decay: Number = 0.0,
-        eps: Number = 1e-4,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "init_estim_sq_dist": init_estim_sq_dist,
-            "weight_decay": weight_decay,
-            "eps": eps,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 1.0
+    init_estim_sq_dist: Annotated[float | None, Maybe(within(0))] = None
+    weight_decay: Weight = 0.0
+    eps: Eps = 1e-4
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("x0",)
 
-    def shared(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def shared(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("estim_sq_dist", "weighted_sq_norm_grads")
 
-    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+    @staticmethod
+    def initial(key: str, p: Array, h: Mapping[str, Any]) -> Array:
         return copy_of(p)
 
-    def initial_number(self, key: str, h: Mapping[str, Any]) -> float:
+    @staticmethod
+    def initial_number(key: str, h: Mapping[str, Any]) -> float:
         if key != "estim_sq_dist":
             return 0.0
         given: float | None = h["init_estim_sq_dist"]
         eps: float = h["eps"]
         return eps if given is None else given
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         return "dowg", (h["lr"], h["eps"], 0.0, h["decay"])
 
 
@@ -240,54 +234,42 @@ class Prodigy(Optimizer):
     read_only = ("p0",)
     own_decay = True
     alike = ("betas", "beta3", "d0", "d_coef", "growth_rate")
-    ranges: ClassVar[Mapping[str, Range]] = {"d": _POSITIVE, "d_max": _POSITIVE}
+    positive = ("d", "d_max")
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1.0,
-        betas: tuple[Number, Number] = (0.9, 0.999),
-        beta3: Number | None = None,
-        eps: Number = 1e-8,
-        weight_decay: Number = 0.0,
-        *,
-        use_bias_correction: bool = False,
-        safeguard_warmup: bool = False,
-        d0: float = 1e-6,
-        d_coef: Number = 1.0,
-        growth_rate: Number = math.inf,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "betas": betas,
-            "beta3": beta3,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "use_bias_correction": use_bias_correction,
-            "safeguard_warmup": safeguard_warmup,
-            "d0": d0,
-            "d_coef": d_coef,
-            "growth_rate": growth_rate,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 1.0
+    betas: Betas = (0.9, 0.999)
+    beta3: OptionalFactor = None
+    eps: Eps = 1e-8
+    weight_decay: Weight = 0.0
+    _: KW_ONLY
+    use_bias_correction: Flag = False
+    safeguard_warmup: Flag = False
+    d0: Start = 1e-6
+    d_coef: NotNegative = 1.0
+    growth_rate: FromOne = math.inf
 
-    def check(self, h: Mapping[str, Any]) -> None:
+    @staticmethod
+    def check(h: Mapping[str, Any]) -> None:
         _needs_d0(h)
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq", "s", "p0")
 
-    def shared(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def shared(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("d", "d_max", "d_numerator")
 
-    def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
+    @classmethod
+    def initial(cls, key: str, p: Array, h: Mapping[str, Any]) -> Array:
         return copy_of(p) if key == "p0" else super().initial(key, p, h)
 
-    def initial_number(self, key: str, h: Mapping[str, Any]) -> float:
+    @staticmethod
+    def initial_number(key: str, h: Mapping[str, Any]) -> float:
         return 0.0 if key == "d_numerator" else h["d0"]
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, b2 = h["betas"]
         b3 = math.sqrt(b2) if h["beta3"] is None else h["beta3"]
         mixes = (b1, 1.0 - b1, b2, 1.0 - b2, b3)
@@ -327,45 +309,35 @@ class DAdaptAdam(Optimizer):
     needs = "global"
     own_decay = True
     alike = ("betas", "d0", "growth_rate")
-    ranges: ClassVar[Mapping[str, Range]] = {"d": _POSITIVE}
+    positive = ("d",)
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1.0,
-        betas: tuple[Number, Number] = (0.9, 0.999),
-        eps: Number = 1e-8,
-        weight_decay: Number = 0.0,
-        *,
-        use_bias_correction: bool = False,
-        d0: float = 1e-6,
-        growth_rate: Number = math.inf,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "use_bias_correction": use_bias_correction,
-            "d0": d0,
-            "growth_rate": growth_rate,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 1.0
+    betas: Betas = (0.9, 0.999)
+    eps: Eps = 1e-8
+    weight_decay: Weight = 0.0
+    _: KW_ONLY
+    use_bias_correction: Flag = False
+    d0: Start = 1e-6
+    growth_rate: FromOne = math.inf
 
-    def check(self, h: Mapping[str, Any]) -> None:
+    @staticmethod
+    def check(h: Mapping[str, Any]) -> None:
         _needs_d0(h)
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq", "s")
 
-    def shared(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def shared(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("d", "numerator_weighted")
 
-    def initial_number(self, key: str, h: Mapping[str, Any]) -> float:
+    @staticmethod
+    def initial_number(key: str, h: Mapping[str, Any]) -> float:
         return h["d0"] if key == "d" else 0.0
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, b2 = h["betas"]
         b3 = math.sqrt(b2)
         mixes = (b1, 1.0 - b1, b2, 1.0 - b2, b3, 1.0 - b3)

@@ -4,14 +4,14 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
-from steepest.core.common_options import Options
+from steepest.core.common_options import OPTIONS
 from steepest.core.group_keys import GROUP_KEYS
-from steepest.core.hyper import RANGES, Range
-from steepest.core.optimizer import RULES, Optimizer
+from steepest.core.hyper_parameters import Check, Flag, Weight, several, within
+from steepest.core.optimizer import KW_ONLY, RULES, Optimizer
 from steepest.core.rule import OWN
 from steepest.memory.arrays import Array
 
@@ -19,6 +19,25 @@ __all__ = ["rule"]
 
 _TAKEN = {"step", "ema", "average", "slow", "initial", "mask", "grokfast", "last_grad"}
 """Entries of a parameter's state that are not the rule's: its count, and what options keep."""
+
+Range = tuple[float, float, bool]
+"""Lowest, highest, whether that is allowed."""
+
+_USUAL: dict[str, Check] = {
+    **dict.fromkeys(
+        ("lr", "eps", "lr_decay", "momentum", "momentum_decay", "initial_accumulator_value", "a",
+         "b", "beta", "d", "d0", "d_coef", "etas", "init_estim_sq_dist", "lambd", "lambda1",
+         "lambda2", "r", "reps_rel", "step_sizes", "t0", "trust_coefficient", "weight_lr_power"),
+        within(0),
+    ),
+    **dict.fromkeys(("beta1", "beta3", "betas"), within(0, 1, below=True)),
+    **dict.fromkeys(("alpha", "rho"), within(0, 1)),
+    **dict.fromkeys(("clip_threshold", "norm_bounds"), within(0, finite=False)),
+    "growth_rate": within(1, finite=False),
+    "beta2_decay": within(-math.inf, 0, finite=False),
+}  # fmt: skip
+"""What the hyper-parameters of functions may be unless ``ranges`` say so: those whose names have
+one meaning in most rules."""
 
 BLOCK = 1 << 15
 """Elements of one call of an element-wise function: its temporary arrays stay in the cache."""
@@ -83,10 +102,14 @@ def rule(
             "needs": needs,
             "decay_mode": decay_mode,
             "own_decay": "decay" in inspect.signature(function).parameters,
-            "arguments": hyper,
-            "ranges": _ranges(hyper) | dict(ranges or {}),
-            "counts": {key: len(x) for key, x in hyper.items() if isinstance(x, tuple)},
-            "__signature__": _constructor(hyper),
+            "arguments": tuple(hyper),
+            "__annotations__": {
+                "_": KW_ONLY,
+                **{key: _type(key, x, ranges or {}) for key, x in hyper.items()},
+                "weight_decay": Weight,
+            },
+            **{key: x for key, x in hyper.items() if x is not inspect.Parameter.empty},
+            "weight_decay": 0.0,
         },
     )
     OWN[name.lower()] = made
@@ -141,7 +164,7 @@ def _check_arguments(
         if value not in known:
             raise ValueError(f"{name} = {value!r}: expected one of {', '.join(known)}")
     for key in hyper:
-        if key in Options.__annotations__ or key in GROUP_KEYS:
+        if key in OPTIONS or key in GROUP_KEYS:
             raise TypeError(
                 f"{key!r} is no name for a hyper-parameter: every optimizer has it; give another"
             )
@@ -152,25 +175,17 @@ def _check_arguments(
         )
 
 
-def _ranges(hyper: Mapping[str, Any]) -> dict[str, Range]:
-    return {
-        key: (-math.inf, math.inf, False)
-        for key, x in hyper.items()
-        if key not in RANGES and not isinstance(x, bool)
-    }
-
-
-def _constructor(hyper: Mapping[str, Any]) -> inspect.Signature:
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    either = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return inspect.Signature(
-        [
-            inspect.Parameter("params", either),
-            *(inspect.Parameter(key, keyword, default=x) for key, x in hyper.items()),
-            inspect.Parameter("weight_decay", keyword, default=0.0),
-            inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD),
-        ]
-    )
+def _type(key: str, default: Any, ranges: Mapping[str, Range]) -> Any:
+    """The type of a hyper-parameter of a function, which has that default."""
+    if isinstance(default, bool):
+        return Flag
+    number = _USUAL.get(key, within(-math.inf))
+    if key in ranges:
+        low, high, closed = ranges[key]
+        number = within(low, high, below=not closed, finite=False)
+    if isinstance(default, tuple):
+        return Annotated[tuple[Any, ...], several(len(default), number)]
+    return Annotated[Any, number]
 
 
 class PythonRule(Optimizer, registered=False):
@@ -183,44 +198,38 @@ class PythonRule(Optimizer, registered=False):
     copies = True
     function: ClassVar[Callable[..., None]]
     own_states: ClassVar[tuple[str, ...]]
-    arguments: ClassVar[Mapping[str, Any]]
+    arguments: ClassVar[tuple[str, ...]]
     writes: ClassVar[bool] = False
     """Whether the function has been seen to change its arrays."""
 
-    def __init__(self, params: Any, **arguments: Any) -> None:
-        hyper = {**self.arguments, "weight_decay": 0.0}
-        hyper |= {key: arguments.pop(key) for key in list(arguments) if key in hyper}
-        missing = [key for key, x in hyper.items() if x is inspect.Parameter.empty]
-        if missing:
-            raise TypeError(f"{type(self).__name__} needs {', '.join(missing)}")
-        options: Any = arguments
-        super().__init__(params, hyper, options)
+    @classmethod
+    def states(cls, h: Mapping[str, Any]) -> tuple[str, ...]:
+        return cls.own_states
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
-        return self.own_states
-
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         raise NotImplementedError  # such a rule has no kernel: `prepare` is its step
 
+    @classmethod
     def prepare(
-        self, name: str, p: Array, g: Array, state: dict[str, Array], t: int, h: Mapping[str, Any]
+        cls, name: str, p: Array, g: Array, state: dict[str, Array], t: int, h: Mapping[str, Any]
     ) -> None:
-        hyper = {key: h[key] for key in self.arguments}
-        if self.own_decay:
+        hyper = {key: h[key] for key in cls.arguments}
+        if cls.own_decay:
             hyper["decay"] = h["decay"]
-        if self.needs != "element-wise":
-            self._call(p, g, state, t, hyper)
+        if cls.needs != "element-wise":
+            cls._call(p, g, state, t, hyper)
             return
         flat = {key: x.reshape(-1) for key, x in state.items()}
         for start in range(0, p.size, BLOCK):
             part = slice(start, start + BLOCK)
             own = {key: x[part] for key, x in flat.items()}
-            self._call(p.reshape(-1)[part], g.reshape(-1)[part], own, t, hyper)
+            cls._call(p.reshape(-1)[part], g.reshape(-1)[part], own, t, hyper)
 
+    @classmethod
     def _call(
-        self, p: Array, g: Array, state: dict[str, Array], t: int, hyper: Mapping[str, Any]
+        cls, p: Array, g: Array, state: dict[str, Array], t: int, hyper: Mapping[str, Any]
     ) -> None:
-        cls = type(self)
         before = None if cls.writes or not p.size else copy.deepcopy((p, g, state))
         given = dict(state)
         result = cls.function(p, g, given, t, **hyper)
@@ -234,22 +243,23 @@ class PythonRule(Optimizer, registered=False):
             state[key][...] = _real(given.get(key), state[key], key)
         if before is not None:
             if not replaced and _alike({"p": p, **state}, {"p": before[0], **before[2]}):
-                self._check_writes(*before, t, hyper)
+                cls._check_writes(*before, t, hyper)
             cls.writes = True
 
+    @classmethod
     def _check_writes(
-        self, p: Array, g: Array, state: dict[str, Array], t: int, hyper: Mapping[str, Any]
+        cls, p: Array, g: Array, state: dict[str, Array], t: int, hyper: Mapping[str, Any]
     ) -> None:
         """Raises TypeError if the function, which has changed nothing, did not write either: to
         arrays that are read-only it could not have done so, be it what was there already."""
         for x in (p, *state.values()):
             x.flags.writeable = False
         try:
-            type(self).function(p, g, state, t, **hyper)
+            cls.function(p, g, state, t, **hyper)
         except Exception:
             return
         raise TypeError(
-            f"{type(self).__name__} returned None and wrote neither to p nor to its state; it has "
+            f"{cls.__name__} returned None and wrote neither to p nor to its state; it has "
             "to change p in place: p -= ... or p[...] = ..., since p = ... makes another array"
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from steepest.core import trees
-from steepest.fields import Number, flag, number
+from steepest.fields import Number, Range, Scheduled, Truth
 from steepest.kernels import machine
 from steepest.memory import arrays
 from steepest.memory.arrays import Array
@@ -17,6 +17,8 @@ __all__ = ["SAM"]
 
 # Keeps the division by the norm defined: the authors' number.
 TINY = 1e-12
+
+_RHO = Scheduled(Range(float, 0))
 
 
 class SAM:
@@ -52,8 +54,8 @@ class SAM:
             )
         self.optimizer = optimizer
         """The optimizer that does the steps. Save and load this one."""
-        self.rho = rho if callable(rho) else _checked("rho", rho, number())
-        self.adaptive: bool = _checked("adaptive", adaptive, flag)
+        self.rho = _RHO.check(rho, "SAM", "rho")
+        self.adaptive: bool = Truth().check(adaptive, "SAM", "adaptive")
         self._kept: list[tuple[Array, Array]] | None = None
 
     def step(self, grads: Any) -> Any:
@@ -136,9 +138,7 @@ class SAM:
         """The parameters and the points where they are to go."""
         with np.errstate(all="ignore"):
             lengths = [_length(np.abs(p) * g if self.adaptive else g) for p, g, _ in given]
-            rho = self.rho
-            if callable(rho):
-                rho = _checked("rho", rho(self.optimizer.updates), number())
+            rho = _RHO.at(self.rho, self.optimizer.updates, "SAM", "rho")
             scale = rho / (math.hypot(*lengths) + TINY)
             moved = []
             for p, g, climbs in given:
@@ -178,13 +178,6 @@ class SAM:
 
     def __repr__(self) -> str:
         return f"SAM({self.optimizer!r}, rho={self.rho!r}, adaptive={self.adaptive!r})"
-
-
-def _checked(name: str, value: Any, check: Callable[[Any], Any]) -> Any:
-    try:
-        return check(value)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"SAM: {name} = {value!r}: {error}") from None
 
 
 def _pair(returned: Any) -> tuple[Any, Any]:

@@ -1,9 +1,19 @@
 """Gradient descent, with momentum, Nesterov's, and between: SGD, QHM."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
-from steepest.core.optimizer import Number, Optimizer, Options
+from steepest.core.hyper_parameters import (
+    AnyNumber,
+    Convention,
+    Factor,
+    Flag,
+    Momentum,
+    PartOfOne,
+    Rate,
+    Weight,
+)  # fmt: skip
+from steepest.core.optimizer import KW_ONLY, Optimizer
 
 __all__ = ["SGD", "QHM"]
 
@@ -39,29 +49,16 @@ class SGD(Optimizer):
         "paper": "as keras (Polyak 1964; Sutskever et al. 2013)",
     }
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-3,
-        momentum: Number = 0.0,
-        dampening: Number = 0.0,
-        weight_decay: Number = 0.0,
-        nesterov: bool = False,
-        *,
-        convention: str = "torch",
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-            "convention": convention,
-        }
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-3
+    momentum: Momentum = 0.0
+    dampening: AnyNumber = 0.0
+    weight_decay: Weight = 0.0
+    nesterov: Flag = False
+    _: KW_ONLY
+    convention: Convention = "torch"
 
-    def check(self, h: Mapping[str, Any]) -> None:
+    @staticmethod
+    def check(h: Mapping[str, Any]) -> None:
         if h["nesterov"] and (h["momentum"] == 0 or h["dampening"] != 0):
             raise ValueError("nesterov needs momentum > 0 and dampening = 0")
         if h["dampening"] != 0 and h["momentum"] == 0:
@@ -69,10 +66,18 @@ class SGD(Optimizer):
         if h["dampening"] != 0 and h["convention"] != "torch":
             raise ValueError(f"convention = {h['convention']!r} has no dampening; leave it at 0")
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if h["momentum"] else ()
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {
+        "sgd": "lr",
+        "momentum": "lr mu fresh",
+        "nesterov": "lr mu fresh",
+    }
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         if not h["states"]:
             return "sgd", (h["lr"],)
         rule = "nesterov" if h["nesterov"] else "momentum"
@@ -103,23 +108,18 @@ class QHM(Optimizer):
     momentum that it joins.
     """
 
-    ranges: ClassVar = {"momentum": (0.0, 1.0, False), "nu": (0.0, 1.0, True)}
+    lr: Rate = 0.1
+    momentum: Factor = 0.999
+    nu: PartOfOne = 0.7
+    weight_decay: Weight = 0.0
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 0.1,
-        momentum: Number = 0.999,
-        nu: Number = 0.7,
-        weight_decay: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {"lr": lr, "momentum": momentum, "nu": nu, "weight_decay": weight_decay}
-        super().__init__(params, hyper, options)
-
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",)
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {"qhm": "mu fresh plain mean"}
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         mu, nu = h["momentum"], h["nu"]
         return "qhm", (mu, 1.0 - mu, h["lr"] * (1.0 - nu), h["lr"] * nu)

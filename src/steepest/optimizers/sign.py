@@ -1,9 +1,10 @@
 """Rules that step by signs: SignSGD, Signum, Lion."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
-from steepest.core.optimizer import Number, Optimizer, Options
+from steepest.core.hyper_parameters import Betas, Factor, Rate, Weight
+from steepest.core.optimizer import Optimizer
 
 __all__ = ["SignSGD", "Signum", "Lion"]
 
@@ -27,19 +28,17 @@ class SignSGD(Optimizer):
 
     decay_mode = "decoupled"
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-4,
-        weight_decay: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay}, options)
+    lr: Rate = 1e-4
+    weight_decay: Weight = 0.0
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {"signsgd": "lr"}
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         return "signsgd", (h["lr"],)
 
 
@@ -65,23 +64,18 @@ class Signum(Optimizer):
 
     decay_mode = "decoupled"
 
-    ranges: ClassVar = {"momentum": (0.0, 1.0, False)}
+    lr: Rate = 1e-4
+    momentum: Factor = 0.9
+    weight_decay: Weight = 0.0
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-4,
-        momentum: Number = 0.9,
-        weight_decay: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__(params, hyper, options)
-
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",)
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {"signum": "lr mu fresh"}
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         return "signum", (h["lr"], h["momentum"], 1.0 - h["momentum"])
 
 
@@ -105,19 +99,17 @@ class Lion(Optimizer):
 
     decay_mode = "decoupled"
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-4,
-        betas: tuple[Number, Number] = (0.9, 0.99),
-        weight_decay: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay}, options)
+    lr: Rate = 1e-4
+    betas: Betas = (0.9, 0.99)
+    weight_decay: Weight = 0.0
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg",)
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    coefficient_names: ClassVar = {"lion": "lr b1 fresh1 b2 fresh2"}
+
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, b2 = h["betas"]
         return "lion", (h["lr"], b1, 1.0 - b1, b2, 1.0 - b2)

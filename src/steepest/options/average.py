@@ -15,13 +15,12 @@ counted for each parameter: one without a gradient stands still.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
-from steepest.fields import Check, Number, Value, number, whole
+from steepest.fields import Number, Range, Scheduled, Value
+from steepest.options.operations import Operation
 
 __all__ = ["lookahead", "tail"]
-
-Stage = tuple[str, tuple[float, ...], str | None]
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,8 @@ class lookahead(Value):
     Zhang et al. 2019, arXiv:1907.08610, algorithm 1.
     """
 
-    k: int = 5
-    alpha: Number = 0.5
-
-    checks: ClassVar[Mapping[str, Check]] = {"k": whole(1), "alpha": number(0.0, 1.0)}
-    fixed = frozenset({"k"})
+    k: Annotated[int, Range(int, 1)] = 5
+    alpha: Annotated[Number, Scheduled(Range(float, 0, 1))] = 0.5
 
 
 @dataclass(frozen=True)
@@ -66,11 +62,8 @@ class tail(Value):
     Polyak and Juditsky 1992; Izmailov et al. 2018, arXiv:1803.05407, algorithm 1.
     """
 
-    start: int = 0
-    every: int = 1
-
-    checks: ClassVar[Mapping[str, Check]] = {"start": whole(0), "every": whole(1)}
-    fixed = frozenset({"start", "every"})
+    start: Annotated[int, Range(int, 0)] = 0
+    every: Annotated[int, Range(int, 1)] = 1
 
     def points(self, t: int) -> int:
         """How many points the mean is of, after step t."""
@@ -94,9 +87,9 @@ def arrays(h: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name, option in options.items() if option is not None)
 
 
-def stages(h: Mapping[str, Any], count: int, t: int) -> list[Stage]:
-    """The last stages of a parameter's t-th step, after `count` updates of the optimizer."""
-    found: list[Stage] = []
+def stages(h: Mapping[str, Any], count: int, t: int) -> list[Operation]:
+    """The last epilogue operations of a parameter's t-th step, after `count` updates."""
+    found: list[Operation] = []
     ahead, mean, ema = h["lookahead"], h["average"], h["ema"]
     if ahead is not None and t % ahead.k == 0:
         found.append(("lookahead", (ahead.at("alpha", count),), "slow"))

@@ -22,45 +22,29 @@ the parameters that have the same clip: a group with another clip is measured by
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from steepest.fields import Check, Number, Value, axis, described, number, whole
-from steepest.options.regularize import Stage, UnitStage
+from steepest.fields import Number, Range, Scheduled, Value, described
+from steepest.options.operations import Operation, UnitOperation, Units
 
-__all__ = [
-    "CLIPS",
-    "Clip",
-    "adaptive",
-    "global_norm",
-    "group_norm",
-    "norm",
-    "percentile",
-    "previous_norm",
-    "skip_spikes",
-    "value",
-]
+Limit = Annotated[Number, Scheduled(Range(float, 0, above=True, finite=False))]
+Positive = Annotated[Number, Scheduled(Range(float, 0, above=True))]
+Window = Annotated[int, Range(int, 1)]
 
 # PyTorch's guard against a zero norm.
 _GUARD = 1e-6
 
 
-@dataclass(frozen=True)
-class Clip(Value):
-    """How gradients are clipped: by a factor for each that comes from norms, or by a stage."""
+CLIPS: dict[str, type["Clip"]] = {}
+"""Every clip by its name."""
 
-    checks: ClassVar[Mapping[str, Check]] = {
-        "limit": number(above=True, finite=False),
-        "max_norm": number(above=True, finite=False),
-        "p": number(above=True, finite=False),
-        "eps": number(above=True),
-        "axis": axis,
-        "q": number(0.0, 100.0),
-        "window": whole(1),
-        "sigma": number(above=True),
-    }
-    fixed = frozenset({"p", "axis", "window"})
+
+@dataclass(frozen=True)
+class Clip(Value, family=CLIPS):
+    """How gradients are clipped: by a factor for each that comes from norms, or by an operation."""
+
     rank: ClassVar[int] = 1
     """The place in the order in which clips work."""
     sweeps: ClassVar[bool] = True
@@ -101,12 +85,12 @@ class Clip(Value):
         known = [*history, norm] if math.isfinite(norm) else list(history)
         return known[-self.memory :]
 
-    def stages(self, count: int) -> list[Stage]:
-        """The stages that clip elements."""
+    def stages(self, count: int) -> list[Operation]:
+        """The prologue operations that clip elements."""
         return []
 
-    def units(self, count: int) -> list[tuple[UnitStage, int | None]]:
-        """The unit stages that make factors, and their axes."""
+    def units(self, count: int) -> list[tuple[UnitOperation, int | None]]:
+        """The unit operations that make factors, and their axes."""
         return []
 
 
@@ -118,8 +102,8 @@ def _factor(limit: float, norm: float) -> float:
 class _ByNorm(Clip):
     """Scales what is measured together down to a norm of at most max_norm."""
 
-    max_norm: Number
-    p: float = 2.0
+    max_norm: Limit
+    p: Annotated[float, Range(float, 0, above=True, finite=False)] = 2.0
 
     def factors(self, norms: Sequence[float], history: Sequence[float], count: int) -> list[float]:
         limit = self.at("max_norm", count)
@@ -145,7 +129,7 @@ class value(Clip):
     array([-0.5 ,  0.25])
     """
 
-    limit: Number
+    limit: Limit
     rank: ClassVar[int] = 3
     sweeps: ClassVar[bool] = False
 
@@ -153,7 +137,7 @@ class value(Clip):
     def order(self) -> None:
         return None
 
-    def stages(self, count: int) -> list[Stage]:
+    def stages(self, count: int) -> list[Operation]:
         return [("clip_value", (self.at("limit", count),), None)]
 
 
@@ -239,8 +223,8 @@ class percentile(Clip):
     (array([-3.]), {'percentile(q=50.0, window=100)': [1.0, 1.0, 9.0]})
     """
 
-    q: Number = 10.0
-    window: int = 100
+    q: Annotated[Number, Scheduled(Range(float, 0, 100))] = 10.0
+    window: Window = 100
 
     @property
     def memory(self) -> int:
@@ -277,7 +261,7 @@ class previous_norm(Clip):
     (array([-3.]), 4.0)
     """
 
-    max_norm: Number
+    max_norm: Limit
     sweeps: ClassVar[bool] = False
 
     @property
@@ -310,9 +294,9 @@ class adaptive(Clip):
            [-0.1,  0. ]])
     """
 
-    limit: Number = 0.01
-    eps: Number = 1e-3
-    axis: int | None = 0
+    limit: Limit = 0.01
+    eps: Positive = 1e-3
+    axis: Units = 0
     rank: ClassVar[int] = 2
     sweeps: ClassVar[bool] = False
     makes: ClassVar[str] = "factors"
@@ -321,12 +305,12 @@ class adaptive(Clip):
     def order(self) -> None:
         return None
 
-    def stages(self, count: int) -> list[Stage]:
+    def stages(self, count: int) -> list[Operation]:
         return [("scale_each", (), "factors")]
 
-    def units(self, count: int) -> list[tuple[UnitStage, int | None]]:
-        stage = ("adaptive", (self.at("limit", count), self.at("eps", count)))
-        return [(stage, self.axis)]
+    def units(self, count: int) -> list[tuple[UnitOperation, int | None]]:
+        operation = ("adaptive", (self.at("limit", count), self.at("eps", count)))
+        return [(operation, self.axis)]
 
 
 @dataclass(frozen=True)
@@ -352,8 +336,8 @@ class skip_spikes(Clip):
     'the norm 50 is above 1.2, the mean of the last 2 and 3 standard deviations'
     """
 
-    sigma: Number = 6.0
-    window: int = 128
+    sigma: Positive = 6.0
+    window: Window = 128
     rank: ClassVar[int] = 0
 
     @property
@@ -376,21 +360,6 @@ class skip_spikes(Clip):
         )
 
 
-CLIPS: dict[str, type[Clip]] = {
-    c.__name__: c
-    for c in (
-        value,
-        norm,
-        group_norm,
-        global_norm,
-        percentile,
-        previous_norm,
-        adaptive,
-        skip_spikes,
-    )
-}
-
-
 def settled(clip: Any) -> Clip | tuple[Clip, ...] | None:
     """The clip, or several as a tuple. Raises TypeError or ValueError for anything else."""
     if clip is None or isinstance(clip, Clip):
@@ -407,3 +376,6 @@ def settled(clip: Any) -> Clip | tuple[Clip, ...] | None:
             "value, in this order"
         )
     return tuple(clip)
+
+
+__all__ = ["CLIPS", "Clip", *CLIPS]

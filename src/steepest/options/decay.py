@@ -19,12 +19,12 @@ the optimizer, unless ``peak_lr=`` says otherwise; where lr is a schedule, it ha
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = [
-    "MODES", "NUMBERS", "after", "before", "check_additive", "check_cautious", "check_movable",
-    "check_own", "check_peak", "keep", "own", "with_peak",
-]  # fmt: skip
+from steepest.options.operations import Operation
 
-Stage = tuple[str, tuple[float, ...], str | None]
+__all__ = [
+    "MODES", "NUMBERS", "check_additive", "check_cautious", "check_movable", "check_own",
+    "check_peak", "epilogue", "factor", "prologue", "weight_in_rule", "with_peak",
+]  # fmt: skip
 
 MODES = (
     "l2", "decoupled", "decoupled_after", "independent", "lr_relative", "corrected", "palm",
@@ -37,9 +37,9 @@ AFTER = ("decoupled_after", "proximal")
 OWN = ("l2", "decoupled", *AFTER)
 """The modes of rules with decay in their own formula."""
 PEAKED = ("lr_relative", "corrected")
-"""The modes that go by the largest rate."""
+"""The modes that use the largest rate."""
 NUMBERS = frozenset({"lr", "weight_decay", "peak_lr"})
-"""The numbers that ``keep`` and ``own`` depend on."""
+"""The numbers that ``factor`` and ``weight_in_rule`` depend on."""
 
 
 def with_peak(h: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def check_movable(rule: str, h: Mapping[str, Any]) -> None:
     if h["decay_mode"] in AFTER:
         raise ValueError(
             f"decay_mode = {h['decay_mode']!r}: {rule} cannot be moved after its step, its average "
-            f"hangs on it; expected one of {', '.join(m for m in MODES if m not in AFTER)}"
+            f"depends on it; expected one of {', '.join(m for m in MODES if m not in AFTER)}"
         )
     if h["lookahead"] is not None:
         raise ValueError(
@@ -91,7 +91,7 @@ def check_cautious(rule: str, h: Mapping[str, Any], additive: bool) -> None:
     if h["decay_mode"] == "cautious":
         raise ValueError(
             "cautious = True and decay_mode = 'cautious': expected one of them; decoupled decay "
-            "goes with cautious updates"
+            "works with cautious updates"
         )
 
 
@@ -104,16 +104,17 @@ def check_own(rule: str, h: Mapping[str, Any]) -> None:
         )
 
 
-def own(h: Mapping[str, Any], decoupled: float) -> float:
+def weight_in_rule(h: Mapping[str, Any], decoupled: float) -> float:
     """The weight of the decay in a rule's own formula."""
     return float((h["weight_decay"] if h["decay_mode"] == "decoupled" else 0.0) + decoupled)
 
 
-def keep(h: Mapping[str, Any], decoupled: float) -> float:
-    """What is left of the parameter before the rule; `decoupled` is the weight of penalties."""
+def factor(h: Mapping[str, Any], decoupled: float) -> float:
+    """The decay factor, by which the parameter is multiplied before the rule; `decoupled` is the
+    weight of penalties."""
     mode, lr = h["decay_mode"], h["lr"]
     if mode == "cautious" and h["weight_decay"]:
-        return 1.0  # the parameter is set aside; ``after`` does all
+        return 1.0  # the parameter is set aside; ``epilogue`` does all
     weight = 0.0 if mode in ("l2", "cautious", *AFTER) else h["weight_decay"]
     if not weight and not decoupled:
         return 1.0
@@ -133,29 +134,31 @@ def _relative(h: Mapping[str, Any]) -> float:
     lr, peak = h["lr"], h["peak_lr"]
     if peak is None or (peak == 0.0 and lr):
         raise ValueError(
-            f"decay_mode = {h['decay_mode']!r} goes by the largest lr: expected peak_lr, a number "
+            f"decay_mode = {h['decay_mode']!r} uses the largest lr: expected peak_lr, a number "
             f"greater than 0, to be given where lr is a schedule or 0 at first; it is {peak!r}"
         )
     share = lr / peak if lr else 0.0
     return float(h["lr"] * share if h["decay_mode"] == "corrected" else share)
 
 
-def before(h: Mapping[str, Any]) -> list[Stage]:
-    """The stage right before the rule, for a mode that has one."""
+def prologue(h: Mapping[str, Any]) -> list[Operation]:
+    """The prologue operation right before the rule, for a mode that has one."""
     if h["cautious"] or (h["decay_mode"] == "cautious" and h["weight_decay"]):
         return [("set_aside", (), "spare")]
     return []
 
 
-def after(h: Mapping[str, Any], decoupled: float) -> list[Stage]:
-    """The stage right after the rule, for a mode that has one."""
+def epilogue(h: Mapping[str, Any], decoupled: float) -> list[Operation]:
+    """The epilogue operation right after the rule, for a mode that has one."""
     mode = h["decay_mode"]
-    first: list[Stage] = [("agree", (keep(h, decoupled), 1.0), "spare")] if h["cautious"] else []
+    first: list[Operation] = (
+        [("agree", (factor(h, decoupled), 1.0), "spare")] if h["cautious"] else []
+    )
     if mode == "cautious" and h["weight_decay"]:
         along = h["lr"] * (h["weight_decay"] + decoupled)
         return [("cautious", (1.0 - h["lr"] * decoupled, 1.0 - along), "spare")]
     if mode not in AFTER or not h["weight_decay"]:
         return first
     drawn = h["lr"] * h["weight_decay"]
-    factor = 1.0 / (1.0 + drawn) if mode == "proximal" else 1.0 - drawn
-    return [*first, ("multiply", (factor,), None)]
+    left = 1.0 / (1.0 + drawn) if mode == "proximal" else 1.0 - drawn
+    return [*first, ("multiply", (left,), None)]

@@ -14,61 +14,59 @@ Numbers may be schedules.
 array([[ 1., -1.],
        [ 0.,  0.]])
 
-A gradient goes through the stages in this order: scaled by norms (``clip``), which are those of
+A gradient passes the operations in this order: scaled by norms (``clip``), which are those of
 the gradients as given; centralised; clipped by ``clip.adaptive`` and ``clip.value``; corrected by
 ``mars``; amplified by ``grokfast``; penalties (``regularize``); masked; the rule.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from steepest.fields import Check, Number, Value, axis, number
+from steepest.fields import Check, Number, Range, Scheduled, Value
 from steepest.memory.arrays import unmasked
-from steepest.options.regularize import Stage, UnitStage
+from steepest.options.operations import Operation, UnitOperation, Units
 
-__all__ = ["FILTERS", "Filter", "centralize", "grokfast", "mars", "mask"]
-
-
-def _rate(value: Any) -> float:
-    rate: float = number(0.0, 1.0)(value)
-    if rate == 1.0:
-        raise ValueError("expected a number in [0, 1)")
-    return rate
-
-
-def _masks(value: Any) -> dict[str, Any] | None:
-    """Arrays of True and False by name; one that has no name belongs to the only parameter."""
-    if value is None:
-        return None
-    given = value if isinstance(value, Mapping) else {"0": value}
-    masks = {}
-    for name, x in given.items():
-        own = np.asarray(unmasked(x, f"the array of {name!r}"))
-        if own.dtype.kind not in "biuf":
-            raise TypeError(f"expected arrays of bools, or of 0 and 1, by parameter, as {name!r}")
-        if not np.isin(own, (0, 1)).all():
-            raise ValueError(f"expected 0 or 1 in every element of {name!r}")
-        masks[str(name)] = own.astype(bool)
-    return masks
+Share = Annotated[Number, Scheduled(Range(float, 0, 1))]
+Weight = Annotated[Number, Scheduled(Range(float, 0))]
 
 
 @dataclass(frozen=True)
-class Filter(Value):
+class Masks(Check):
+    """Arrays of True and False by name, or None; one without a name is the only parameter's."""
+
+    def __str__(self) -> str:
+        return "arrays of bools, or of 0 and 1, by parameter"
+
+    def check(self, value: Any, owner: str, name: str) -> dict[str, Any] | None:
+        if value is None:
+            return None
+        given = value if isinstance(value, Mapping) else {"0": value}
+        masks = {}
+        for key, x in given.items():
+            try:
+                own = np.asarray(unmasked(x, f"the array of {key!r}"))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{owner}: {name} = {value!r}: {error}") from None
+            if own.dtype.kind not in "biuf":
+                raise self.refusal(TypeError, value, owner, name, f"{self}, as {key!r}")
+            if not np.isin(own, (0, 1)).all():
+                expected = f"0 or 1 in every element of {key!r}"
+                raise self.refusal(ValueError, value, owner, name, expected)
+            masks[str(key)] = own.astype(bool)
+        return masks
+
+
+FILTERS: dict[str, type["Filter"]] = {}
+"""Every filter by its name."""
+
+
+@dataclass(frozen=True)
+class Filter(Value, family=FILTERS):
     """What is done to gradients."""
 
-    checks: ClassVar[Mapping[str, Check]] = {
-        "axis": axis,
-        "alpha": number(0.0, 1.0),
-        "lamb": number(),
-        "gamma": number(),
-        "beta": _rate,
-        "max_norm": number(finite=False),
-        "masks": _masks,
-    }
-    fixed = frozenset({"axis", "masks"})
     rank: ClassVar[int]
     """The place in the order in which filters work."""
     arrays: ClassVar[tuple[str, ...]] = ()
@@ -76,14 +74,18 @@ class Filter(Value):
     makes: ClassVar[str] = ""
     """The array that its units make, of a number for each."""
     in_c_order: ClassVar[bool] = False
-    """Whether it goes by sums over the gradient, which hang on the order of its elements."""
+    """Whether it uses sums over the gradient, which depend on the order of its elements."""
 
-    def stages(self, count: int) -> list[Stage]:
-        """Its stages before the penalties."""
+    def initial(self, p: Any, name: str) -> Any:
+        """What its state arrays begin with, for the parameter of that name."""
+        return 0.0
+
+    def stages(self, count: int) -> list[Operation]:
+        """Its prologue operations, which come before those of the penalties."""
         return []
 
-    def units(self, count: int) -> list[tuple[UnitStage, int | None]]:
-        """The unit stages that make numbers for the gradient's units, and their axes."""
+    def units(self, count: int) -> list[tuple[UnitOperation, int | None]]:
+        """The unit operations that make numbers for the gradient's units, and their axes."""
         return []
 
 
@@ -110,14 +112,14 @@ class centralize(Filter):
     Yong et al. 2020, arXiv:2004.01461, equation 1.
     """
 
-    axis: int | None = 0
+    axis: Units = 0
     rank: ClassVar[int] = 0
     makes: ClassVar[str] = "means"
 
-    def stages(self, count: int) -> list[Stage]:
+    def stages(self, count: int) -> list[Operation]:
         return [("subtract_each", (), "means")]
 
-    def units(self, count: int) -> list[tuple[UnitStage, int | None]]:
+    def units(self, count: int) -> list[tuple[UnitOperation, int | None]]:
         return [(("centralize", (0.0, 0.0)), self.axis)]
 
 
@@ -144,14 +146,14 @@ class mars(Filter):
     Yuan et al. 2024, arXiv:2411.10438, algorithm 2 (MARS-approx); defaults as the authors' code.
     """
 
-    gamma: Number = 0.025
-    beta: Number = 0.95
-    max_norm: Number = 1.0
+    gamma: Weight = 0.025
+    beta: Annotated[Number, Scheduled(Range(float, 0, 1, below=True))] = 0.95
+    max_norm: Annotated[Number, Scheduled(Range(float, 0, finite=False))] = 1.0
     rank: ClassVar[int] = 1
     arrays: ClassVar[tuple[str, ...]] = ("last_grad",)
     in_c_order: ClassVar[bool] = True
 
-    def stages(self, count: int) -> list[Stage]:
+    def stages(self, count: int) -> list[Operation]:
         beta = self.at("beta", count)
         weight = self.at("gamma", count) * (beta / (1.0 - beta))
         held = ("hold", (self.at("max_norm", count),), None)
@@ -180,12 +182,15 @@ class grokfast(Filter):
     code.
     """
 
-    alpha: Number = 0.98
-    lamb: Number = 2.0
+    alpha: Share = 0.98
+    lamb: Weight = 2.0
     rank: ClassVar[int] = 2
     arrays: ClassVar[tuple[str, ...]] = ("grokfast",)
 
-    def stages(self, count: int) -> list[Stage]:
+    def initial(self, p: Any, name: str) -> Any:
+        return np.nan
+
+    def stages(self, count: int) -> list[Operation]:
         alpha = self.at("alpha", count)
         return [("grokfast", (alpha, 1.0 - alpha, self.at("lamb", count)), "grokfast")]
 
@@ -217,12 +222,21 @@ class mask(Filter):
     arXiv:1506.02626.
     """
 
-    masks: Any = field(default=None, repr=False)
+    masks: Annotated[Any, Masks()] = field(default=None, repr=False)
     __eq__ = object.__eq__  # arrays do not say whether they are equal
     __hash__ = object.__hash__
     in_state = frozenset({"masks"})
     rank: ClassVar[int] = 3
     arrays: ClassVar[tuple[str, ...]] = ("mask",)
+
+    def initial(self, p: Any, name: str) -> Any:
+        own = (self.masks or {}).get(name, True)
+        if own is not True and own.shape != p.shape:
+            raise ValueError(
+                f"mask of parameter {name!r} has shape {own.shape}; "
+                f"expected the parameter's {p.shape}"
+            )
+        return own
 
     def __getstate__(self) -> dict[str, Any]:  # without arrays, which torch.load does not take
         masks = self.masks and {name: (x.shape, x.tobytes()) for name, x in self.masks.items()}
@@ -234,9 +248,6 @@ class mask(Filter):
             for name, x in kept["masks"].items()
         }
         object.__setattr__(self, "masks", masks)
-
-
-FILTERS: dict[str, type[Filter]] = {f.__name__: f for f in (centralize, mars, grokfast, mask)}
 
 
 def settled(value: Any) -> tuple[Filter, ...]:
@@ -251,14 +262,13 @@ def settled(value: Any) -> tuple[Filter, ...]:
         )
     ranks = [x.rank for x in filters]
     if ranks != sorted(set(ranks)):
-        raise ValueError(
-            f"filter = {value!r}: expected at most one each of {', '.join(FILTERS)}, in this order"
-        )
+        names = ", ".join(sorted(FILTERS, key=lambda name: FILTERS[name].rank))
+        raise ValueError(f"filter = {value!r}: expected at most one each of {names}, in this order")
     return tuple(filters)
 
 
 def in_order(filters: Sequence[Filter], clips: Iterable[Any]) -> list[Any]:
-    """Filters and clips in the order in which their stages work."""
+    """Filters and clips in the order in which their operations work."""
     return [
         *(x for x in filters if x.rank == centralize.rank),
         *clips,
@@ -282,21 +292,14 @@ def renewed(old: mask | None, new: mask | None) -> bool:
 
 
 def initial(filters: Sequence[Filter], key: str, p: Any, name: str) -> Any:
-    """What a state array of a stage begins with: a filter's, or else the parameter.
+    """What a state array of an operation begins with: a filter's, or else the parameter.
 
     Raises ValueError for a mask that does not fit.
     """
-    if key in ("grokfast", "last_grad"):
-        return np.nan if key == "grokfast" else 0.0
-    held = masks(filters)
-    if key != "mask" or held is None:
-        return p
-    own = (held.masks or {}).get(name, True)
-    if own is not True and own.shape != p.shape:
-        raise ValueError(
-            f"mask of parameter {name!r} has shape {own.shape}; expected the parameter's {p.shape}"
-        )
-    return own
+    for x in filters:
+        if key in x.arrays:
+            return x.initial(p, name)
+    return p
 
 
 def check_names(filters: Sequence[Filter], names: Sequence[str]) -> None:
@@ -308,3 +311,6 @@ def check_names(filters: Sequence[Filter], names: Sequence[str]) -> None:
             f"masks of {', '.join(map(repr, unknown))}, which are no parameters; "
             f"expected some of {', '.join(map(repr, names))}"
         )
+
+
+__all__ = ["FILTERS", "Filter", *FILTERS]

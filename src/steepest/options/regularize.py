@@ -10,7 +10,7 @@ add up with the penalties. Every weight is a number or a schedule.
 >>> w
 array([0.49, 0.  ])
 
-A step goes through the stages in this order: gradient (filtered and clipped), + L2, toward the
+A step has its operations in this order: gradient (filtered and clipped), + L2, toward the
 initial point and L1; decoupled decay; the rule; decay after it; the proximal step of L1 and elastic
 net; box and non-negative; group lasso; the largest norm, the unit norm, the simplex; the averages
 (``lookahead``, ``average``, ``ema``). What follows the rule uses the learning rate ``lr`` itself,
@@ -20,84 +20,33 @@ not that of a single element, also with rules that scale elements.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from steepest.fields import Check, Number, Value, axis, flag, number
+from steepest.fields import Number, Range, Scheduled, Truth, Value
 from steepest.options import average, decay
+from steepest.options.operations import Operation, UnitOperation, Units
 
-__all__ = [
-    "PENALTIES",
-    "Penalty",
-    "box",
-    "decoupled",
-    "elastic_net",
-    "group_lasso",
-    "l1",
-    "l2",
-    "max_norm",
-    "non_negative",
-    "simplex",
-    "toward_initial",
-    "unit_norm",
-]
+UnitStage = UnitOperation
 
-Stage = tuple[str, tuple[float, ...], str | None]
-"""A stage: its name in ``kernels.stages``, its coefficients, the name of its own array or None."""
-UnitStage = tuple[str, tuple[float, float]]
-
-_any_number = number(-math.inf, finite=False)
+Weight = Annotated[Number, Scheduled(Range(float, 0))]
+Bound = Annotated[Number, Scheduled(Range(float, finite=False))]
+Flag = Annotated[bool, Truth()]
 
 
-def _bound(value: Any) -> Any:
-    """Any number, also an infinite one."""
-    try:
-        return _any_number(value)
-    except (TypeError, ValueError) as error:
-        raise type(error)("expected a number, which may be infinite") from None
+PENALTIES: dict[str, type["Penalty"]] = {}
+"""Every penalty by its name."""
 
 
 @dataclass(frozen=True)
-class Penalty(Value):
+class Penalty(Value, family=PENALTIES):
     """What is done to a parameter beside the rule."""
 
-    checks: ClassVar[Mapping[str, Check]] = {
-        "weight": number(),
-        "ratio": number(0.0, 1.0),
-        "limit": number(),
-        "low": _bound,
-        "high": _bound,
-        "total": number(above=True),
-        "proximal": flag,
-        "decoupled": flag,
-        "axis": axis,
-    }
-    fixed = frozenset({"proximal", "decoupled", "axis"})
+    by_units: ClassVar[bool] = False
+    """Whether it works on units, as its term (number, axis) says; in the order of PENALTIES."""
 
     def terms(self, count: int) -> dict[str, Any]:
         """What the penalty adds to a step after `count` updates; see the function ``terms``."""
         return {type(self).__name__: self.at("weight", count)}
-
-
-@dataclass(frozen=True)
-class l2(Penalty):
-    """The penalty weight/2 · ‖p‖², in the gradient: g ← g + weight · p.
-
-    weight >= 0. Raises TypeError or ValueError for anything else. The same as ``weight_decay=``
-    with ``decay_mode="l2"``.
-    """
-
-    weight: Number
-
-
-@dataclass(frozen=True)
-class decoupled(Penalty):
-    """Decoupled decay: p ← (1 - lr · weight) · p before the rule.
-
-    weight >= 0. Raises TypeError or ValueError for anything else. The same as ``weight_decay=``
-    with ``decay_mode="decoupled"``. Loshchilov and Hutter 2017, arXiv:1711.05101.
-    """
-
-    weight: Number
 
 
 @dataclass(frozen=True)
@@ -117,11 +66,22 @@ class l1(Penalty):
     array([ 0.95, -0.04])
     """
 
-    weight: Number
-    proximal: bool = False
+    weight: Weight
+    proximal: Flag = False
 
     def terms(self, count: int) -> dict[str, Any]:
         return {"proximal_l1" if self.proximal else "l1": self.at("weight", count)}
+
+
+@dataclass(frozen=True)
+class l2(Penalty):
+    """The penalty weight/2 · ‖p‖², in the gradient: g ← g + weight · p.
+
+    weight >= 0. Raises TypeError or ValueError for anything else. The same as ``weight_decay=``
+    with ``decay_mode="l2"``.
+    """
+
+    weight: Weight
 
 
 @dataclass(frozen=True)
@@ -135,14 +95,25 @@ class elastic_net(Penalty):
     2005, parametrised as in scikit-learn.
     """
 
-    weight: Number
-    ratio: Number = 0.5
-    proximal: bool = False
+    weight: Weight
+    ratio: Annotated[Number, Scheduled(Range(float, 0, 1))] = 0.5
+    proximal: Flag = False
 
     def terms(self, count: int) -> dict[str, Any]:
         weight, ratio = self.at("weight", count), self.at("ratio", count)
         kind = "proximal_" if self.proximal else ""
         return {f"{kind}l1": weight * ratio, f"{kind}l2": weight * (1.0 - ratio)}
+
+
+@dataclass(frozen=True)
+class decoupled(Penalty):
+    """Decoupled decay: p ← (1 - lr · weight) · p before the rule.
+
+    weight >= 0. Raises TypeError or ValueError for anything else. The same as ``weight_decay=``
+    with ``decay_mode="decoupled"``. Loshchilov and Hutter 2017, arXiv:1711.05101.
+    """
+
+    weight: Weight
 
 
 @dataclass(frozen=True)
@@ -164,8 +135,8 @@ class toward_initial(Penalty):
     array([2.5])
     """
 
-    weight: Number
-    decoupled: bool = False
+    weight: Weight
+    decoupled: Flag = False
 
     def terms(self, count: int) -> dict[str, Any]:
         return {"toward_decoupled" if self.decoupled else "toward": self.at("weight", count)}
@@ -190,8 +161,9 @@ class group_lasso(Penalty):
            [0.    , 0.    ]])
     """
 
-    weight: Number
-    axis: int | None = 0
+    weight: Weight
+    axis: Units = 0
+    by_units: ClassVar[bool] = True
 
     def terms(self, count: int) -> dict[str, Any]:
         return {"group_lasso": [(self.at("weight", count), self.axis)]}
@@ -214,8 +186,9 @@ class max_norm(Penalty):
            [0.3, 0.4]])
     """
 
-    limit: Number
-    axis: int | None = 0
+    limit: Weight
+    axis: Units = 0
+    by_units: ClassVar[bool] = True
 
     def terms(self, count: int) -> dict[str, Any]:
         return {"max_norm": [(self.at("limit", count), self.axis)]}
@@ -256,8 +229,8 @@ class box(Penalty):
     array([ 0.25, -0.25, -0.5 ])
     """
 
-    low: Number
-    high: Number
+    low: Bound
+    high: Bound
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -289,7 +262,8 @@ class unit_norm(Penalty):
            [0. , 0. ]])
     """
 
-    axis: int | None = 0
+    axis: Units = 0
+    by_units: ClassVar[bool] = True
 
     def terms(self, count: int) -> dict[str, Any]:
         return {"unit_norm": [(0.0, self.axis)]}
@@ -314,31 +288,12 @@ class simplex(Penalty):
            [0.3333, 0.3333, 0.3333]])
     """
 
-    total: Number = 1.0
-    axis: int | None = 0
+    total: Annotated[Number, Scheduled(Range(float, 0, above=True))] = 1.0
+    axis: Units = 0
+    by_units: ClassVar[bool] = True
 
     def terms(self, count: int) -> dict[str, Any]:
         return {"simplex": [(self.at("total", count), self.axis)]}
-
-
-PENALTIES: dict[str, type[Penalty]] = {
-    p.__name__: p
-    for p in (
-        l1,
-        l2,
-        elastic_net,
-        decoupled,
-        toward_initial,
-        group_lasso,
-        max_norm,
-        non_negative,
-        box,
-        unit_norm,
-        simplex,
-    )
-}
-
-_BY_UNITS = ("group_lasso", "max_norm", "unit_norm", "simplex")
 
 
 def settled(value: Any) -> tuple[Penalty, ...]:
@@ -368,7 +323,7 @@ def terms(penalties: Sequence[Penalty], count: int) -> dict[str, Any]:
 
 
 def arrays(h: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of the arrays that these stages need."""
+    """The names of the arrays that these operations need."""
     held = any(isinstance(penalty, toward_initial) for penalty in h["regularize"])
     return (*average.arrays(h), "initial") if held else average.arrays(h)
 
@@ -377,13 +332,13 @@ def arrays(h: Mapping[str, Any]) -> tuple[str, ...]:
 class Work:
     """What is done around the rule at a step, beside decoupled decay."""
 
-    before: list[Stage]
-    after: list[Stage]
-    units: list[UnitStage]
-    late: list[Stage]
-    """Stages after those of units; empty where there are none."""
+    prologue: list[Operation]
+    epilogue: list[Operation]
+    units: list[UnitOperation]
+    late: list[Operation]
+    """Epilogue operations after those of units; empty where there are none."""
     axes: list[int | None]
-    """The axis of the units of each unit stage."""
+    """The axis of the units of each unit operation."""
 
 
 def _together(boxes: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -395,44 +350,48 @@ def _together(boxes: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def work(h: Mapping[str, Any]) -> Work:
-    """The stages around the rule, for the hyper-parameters h with their "terms", and whether the
-    parameters are "masked"."""
+    """The operations before and after the rule, for the hyper-parameters h with their "terms", and
+    whether the parameters are "masked"."""
     terms: Mapping[str, Any] = h["terms"]
-    before: list[Stage] = []
-    after: list[Stage] = decay.after(h, terms.get("decoupled", 0.0))
+    prologue: list[Operation] = []
+    epilogue: list[Operation] = decay.epilogue(h, terms.get("decoupled", 0.0))
     weight = (h["weight_decay"] if h["decay_mode"] == "l2" else 0.0) + terms.get("l2", 0.0)
     if weight:
-        before.append(("l2", (weight,), None))
+        prologue.append(("l2", (weight,), None))
     if "toward" in terms:
-        before.append(("toward", (terms["toward"],), "initial"))
+        prologue.append(("toward", (terms["toward"],), "initial"))
     weight = h["l1"] + terms.get("l1", 0.0)
     if weight:
-        before.append(("l1", (weight,), None))
+        prologue.append(("l1", (weight,), None))
     if "toward_decoupled" in terms:
         drawn = h["lr"] * terms["toward_decoupled"]
-        before.append(("pull", (1.0 - drawn, drawn), "initial"))
-    before += decay.before(h)
+        prologue.append(("pull", (1.0 - drawn, drawn), "initial"))
+    prologue += decay.prologue(h)
     boxes = terms.get("box", [])
     if h["masked"]:
-        before.append(("hide", (), "mask"))
-        after.append(("zero", (), "mask"))
+        prologue.append(("hide", (), "mask"))
+        epilogue.append(("zero", (), "mask"))
     if "proximal_l1" in terms:
         lr = h["lr"]
         shrunk = 1.0 / (1.0 + lr * terms.get("proximal_l2", 0.0))
-        after.append(("soft_threshold", (lr * terms["proximal_l1"], shrunk), None))
+        epilogue.append(("soft_threshold", (lr * terms["proximal_l1"], shrunk), None))
     if boxes:
-        after.append(("box", _together(boxes), None))
-    by_units = [(kind, *term) for kind in _BY_UNITS for term in terms.get(kind, [])]
-    units: list[UnitStage] = [
+        epilogue.append(("box", _together(boxes), None))
+    kinds = [kind for kind, penalty in PENALTIES.items() if penalty.by_units] if terms else []
+    by_units = [(kind, *term) for kind in kinds for term in terms.get(kind, [])]
+    units: list[UnitOperation] = [
         (kind, (h["lr"] * x if kind == "group_lasso" else x, 0.0)) for kind, x, _ in by_units
     ]
-    late: list[Stage] = []
+    late: list[Operation] = []
     if h["masked"] and (boxes or "simplex" in terms):  # which may have moved zeros
-        (late if units else after).append(("zero", (), "mask"))
+        (late if units else epilogue).append(("zero", (), "mask"))
     return Work(
-        before=before,
-        after=after,
+        prologue=prologue,
+        epilogue=epilogue,
         units=units,
         late=late,
         axes=[axis for _, _, axis in by_units],
     )
+
+
+__all__ = ["PENALTIES", "Penalty", *PENALTIES]

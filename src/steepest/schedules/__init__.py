@@ -48,46 +48,6 @@ from steepest.schedules.metric_driven import greedy, plateau
 from steepest.schedules.piecewise import interpolate, piecewise
 from steepest.schedules.stable import constant, warmup_stable_decay
 
-SCHEDULES: dict[str, type[Schedule]] = {
-    s.__name__: s
-    for s in (
-        constant,
-        warmup_stable_decay,
-        inverse_sqrt,
-        noam,
-        inverse_time,
-        exponential,
-        step,
-        multi_step,
-        piecewise,
-        interpolate,
-        linear,
-        polynomial,
-        cosine,
-        cosine_cycles,
-        rex,
-        cosine_restarts,
-        cyclic,
-        one_cycle,
-        one_cycle_momentum,
-        plateau,
-        greedy,
-        ademamix_alpha,
-        ademamix_beta3,
-        ema_warmup,
-        growing,
-        rounded,
-        sequence,
-        shift,
-        clip,
-        minimum,
-        maximum,
-        product,
-        total,
-    )
-}
-"""Every schedule by its name."""
-
 __all__ = [
     "SCHEDULES",
     "Schedule",
@@ -125,3 +85,8 @@ __all__ = [
     "product",
     "total",
 ]
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    name: globals()[name] for name in __all__ if name not in ("SCHEDULES", "Schedule")
+}
+"""Every schedule by its name, from simple to elaborate."""

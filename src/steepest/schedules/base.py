@@ -1,10 +1,9 @@
 """The base of all schedules, with warm-up and arithmetic.
 
 A new schedule is a frozen dataclass with a `value` method. The types of its fields, from `fields`,
-carry their allowed ranges.
+carry what they may be.
 """
 
-import functools
 import inspect
 import math
 import numbers
@@ -13,9 +12,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple, SupportsIndex, get_type_hints
+from typing import Annotated, Any, ClassVar, NamedTuple, SupportsIndex
 
-from steepest.schedules.fields import Check, Choice, Count, Many, Range, Share
+from steepest.fields import Check, Choice, Many, Range, checks_of
+from steepest.schedules.fields import Count, Share
 
 __all__ = ["Part", "Parts", "Schedule", "at", "geometric", "product", "total"]
 
@@ -26,12 +26,6 @@ RISES: dict[str, Callable[[float], float]] = {
     "1-sqrt": lambda x: 1.0 - math.sqrt(1.0 - x),
 }
 COMMON = ("warmup", "warmup_from", "warmup_start", "warmup_shape")
-
-
-@functools.cache
-def _checks(cls: type["Schedule"]) -> list[tuple[str, Check]]:
-    hints = get_type_hints(cls, include_extras=True)
-    return [(f.name, c) for f in fields(cls) for c in getattr(hints[f.name], "__metadata__", ())]
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,7 +60,7 @@ class Schedule(ABC):
         cls.formula = inspect.cleandoc("\n" + paragraphs[1]) if indented else ""
 
     def __post_init__(self) -> None:
-        for name, allowed in _checks(type(self)):
+        for name, allowed in checks_of(type(self)).items():
             value = allowed.check(getattr(self, name), type(self).__name__, name)
             object.__setattr__(self, name, value)
         for f in fields(self):
@@ -161,7 +155,7 @@ class Schedule(ABC):
 
     def __float__(self) -> float:
         raise TypeError(
-            f"{self!r} is a schedule, whose value hangs on the number of updates t: call it with "
+            f"{self!r} is a schedule, whose value depends on the number of updates t: call it with "
             "t. What needs a number to go on from, as PyTorch's ReduceLROnPlateau does, goes with "
             "a number in its place; a schedule that watches a metric is schedules.plateau(...)"
         )
@@ -176,7 +170,7 @@ def _is_part(x: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Part(Check):
     """A number or a pure schedule."""
 
     def check(self, value: Any, owner: str, name: str) -> "float | Schedule":

@@ -4,8 +4,9 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Annotated
 
+from steepest.fields import Range
 from steepest.schedules.base import Part, Parts, Schedule, at
-from steepest.schedules.fields import Lengths, Range
+from steepest.schedules.fields import Lengths
 
 __all__ = ["clip", "maximum", "minimum", "sequence", "shift"]
 

@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from steepest.fields import Choice
 from steepest.schedules.annealing import check_steps
 from steepest.schedules.base import Schedule, geometric
-from steepest.schedules.fields import Choice, Count, Factor, Flag, Length, Level, Number, Share
+from steepest.schedules.fields import Count, Factor, Flag, Length, Level, Number, Share
 from steepest.schedules.piecewise import between
 
 __all__ = ["cosine_restarts", "cyclic", "one_cycle", "one_cycle_momentum"]

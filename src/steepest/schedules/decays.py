@@ -5,8 +5,9 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from steepest.fields import Many, Range
 from steepest.schedules.base import COMMON, Schedule, geometric
-from steepest.schedules.fields import Count, Factor, Flag, Length, Level, Many, Range
+from steepest.schedules.fields import Count, Factor, Flag, Length, Level
 
 __all__ = ["exponential", "inverse_sqrt", "inverse_time", "multi_step", "noam", "step"]
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, SupportsFloat
 
+from steepest.fields import Choice
 from steepest.schedules.base import Part, Schedule, at
-from steepest.schedules.fields import Choice, Count, Factor, Inside, Length, Level
+from steepest.schedules.fields import Count, Factor, Inside, Length, Level
 
 __all__ = ["State", "greedy", "plateau"]
 

@@ -5,8 +5,9 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from steepest.fields import Choice
 from steepest.schedules.base import Schedule
-from steepest.schedules.fields import Choice, Lengths, Numbers
+from steepest.schedules.fields import Lengths, Numbers
 
 __all__ = ["between", "interpolate", "piecewise"]
 

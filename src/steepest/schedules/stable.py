@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+from steepest.fields import Choice
 from steepest.schedules.base import COMMON, Schedule
-from steepest.schedules.fields import Choice, Length, Level
+from steepest.schedules.fields import Length, Level
 
 __all__ = ["constant", "warmup_stable_decay"]
 

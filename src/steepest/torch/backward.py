@@ -309,7 +309,7 @@ def _check(inner: Any, company: Any) -> None:
 def _check_group(rule: Any, clip: Any) -> None:
     if rule.needs == "global":
         raise ValueError(
-            f"{type(rule).__name__} with step_in_backward: its step goes by sums over all "
+            f"{rule.cls.__name__} with step_in_backward: its step goes by sums over all "
             "gradients, which are not known before the last one is there"
         )
     for one in clips_of(clips.settled(clip)):

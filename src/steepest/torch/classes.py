@@ -4,7 +4,7 @@ import inspect
 from typing import Any
 
 from steepest.extras import require
-from steepest.optimizers.averaged import ScheduleFreeSGD
+from steepest.optimizers import ScheduleFreeSGD
 from steepest.torch.optimizer import Optimizer
 from steepest.torch.schedule_free import ScheduleFree
 

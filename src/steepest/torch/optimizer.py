@@ -58,7 +58,7 @@ class _Place:
     def __init__(self, group: dict[str, Any], inner: dict[str, Any], live: Any, rule: Any) -> None:
         self.group, self.inner, self.live = group, inner, live
         self.params = group["params"]
-        self.names = rule._hyper_names
+        self.names = rule.hyper_names
         self.flagged = rule.rule in layout.DECOUPLED
         self.at = self.names.index("decay_mode")
         self.get = itemgetter(*self.names, *([layout.FLAG] * self.flagged))
@@ -389,7 +389,7 @@ class Optimizer(Saving):
         full = [(g, [next(each) for _ in g["params"]]) for g in groups if g["params"]]
         for group, own in full:
             given = self._given_group(group, own)
-            if "convention" not in inner._rule_of(given)._hyper_names:
+            if "convention" not in inner._rule_of(given).hyper_names:
                 given.pop("convention", None)  # of the other groups' rule
             _judge(inner, strictly=False)
             inner.add_param_group(given)
@@ -622,9 +622,8 @@ def _own(group: dict[str, Any], parts: list[dict[str, Any]]) -> list[dict[str, A
 def _judge(inner: Any, strictly: bool) -> None:
     """Makes the optimizer inside check numbers as for a constructor or, as torch does what stands
     in its groups later, take them as they are."""
-    for rule in (inner, *inner._rules.values()):
-        rule._in_range = strictly
-        rule._checks = strictly or not hasattr(torch.optim, type(rule).__name__)
+    for rule in inner._rules.values():
+        rule.judge(strictly, strictly or not hasattr(torch.optim, rule.cls.__name__))
 
 
 @machine.in_default_mode

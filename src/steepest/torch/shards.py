@@ -324,7 +324,8 @@ def _whole(live: LiveGroup) -> str:
     h = live.h
     rule = live.rule
     if rule.needs != "element-wise" or rule.prepares:
-        return type(rule).__name__
+        name: str = rule.cls.__name__
+        return name
     if live.units:
         return f"one of clip={h['clip']!r}, filter={h['filter']!r}, regularize={h['regularize']!r}"
     if live.in_c_order:
@@ -337,7 +338,7 @@ def _whole(live: LiveGroup) -> str:
 
 def _sums(live: LiveGroup) -> str:
     return (
-        f"{type(live.rule).__name__} goes by sums over all parameters, of which no process has "
+        f"{live.rule.cls.__name__} goes by sums over all parameters, of which no process has "
         "all: take another rule, or DistributedDataParallel alone, where each has all state"
     )
 

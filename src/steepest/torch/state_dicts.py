@@ -44,7 +44,7 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
             for p in group["params"]:
                 index.setdefault(p, len(index))
         for place in self._places:
-            h = {k: place.live.rule._settle(k, place.inner[k], inner.updates) for k in place.names}
+            h = {k: place.live.rule.settle(k, place.inner[k], inner.updates) for k in place.names}
             for p in place.group["params"]:
                 own = self.state.get(p)
                 if not own:

@@ -1,10 +1,19 @@
 """QHAdam for steepest."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Unpack
+from typing import Annotated, Any
 
-from steepest.core.optimizer import Number, Optimizer, Options
-from steepest.kernels.scalars import one_minus_power
+from steepest.extension import (
+    Betas,
+    Eps,
+    Number,
+    Optimizer,
+    Rate,
+    Weight,
+    one_minus_power,
+    several,
+    within,
+)  # fmt: skip
 
 __all__ = ["QHAdam"]
 
@@ -29,26 +38,19 @@ class QHAdam(Optimizer):
     """
 
     kernels = "qhadam.kernels"
-    ranges: ClassVar = {"nus": (0.0, 1.0, True)}
-    counts: ClassVar = {"nus": 2}
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Number = 1e-3,
-        betas: tuple[Number, Number] = (0.995, 0.999),
-        nus: tuple[Number, Number] = (0.7, 1.0),
-        eps: Number = 1e-8,
-        weight_decay: Number = 0.0,
-        **options: Unpack[Options],
-    ) -> None:
-        hyper = {"lr": lr, "betas": betas, "nus": nus, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, hyper, options)
+    lr: Rate = 1e-3
+    betas: Betas = (0.995, 0.999)
+    nus: Annotated[tuple[Number, Number], several(2, within(0, 1))] = (0.7, 1.0)
+    eps: Eps = 1e-8
+    weight_decay: Weight = 0.0
 
-    def states(self, h: Mapping[str, Any]) -> tuple[str, ...]:
+    @staticmethod
+    def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
-    def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
+    @staticmethod
+    def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         (b1, b2), (nu1, nu2) = h["betas"], h["nus"]
         first = (b1, 1.0 - b1, 1.0 - nu1, nu1 / one_minus_power(b1, t))
         second = (b2, 1.0 - b2, 1.0 - nu2, nu2 / one_minus_power(b2, t))

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from steepest.core import group_keys, trees
-from steepest.core.hyper import Number, settle
+from steepest.core.hyper_parameters import Number, within
 from steepest.fields import Call, continued
 from steepest.kernels import machine
 from steepest.memory import arrays
@@ -348,7 +348,9 @@ def _disjoint(params: list[Array], names: list[str]) -> None:
 
 def _settled(hyper: Mapping[str, Any], updates: int | None = None) -> dict[str, Any]:
     """Checked arguments, and the value of a schedule after so many steps; None keeps schedules."""
-    found = {"lr": settle("lr", hyper["lr"], updates)}
+    rate = within(0)
+    lr = hyper["lr"]
+    found = {"lr": rate.check(lr, "", "lr") if updates is None else rate.at(lr, updates, "", "lr")}
     found["max_iter"] = _count("max_iter", hyper["max_iter"], 1)
     given = hyper["max_eval"]
     found["max_eval"] = (
