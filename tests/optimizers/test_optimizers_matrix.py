@@ -327,7 +327,7 @@ BAD = [
     ("muon", {"ns_coefficients": "cubic"}, ValueError, "expected one of 'jordan'"),
     ("muon", {"ns_coefficients": (1.0, 2.0)}, ValueError, "three finite numbers"),
     ("muon", {"ns_coefficients": [["a", 1, 2]]}, ValueError, "three finite numbers"),
-    ("muon", {"ns_steps": 100}, ValueError, "a whole number from 0 to 99"),
+    ("muon", {"ns_steps": 100}, ValueError, r"an integer in \[0, 99\]"),
     ("muon", {"ns_steps": 2.5}, TypeError, "ns_steps = 2.5: expected an integer"),
     ("muon", {"momentum": 1.0}, ValueError, r"momentum = 1\.0: expected a number in \[0, 1\)"),
     ("muon", {"adjust_lr_fn": "rms"}, ValueError, "adjust_lr_fn = 'rms': expected one of None"),

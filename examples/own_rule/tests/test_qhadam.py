@@ -35,7 +35,7 @@ def test_with_nus_of_zero_it_steps_by_the_gradient_over_its_magnitude():
 
 
 def test_nus_above_one_are_refused():
-    with pytest.raises(ValueError, match=r"nus = 1\.5"):
+    with pytest.raises(ValueError, match=r"nus\[0\] = 1\.5"):
         QHAdam(np.zeros(3), nus=(1.5, 1.0))
 
 
