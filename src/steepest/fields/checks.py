@@ -132,14 +132,19 @@ class Range(Check):
         x = value if ready else self.converted(value, owner, name)
         if not self.low <= x <= self.high:
             if not self.nan or x == x:
-                raise self.refusal(ValueError, value, owner, name)
+                raise self._out(x, value, owner, name)
         elif (
             (self.above and x == self.low)
             or (self.below and x == self.high)
             or (self.finite and (x == math.inf or x == -math.inf))
         ):
-            raise self.refusal(ValueError, value, owner, name)
+            raise self._out(x, value, owner, name)
         return x
+
+    def _out(self, x: int | float, value: Any, owner: str, name: str) -> Exception:
+        """What is out of range, without the digits of what is an infinity as a float."""
+        given = x if x == math.inf or x == -math.inf else value
+        return self.refusal(ValueError, given, owner, name)
 
     def lenient(self) -> "Range":
         return replace(
