@@ -14,7 +14,7 @@ import pytest
 import steepest as st
 from steepest import cli, tuning
 from steepest.cli import pictures, runs
-from steepest.cli.search import Search
+from steepest.cli.search_settings import Search
 from steepest.cli.settings import Settings
 from steepest.tuning.results import Record, Tuned
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from steepest import tuning
 from steepest.cli import arguments as options
-from steepest.cli import folders, pictures, runs, space
+from steepest.cli import folders, pictures, runs, search_space
 from steepest.cli.errors import UsageError
 from steepest.cli.folders import CONFIG
-from steepest.cli.search import TRIALS, Search
+from steepest.cli.search_settings import TRIALS, Search
 from steepest.cli.settings import Settings, load
 from steepest.data.datasets import Dataset
 from steepest.extras import require
@@ -42,7 +42,8 @@ def add(commands: Any) -> None:
         ),
         epilog=(
             "The default space: lr from 1/30 to 30 times that of steepest train, on a log scale; "
-            f"{_listed(space.COMMON)}; and, where the optimizer has it, {_listed(space.MOMENTA)}. "
+            f"{_listed(search_space.COMMON)}; and, where the optimizer has it, "
+            f"{_listed(search_space.MOMENTA)}. "
             f"What is given as an option of its own is not searched. {options.SYNTAX}"
         ),
     )
@@ -151,7 +152,7 @@ def _check(
     for name, x in distributions.items():
         ends = getattr(x, "values", None) or (getattr(x, "low", None), getattr(x, "high", None))
         for value in ends:
-            runs.prepare(space.candidate(search.settings, usual | {name: value}), dataset)
+            runs.prepare(search_space.candidate(search.settings, usual | {name: value}), dataset)
     if search.method == "grid":
         for name, x in distributions.items():
             if getattr(x, "points", 0) is None:
@@ -180,7 +181,7 @@ def _tuned(search: Search, dataset: Dataset, folder: Path, given: Mapping[str, A
     """Searches. Raises UsageError where the database fails."""
 
     def objective(values: dict[str, Any], trial: tuning.Trial) -> History:
-        run = runs.prepare(space.candidate(search.settings, values), dataset)
+        run = runs.prepare(search_space.candidate(search.settings, values), dataset)
         run.train(callbacks=[trial.callback])
         if run.interrupted:
             raise KeyboardInterrupt
@@ -213,7 +214,7 @@ def _tuned(search: Search, dataset: Dataset, folder: Path, given: Mapping[str, A
 def _finish(search: Search, dataset: Dataset, folder: Path, tuned: Tuned) -> int:
     """Writes and prints what was found, and trains the best; returns the exit code."""
     best = tuned.best_trial
-    settings = None if best is None else space.candidate(search.settings, best.values)
+    settings = None if best is None else search_space.candidate(search.settings, best.values)
     title = f"{dataset.name}: search by {search.method}"
     title += ", interrupted" * (tuned.stopped == "interrupted")
     written = _write(folder, tuned, settings, title)

@@ -16,13 +16,13 @@ from steepest.core.group_program import LiveGroup
 from steepest.memory.arrays import Array, unmasked
 from steepest.optimizers import Optimizer
 
-__all__ = ["Found", "Taken", "array_of", "check_alike", "checked", "count_of", "in_order", "lives",
-           "merged", "number_of", "only_rule", "put_in", "rescaled", "take_out",
-           "warmed"]  # fmt: skip
+__all__ = ["Found", "Taken", "array_of", "check_same_formula", "checked", "count_of", "counted",
+           "in_order", "lives", "merged", "number_of", "only_rule", "put_in", "rescaled",
+           "take_out", "warmed"]  # fmt: skip
 
 _AVERAGES = ("ema", "average")
 """Arrays that no step reads: they stay behind."""
-_BESIDE = ("l1", "regularize", "filter", "lookahead", "cautious")
+_OPTIONS = ("l1", "regularize", "filter", "lookahead", "cautious")
 """Options that change steps and that no other package has."""
 
 
@@ -85,6 +85,14 @@ def count_of(x: Any, what: str) -> int:
     return int(number)
 
 
+def counted(state: Mapping[str, Any], name: str) -> tuple[int, dict[str, Any]]:
+    """The count of steps in the state of a parameter, and the rest of that state."""
+    if "step" not in state:
+        raise ValueError(f"state of parameter {name!r} has no step, only {sorted(state)}")
+    rest = {key: x for key, x in state.items() if key != "step"}
+    return count_of(state["step"], f"step of parameter {name!r}"), rest
+
+
 def checked(x: Any, like: Array, name: str, key: str) -> Array:
     """x as the state `key` of a parameter: of the shape of `like`, and cast to its type.
 
@@ -126,7 +134,7 @@ def in_order(optimizer: Optimizer, names: Sequence[str] | None = None) -> list[s
 
 # Conventions
 
-_ALIKE: dict[str, tuple[set[str], ...]] = {
+_SAME_STEPS: dict[str, tuple[set[str], ...]] = {
     "sgd": ({"torch", "optax", "keras", "paper"},),  # `rescaled` sees to lr
     "adagrad": ({"torch", "paper"}, {"optax"}, {"keras"}),
     "rmsprop": ({"torch"}, {"optax", "keras", "paper"}),
@@ -147,7 +155,7 @@ _PLAIN: dict[str, dict[str, Any]] = {"torch": _BIAS, "deepspeed": {}, "optax": _
 """What other hyper-parameters must be, since the package lacks them."""
 
 
-def check_alike(rule: str, h: Mapping[str, Any], package: str) -> None:
+def check_same_formula(rule: str, h: Mapping[str, Any], package: str) -> None:
     """Raises ValueError where the rule with these numbers takes other steps than the package's, of
     the same name and with the same numbers: for its convention, or what the package lacks."""
     for key, plain in _PLAIN[package].items():
@@ -161,8 +169,8 @@ def check_alike(rule: str, h: Mapping[str, Any], package: str) -> None:
     if h.get("eps_inside_sqrt"):
         own = "keras"
     exact = rule in ("adam", "adamw") and h["amsgrad"] and "optax" in (own, package)
-    alike = ({own},) if exact else _ALIKE.get(rule, ({own},))
-    if not any({own, package} <= names for names in alike):
+    equal = ({own},) if exact else _SAME_STEPS.get(rule, ({own},))
+    if not any({own, package} <= names for names in equal):
         raise ValueError(
             f"the formula of {rule} is another in {package}: make the optimizer with "
             f"convention={package!r} (here it is {h['convention']!r}; see docs/conventions.md)"
@@ -265,7 +273,7 @@ def put_in(
     for live, own, group in zip(
         lives(optimizer, groups, count), optimizer.param_groups, groups, strict=True
     ):
-        check_alike(live.rule.rule, live.h, convention)
+        check_same_formula(live.rule.rule, live.h, convention)
         for name, p in zip(own["param_names"], own["params"], strict=True):
             state[name] = _state(optimizer, live, group, name, p, found.get(name), step, package)
     state_dict = optimizer.state_dict()
@@ -304,7 +312,7 @@ def _state(
         if timed or group.get("lr_decay"):
             raise ValueError(
                 f"{package} does not store how many steps {rule.rule} has done, and "
-                f"{(timed or ['lr_decay'])[0]} here goes by it: give step="
+                f"{(timed or ['lr_decay'])[0]} here depends on it: give step="
             )
         t = 1
     arrays = {key: checked(x, fresh[key], name, key) for key, x in given.arrays.items()}
@@ -317,10 +325,10 @@ def take_out(optimizer: Optimizer, package: str, convention: str) -> list[Taken]
     taken = []
     rules = lives(optimizer, state_dict["param_groups"], optimizer.updates)
     for i, (live, group) in enumerate(zip(rules, optimizer.param_groups, strict=True)):
-        check_alike(live.rule.rule, live.h, convention)
-        for option in _BESIDE:
+        check_same_formula(live.rule.rule, live.h, convention)
+        for option in _OPTIONS:
             if live.h[option]:
-                raise ValueError(f"{package} has no {option}, which group {i} goes by")
+                raise ValueError(f"{package} has no {option}, which group {i} uses")
         for name, p in zip(group["param_names"], group["params"], strict=True):
             state = {k: x for k, x in state_dict["state"][name].items() if k not in _AVERAGES}
             step = int(state.pop("step"))

@@ -67,7 +67,7 @@ def _each(optimizer: Optimizer, names: Sequence[str] | None) -> list[tuple[str, 
     lives = common.lives(optimizer, groups, optimizer.updates)
     known = {}
     for live, group in zip(lives, optimizer.param_groups, strict=True):
-        common.check_alike(optimizer.rule, live.h, "keras")
+        common.check_same_formula(optimizer.rule, live.h, "keras")
         if optimizer.rule == "lamb" and live.h["weight_decay"]:
             raise ValueError("Keras's Lamb decays beside its ratio; leave weight_decay at 0 here")
         for name, p in zip(group["param_names"], group["params"], strict=True):

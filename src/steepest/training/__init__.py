@@ -14,11 +14,11 @@ and by the number of its samples that are done; a run that is stopped between an
 go on there.
 """
 
+from steepest.training.batch_size_search import BatchSize as BatchSize
+from steepest.training.batch_size_search import find_batch_size as find_batch_size
 from steepest.training.loop import Callback as Callback
 from steepest.training.loop import Epoch as Epoch
 from steepest.training.loop import fit as fit
 from steepest.training.sampling import batches as batches
-from steepest.training.search import BatchSize as BatchSize
-from steepest.training.search import find_batch_size as find_batch_size
 
 __all__ = ["BatchSize", "Callback", "Epoch", "batches", "find_batch_size", "fit"]

@@ -13,7 +13,7 @@ from steepest.optimizers import LBFGS, Optimizer
 
 
 @runtime_checkable
-class Parted(Protocol):
+class Sharded(Protocol):
     """An optimizer whose state lies in several processes, all of which save and load together."""
 
     @property
@@ -36,7 +36,7 @@ class Parted(Protocol):
         ...
 
 
-Saved = Optimizer | LBFGS | Parted
+Saved = Optimizer | LBFGS | Sharded
 
 
 def by_name(optimizer: Saved, params: Any) -> dict[str, Array]:

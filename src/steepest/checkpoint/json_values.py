@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from steepest import schedules
-from steepest.checkpoint import generators
+from steepest.checkpoint import random_generators
 from steepest.checkpoint.container import parse
 from steepest.checkpoint.error import CheckpointError
 from steepest.fields import arguments
@@ -97,7 +97,7 @@ def _encoded(x: Any, what: str) -> Any:
         items = [_encoded(y, f"{what}[{i}]") for i, y in enumerate(x)]
         return items if isinstance(x, list) else {"$tuple": items}
     elif kind is np.random.Generator:
-        return {"$generator": _encoded(generators.parts(x, what), what)}
+        return {"$generator": _encoded(random_generators.parts(x, what), what)}
     else:
         name = next((name for name, known in classes().items() if known is kind), None)
         if name is not None:
@@ -158,7 +158,7 @@ def _decoded(x: Any, known: dict[str, type[Any]]) -> Any:
         name, value = items
         return _NUMPY[name](value)
     if key == "$generator":
-        return generators.made(*items)
+        return random_generators.made(*items)
     if key == "$object":
         return _made(items, known)
     raise CheckpointError(f"{key} has no meaning")
