@@ -221,7 +221,7 @@ def test_a_safetensors_file_that_is_no_checkpoint_is_refused(tmp_path):
     save_file({"x": np.zeros(3)}, tmp_path / "x", {"format": "pt"})
     refused(tmp_path / "x", "without digests: no checkpoint")
     container.write(tmp_path / "x", {"x": np.zeros(3)}, {"format": "pt"})
-    refused(tmp_path / "x", "no checkpoint of steepest")
+    refused(tmp_path / "x", "not a checkpoint of steepest")
 
 
 def test_a_missing_file_is_a_missing_file(tmp_path):

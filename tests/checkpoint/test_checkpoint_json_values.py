@@ -123,7 +123,7 @@ def test_bit_generators_of_others_are_refused():
     class Own(np.random.PCG64):
         pass
 
-    with pytest.raises(CheckpointError, match="x goes by the bit generator Own; expected one of"):
+    with pytest.raises(CheckpointError, match="x uses the bit generator Own; expected one of"):
         json_values.dumps(np.random.Generator(Own(1)), "x")
 
 

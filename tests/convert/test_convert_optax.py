@@ -155,7 +155,7 @@ def injected(rate):
 
 @pytest.mark.parametrize("made", [chain, injected])
 def test_schedules_and_what_has_no_state_go_along(made):
-    """The schedules of both sides go by the counts that were converted."""
+    """The schedules of both sides depend on the counts that were converted."""
     rate = optax.linear_schedule(0.1, 0.02, 8)
     ours = st.schedules.linear(0.1, steps=8, end=0.02)
     assert all(float(rate(t)) == pytest.approx(ours(t), rel=1e-6) for t in range(10))

@@ -1,7 +1,7 @@
 """Training goes on: k steps in PyTorch, k here from its state, and the reverse; float64.
 
 The tolerance 1e-12 is for differently ordered roundings; where PyTorch itself rounds to single
-precision or below, another stands beside its reason.
+precision or below, another is given with its reason.
 """
 
 import numpy as np
@@ -517,7 +517,7 @@ def test_averages_stay_behind_and_cannot_be_made_up(option):
         st.convert.from_torch(peer.opt.state_dict(), opt)
 
 
-def test_muon_beside_adamw_is_refused():
+def test_muon_together_with_adamw_is_refused():
     opt = st.Muon({"w": np.ones((2, 2)), "b": np.ones(2)})
     with pytest.raises(ValueError, match=r"no muon with groups of adamw"):
         st.convert.to_torch(opt)

@@ -1,4 +1,4 @@
-"""Checkpoints: parameters, optimizer and whatever else a run needs to go on, in one file.
+"""Checkpoints: parameters, optimizer and whatever else a run needs to continue, in one file.
 
 >>> import numpy as np, steepest as st, tempfile, os
 >>> path = os.path.join(tempfile.mkdtemp(), "run.safetensors")
@@ -51,7 +51,7 @@ Path = str | os.PathLike[str]
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What a file holds.
+    """The contents of a file.
 
     params: the parameters' values by name. state_dict: as ``Optimizer.state_dict`` gave it.
     extra: the dict given to ``save``. arrays: the further arrays given to ``save``, by name.
@@ -80,10 +80,10 @@ def save(
     steps. extra: a dict of numbers, strings, None, lists, tuples, dicts and NumPy's random
     generators. arrays: further arrays by name.
 
-    Raises CheckpointError for what cannot be stored, such as a learning rate that is a function of
-    one's own; TypeError for what is no array; ValueError for a schedule that never was in range,
-    which could not be loaded; OSError. After any exception, Ctrl-C or a kill there is the file that
-    was there before, or the new one.
+    Raises CheckpointError for what cannot be stored, such as a learning rate that is your own
+    function; TypeError for what is not an array; ValueError for a schedule that never was in range,
+    which could not be loaded; OSError. After any exception, Ctrl-C or a kill there is the old file
+    or the new one.
     """
     if isinstance(optimizer, named_arrays.Sharded):
         optimizer.as_one(lambda whole: save(path, whole, params, extra=extra, arrays=arrays))
@@ -107,7 +107,7 @@ def save(
 
 @functools.cache
 def _installed_version() -> str:
-    """That of this package, which stands in a file of the installation: read once."""
+    """The version of this package, read once from a file of the installation."""
     return installed.version("steepest")
 
 
@@ -136,7 +136,7 @@ def _stored(
 
 
 def read(path: Path) -> Checkpoint:
-    """What a file holds, fully checked, without an optimizer to put it into.
+    """The contents of a file, fully checked, without an optimizer to put them into.
 
     Raises FileNotFoundError, or CheckpointError for anything but a whole, undamaged checkpoint of
     a format version that this version of steepest knows.
@@ -153,7 +153,7 @@ def _found(path: Path, files: Scratch | None) -> Checkpoint:
         for key in ("groups", "optimizer", "extra")
     )
     if not (_are_groups(groups) and _are_counts(counts) and isinstance(extra, dict)):
-        raise CheckpointError(f"{where}: groups, optimizer or extra is not what it should be")
+        raise CheckpointError(f"{where}: groups, optimizer or extra lacks its expected form")
     params: dict[str, Array] = {}
     arrays: dict[str, Array] = {}
     state: dict[str, dict[str, Array]] = {
@@ -179,7 +179,7 @@ def _found(path: Path, files: Scratch | None) -> Checkpoint:
 
 def _check_version(metadata: Mapping[str, str], where: str) -> None:
     if metadata.get("format") != _FORMAT:
-        raise CheckpointError(f"{where} is a safetensors file, but no checkpoint of steepest")
+        raise CheckpointError(f"{where} is a safetensors file, but not a checkpoint of steepest")
     if metadata.get("version") != _VERSION:
         raise CheckpointError(
             f"{where} has format version {metadata.get('version')}; this version of steepest reads "
@@ -212,8 +212,8 @@ def load(path: Path, optimizer: named_arrays.Saved, params: Any = None) -> Check
 
     Arrays are matched by name and filled in place. params: as given to ``save``. The optimizer
     must be of the same class and have parameters of the same names, shapes and dtypes in the same
-    groups; its hyper-parameters become those of the file. Returns what ``read`` returns; the arrays
-    of it lie in files, too, where the optimizer has a ``state_dir``.
+    groups; its hyper-parameters become those of the file. Returns what ``read`` returns; its arrays
+    are in files, too, if the optimizer has a ``state_dir``.
 
     Raises FileNotFoundError, or CheckpointError if anything is wrong or does not fit; then, as
     after any other exception, nothing was changed.
@@ -225,7 +225,7 @@ def load(path: Path, optimizer: named_arrays.Saved, params: Any = None) -> Check
         rule = found.state_dict["rule"]
         if rule != optimizer.rule:
             raise CheckpointError(
-                f"{where} is of rule {rule!r}; the optimizer's is {optimizer.rule!r}"
+                f"{where} has the rule {rule!r}; the optimizer has {optimizer.rule!r}"
             )
         named = named_arrays.by_name(optimizer, params)
         named_arrays.check(named, found.params, where)

@@ -39,7 +39,7 @@ _NUMPY: dict[str, type[np.generic]] = {
 def classes() -> dict[str, type[Any]]:
     """The classes whose objects can be stored, by name.
 
-    Those of ``steepest.schedules.SCHEDULES``, to which a schedule of one's own may be added, and
+    Those of ``steepest.schedules.SCHEDULES``, to which your own schedule may be added, and
     the frozen dataclasses of ``steepest.average``, ``clip``, ``filters`` and ``regularize``.
     """
     named: dict[str, type[Any]] = {f"schedules.{k}": c for k, c in schedules.SCHEDULES.items()}
@@ -141,7 +141,7 @@ def _decoded(x: Any, known: dict[str, type[Any]]) -> Any:
         return {key: _decoded(y, known) for key, y in x.items()}
     (key, content), *more = x.items()
     if more:
-        raise CheckpointError(f"{key} beside {more[0][0]!r}; expected it alone")
+        raise CheckpointError(f"{key} next to {more[0][0]!r}; expected it alone")
     if key == "$float" and content in ("inf", "-inf", "nan"):
         return float(content)
     if not isinstance(content, list):

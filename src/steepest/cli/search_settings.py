@@ -1,4 +1,4 @@
-"""What decides a search, and what is recorded of it so that it can go on."""
+"""The settings of a search, and the record from which it can be continued."""
 
 import dataclasses
 import hashlib

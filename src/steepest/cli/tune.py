@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
             "run of steepest train. Then trains the best once more and evaluates it on the test "
             "part. Writes tune.png, tune.csv, best.json, config.json, the record of the search "
             f"{DATABASE} and the folder best of that last run to a folder. The same command with "
-            "the same --out, or --resume FOLDER, goes on with a search that was stopped."
+            "the same --out, or --resume FOLDER, continues a search that was stopped."
         ),
         epilog=(
             "The default space: lr from 1/30 to 30 times that of steepest train, on a log scale; "
@@ -49,6 +49,18 @@ def add(commands: Any) -> None:
     )
     options.add_data(parser, nargs="?")
     options.add_optimizer(parser)
+    _add_search(parser)
+    options.add_training(parser)
+    parser.add_argument(
+        "--seed", type=options.count, help="of split, weights, order and candidates (default: 0)"
+    )
+    _add_record(parser)
+    options.add_output(parser, "DATA-tune")
+    parser.set_defaults(run=run, parser=parser)
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    """What is searched, and how."""
     parser.add_argument(
         "--space",
         action="append",
@@ -87,10 +99,10 @@ def add(commands: Any) -> None:
         metavar="EPOCHS",
         help="that every trial gets (default: a tenth of --epochs)",
     )
-    options.add_training(parser)
-    parser.add_argument(
-        "--seed", type=options.count, help="of split, weights, order and candidates (default: 0)"
-    )
+
+
+def _add_record(parser: argparse.ArgumentParser) -> None:
+    """Where the search is recorded."""
     parser.add_argument(
         "--storage",
         metavar="URL",
@@ -101,10 +113,8 @@ def add(commands: Any) -> None:
         "--study", metavar="NAME", help="of the search in the storage (default: of its settings)"
     )
     parser.add_argument(
-        "--resume", type=Path, metavar="FOLDER", help="go on with the search in this folder"
+        "--resume", type=Path, metavar="FOLDER", help="continue the search in this folder"
     )
-    options.add_output(parser, "DATA-tune")
-    parser.set_defaults(run=run, parser=parser)
 
 
 def _listed(spaces: Mapping[str, str]) -> str:
@@ -157,7 +167,7 @@ def _check(
         for name, x in distributions.items():
             if getattr(x, "points", 0) is None:
                 raise UsageError(
-                    f"{name}={search.space[name]}: a grid needs points=N behind it, or a list A,B,C"
+                    f"{name}={search.space[name]}: a grid needs points=N after it, or a list A,B,C"
                 )
         points = math.prod(len(x.grid()) for x in distributions.values())
         if search.trials not in (None, points):
@@ -231,7 +241,7 @@ def _finish(search: Search, dataset: Dataset, folder: Path, tuned: Tuned) -> int
     print(f"written to {folder}: {', '.join(written)}")
     if tuned.stopped == "interrupted" or code == 130:
         command = f"steepest tune --resume {shlex.quote(str(folder))}"
-        print(f"interrupted: go on with  {command}", file=sys.stderr)
+        print(f"interrupted: continue with  {command}", file=sys.stderr)
         return 130
     return code
 
@@ -260,7 +270,7 @@ def _write(folder: Path, tuned: Tuned, settings: Settings | None, title: str) ->
 
 
 def _evaluate(settings: Settings, dataset: Dataset, folder: Path) -> int:
-    """Trains once more with the best values, and tells what that is worth on the test part."""
+    """Trains once more with the best values, and evaluates the result on the test part."""
     trained = runs.prepare(settings, dataset)
     trained.train()
     results = trained.results()

@@ -1,7 +1,7 @@
-"""Converters: the state of optimizers of other packages, here; and the state here, there.
+"""Converters: the state of other packages' optimizers to ours and back.
 
-Training goes on within rounding: names, counts and arrays are matched and checked, and formulas
-that differ are refused. See docs/converting.md.
+Training continues with the same steps up to rounding: names, counts and arrays are matched and
+checked, and formulas that differ are refused. See docs/converting.md.
 
 >>> import numpy as np, steepest as st
 >>> opt = st.AdamW({"w": np.ones((2, 3))}, lr=0.01)

@@ -1,8 +1,8 @@
-"""What all converters share: arrays of others, whose parameter is whose, and putting state in.
+"""What all converters share: reading arrays, matching parameters, and loading a state.
 
 A converter first collects, for each parameter here, its count of steps and its arrays. ``put_in``
-then checks names, keys, shapes and types, and hands all of it to ``load_state_dict``, which takes
-it as a whole or not at all.
+then checks names, keys, shapes and types, and gives everything to ``load_state_dict``, which is
+atomic.
 """
 
 import math
@@ -21,7 +21,7 @@ __all__ = ["Found", "Taken", "array_of", "check_same_formula", "checked", "count
            "take_out", "warmed"]  # fmt: skip
 
 _AVERAGES = ("ema", "average")
-"""Arrays that no step reads: they stay behind."""
+"""Arrays that no step reads: they are not converted."""
 _OPTIONS = ("l1", "regularize", "filter", "lookahead", "cautious")
 """Options that change steps and that no other package has."""
 
@@ -46,12 +46,12 @@ class Taken:
     state: dict[str, Array]
 
 
-# What others hand over
+# Arrays and numbers of other packages
 
 
 def array_of(x: Any, what: str) -> Array:
     """x as a NumPy array: an array, a tensor of any device, a variable. Quantised tensors are
-    dequantised. Raises TypeError for what is none, or not floating."""
+    dequantised. Raises TypeError for anything else."""
     if hasattr(x, "full_tensor"):
         raise TypeError(f"{what} is split over processes; gather it first, with full_tensor()")
     if hasattr(x, "dequantize") and hasattr(x, "codes"):
@@ -63,9 +63,9 @@ def array_of(x: Any, what: str) -> Array:
     try:
         found = x.numpy() if hasattr(x, "numpy") else np.asarray(x)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{what} is a {type(x).__name__}, no array: {error}") from error
+        raise TypeError(f"{what} is a {type(x).__name__}, not an array: {error}") from error
     if not isinstance(found, (np.ndarray, np.generic)):
-        raise TypeError(f"{what} is a {type(x).__name__}, no array")
+        raise TypeError(f"{what} is a {type(x).__name__}, not an array")
     return np.asarray(found.astype(np.float32) if found.dtype.name == "bfloat16" else found)
 
 
@@ -112,13 +112,13 @@ def checked(x: Any, like: Array, name: str, key: str) -> Array:
     return cast
 
 
-# Whose parameter is whose
+# Matching parameters
 
 
 def in_order(optimizer: Optimizer, names: Sequence[str] | None = None) -> list[str]:
-    """The optimizer's names in the order of `names`, or else in that in which its parameters were
-    given (``exclude`` and ``overrides`` sort them into groups). Raises ValueError where `names` are
-    not all of its names."""
+    """The optimizer's names in the order of `names`, or else in the order in which its parameters
+    were given (``exclude`` and ``overrides`` sort them into groups). Raises ValueError unless
+    `names` are all of its names."""
     own = [name for group in optimizer.param_groups for name in group["param_names"]]
     if names is None:
         given = sorted(zip(optimizer._order, own, strict=True))
@@ -156,8 +156,8 @@ _PLAIN: dict[str, dict[str, Any]] = {"torch": _BIAS, "deepspeed": {}, "optax": _
 
 
 def check_same_formula(rule: str, h: Mapping[str, Any], package: str) -> None:
-    """Raises ValueError where the rule with these numbers takes other steps than the package's, of
-    the same name and with the same numbers: for its convention, or what the package lacks."""
+    """Raises ValueError where the package's rule of this name takes other steps with the same
+    numbers: because of the convention, or because the package lacks an option."""
     for key, plain in _PLAIN[package].items():
         if key in h and h[key] != plain:
             raise ValueError(f"{package} has no {key} of {rule}; here it is {h[key]!r}")
@@ -178,10 +178,11 @@ def check_same_formula(rule: str, h: Mapping[str, Any], package: str) -> None:
 
 
 def rescaled(h: Mapping[str, Any], package: str, back: bool = False) -> float:
-    """What the package's velocity of SGD is multiplied by to be ours; `back`, what ours is.
+    """The factor from the package's velocity of SGD to ours; with `back`, from ours to theirs.
 
-    In Keras and papers lr is within it, in Keras with the other sign. Between the two the present
-    lr is taken, which is exact as long as lr does not change. Raises ValueError where lr is 0.
+    In Keras and papers lr is inside it, in Keras with the other sign. Where the two differ in this,
+    the factor is the present lr, which is exact as long as lr does not change. Raises ValueError
+    where lr is 0.
     """
     inside, theirs = h["convention"] in ("keras", "paper"), package == "keras"
     sign = -1.0 if theirs else 1.0

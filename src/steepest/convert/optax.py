@@ -1,8 +1,8 @@
 """To and from states of optax: trees of named tuples, one for each part of a chain.
 
-A part is known by the name of its tuple, so that optax need not be there. Of a chain, the parts
-that scale by a rule are converted; those without a state, such as clipping and decay, are passed
-over; counts of schedules go along; whatever else has a state is refused.
+A part is recognised by the name of its tuple, so that optax is not needed. Of a chain, the parts
+that scale by a rule are converted; those without a state, such as clipping and decay, are ignored;
+counts of schedules are converted, too; any other part with a state is refused.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -125,7 +125,7 @@ def from_optax(opt_state: Any, optimizer: Optimizer, *, step: int | None = None)
     one in it; parameters are matched by their names, the paths in optax's trees. There are no
     hyper-parameters in it, so make the optimizer with the same numbers, and ``convention="optax"``
     for rules that have it. step: the number of steps done, where optax counts none: for SGD,
-    Adagrad, RMSprop and Adadelta without a schedule, and needed only if a schedule here goes by it.
+    Adagrad, RMSprop and Adadelta without a schedule, and needed only if a schedule here needs it.
 
     Raises ValueError or TypeError, naming parameter and key, if names, shapes or parts differ;
     nothing was changed then.

@@ -29,7 +29,7 @@ def from_torch(
     its order; if left out, they are matched by the ``param_names`` of its groups, and if there are
     none, in order. keep: hyper-parameters that stay as they are here, or True for all; schedules
     stay anyway. step: the number of steps done, for SGD and Muon, which do not store it; needed if
-    a schedule here goes by it.
+    a schedule here depends on it.
 
     Raises ValueError or TypeError, naming parameter and key, if rule, names, keys or shapes differ;
     nothing was changed then. The parameters' values are not part of a state dict.
@@ -177,9 +177,8 @@ def to_torch(
     PyTorch. param_names: whether groups have their parameters' names, as PyTorch writes them for
     optimizers made of ``named_parameters()``.
 
-    What is not PyTorch's stays behind where it does not change steps (``ema``, ``average``), or is
-    beside them (``clip``). Raises ValueError for whatever else PyTorch's class lacks, such as
-    another convention, ``lookahead`` or another mode of decay.
+    Averages (``ema``, ``average``) and clips are left out. Raises ValueError for other options that
+    PyTorch's class lacks, such as another convention, ``lookahead`` or another mode of decay.
 
     >>> import numpy as np, steepest as st
     >>> opt = st.SGD([np.zeros(2)], lr=0.1, momentum=0.9)

@@ -1,7 +1,7 @@
-"""GaLore and APOLLO: Adam whose moments live in a space of low rank.
+"""GaLore and APOLLO: Adam with moments of a low-rank projection of the gradient.
 
 A gradient of r rows and c columns is projected on its shorter side to at most ``rank``, so that the
-moments take rank · max(r, c) numbers each. What is not a matrix has Adam's plain direction.
+moments have rank · max(r, c) numbers each. Parameters that are not matrices get Adam's direction.
 """
 
 import math
@@ -171,7 +171,7 @@ def apollo_direction(
     p /= g.dtype.type(math.sqrt(short))
     with np.errstate(all="ignore"):
         low = _project(g, axis, p)
-        # The correction of the bias belongs to the rate: the limit below is on what stands before.
+        # The bias correction is part of the rate: the limit below is on the update without it.
         d, new = adam_moments.direction(low, state, t, betas=betas, eps=eps, correct_bias=False)
         u = g * _ratio(d, low, axis, scale_type)
         length, last = norm(u), float(state["scaled_norm"][0])
