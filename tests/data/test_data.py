@@ -490,7 +490,7 @@ def test_malformed_files(tmp_path, content, message) -> None:
 
 @pytest.mark.parametrize(
     ("column", "message"),
-    [(0, "larger than the others in column 'a'"), (2, "the target 'y' has val")],
+    [(0, "compared with the others in column 'a'"), (2, "the target 'y' has val")],
 )
 def test_an_outlier_beyond_float32(tmp_path, column, message) -> None:
     """Refused where it is not in the part that decides the scale."""
