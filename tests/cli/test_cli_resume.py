@@ -436,7 +436,7 @@ def test_a_damaged_config_is_told(stopped, capsys, content, message) -> None:
 def test_folders_without_a_run(tmp_path, capsys) -> None:
     assert "there is no run in this folder" in refused(capsys, "--resume", tmp_path / "none")
     (tmp_path / "file").write_text("")
-    assert "has no config.json; there is nothing" in refused(capsys, "--resume", tmp_path)
+    assert "has no config.json; there is no run" in refused(capsys, "--resume", tmp_path)
     assert "cannot be read: Not a dir" in refused(capsys, "--resume", tmp_path / "file")
     assert "--resume: which run? give its folder" in refused(capsys, "digits", "--resume")
 
