@@ -206,7 +206,7 @@ def test_what_is_searched(name, text, expected) -> None:
         ("lr", "fast", "'fast': expected a number"),
         ("lr", "", "'': expected a number"),
         ("eps", "nan..1", "nan is not finite"),
-        ("eps", "a,b", "'a' is no value as in Python"),
+        ("eps", "a,b", "'a' is not a Python value"),
         ("hidden", "1.5..3", "'1.5': expected an integer"),
         ("hidden", "none..3", "'none': expected an integer"),
         ("batch_size", "full..3", "'full': expected an integer"),

@@ -239,7 +239,7 @@ def test_another_product_of_momenta_is_refused():
 @pytest.mark.parametrize(
     ("rule", "options", "message"),
     [
-        ("adam", {}, "the formula of adam is another in keras: make .*convention='keras'"),
+        ("adam", {}, "keras has another formula of adam: make .*convention='keras'"),
         ("radam", {}, "Keras has no radam"),
         ("adagrad", {"convention": "keras", "lr_decay": 0.1}, "keras has no lr_decay of adagrad"),
         ("lion", {"maximize": True}, "keras has no maximize of lion"),

@@ -424,7 +424,7 @@ def put(key, made):
         (lambda sd: sd["param_groups"][0]["params"].pop(), "state 2 belongs to no parameter"),
         (lambda sd: sd["param_groups"][0].__setitem__("lr", -1.0), "lr = -1.0"),
         (lambda sd: sd["param_groups"][0].__setitem__("lr", torch.zeros(2)), "lr of group 0"),
-        (lambda sd: sd.pop("param_groups"), "no state dict of torch.optim"),
+        (lambda sd: sd.pop("param_groups"), "not a state dict of torch.optim"),
         (lambda sd: sd["param_groups"][0].__setitem__("param_names", ["a", "b", "d"]),
          r"param_names of the state dict.*missing \['c'\], unknown \['d'\]"),
     ],
@@ -464,10 +464,10 @@ def test_another_product_of_momenta_is_refused():
 @pytest.mark.parametrize(
     ("rule", "options", "message"),
     [
-        ("adam", {"convention": "keras"}, "the formula of adam is another in torch"),
-        ("rmsprop", {"convention": "optax"}, "the formula of rmsprop is another in torch"),
-        ("adagrad", {"eps_inside_sqrt": True}, "the formula of adagrad is another in torch"),
-        ("nadam", {"convention": "paper"}, "the formula of nadam is another in torch"),
+        ("adam", {"convention": "keras"}, "torch has another formula of adam"),
+        ("rmsprop", {"convention": "optax"}, "torch has another formula of rmsprop"),
+        ("adagrad", {"eps_inside_sqrt": True}, "torch has another formula of adagrad"),
+        ("nadam", {"convention": "paper"}, "torch has another formula of nadam"),
         ("adam", {"bias_correction": False}, "torch has no bias_correction of adam"),
         ("adafactor", {"form": "paper"}, "has no form"),
         ("adafactor", {"beta1": 0.9}, "has no beta1"),
@@ -495,7 +495,7 @@ def test_what_torch_lacks_is_refused(rule, options, message):
     ("rule", "options", "message"),
     [
         ("adam", {"bias_correction": False}, "torch has no bias_correction of adam"),
-        ("adam", {"convention": "keras"}, "the formula of adam is another in torch"),
+        ("adam", {"convention": "keras"}, "torch has another formula of adam"),
         ("adafactor", {"form": "paper"}, "Adafactor has no form"),
         ("adafactor", {"scale_parameter": False}, "Adafactor has no scale_parameter"),
     ],

@@ -50,7 +50,7 @@ def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
-        raise ValueError(f"{text!r} is no value as in Python") from None
+        raise ValueError(f"{text!r} is not a Python value") from None
 
 
 def _layers(text: str) -> tuple[int, ...]:

@@ -74,7 +74,9 @@ def _bits_state(
             raise ValueError(f"state of parameter {name!r} has no 'state{number}'")
         arrays[key] = _floating(parts, f"state 'state{number}' of parameter {name!r}")
     if rest:
-        raise ValueError(f"state of parameter {name!r} has {sorted(rest)}, which {rule} has not")
+        raise ValueError(
+            f"state of parameter {name!r} has {sorted(rest)}, which {rule} does not have"
+        )
     return Found(step, arrays)
 
 

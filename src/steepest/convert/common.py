@@ -172,7 +172,7 @@ def check_same_formula(rule: str, h: Mapping[str, Any], package: str) -> None:
     equal = ({own},) if exact else _SAME_STEPS.get(rule, ({own},))
     if not any({own, package} <= names for names in equal):
         raise ValueError(
-            f"the formula of {rule} is another in {package}: make the optimizer with "
+            f"{package} has another formula of {rule}: make the optimizer with "
             f"convention={package!r} (here it is {h['convention']!r}; see docs/conventions.md)"
         )
 

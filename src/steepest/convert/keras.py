@@ -76,7 +76,7 @@ def _each(optimizer: Optimizer, names: Sequence[str] | None) -> list[tuple[str, 
             known[name] = (name, p, live.h)
     each = [known[name] for name in common.in_order(optimizer, names)]
     if len({str(_slots(optimizer.rule, h)) for _, _, h in each}) > 1:
-        raise ValueError("groups differ in what they keep; Keras has one rule for all variables")
+        raise ValueError("groups differ in their states; Keras has one rule for all variables")
     return each
 
 

@@ -93,7 +93,9 @@ def _visited(node: Any, seen: Callable[[str, Any], Any], where: str) -> Any:
         return made(_visited(x, seen, f"{where}[{i}]") for i, x in enumerate(node))
     if isinstance(node, Mapping):
         return made({k: _visited(x, seen, f"{where}[{k!r}]") for k, x in node.items()})
-    raise TypeError(f"{where} is a {name}, no state of optax; give what tx.init or tx.update gave")
+    raise TypeError(
+        f"{where} is a {name}, not a state of optax; give what tx.init or tx.update returned"
+    )
 
 
 def _foreign(name: str, rule: str, wanted: Mapping[str, Any]) -> ValueError:
@@ -114,7 +116,7 @@ def _wanted(optimizer: Optimizer) -> dict[str, dict[str, str]]:
     common.only_rule(optimizer, _PARTS, "optax")
     first, *others = [_parts(optimizer.rule, h) for h in _numbers(optimizer)]
     if any(parts != first for parts in others):
-        raise ValueError("groups differ in what they keep; optax has one chain for all parameters")
+        raise ValueError("groups differ in their states; optax has one chain for all parameters")
     return first
 
 

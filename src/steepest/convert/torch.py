@@ -71,7 +71,9 @@ def take_over(
         for name in group["param_names"]:
             state = state_dict["state"].get(owner[name], {})
             if not isinstance(state, Mapping):
-                raise TypeError(f"state of parameter {name!r} is a {type(state).__name__}, no dict")
+                raise TypeError(
+                    f"state of parameter {name!r} is a {type(state).__name__}, not a dict"
+                )
             one = read_state(live.rule.rule, live.h, name, state)
             if one is not None:
                 found[name] = one
@@ -102,7 +104,9 @@ def _matched(
 def check_layout(state_dict: Any) -> None:
     """Raises ValueError for what is no state dict of PyTorch's layout."""
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
-        raise ValueError('no state dict of torch.optim: it lacks "state" or "param_groups"')
+        raise ValueError(
+            'this is not a state dict of torch.optim: it lacks "state" or "param_groups"'
+        )
     state, groups = state_dict["state"], state_dict["param_groups"]
     if not isinstance(state, Mapping):
         raise ValueError(f"state dict: its state is a {type(state).__name__}; expected a dict")
