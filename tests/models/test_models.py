@@ -8,7 +8,7 @@ import pytest
 
 import steepest as st
 from steepest import models
-from steepest.models import initializers, losses
+from steepest.models import initializers, losses, networks
 from steepest.models.networks import MLP, linear_regression, logistic_regression, softmax_regression
 
 
@@ -369,9 +369,9 @@ def test_a_regression_has_no_probabilities() -> None:
 
 
 def test_every_objective_has_a_loss_and_a_gradient() -> None:
-    named = {name for group in models.OBJECTIVES.values() for name in group}
+    named = {name for group in networks.OBJECTIVES.values() for name in group}
     assert named == losses.LOSSES.keys() == losses.GRADIENTS.keys()
 
 
 def test_examples() -> None:
-    assert doctest.testmod(models).failed == 0
+    assert doctest.testmod(networks).failed == 0
