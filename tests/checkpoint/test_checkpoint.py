@@ -209,7 +209,10 @@ def test_further_parameters_are_saved_and_loaded_in_place(tmp_path):
     save(tmp_path / "run", st.SGD({"w": p["w"]}, lr=0.1), p)
     kept = dict(q)
     opt = st.SGD({"w": q["w"]}, lr=0.1)
-    with pytest.raises(CheckpointError, match=r"nowhere to put: 'mean', 'seen'; give the arrays"):
+    with pytest.raises(
+        CheckpointError,
+        match="array to load them into: 'mean', 'seen'; give the arrays",
+    ):
         load(tmp_path / "run", opt)
     load(tmp_path / "run", opt, q)
     for name, x in q.items():
@@ -316,13 +319,13 @@ def file(tmp_path):
 
 
 def test_another_rule_is_refused(file):
-    file.refused("is of rule 'adamw'; the optimizer's is 'adam'", st.Adam(file.params))
+    file.refused("has the rule 'adamw'; the optimizer has 'adam'", st.Adam(file.params))
 
 
 def test_missing_and_unknown_parameters_are_refused_by_name(file):
     p = file.params
     file.refused("lacks the parameters 'c'", st.AdamW(p | {"c": np.ones(1)}))
-    file.refused("nowhere to put: 'b'", st.AdamW({"a": p["a"]}))
+    file.refused("without an array to load them into: 'b'", st.AdamW({"a": p["a"]}))
     many = {f"p{i}": np.ones(1) for i in range(8)}
     file.refused("'p0', 'p1', 'p2', 'p3', 'p4' and 3 more", st.AdamW(p | many))
 
@@ -366,21 +369,21 @@ def test_arrays_that_cannot_be_written_are_refused(file):
     ("change", "message"),
     [
         ({"version": "2"}, "format version 2; this version of steepest reads version 1"),
-        ({"format": "pt"}, "no checkpoint of steepest"),
-        ({"optimizer": '{"updates": 1, "skipped": "x"}'}, "not what it should be"),
-        ({"optimizer": '{"updates": 1}'}, "not what it should be"),
-        ({"optimizer": '{"updates": -1, "skipped": 0}'}, "not what it should be"),
-        ({"groups": "{}"}, "not what it should be"),
+        ({"format": "pt"}, "not a checkpoint of steepest"),
+        ({"optimizer": '{"updates": 1, "skipped": "x"}'}, "lacks its expected form"),
+        ({"optimizer": '{"updates": 1}'}, "lacks its expected form"),
+        ({"optimizer": '{"updates": -1, "skipped": 0}'}, "lacks its expected form"),
+        ({"groups": "{}"}, "lacks its expected form"),
         ({"groups": "[]"}, "unknown parameter 'a'"),
         ({"groups": '[{"param_names": ["a", "b"]}]'}, "lacks 'lr'"),
         ({"groups": '[{"param_names": ["a", "b", "c"]}]'}, "lacks the parameters 'c'"),
-        ({"extra": "[]"}, "not what it should be"),
+        ({"extra": "[]"}, "lacks its expected form"),
         ({"extra": "{"}, "extra is no JSON"),
         ({"extra": '{"x": 1, "x": 2}'}, "extra has the key 'x' twice"),
         ({"extra": '{"x": NaN}'}, "extra has NaN"),
         ({"extra": "[" * 100_000}, "extra is nested too deeply"),
         ({"extra": '{"$float": "1"}'}, r"\$float with '1'"),
-        ({"extra": '{"$tuple": [], "x": 1}'}, r"\$tuple beside 'x'"),
+        ({"extra": '{"$tuple": [], "x": 1}'}, r"\$tuple next to 'x'"),
         ({"extra": '{"$new": []}'}, r"\$new has no meaning"),
         ({"extra": '{"$dict": [[[], 1]]}'}, "unhashable"),
         ({"extra": '{"$dict": [[1, 1], [1, 2]]}'}, "a key twice"),
@@ -417,7 +420,7 @@ def test_metadata_that_is_not_there_is_refused(file, key):
     stored, texts = container.read(file.path)
     del texts[key]
     container.write(file.path, stored, texts)
-    file.refused("lacks" if key != "format" else "no checkpoint of steepest")
+    file.refused("lacks" if key != "format" else "not a checkpoint of steepest")
 
 
 @pytest.mark.parametrize(

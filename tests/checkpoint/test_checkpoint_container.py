@@ -186,7 +186,7 @@ def lookalikes():
     np.save(npy, np.zeros(3))
     return {
         "pickle": (pickle.dumps({"w": 1.0}), "a pickle, which is never loaded"),
-        "old pickle": (pickle.dumps({"w": 1.0}, 0), "no safetensors file"),
+        "old pickle": (pickle.dumps({"w": 1.0}, 0), "not a safetensors file"),
         "npz": (npz.getvalue(), "a zip archive"),
         "torch": (torch.getvalue(), "a zip archive"),
         "npy": (npy.getvalue(), "a NumPy .npy file"),
@@ -217,11 +217,11 @@ def test_a_pickle_is_not_run(tmp_path):
 
 def test_a_safetensors_file_that_is_no_checkpoint_is_refused(tmp_path):
     save_file({"x": np.zeros(3)}, tmp_path / "x")
-    refused(tmp_path / "x", "without metadata: no checkpoint")
+    refused(tmp_path / "x", "without metadata, not a checkpoint")
     save_file({"x": np.zeros(3)}, tmp_path / "x", {"format": "pt"})
-    refused(tmp_path / "x", "without digests: no checkpoint")
+    refused(tmp_path / "x", "without digests, not a checkpoint")
     container.write(tmp_path / "x", {"x": np.zeros(3)}, {"format": "pt"})
-    refused(tmp_path / "x", "no checkpoint of steepest")
+    refused(tmp_path / "x", "not a checkpoint of steepest")
 
 
 def test_a_missing_file_is_a_missing_file(tmp_path):
@@ -317,7 +317,7 @@ def test_headers_that_lie_are_refused(tmp_path, entries, message):
         (b"", "does not begin with {"),
         (b"{", "is no JSON"),
         (b"{}x", "is no JSON"),
-        (b'{"\xff": 1}', "is no UTF-8"),
+        (b'{"\xff": 1}', "is not UTF-8"),
         (b'{"a": 1, "a": 1}', "has the key 'a' twice"),
         (b'{"a": {"dtype": 1, "dtype": 1}}', "has the key 'dtype' twice"),
         (b'{"a": NaN}', "has NaN"),

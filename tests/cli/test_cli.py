@@ -279,14 +279,20 @@ REGRESSION = ["TABLE", "--target", "y", "--ignore", "sign", "--loss"]
         (["digits", "--init", "orthogon"], "expected one of zeros, .*; did you mean orthogonal?"),
         (["digits", "--init", "orthogonal:2"], "orthogonal takes no arguments"),
         (["digits", "--hidden", "9" * 18], r"--hidden 9{18}: |not enough memory"),
-        (["digits", "--init", "zeros"], "a network with hidden layers would not leave them"),
+        (["digits", "--init", "zeros"], "a network with hidden layers would stay at 0"),
         (["digits", "--loss", "hubert"], "expected one of squared, .*; did you mean huber?"),
         (["digits", "--loss", "squared"], "--loss squared: objective of a classification = 'squ"),
-        (["digits", "--loss", "logistic"], "it tells two classes apart, and there are 10"),
+        (["digits", "--loss", "logistic"], "it is for two classes, and there are 10"),
         (["digits", "--loss", "cross_entropy:1"], "give arguments by name"),
         (["digits", "--loss", "cross_entropy:delta=2"], "only objective 'huber' has one"),
-        (["digits", "--loss", "cross_entropy:weights='zeros'"], "there is only huber:delta=0.5"),
-        (["digits", "--loss", "cross_entropy:activation='tanh'"], "there is only huber:delta=0.5"),
+        (
+            ["digits", "--loss", "cross_entropy:weights='zeros'"],
+            "only argument of a loss is huber:delta=0.5",
+        ),
+        (
+            ["digits", "--loss", "cross_entropy:activation='tanh'"],
+            "only argument of a loss is huber:delta=0.5",
+        ),
         *[
             ([*REGRESSION, f"huber:delta={delta}"], r"delta = .*: expected a finite number > 0$")
             for delta in ("0", "-1", "'a'", "None", "[1]", "1e400")

@@ -150,7 +150,7 @@ def test_interrupted_again_and_again(table, tmp_path, monkeypatch, whole, capsys
         assert code == 130
     assert part == 6  # 20 updates, three in each of the parts 0 to 5
     assert outcome(out) == expected
-    assert f"go on with  steepest train --resume {out}\n" in capsys.readouterr().err
+    assert f"continue with  steepest train --resume {out}\n" in capsys.readouterr().err
 
 
 def process(code, *arguments, **options):
@@ -214,7 +214,7 @@ def test_ctrl_c_that_is_ignored_stays_ignored(table, tmp_path, whole) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
 def test_tests_of_ctrl_c_pass_where_it_is_ignored() -> None:
-    test = "training/test_resuming.py::test_a_shield_puts_ctrl_c_off"
+    test = "training/test_shield_and_watch.py::test_a_shield_puts_ctrl_c_off"
     program = (
         "import signal, sys, pytest; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
         "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', sys.argv[1]]))"
@@ -379,7 +379,7 @@ def refused(capsys, *arguments):
         (["--epochs", "9"], "--epochs 9: the run in OUT was begun with 5, and keeps its settings"),
         (["--lr", "0.1"], "--lr 0.1: the run in OUT was begun with None"),
         (["--hidden", "9"], "--hidden (9,): the run in OUT was begun with (8,)"),
-        (["--out", "elsewhere"], "--resume OUT --out elsewhere: a run goes on in its own folder"),
+        (["--out", "elsewhere"], "--resume OUT --out elsewhere: a run continues in its own folder"),
     ],
 )
 def test_other_settings_are_refused(stopped, capsys, options, message) -> None:
@@ -436,7 +436,7 @@ def test_a_damaged_config_is_told(stopped, capsys, content, message) -> None:
 def test_folders_without_a_run(tmp_path, capsys) -> None:
     assert "there is no run in this folder" in refused(capsys, "--resume", tmp_path / "none")
     (tmp_path / "file").write_text("")
-    assert "has no config.json; there is nothing" in refused(capsys, "--resume", tmp_path)
+    assert "has no config.json; there is no run" in refused(capsys, "--resume", tmp_path)
     assert "cannot be read: Not a dir" in refused(capsys, "--resume", tmp_path / "file")
     assert "--resume: which run? give its folder" in refused(capsys, "digits", "--resume")
 

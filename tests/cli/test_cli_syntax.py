@@ -12,14 +12,25 @@ import numpy as np
 import pytest
 
 from steepest import cli, tuning
-from steepest.cli import errors, folders, runs, search, settings, space, syntax, train
+from steepest.cli import (
+    errors,
+    folders,
+    runs,
+    search_settings,
+    search_space,
+    settings,
+    syntax,
+    train,
+)
 from steepest.cli.errors import UsageError
 from steepest.cli.settings import Settings
 from steepest.optimizers import RULES
 
 
 @pytest.mark.parametrize(
-    "module", [syntax, settings, runs, errors, space, search], ids=lambda module: module.__name__
+    "module",
+    [syntax, settings, runs, errors, search_space, search_settings],
+    ids=lambda module: module.__name__,
 )
 def test_examples(module) -> None:
     result = doctest.testmod(module)
@@ -180,7 +191,7 @@ def test_unreadable_json(tmp_path, content, message) -> None:
     ],
 )
 def test_what_is_searched(name, text, expected) -> None:
-    assert repr(space.distribution(name, text, "sgd")) == repr(expected)
+    assert repr(search_space.distribution(name, text, "sgd")) == repr(expected)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +206,7 @@ def test_what_is_searched(name, text, expected) -> None:
         ("lr", "fast", "'fast': expected a number"),
         ("lr", "", "'': expected a number"),
         ("eps", "nan..1", "nan is not finite"),
-        ("eps", "a,b", "'a' is no value as in Python"),
+        ("eps", "a,b", "'a' is not a Python value"),
         ("hidden", "1.5..3", "'1.5': expected an integer"),
         ("hidden", "none..3", "'none': expected an integer"),
         ("batch_size", "full..3", "'full': expected an integer"),
@@ -204,18 +215,18 @@ def test_what_is_searched(name, text, expected) -> None:
 )
 def test_what_cannot_be_searched(name, text, message) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
-        space.distribution(name, text, "adam")
+        search_space.distribution(name, text, "adam")
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_has_a_space_that_its_constructor_takes(rule) -> None:
-    spaces = space.default(rule)
+    spaces = search_space.default(rule)
     assert {"lr", "weight_decay", "batch_size", "hidden"} <= spaces.keys()
-    found = {name: space.distribution(name, text, rule) for name, text in spaces.items()}
+    found = {name: search_space.distribution(name, text, rule) for name, text in spaces.items()}
     rng = np.random.default_rng(0)
     for _ in range(5):
         values = {name: x.decode(x.draw(rng)) for name, x in found.items()}
-        settings = space.candidate(Settings("digits", optimizer=rule), values)
+        settings = search_space.candidate(Settings("digits", optimizer=rule), values)
         made = syntax.optimizer(settings.optimizer, np.zeros((3, 2)), {"lr": settings.lr})
         group = made.param_groups[0]
         assert group["lr"] == values["lr"]
@@ -226,13 +237,13 @@ def test_every_rule_has_a_space_that_its_constructor_takes(rule) -> None:
 
 def test_the_arguments_of_a_candidate() -> None:
     base = Settings("digits", optimizer="sgd:nesterov=True", epochs=3)
-    found = space.candidate(base, {"momentum": 0.9, "hidden": 7, "batch_size": None})
+    found = search_space.candidate(base, {"momentum": 0.9, "hidden": 7, "batch_size": None})
     assert found.optimizer == "sgd:nesterov=True, momentum=0.9"
     assert (found.hidden, found.batch_size, found.epochs) == ((7,), None, 3)
 
 
 def test_a_candidate_keeps_the_third_beta() -> None:
-    found = space.candidate(Settings("digits", optimizer="adan"), {"beta1": 0.5})
+    found = search_space.candidate(Settings("digits", optimizer="adan"), {"beta1": 0.5})
     assert found.optimizer == "adan:betas=(0.5, 0.92, 0.99)"
 
 
@@ -251,4 +262,4 @@ def test_a_candidate_keeps_the_third_beta() -> None:
 def test_names_of_a_space(texts, message) -> None:
     base = Settings("digits", optimizer="sgd:nesterov=True")
     with pytest.raises(UsageError, match=message):
-        space.given(texts, base, ["clip"])
+        search_space.given(texts, base, ["clip"])

@@ -14,7 +14,7 @@ import pytest
 import steepest as st
 from steepest import cli, tuning
 from steepest.cli import pictures, runs
-from steepest.cli.search import Search
+from steepest.cli.search_settings import Search
 from steepest.cli.settings import Settings
 from steepest.tuning.results import Record, Tuned
 
@@ -163,7 +163,7 @@ def test_a_stopped_search_goes_on(table, tmp_path, monkeypatch, capsys, method, 
         capsys.readouterr()
         tuned(table, out, *options, code=130)
     shown = capsys.readouterr()
-    assert shown.err == f"interrupted: go on with  steepest tune --resume {out}\n"
+    assert shown.err == f"interrupted: continue with  steepest tune --resume {out}\n"
     assert {path.name for path in out.iterdir()} == FILES - {"best"}
     if again == "out":
         tuned(table, out, *options)
@@ -186,7 +186,7 @@ def test_interrupted_in_the_last_run(table, tmp_path, monkeypatch, capsys) -> No
     with monkeypatch.context() as patch:
         interrupt_at(patch, 12 + 6)  # a trial has 12 updates
         tuned(table, out, "--trials", "1", *RATES, code=130)
-    hint = f"interrupted: go on with  steepest tune --resume {out}\n"
+    hint = f"interrupted: continue with  steepest tune --resume {out}\n"
     assert capsys.readouterr().err == hint
     assert cli.main(["tune", "--resume", str(out), "--quiet"]) == 0
     config = json.loads((out / "best" / "config.json").read_text())
@@ -238,7 +238,7 @@ def test_two_searches_share_a_storage(table, tmp_path) -> None:
         (["--space", "lr=2..1"], "lr=2..1: the range is empty; expected LOW..HIGH, with"),
         (["--space", "eps=-1..1"], "--optimizer adamw:eps=-1.0: eps = -1.0"),
         (["--grid", "schedule=cosine,sine"], "--schedule sine: expected one of"),
-        (["--grid", "lr=1e-3..1e-1"], "lr=1e-3..1e-1: a grid needs points=N behind it, or a"),
+        (["--grid", "lr=1e-3..1e-1"], "lr=1e-3..1e-1: a grid needs points=N after it, or a"),
         (["--grid", "lr=1,2,3", "--trials", "2"], "--trials 2: the grid has 3 points; leave it"),
         (["--optimizer", "adamv"], "--optimizer adamv: expected one of"),
         (["--accumulate", "2", "--optimizer", "adam:lr=1"], "give lr as --lr"),

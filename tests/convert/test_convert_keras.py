@@ -239,11 +239,11 @@ def test_another_product_of_momenta_is_refused():
 @pytest.mark.parametrize(
     ("rule", "options", "message"),
     [
-        ("adam", {}, "the formula of adam is another in keras: make .*convention='keras'"),
+        ("adam", {}, "keras has another formula of adam: make .*convention='keras'"),
         ("radam", {}, "Keras has no radam"),
         ("adagrad", {"convention": "keras", "lr_decay": 0.1}, "keras has no lr_decay of adagrad"),
         ("lion", {"maximize": True}, "keras has no maximize of lion"),
-        ("lamb", {"weight_decay": 0.1}, "Keras's Lamb decays beside its ratio"),
+        ("lamb", {"weight_decay": 0.1}, "Keras's Lamb has its decay outside the trust ratio"),
         ("adafactor", {}, "Keras's Adafactor is one with form='paper'"),
         ("adafactor", {"form": "paper", "relative_step": False}, "is one with relative_step=True"),
         ("adafactor", {"form": "paper", "weight_decay": 0.1}, "leave weight_decay at 0"),

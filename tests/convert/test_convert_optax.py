@@ -155,7 +155,7 @@ def injected(rate):
 
 @pytest.mark.parametrize("made", [chain, injected])
 def test_schedules_and_what_has_no_state_go_along(made):
-    """The schedules of both sides go by the counts that were converted."""
+    """The schedules of both sides depend on the counts that were converted."""
     rate = optax.linear_schedule(0.1, 0.02, 8)
     ours = st.schedules.linear(0.1, steps=8, end=0.02)
     assert all(float(rate(t)) == pytest.approx(ours(t), rel=1e-6) for t in range(10))
@@ -270,9 +270,9 @@ def test_other_shapes_are_refused_by_name():
 
 
 def test_another_convention_is_refused():
-    refused(optax.nadam(1.0), "nadam", "the formula of nadam is another in optax",
+    refused(optax.nadam(1.0), "nadam", "optax has another formula of nadam",
             convention="torch")  # fmt: skip
-    refused(optax.amsgrad(1.0), "amsgrad", "the formula of adam is another in optax",
+    refused(optax.amsgrad(1.0), "amsgrad", "optax has another formula of adam",
             convention="torch")  # fmt: skip
 
 
@@ -314,5 +314,5 @@ def test_counts_that_differ_are_refused():
 @pytest.mark.parametrize("state", [5, np.ones(2), {"a": np.ones(2)}, None])
 def test_what_is_no_state_is_refused(state):
     opt, _ = here("adam", tree(0))
-    with pytest.raises(TypeError, match=r"no state of optax"):
+    with pytest.raises(TypeError, match=r"not a state of optax"):
         st.convert.from_optax(state, opt)

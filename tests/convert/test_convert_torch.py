@@ -1,7 +1,7 @@
 """Training goes on: k steps in PyTorch, k here from its state, and the reverse; float64.
 
 The tolerance 1e-12 is for differently ordered roundings; where PyTorch itself rounds to single
-precision or below, another stands beside its reason.
+precision or below, another is given with its reason.
 """
 
 import numpy as np
@@ -424,7 +424,7 @@ def put(key, made):
         (lambda sd: sd["param_groups"][0]["params"].pop(), "state 2 belongs to no parameter"),
         (lambda sd: sd["param_groups"][0].__setitem__("lr", -1.0), "lr = -1.0"),
         (lambda sd: sd["param_groups"][0].__setitem__("lr", torch.zeros(2)), "lr of group 0"),
-        (lambda sd: sd.pop("param_groups"), "no state dict of torch.optim"),
+        (lambda sd: sd.pop("param_groups"), "not a state dict of torch.optim"),
         (lambda sd: sd["param_groups"][0].__setitem__("param_names", ["a", "b", "d"]),
          r"param_names of the state dict.*missing \['c'\], unknown \['d'\]"),
     ],
@@ -464,10 +464,10 @@ def test_another_product_of_momenta_is_refused():
 @pytest.mark.parametrize(
     ("rule", "options", "message"),
     [
-        ("adam", {"convention": "keras"}, "the formula of adam is another in torch"),
-        ("rmsprop", {"convention": "optax"}, "the formula of rmsprop is another in torch"),
-        ("adagrad", {"eps_inside_sqrt": True}, "the formula of adagrad is another in torch"),
-        ("nadam", {"convention": "paper"}, "the formula of nadam is another in torch"),
+        ("adam", {"convention": "keras"}, "torch has another formula of adam"),
+        ("rmsprop", {"convention": "optax"}, "torch has another formula of rmsprop"),
+        ("adagrad", {"eps_inside_sqrt": True}, "torch has another formula of adagrad"),
+        ("nadam", {"convention": "paper"}, "torch has another formula of nadam"),
         ("adam", {"bias_correction": False}, "torch has no bias_correction of adam"),
         ("adafactor", {"form": "paper"}, "has no form"),
         ("adafactor", {"beta1": 0.9}, "has no beta1"),
@@ -495,7 +495,7 @@ def test_what_torch_lacks_is_refused(rule, options, message):
     ("rule", "options", "message"),
     [
         ("adam", {"bias_correction": False}, "torch has no bias_correction of adam"),
-        ("adam", {"convention": "keras"}, "the formula of adam is another in torch"),
+        ("adam", {"convention": "keras"}, "torch has another formula of adam"),
         ("adafactor", {"form": "paper"}, "Adafactor has no form"),
         ("adafactor", {"scale_parameter": False}, "Adafactor has no scale_parameter"),
     ],
@@ -517,7 +517,7 @@ def test_averages_stay_behind_and_cannot_be_made_up(option):
         st.convert.from_torch(peer.opt.state_dict(), opt)
 
 
-def test_muon_beside_adamw_is_refused():
+def test_muon_together_with_adamw_is_refused():
     opt = st.Muon({"w": np.ones((2, 2)), "b": np.ones(2)})
     with pytest.raises(ValueError, match=r"no muon with groups of adamw"):
         st.convert.to_torch(opt)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from steepest.data import datasets
+from steepest.data import csv_files, datasets
 from steepest.data.datasets import DataError, digits, split, table
 from steepest.extras import MissingExtra
 
@@ -286,7 +286,7 @@ HEADER = ["a", "b", "y"]
         (["height", "y"], [r[1:] for r in GOOD], {"target": "heigth"}, "did you mean 'height'?"),
         (HEADER, GOOD, {"ignore": ["q"]}, "has no column 'q'"),
         (HEADER, GOOD, {"ignore": ["y"]}, "'y' is the target and cannot be ignored"),
-        (HEADER, GOOD, {"ignore": ["a", "b"]}, "has no column besides the target 'y'"),
+        (HEADER, GOOD, {"ignore": ["a", "b"]}, "has no column other than the target 'y'"),
         (HEADER, GOOD[:9], {}, "has 9 rows; at least 10 are needed"),
         (HEADER, [], {}, "has a header but no rows"),
         ([], [], {}, "is empty; expected a header line"),
@@ -489,7 +489,8 @@ def test_malformed_files(tmp_path, content, message) -> None:
 
 
 @pytest.mark.parametrize(
-    ("column", "message"), [(0, "beside the others in column 'a'"), (2, "the target 'y' has val")]
+    ("column", "message"),
+    [(0, "compared with the others in column 'a'"), (2, "the target 'y' has val")],
 )
 def test_an_outlier_beyond_float32(tmp_path, column, message) -> None:
     """Refused where it is not in the part that decides the scale."""
@@ -562,4 +563,5 @@ def test_missing_packages(monkeypatch, tmp_path, module, load) -> None:
 
 
 def test_examples() -> None:
-    assert doctest.testmod(datasets).failed == 0
+    for module in (csv_files, datasets):
+        assert doctest.testmod(module).failed == 0

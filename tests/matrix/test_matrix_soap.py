@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matrix_rules import gradients, path, start, torch_path
 
-from steepest.matrix import adam, soap
+from steepest.matrix import adam_moments, soap
 
 
 def soap_written_down(grads, p, lr, betas, beta, eps, every, correct_bias):
@@ -119,8 +119,8 @@ def test_soap_on_a_vector_is_adam_one_step_late():
         d, new = soap.direction(g, state, t, betas=(0.8, 0.9), eps=1e-3)
         state |= new
         found.append(d)
-    state = adam.initial_states((6,), np.float64)
+    state = adam_moments.initial_states((6,), np.float64)
     for t, g in enumerate(grads[1:], 1):
-        d, new = adam.direction(g, state, t, betas=(0.8, 0.9), eps=1e-3)
+        d, new = adam_moments.direction(g, state, t, betas=(0.8, 0.9), eps=1e-3)
         state |= new
         np.testing.assert_allclose(found[t], d, rtol=1e-14)

@@ -81,7 +81,7 @@ for name, make in RULES.items():
             st.mpi.Sharded(make, values(0))
         except ValueError as error:
             refused.append(name)
-            assert "goes by sums over all parameters" in str(error)
+            assert "needs sums over all parameters" in str(error)
         continue
     for dtype in (np.float32, np.float64)[size - 2 :]:
         p, q, sharded, one = both(make, dtype=dtype, steps=3)

@@ -20,7 +20,7 @@ from trajectories import gradients
 
 import steepest as st
 from steepest import reference
-from steepest.cli import space, syntax
+from steepest.cli import search_space, syntax
 from steepest.optimizers import RULES
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-14}
@@ -454,5 +454,8 @@ def test_arguments_that_a_dialect_lacks(rule, arguments, message):
 def test_the_command_line_takes_a_convention():
     rule, _, named = syntax.call("--optimizer", "adam:convention='keras'", RULES)
     assert RULES[rule](np.ones(2), **named).param_groups[0]["convention"] == "keras"
-    assert "convention" in space.hyper_names("adam")
-    assert space.distribution("convention", "'torch','keras'", "adam").values == ("torch", "keras")
+    assert "convention" in search_space.hyper_names("adam")
+    assert search_space.distribution("convention", "'torch','keras'", "adam").values == (
+        "torch",
+        "keras",
+    )

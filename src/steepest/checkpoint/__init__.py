@@ -1,4 +1,4 @@
-"""Checkpoints: parameters, optimizer and whatever else a run needs to go on, in one file.
+"""Checkpoints: parameters, optimizer and whatever else a run needs to continue, in one file.
 
 >>> import numpy as np, steepest as st, tempfile, os
 >>> path = os.path.join(tempfile.mkdtemp(), "run.safetensors")
@@ -21,8 +21,8 @@ The file is a safetensors file, which many tools read. Its arrays are called
     arrays/order          the array "order" of ``arrays``
 
 Its metadata is ``format``, ``version`` (of the format), ``steepest`` (the version that wrote it),
-``rule``; as JSON ``groups`` (the parameter groups, see ``values``), ``optimizer`` (its counts) and
-``extra``; and the digests ``sha256`` and ``sha256_metadata`` (see ``container``).
+``rule``; as JSON ``groups`` (the parameter groups, see ``json_values``), ``optimizer`` (its counts)
+and ``extra``; and the digests ``sha256`` and ``sha256_metadata`` (see ``container``).
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest.checkpoint import container, targets, values
+from steepest.checkpoint import container, json_values, named_arrays
 from steepest.checkpoint.error import CheckpointError as CheckpointError
 from steepest.fields import Call
 from steepest.memory.arrays import Array, as_array
@@ -51,7 +51,7 @@ Path = str | os.PathLike[str]
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What a file holds.
+    """The contents of a file.
 
     params: the parameters' values by name. state_dict: as ``Optimizer.state_dict`` gave it.
     extra: the dict given to ``save``. arrays: the further arrays given to ``save``, by name.
@@ -68,7 +68,7 @@ class Checkpoint:
 
 def save(
     path: Path,
-    optimizer: targets.Saved,
+    optimizer: named_arrays.Saved,
     params: Any = None,
     *,
     extra: Mapping[str, Any] | None = None,
@@ -80,34 +80,34 @@ def save(
     steps. extra: a dict of numbers, strings, None, lists, tuples, dicts and NumPy's random
     generators. arrays: further arrays by name.
 
-    Raises CheckpointError for what cannot be stored, such as a learning rate that is a function of
-    one's own; TypeError for what is no array; ValueError for a schedule that never was in range,
-    which could not be loaded; OSError. After any exception, Ctrl-C or a kill there is the file that
-    was there before, or the new one.
+    Raises CheckpointError for what cannot be stored, such as a learning rate that is your own
+    function; TypeError for what is not an array; ValueError for a schedule that never was in range,
+    which could not be loaded; OSError. After any exception, Ctrl-C or a kill there is the old file
+    or the new one.
     """
-    if isinstance(optimizer, targets.Parted):
+    if isinstance(optimizer, named_arrays.Sharded):
         optimizer.as_one(lambda whole: save(path, whole, params, extra=extra, arrays=arrays))
         return
     for name, given in (("extra", extra), ("arrays", arrays)):
         if given is not None and not isinstance(given, Mapping):
             raise TypeError(f"{name} is a {type(given).__name__}; expected a dict")
     state = optimizer._lent() if isinstance(optimizer, Optimizer) else optimizer.state_dict()
-    stored = _stored(targets.by_name(optimizer, params), state.pop("state"), arrays or {})
+    stored = _stored(named_arrays.by_name(optimizer, params), state.pop("state"), arrays or {})
     metadata = {
         "format": _FORMAT,
         "version": _VERSION,
         "steepest": _installed_version(),
         "rule": state.pop("rule"),
-        "groups": values.dumps(state.pop("param_groups"), "param_groups"),
-        "optimizer": values.dumps(state, "optimizer"),
-        "extra": values.dumps(dict(extra or {}), "extra"),
+        "groups": json_values.dumps(state.pop("param_groups"), "param_groups"),
+        "optimizer": json_values.dumps(state, "optimizer"),
+        "extra": json_values.dumps(dict(extra or {}), "extra"),
     }
     container.write(path, stored, metadata)
 
 
 @functools.cache
 def _installed_version() -> str:
-    """That of this package, which stands in a file of the installation: read once."""
+    """The version of this package, read once from a file of the installation."""
     return installed.version("steepest")
 
 
@@ -136,7 +136,7 @@ def _stored(
 
 
 def read(path: Path) -> Checkpoint:
-    """What a file holds, fully checked, without an optimizer to put it into.
+    """The contents of a file, fully checked, without an optimizer to put them into.
 
     Raises FileNotFoundError, or CheckpointError for anything but a whole, undamaged checkpoint of
     a format version that this version of steepest knows.
@@ -149,10 +149,11 @@ def _found(path: Path, files: Scratch | None) -> Checkpoint:
     where = os.fsdecode(path)
     _check_version(metadata, where)
     groups, counts, extra = (
-        values.loads(metadata[key], f"{where}: {key}") for key in ("groups", "optimizer", "extra")
+        json_values.loads(metadata[key], f"{where}: {key}")
+        for key in ("groups", "optimizer", "extra")
     )
     if not (_are_groups(groups) and _are_counts(counts) and isinstance(extra, dict)):
-        raise CheckpointError(f"{where}: groups, optimizer or extra is not what it should be")
+        raise CheckpointError(f"{where}: groups, optimizer or extra lacks its expected form")
     params: dict[str, Array] = {}
     arrays: dict[str, Array] = {}
     state: dict[str, dict[str, Array]] = {
@@ -171,21 +172,21 @@ def _found(path: Path, files: Scratch | None) -> Checkpoint:
             raise CheckpointError(f"{where}: state {key!r} of an unknown parameter {owner!r}")
         state[owner][key] = x
     if missing := state.keys() - params.keys():
-        raise CheckpointError(f"{where} lacks the parameters {targets.listed(missing)}")
+        raise CheckpointError(f"{where} lacks the parameters {named_arrays.listed(missing)}")
     whole = {**counts, "rule": metadata["rule"], "state": state, "param_groups": groups}
     return Checkpoint(params, whole, extra, arrays)
 
 
 def _check_version(metadata: Mapping[str, str], where: str) -> None:
     if metadata.get("format") != _FORMAT:
-        raise CheckpointError(f"{where} is a safetensors file, but no checkpoint of steepest")
+        raise CheckpointError(f"{where} is a safetensors file, but not a checkpoint of steepest")
     if metadata.get("version") != _VERSION:
         raise CheckpointError(
             f"{where} has format version {metadata.get('version')}; this version of steepest reads "
             f"version {_VERSION}: install the one that wrote it, {metadata.get('steepest')}"
         )
     if missing := {"rule", "groups", "optimizer", "extra"} - metadata.keys():
-        raise CheckpointError(f"{where}: the metadata lacks {targets.listed(missing)}")
+        raise CheckpointError(f"{where}: the metadata lacks {named_arrays.listed(missing)}")
 
 
 def _are_groups(groups: Any) -> bool:
@@ -206,13 +207,13 @@ def _are_counts(counts: Any) -> bool:
 # Loading
 
 
-def load(path: Path, optimizer: targets.Saved, params: Any = None) -> Checkpoint:
+def load(path: Path, optimizer: named_arrays.Saved, params: Any = None) -> Checkpoint:
     """Puts a file's parameters into the optimizer's arrays, and its state into the optimizer.
 
     Arrays are matched by name and filled in place. params: as given to ``save``. The optimizer
     must be of the same class and have parameters of the same names, shapes and dtypes in the same
-    groups; its hyper-parameters become those of the file. Returns what ``read`` returns; the arrays
-    of it lie in files, too, where the optimizer has a ``state_dir``.
+    groups; its hyper-parameters become those of the file. Returns what ``read`` returns; its arrays
+    are in files, too, if the optimizer has a ``state_dir``.
 
     Raises FileNotFoundError, or CheckpointError if anything is wrong or does not fit; then, as
     after any other exception, nothing was changed.
@@ -224,10 +225,10 @@ def load(path: Path, optimizer: targets.Saved, params: Any = None) -> Checkpoint
         rule = found.state_dict["rule"]
         if rule != optimizer.rule:
             raise CheckpointError(
-                f"{where} is of rule {rule!r}; the optimizer's is {optimizer.rule!r}"
+                f"{where} has the rule {rule!r}; the optimizer has {optimizer.rule!r}"
             )
-        named = targets.by_name(optimizer, params)
-        targets.check(named, found.params, where)
+        named = named_arrays.by_name(optimizer, params)
+        named_arrays.check(named, found.params, where)
         state_dict = _reordered(found.state_dict, optimizer, where)
         copying: list[Call] = [
             (np.ndarray.__setitem__, (x, ..., found.params[name])) for name, x in named.items()
@@ -243,13 +244,15 @@ def load(path: Path, optimizer: targets.Saved, params: Any = None) -> Checkpoint
     return found
 
 
-def _together(optimizer: targets.Saved) -> contextlib.AbstractContextManager[None]:
-    if isinstance(optimizer, targets.Parted):
+def _together(optimizer: named_arrays.Saved) -> contextlib.AbstractContextManager[None]:
+    if isinstance(optimizer, named_arrays.Sharded):
         return optimizer.together()
     return contextlib.nullcontext()
 
 
-def _reordered(state_dict: dict[str, Any], optimizer: targets.Saved, where: str) -> dict[str, Any]:
+def _reordered(
+    state_dict: dict[str, Any], optimizer: named_arrays.Saved, where: str
+) -> dict[str, Any]:
     """The state with each group's names in the optimizer's order, which may be another."""
     groups, live = state_dict["param_groups"], optimizer.param_groups
     same = len(groups) == len(live) and all(

@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole: whoever looks sees the old file or the new one.
+"""Files that are replaced atomically: a reader sees the old file or the new one.
 
 The new file is written under a name of its own in the same folder, forced to the disk, and then
 renamed over the old one, which the operating system does in one step. An error, Ctrl-C, a killed

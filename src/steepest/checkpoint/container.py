@@ -125,7 +125,7 @@ def _storable(name: str, x: Array) -> None:
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
-        raise CheckpointError(f"the array name {name!r} is no valid Unicode; rename it") from None
+        raise CheckpointError(f"the array name {name!r} is not valid Unicode; rename it") from None
 
 
 def _header(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
@@ -235,17 +235,17 @@ def _header_text(file: IO[bytes], size: int, path: str) -> str:
     first = file.read(8)
     for start, what in _OTHERS.items():
         if first.startswith(start) and int.from_bytes(first, "little") > size - 8:
-            raise CheckpointError(f"{path} is no checkpoint: it looks like {what}")
+            raise CheckpointError(f"{path} is not a checkpoint: it looks like {what}")
     n = int.from_bytes(first, "little")
     if size < 8 or n > size - 8 or n > MAX_HEADER:
         raise CheckpointError(
-            f"{path} is cut short or no safetensors file: it has {size:,} bytes"
+            f"{path} is cut short, or is not a safetensors file: it has {size:,} bytes"
             + (f" and claims a header of {n:,}" if len(first) == 8 else "")
         )
     try:
         return file.read(n).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise CheckpointError(f"{path}: the header is no UTF-8: {error}") from None
+        raise CheckpointError(f"{path}: the header is not UTF-8: {error}") from None
 
 
 def parse(text: str, what: str) -> Any:
@@ -274,7 +274,9 @@ def parse(text: str, what: str) -> Any:
 
 def _entries(text: str, path: str) -> dict[str, Any]:
     if not text.startswith("{"):
-        raise CheckpointError(f"{path} is no safetensors file: the header does not begin with {{")
+        raise CheckpointError(
+            f"{path} is not a safetensors file: the header does not begin with {{"
+        )
     entries = parse(text, f"{path}: the header")
     assert isinstance(entries, dict)
     return entries
@@ -282,11 +284,11 @@ def _entries(text: str, path: str) -> dict[str, Any]:
 
 def _metadata(given: Any, path: str) -> dict[str, str]:
     if given is None:
-        raise CheckpointError(f"{path} is a safetensors file without metadata: no checkpoint")
+        raise CheckpointError(f"{path} is a safetensors file without metadata, not a checkpoint")
     if not isinstance(given, dict) or not all(isinstance(x, str) for x in given.values()):
-        raise CheckpointError(f"{path}: the metadata is no map of strings")
+        raise CheckpointError(f"{path}: the metadata is not a map of strings")
     if "sha256" not in given or "sha256_metadata" not in given:
-        raise CheckpointError(f"{path} is a safetensors file without digests: no checkpoint")
+        raise CheckpointError(f"{path} is a safetensors file without digests, not a checkpoint")
     if _seal(given) != given["sha256_metadata"]:
         raise CheckpointError(f"{path} is damaged: the metadata does not have its digest")
     return given

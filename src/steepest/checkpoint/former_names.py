@@ -1,4 +1,4 @@
-"""Where classes whose objects lie in files were before: files that name those places still load."""
+"""Former modules of classes whose objects are in files, so that older files still load."""
 
 FORMER_MODULES = {
     "steepest.options.average": "steepest.average",

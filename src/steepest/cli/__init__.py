@@ -5,7 +5,7 @@ takes the parsed arguments and returns the exit code: 0 done, 1 the training div
 data or files that cannot be used, with one line on the standard error, 130 interrupted.
 
 A run is decided by its ``settings.Settings``; ``runs`` makes data, network and optimizer of them,
-and ``folders`` writes what came of it.
+and ``folders`` writes the results.
 """
 
 import io

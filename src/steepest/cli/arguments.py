@@ -1,6 +1,6 @@
 """The options that several commands share, and the types of arguments.
 
-An option that is not given is absent from the parsed arguments: its default stands in Settings.
+An option that is not given is absent from the parsed arguments: its default is in Settings.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def add_optimizer(parser: argparse.ArgumentParser) -> None:
 
 
 def rates() -> str:
-    """The learning rates that are not the rules' own, in words."""
+    """The learning rates that are not the rules' own defaults, as text."""
     return ", ".join(f"{lr} for {rule}" for rule, lr in LEARNING_RATES.items())
 
 

@@ -36,7 +36,7 @@ def add(commands: Any) -> None:
             "initial parameters and with the same batches: each run is the one that steepest "
             "train makes with these options. Prints a table, best first, and writes compare.png, "
             "compare.csv, curves.csv and config.json to a folder. A run that diverges is shown "
-            "as such, and the others go on."
+            "as such, and the others continue."
         ),
         epilog=(
             f"{options.SYNTAX} In --optimizers a comma before a name begins the next optimizer, "
@@ -120,7 +120,7 @@ def _describe(first: Run, plan: Sequence[Settings]) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one run: the row of the table, and the curve."""
+    """The result of one run: the row of the table, and the curve."""
 
     settings: Settings
     stopped: str

@@ -33,7 +33,7 @@ def _empty(folder: Path) -> bool:
 
 
 def _unused(folder: Path) -> Path:
-    """The folder, or one with a number behind it where another run began in the same second."""
+    """The folder, or one with a number after it where another run began in the same second."""
     found, i = folder, 1
     while found.exists():
         i += 1
@@ -94,7 +94,7 @@ def begun(folder: Path, command: str) -> dict[str, Any] | None:
                 return None
         except OSError as error:
             raise UsageError(f"folder {folder} cannot be read: {reason(error)}") from None
-        raise UsageError(f"folder {folder} has no {CONFIG}; there is nothing to go on with")
+        raise UsageError(f"folder {folder} has no {CONFIG}; there is no run to continue")
     record = read_json(folder / CONFIG)
     if not isinstance(record, dict) or record.get("command") != command:
         raise UsageError(f"{folder / CONFIG} is not that of steepest {command}")

@@ -83,7 +83,7 @@ class Styles:
 
     def __init__(self, curves: Sequence[Curve]) -> None:
         self.optimizers = list(dict.fromkeys(curve.optimizer for curve in curves))
-        # Where each optimizer has one learning rate, that is said beside its name.
+        # If each optimizer has one learning rate, it is written next to the name.
         several = len(self.optimizers) < len(curves)
         self.lrs = sorted({curve.lr for curve in curves}) if several else []
 
@@ -212,7 +212,7 @@ def apart(heights: Sequence[float], room: float) -> list[float]:
 
 
 def _scale(ax: Any, values: Sequence[float], limit: float) -> None:
-    """A log axis for losses far apart, and no room for what flies off."""
+    """A log axis for losses of different sizes, without room for diverging curves."""
     seen = [value for value in values if value <= limit]
     low, high = (min(seen), max(seen)) if seen else (limit / 10, limit)
     log = low > 0 and high > WIDE * low

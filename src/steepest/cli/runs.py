@@ -1,4 +1,4 @@
-"""A training run: data, network and optimizer made of its settings, and what came of it."""
+"""A training run: data, network and optimizer made from its settings, and its results."""
 
 import math
 import warnings

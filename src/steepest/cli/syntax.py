@@ -219,16 +219,16 @@ def network(
         if positional:
             raise UsageError(f"--loss {loss}: give arguments by name, such as huber:delta=0.5")
         if options.keys() - {"delta"}:
-            raise UsageError(f"--loss {loss}: of all arguments there is only huber:delta=0.5")
+            raise UsageError(f"--loss {loss}: the only argument of a loss is huber:delta=0.5")
     if init is not None:
         weights, *arguments = call("--init", init, INITIALIZERS)
         if any(arguments):
             raise UsageError(f"--init {init}: {weights} takes no arguments")
         if weights == "zeros" and hidden:
-            raise UsageError("--init zeros: a network with hidden layers would not leave them")
+            raise UsageError("--init zeros: a network with hidden layers would stay at 0")
         init = weights
     if objective == "logistic" and classes != 2:
-        raise UsageError(f"--loss {loss}: it tells two classes apart, and there are {classes}")
+        raise UsageError(f"--loss {loss}: it is for two classes, and there are {classes}")
     outputs = max(1, classes if objective != "logistic" else 1)
     task = "classification" if classes else "regression"
     sizes = (inputs, *hidden, outputs)

@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
             "Trains a small network and writes curves.png, params.npz, history.csv and "
             "config.json to a folder. The parameters are those of the epoch with the lowest "
             f"validation loss. While the run is unfinished there is also {CHECKPOINT}, from which "
-            "--resume goes on to the same result, to the last bit."
+            "--resume continues to the same result, to the last bit."
         ),
         epilog=options.SYNTAX,
     )
@@ -52,7 +52,7 @@ def add(commands: Any) -> None:
         nargs="?",
         const=None,
         metavar="FOLDER",
-        help="go on with the run in this folder, or in that of --out if there is one",
+        help="continue the run in this folder, or in that of --out if there is one",
     )
     parser.add_argument(
         "--log", choices=["jsonl"], help="write history.jsonl, too, a line after each epoch"
@@ -102,7 +102,7 @@ def _place(given: Mapping[str, Any]) -> tuple[Path | None, dict[str, Any] | None
     if folder is None:
         raise UsageError("--resume: which run? give its folder")
     if out not in (None, folder):
-        raise UsageError(f"--resume {folder} --out {out}: a run goes on in its own folder")
+        raise UsageError(f"--resume {folder} --out {out}: a run continues in its own folder")
     record = folders.begun(folder, "train")
     if record is None and given["resume"] is not None:
         raise UsageError(f"--resume {folder}: there is no run in this folder")
@@ -171,7 +171,7 @@ def _finish(folder: Path, trained: Run, resumed: bool) -> int:
     if trained.interrupted:
         command = f"steepest train --resume {shlex.quote(str(folder))}"
         print(
-            f"interrupted: what has been trained so far is kept; go on with  {command}",
+            f"interrupted: what has been trained so far is kept; continue with  {command}",
             file=sys.stderr,
         )
         return 130

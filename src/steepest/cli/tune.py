@@ -12,10 +12,10 @@ import numpy as np
 
 from steepest import tuning
 from steepest.cli import arguments as options
-from steepest.cli import folders, pictures, runs, space
+from steepest.cli import folders, pictures, runs, search_space
 from steepest.cli.errors import UsageError
 from steepest.cli.folders import CONFIG
-from steepest.cli.search import TRIALS, Search
+from steepest.cli.search_settings import TRIALS, Search
 from steepest.cli.settings import Settings, load
 from steepest.data.datasets import Dataset
 from steepest.extras import require
@@ -38,16 +38,29 @@ def add(commands: Any) -> None:
             "run of steepest train. Then trains the best once more and evaluates it on the test "
             "part. Writes tune.png, tune.csv, best.json, config.json, the record of the search "
             f"{DATABASE} and the folder best of that last run to a folder. The same command with "
-            "the same --out, or --resume FOLDER, goes on with a search that was stopped."
+            "the same --out, or --resume FOLDER, continues a search that was stopped."
         ),
         epilog=(
             "The default space: lr from 1/30 to 30 times that of steepest train, on a log scale; "
-            f"{_listed(space.COMMON)}; and, where the optimizer has it, {_listed(space.MOMENTA)}. "
+            f"{_listed(search_space.COMMON)}; and, where the optimizer has it, "
+            f"{_listed(search_space.MOMENTA)}. "
             f"What is given as an option of its own is not searched. {options.SYNTAX}"
         ),
     )
     options.add_data(parser, nargs="?")
     options.add_optimizer(parser)
+    _add_search(parser)
+    options.add_training(parser)
+    parser.add_argument(
+        "--seed", type=options.count, help="of split, weights, order and candidates (default: 0)"
+    )
+    _add_record(parser)
+    options.add_output(parser, "DATA-tune")
+    parser.set_defaults(run=run, parser=parser)
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    """What is searched, and how."""
     parser.add_argument(
         "--space",
         action="append",
@@ -86,10 +99,10 @@ def add(commands: Any) -> None:
         metavar="EPOCHS",
         help="that every trial gets (default: a tenth of --epochs)",
     )
-    options.add_training(parser)
-    parser.add_argument(
-        "--seed", type=options.count, help="of split, weights, order and candidates (default: 0)"
-    )
+
+
+def _add_record(parser: argparse.ArgumentParser) -> None:
+    """Where the search is recorded."""
     parser.add_argument(
         "--storage",
         metavar="URL",
@@ -100,10 +113,8 @@ def add(commands: Any) -> None:
         "--study", metavar="NAME", help="of the search in the storage (default: of its settings)"
     )
     parser.add_argument(
-        "--resume", type=Path, metavar="FOLDER", help="go on with the search in this folder"
+        "--resume", type=Path, metavar="FOLDER", help="continue the search in this folder"
     )
-    options.add_output(parser, "DATA-tune")
-    parser.set_defaults(run=run, parser=parser)
 
 
 def _listed(spaces: Mapping[str, str]) -> str:
@@ -151,12 +162,12 @@ def _check(
     for name, x in distributions.items():
         ends = getattr(x, "values", None) or (getattr(x, "low", None), getattr(x, "high", None))
         for value in ends:
-            runs.prepare(space.candidate(search.settings, usual | {name: value}), dataset)
+            runs.prepare(search_space.candidate(search.settings, usual | {name: value}), dataset)
     if search.method == "grid":
         for name, x in distributions.items():
             if getattr(x, "points", 0) is None:
                 raise UsageError(
-                    f"{name}={search.space[name]}: a grid needs points=N behind it, or a list A,B,C"
+                    f"{name}={search.space[name]}: a grid needs points=N after it, or a list A,B,C"
                 )
         points = math.prod(len(x.grid()) for x in distributions.values())
         if search.trials not in (None, points):
@@ -180,7 +191,7 @@ def _tuned(search: Search, dataset: Dataset, folder: Path, given: Mapping[str, A
     """Searches. Raises UsageError where the database fails."""
 
     def objective(values: dict[str, Any], trial: tuning.Trial) -> History:
-        run = runs.prepare(space.candidate(search.settings, values), dataset)
+        run = runs.prepare(search_space.candidate(search.settings, values), dataset)
         run.train(callbacks=[trial.callback])
         if run.interrupted:
             raise KeyboardInterrupt
@@ -213,7 +224,7 @@ def _tuned(search: Search, dataset: Dataset, folder: Path, given: Mapping[str, A
 def _finish(search: Search, dataset: Dataset, folder: Path, tuned: Tuned) -> int:
     """Writes and prints what was found, and trains the best; returns the exit code."""
     best = tuned.best_trial
-    settings = None if best is None else space.candidate(search.settings, best.values)
+    settings = None if best is None else search_space.candidate(search.settings, best.values)
     title = f"{dataset.name}: search by {search.method}"
     title += ", interrupted" * (tuned.stopped == "interrupted")
     written = _write(folder, tuned, settings, title)
@@ -230,7 +241,7 @@ def _finish(search: Search, dataset: Dataset, folder: Path, tuned: Tuned) -> int
     print(f"written to {folder}: {', '.join(written)}")
     if tuned.stopped == "interrupted" or code == 130:
         command = f"steepest tune --resume {shlex.quote(str(folder))}"
-        print(f"interrupted: go on with  {command}", file=sys.stderr)
+        print(f"interrupted: continue with  {command}", file=sys.stderr)
         return 130
     return code
 
@@ -259,7 +270,7 @@ def _write(folder: Path, tuned: Tuned, settings: Settings | None, title: str) ->
 
 
 def _evaluate(settings: Settings, dataset: Dataset, folder: Path) -> int:
-    """Trains once more with the best values, and tells what that is worth on the test part."""
+    """Trains once more with the best values, and evaluates the result on the test part."""
     trained = runs.prepare(settings, dataset)
     trained.train()
     results = trained.results()

@@ -1,7 +1,7 @@
-"""Converters: the state of optimizers of other packages, here; and the state here, there.
+"""Converters: the state of other packages' optimizers to ours and back.
 
-Training goes on within rounding: names, counts and arrays are matched and checked, and formulas
-that differ are refused. See docs/converting.md.
+Training continues with the same steps up to rounding: names, counts and arrays are matched and
+checked, and formulas that differ are refused. See docs/converting.md.
 
 >>> import numpy as np, steepest as st
 >>> opt = st.AdamW({"w": np.ones((2, 3))}, lr=0.01)
@@ -13,15 +13,15 @@ that differ are refused. See docs/converting.md.
 (1, 0.01)
 """
 
+from steepest.convert.bitsandbytes import from_bitsandbytes as from_bitsandbytes
+from steepest.convert.deepspeed import from_deepspeed as from_deepspeed
+from steepest.convert.deepspeed import to_deepspeed as to_deepspeed
 from steepest.convert.keras import from_keras as from_keras
 from steepest.convert.keras import to_keras as to_keras
 from steepest.convert.optax import from_optax as from_optax
 from steepest.convert.optax import to_optax as to_optax
 from steepest.convert.torch import from_torch as from_torch
 from steepest.convert.torch import to_torch as to_torch
-from steepest.convert.torch_like import from_bitsandbytes as from_bitsandbytes
-from steepest.convert.torch_like import from_deepspeed as from_deepspeed
-from steepest.convert.torch_like import to_deepspeed as to_deepspeed
 
 __all__ = [
     "from_bitsandbytes",

@@ -1,8 +1,8 @@
-"""What all converters share: arrays of others, whose parameter is whose, and putting state in.
+"""What all converters share: reading arrays, matching parameters, and loading a state.
 
 A converter first collects, for each parameter here, its count of steps and its arrays. ``put_in``
-then checks names, keys, shapes and types, and hands all of it to ``load_state_dict``, which takes
-it as a whole or not at all.
+then checks names, keys, shapes and types, and gives everything to ``load_state_dict``, which is
+atomic.
 """
 
 import math
@@ -16,13 +16,13 @@ from steepest.core.group_program import LiveGroup
 from steepest.memory.arrays import Array, unmasked
 from steepest.optimizers import Optimizer
 
-__all__ = ["Found", "Taken", "array_of", "check_alike", "checked", "count_of", "in_order", "lives",
-           "merged", "number_of", "only_rule", "put_in", "rescaled", "take_out",
-           "warmed"]  # fmt: skip
+__all__ = ["Found", "Taken", "array_of", "check_same_formula", "checked", "count_of", "counted",
+           "in_order", "lives", "merged", "number_of", "only_rule", "put_in", "rescaled",
+           "take_out", "warmed"]  # fmt: skip
 
 _AVERAGES = ("ema", "average")
-"""Arrays that no step reads: they stay behind."""
-_BESIDE = ("l1", "regularize", "filter", "lookahead", "cautious")
+"""Arrays that no step reads: they are not converted."""
+_OPTIONS = ("l1", "regularize", "filter", "lookahead", "cautious")
 """Options that change steps and that no other package has."""
 
 
@@ -46,12 +46,12 @@ class Taken:
     state: dict[str, Array]
 
 
-# What others hand over
+# Arrays and numbers of other packages
 
 
 def array_of(x: Any, what: str) -> Array:
     """x as a NumPy array: an array, a tensor of any device, a variable. Quantised tensors are
-    dequantised. Raises TypeError for what is none, or not floating."""
+    dequantised. Raises TypeError for anything else."""
     if hasattr(x, "full_tensor"):
         raise TypeError(f"{what} is split over processes; gather it first, with full_tensor()")
     if hasattr(x, "dequantize") and hasattr(x, "codes"):
@@ -63,9 +63,9 @@ def array_of(x: Any, what: str) -> Array:
     try:
         found = x.numpy() if hasattr(x, "numpy") else np.asarray(x)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{what} is a {type(x).__name__}, no array: {error}") from error
+        raise TypeError(f"{what} is a {type(x).__name__}, not an array: {error}") from error
     if not isinstance(found, (np.ndarray, np.generic)):
-        raise TypeError(f"{what} is a {type(x).__name__}, no array")
+        raise TypeError(f"{what} is a {type(x).__name__}, not an array")
     return np.asarray(found.astype(np.float32) if found.dtype.name == "bfloat16" else found)
 
 
@@ -83,6 +83,14 @@ def count_of(x: Any, what: str) -> int:
     if not (math.isfinite(number) and number == int(number) and 0 <= number < 2**53):
         raise ValueError(f"{what} = {number!r}: expected a count of steps")
     return int(number)
+
+
+def counted(state: Mapping[str, Any], name: str) -> tuple[int, dict[str, Any]]:
+    """The count of steps in the state of a parameter, and the rest of that state."""
+    if "step" not in state:
+        raise ValueError(f"state of parameter {name!r} has no step, only {sorted(state)}")
+    rest = {key: x for key, x in state.items() if key != "step"}
+    return count_of(state["step"], f"step of parameter {name!r}"), rest
 
 
 def checked(x: Any, like: Array, name: str, key: str) -> Array:
@@ -104,13 +112,13 @@ def checked(x: Any, like: Array, name: str, key: str) -> Array:
     return cast
 
 
-# Whose parameter is whose
+# Matching parameters
 
 
 def in_order(optimizer: Optimizer, names: Sequence[str] | None = None) -> list[str]:
-    """The optimizer's names in the order of `names`, or else in that in which its parameters were
-    given (``exclude`` and ``overrides`` sort them into groups). Raises ValueError where `names` are
-    not all of its names."""
+    """The optimizer's names in the order of `names`, or else in the order in which its parameters
+    were given (``exclude`` and ``overrides`` sort them into groups). Raises ValueError unless
+    `names` are all of its names."""
     own = [name for group in optimizer.param_groups for name in group["param_names"]]
     if names is None:
         given = sorted(zip(optimizer._order, own, strict=True))
@@ -126,7 +134,7 @@ def in_order(optimizer: Optimizer, names: Sequence[str] | None = None) -> list[s
 
 # Conventions
 
-_ALIKE: dict[str, tuple[set[str], ...]] = {
+_SAME_STEPS: dict[str, tuple[set[str], ...]] = {
     "sgd": ({"torch", "optax", "keras", "paper"},),  # `rescaled` sees to lr
     "adagrad": ({"torch", "paper"}, {"optax"}, {"keras"}),
     "rmsprop": ({"torch"}, {"optax", "keras", "paper"}),
@@ -147,9 +155,9 @@ _PLAIN: dict[str, dict[str, Any]] = {"torch": _BIAS, "deepspeed": {}, "optax": _
 """What other hyper-parameters must be, since the package lacks them."""
 
 
-def check_alike(rule: str, h: Mapping[str, Any], package: str) -> None:
-    """Raises ValueError where the rule with these numbers takes other steps than the package's, of
-    the same name and with the same numbers: for its convention, or what the package lacks."""
+def check_same_formula(rule: str, h: Mapping[str, Any], package: str) -> None:
+    """Raises ValueError where the package's rule of this name takes other steps with the same
+    numbers: because of the convention, or because the package lacks an option."""
     for key, plain in _PLAIN[package].items():
         if key in h and h[key] != plain:
             raise ValueError(f"{package} has no {key} of {rule}; here it is {h[key]!r}")
@@ -161,19 +169,20 @@ def check_alike(rule: str, h: Mapping[str, Any], package: str) -> None:
     if h.get("eps_inside_sqrt"):
         own = "keras"
     exact = rule in ("adam", "adamw") and h["amsgrad"] and "optax" in (own, package)
-    alike = ({own},) if exact else _ALIKE.get(rule, ({own},))
-    if not any({own, package} <= names for names in alike):
+    equal = ({own},) if exact else _SAME_STEPS.get(rule, ({own},))
+    if not any({own, package} <= names for names in equal):
         raise ValueError(
-            f"the formula of {rule} is another in {package}: make the optimizer with "
+            f"{package} has another formula of {rule}: make the optimizer with "
             f"convention={package!r} (here it is {h['convention']!r}; see docs/conventions.md)"
         )
 
 
 def rescaled(h: Mapping[str, Any], package: str, back: bool = False) -> float:
-    """What the package's velocity of SGD is multiplied by to be ours; `back`, what ours is.
+    """The factor from the package's velocity of SGD to ours; with `back`, from ours to theirs.
 
-    In Keras and papers lr is within it, in Keras with the other sign. Between the two the present
-    lr is taken, which is exact as long as lr does not change. Raises ValueError where lr is 0.
+    In Keras and papers lr is inside it, in Keras with the other sign. Where the two differ in this,
+    the factor is the present lr, which is exact as long as lr does not change. Raises ValueError
+    where lr is 0.
     """
     inside, theirs = h["convention"] in ("keras", "paper"), package == "keras"
     sign = -1.0 if theirs else 1.0
@@ -265,7 +274,7 @@ def put_in(
     for live, own, group in zip(
         lives(optimizer, groups, count), optimizer.param_groups, groups, strict=True
     ):
-        check_alike(live.rule.rule, live.h, convention)
+        check_same_formula(live.rule.rule, live.h, convention)
         for name, p in zip(own["param_names"], own["params"], strict=True):
             state[name] = _state(optimizer, live, group, name, p, found.get(name), step, package)
     state_dict = optimizer.state_dict()
@@ -304,7 +313,7 @@ def _state(
         if timed or group.get("lr_decay"):
             raise ValueError(
                 f"{package} does not store how many steps {rule.rule} has done, and "
-                f"{(timed or ['lr_decay'])[0]} here goes by it: give step="
+                f"{(timed or ['lr_decay'])[0]} here depends on it: give step="
             )
         t = 1
     arrays = {key: checked(x, fresh[key], name, key) for key, x in given.arrays.items()}
@@ -317,10 +326,10 @@ def take_out(optimizer: Optimizer, package: str, convention: str) -> list[Taken]
     taken = []
     rules = lives(optimizer, state_dict["param_groups"], optimizer.updates)
     for i, (live, group) in enumerate(zip(rules, optimizer.param_groups, strict=True)):
-        check_alike(live.rule.rule, live.h, convention)
-        for option in _BESIDE:
+        check_same_formula(live.rule.rule, live.h, convention)
+        for option in _OPTIONS:
             if live.h[option]:
-                raise ValueError(f"{package} has no {option}, which group {i} goes by")
+                raise ValueError(f"{package} has no {option}, which group {i} uses")
         for name, p in zip(group["param_names"], group["params"], strict=True):
             state = {k: x for k, x in state_dict["state"][name].items() if k not in _AVERAGES}
             step = int(state.pop("step"))

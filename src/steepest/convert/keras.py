@@ -1,4 +1,4 @@
-"""To and from the variables of Keras 3's optimizers, which have an order and no meaning else.
+"""To and from the variables of Keras 3's optimizers, which are identified by their order alone.
 
 ``optimizer.variables`` are the count of steps, the learning rate (unless it is a schedule), and
 then the states: for Adam the momentum and velocity of the first variable, those of the second, and
@@ -32,7 +32,7 @@ _RULES: dict[str, tuple[tuple[str, ...], ...]] = {
     "lamb": (("exp_avg", "exp_avg_sq"),),
     "adafactor": (("row_var", "col_var", "variance"),),
 }
-"""The states in Keras's order: of what stands together, all of one variable before the next."""
+"""The states in Keras's order: those of one tuple come variable by variable."""
 
 
 def _slots(rule: str, h: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -67,14 +67,16 @@ def _each(optimizer: Optimizer, names: Sequence[str] | None) -> list[tuple[str, 
     lives = common.lives(optimizer, groups, optimizer.updates)
     known = {}
     for live, group in zip(lives, optimizer.param_groups, strict=True):
-        common.check_alike(optimizer.rule, live.h, "keras")
+        common.check_same_formula(optimizer.rule, live.h, "keras")
         if optimizer.rule == "lamb" and live.h["weight_decay"]:
-            raise ValueError("Keras's Lamb decays beside its ratio; leave weight_decay at 0 here")
+            raise ValueError(
+                "Keras's Lamb has its decay outside the trust ratio; leave weight_decay at 0 here"
+            )
         for name, p in zip(group["param_names"], group["params"], strict=True):
             known[name] = (name, p, live.h)
     each = [known[name] for name in common.in_order(optimizer, names)]
     if len({str(_slots(optimizer.rule, h)) for _, _, h in each}) > 1:
-        raise ValueError("groups differ in what they keep; Keras has one rule for all variables")
+        raise ValueError("groups differ in their states; Keras has one rule for all variables")
     return each
 
 

@@ -1,8 +1,8 @@
 """To and from states of optax: trees of named tuples, one for each part of a chain.
 
-A part is known by the name of its tuple, so that optax need not be there. Of a chain, the parts
-that scale by a rule are converted; those without a state, such as clipping and decay, are passed
-over; counts of schedules go along; whatever else has a state is refused.
+A part is recognised by the name of its tuple, so that optax is not needed. Of a chain, the parts
+that scale by a rule are converted; those without a state, such as clipping and decay, are ignored;
+counts of schedules are converted, too; any other part with a state is refused.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -93,7 +93,9 @@ def _visited(node: Any, seen: Callable[[str, Any], Any], where: str) -> Any:
         return made(_visited(x, seen, f"{where}[{i}]") for i, x in enumerate(node))
     if isinstance(node, Mapping):
         return made({k: _visited(x, seen, f"{where}[{k!r}]") for k, x in node.items()})
-    raise TypeError(f"{where} is a {name}, no state of optax; give what tx.init or tx.update gave")
+    raise TypeError(
+        f"{where} is a {name}, not a state of optax; give what tx.init or tx.update returned"
+    )
 
 
 def _foreign(name: str, rule: str, wanted: Mapping[str, Any]) -> ValueError:
@@ -114,7 +116,7 @@ def _wanted(optimizer: Optimizer) -> dict[str, dict[str, str]]:
     common.only_rule(optimizer, _PARTS, "optax")
     first, *others = [_parts(optimizer.rule, h) for h in _numbers(optimizer)]
     if any(parts != first for parts in others):
-        raise ValueError("groups differ in what they keep; optax has one chain for all parameters")
+        raise ValueError("groups differ in their states; optax has one chain for all parameters")
     return first
 
 
@@ -125,7 +127,7 @@ def from_optax(opt_state: Any, optimizer: Optimizer, *, step: int | None = None)
     one in it; parameters are matched by their names, the paths in optax's trees. There are no
     hyper-parameters in it, so make the optimizer with the same numbers, and ``convention="optax"``
     for rules that have it. step: the number of steps done, where optax counts none: for SGD,
-    Adagrad, RMSprop and Adadelta without a schedule, and needed only if a schedule here goes by it.
+    Adagrad, RMSprop and Adadelta without a schedule, and needed only if a schedule here needs it.
 
     Raises ValueError or TypeError, naming parameter and key, if names, shapes or parts differ;
     nothing was changed then.

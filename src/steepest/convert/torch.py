@@ -29,7 +29,7 @@ def from_torch(
     its order; if left out, they are matched by the ``param_names`` of its groups, and if there are
     none, in order. keep: hyper-parameters that stay as they are here, or True for all; schedules
     stay anyway. step: the number of steps done, for SGD and Muon, which do not store it; needed if
-    a schedule here goes by it.
+    a schedule here depends on it.
 
     Raises ValueError or TypeError, naming parameter and key, if rule, names, keys or shapes differ;
     nothing was changed then. The parameters' values are not part of a state dict.
@@ -71,7 +71,9 @@ def take_over(
         for name in group["param_names"]:
             state = state_dict["state"].get(owner[name], {})
             if not isinstance(state, Mapping):
-                raise TypeError(f"state of parameter {name!r} is a {type(state).__name__}, no dict")
+                raise TypeError(
+                    f"state of parameter {name!r} is a {type(state).__name__}, not a dict"
+                )
             one = read_state(live.rule.rule, live.h, name, state)
             if one is not None:
                 found[name] = one
@@ -102,7 +104,9 @@ def _matched(
 def check_layout(state_dict: Any) -> None:
     """Raises ValueError for what is no state dict of PyTorch's layout."""
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
-        raise ValueError('no state dict of torch.optim: it lacks "state" or "param_groups"')
+        raise ValueError(
+            'this is not a state dict of torch.optim: it lacks "state" or "param_groups"'
+        )
     state, groups = state_dict["state"], state_dict["param_groups"]
     if not isinstance(state, Mapping):
         raise ValueError(f"state dict: its state is a {type(state).__name__}; expected a dict")
@@ -177,9 +181,8 @@ def to_torch(
     PyTorch. param_names: whether groups have their parameters' names, as PyTorch writes them for
     optimizers made of ``named_parameters()``.
 
-    What is not PyTorch's stays behind where it does not change steps (``ema``, ``average``), or is
-    beside them (``clip``). Raises ValueError for whatever else PyTorch's class lacks, such as
-    another convention, ``lookahead`` or another mode of decay.
+    Averages (``ema``, ``average``) and clips are left out. Raises ValueError for other options that
+    PyTorch's class lacks, such as another convention, ``lookahead`` or another mode of decay.
 
     >>> import numpy as np, steepest as st
     >>> opt = st.SGD([np.zeros(2)], lr=0.1, momentum=0.9)

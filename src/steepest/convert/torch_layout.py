@@ -7,7 +7,7 @@ SGD and Muon count no steps. What PyTorch accumulates as a number (NAdam's produ
 rate and weight of ASGD) is a function of the step here, and is computed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,16 @@ from steepest.convert import common
 from steepest.convert.common import Found, Taken
 from steepest.matrix.newton_schulz import JORDAN
 
-__all__ = ["LAYOUTS", "Layout", "group_from", "group_to", "state_from", "state_to", "value"]
+__all__ = [
+    "LAYOUTS",
+    "Layout",
+    "group_from",
+    "group_to",
+    "numbers",
+    "state_from",
+    "state_to",
+    "value",
+]
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,11 @@ def value(x: Any, what: str) -> Any:
     if isinstance(x, (tuple, list)):
         return tuple(value(one, what) for one in x)
     return common.number_of(x, what)
+
+
+def numbers(group: Mapping[str, Any], keys: Sequence[str], number: int) -> dict[str, Any]:
+    """Those hyper-parameters of a group that are among the keys."""
+    return {key: value(group[key], f"{key} of group {number}") for key in keys if key in group}
 
 
 def group_to(rule: str, h: Mapping[str, Any], number: int = 0) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def content(path: Path) -> bytes:
 
 
 def separates(separator: str) -> bool:
-    """Whether this can stand between columns: one character that is not for something else.
+    """Whether this can separate columns: one character without another meaning.
 
     >>> separates(";"), separates("\\n"), separates("::")
     (True, False, False)
@@ -98,7 +98,7 @@ def _parsed(found: bytes, separator: str, dtype: Any, **options: Any) -> Any:
 
 
 def missing_words(found: bytes, separator: str, column: str, missing: Any) -> list[str]:
-    """What stands in the rows of a column that were read as missing values, such as NA."""
+    """The text in a column that was read as missing values, such as NA."""
     text = _parsed(found, separator, str, keep_default_na=False)[column][missing]
     return [word for word in text.dropna().unique() if word]
 

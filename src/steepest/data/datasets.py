@@ -190,7 +190,8 @@ def table(
         y = _scaled(y, mean, scale)
         if not ((abs(y) < MAX_TARGET).all() and np.isfinite(scale)):
             raise DataError(
-                f"the target {target!r} has values far too large beside the others; remove them"
+                f"the target {target!r} has values far too large compared with the others; "
+                "remove them"
             )
     return _dataset(
         name=path.stem,
@@ -219,7 +220,7 @@ def _scaling(path: Path, columns: Any, x: Array, train: Array) -> dict[str, Arra
     beyond = ~((abs(_scaled(x, mean, scale)) < MAX_INPUT).all(axis=0) & np.isfinite(scale))
     if beyond.any():
         raise DataError(
-            f"{path} has values far too large beside the others in column "
+            f"{path} has values far too large compared with the others in column "
             f"{csv_files.listed(columns[beyond])}; remove them"
         )
     return {"x_mean": mean, "x_scale": scale}
@@ -270,7 +271,7 @@ def _check_inputs(path: Path, inputs: Any) -> None:
 def _inputs(path: Path, inputs: Any, target: str) -> Array:
     """The inputs as float64. Raises DataError where they are not finite numbers."""
     if not len(inputs.columns):
-        raise DataError(f"{path} has no column besides the target {target!r} to predict it from")
+        raise DataError(f"{path} has no column other than the target {target!r} to predict it from")
     _check_inputs(path, inputs)
     pandas = require("pandas", "train", "reading tables")
     text, commas = [], True

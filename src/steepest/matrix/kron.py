@@ -8,7 +8,7 @@ from operator import add
 import numpy as np
 from numpy.typing import DTypeLike
 
-from steepest.matrix.adam import average
+from steepest.matrix.adam_moments import average
 from steepest.matrix.linalg import Matrix, along, norm, solve_right
 from steepest.matrix.random_numbers import normals
 

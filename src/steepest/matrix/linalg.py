@@ -85,7 +85,7 @@ def orthonormal(a: Matrix, name: str) -> Matrix:
 def inverse_root(a: Matrix, order: int, floor: float, name: str) -> Matrix:
     """a to the power -1/order, for a symmetric a with no eigenvalue below floor, in a's type.
 
-    Eigenvalues that rounding has put below the floor are raised to it; a floor of 0 stands for
+    Eigenvalues that rounding has put below the floor are raised to it; a floor of 0 means
     the rounding of the largest eigenvalue, as does one so far below it that what rounding has left
     in the directions of small eigenvalues would become larger than LEAK. Raises DecompositionError.
 

@@ -1,7 +1,7 @@
-"""GaLore and APOLLO: Adam whose moments live in a space of low rank.
+"""GaLore and APOLLO: Adam with moments of a low-rank projection of the gradient.
 
 A gradient of r rows and c columns is projected on its shorter side to at most ``rank``, so that the
-moments take rank · max(r, c) numbers each. What is not a matrix has Adam's plain direction.
+moments have rank · max(r, c) numbers each. Parameters that are not matrices get Adam's direction.
 """
 
 import math
@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numpy.typing import DTypeLike
 
-from steepest.matrix import adam
+from steepest.matrix import adam_moments
 from steepest.matrix.linalg import Matrix, eigenbasis, finite, norm
 from steepest.matrix.random_numbers import normals
 
@@ -50,7 +50,7 @@ def galore_states(
 ) -> States:
     """Both moments in the low-rank space and, for a matrix, the ``"projector"``; all zero."""
     low = low_shape(shape, rank, proj_type)
-    states = adam.initial_states(low, dtype)
+    states = adam_moments.initial_states(low, dtype)
     if len(shape) == 2:
         axis = side(shape, proj_type)
         states["projector"] = np.zeros((shape[axis], low[axis]), dtype)
@@ -85,14 +85,16 @@ def galore_direction(
     if g.size == 0:
         return np.zeros_like(g), {}
     if g.ndim != 2:
-        return adam.direction(g, state, t, betas=betas, eps=eps, correct_bias=correct_bias)
+        return adam_moments.direction(g, state, t, betas=betas, eps=eps, correct_bias=correct_bias)
     axis = side(g.shape, proj_type)
     projector, new = state["projector"], {}
     with np.errstate(all="ignore"):
         if (t - 1) % update_proj_gap == 0:
             new["projector"] = projector = singular_vectors(g, axis, projector.shape[1])
         low = _project(g, axis, projector)
-        d, moments = adam.direction(low, state, t, betas=betas, eps=eps, correct_bias=correct_bias)
+        d, moments = adam_moments.direction(
+            low, state, t, betas=betas, eps=eps, correct_bias=correct_bias
+        )
         d = (d @ projector.T if axis else projector @ d) * g.dtype.type(scale)
     return d, new | moments
 
@@ -118,7 +120,7 @@ def apollo_states(
 ) -> States:
     """Both moments in the low-rank space, zero, and for a matrix the norm of the last direction,
     ``"scaled_norm"``, in double."""
-    states = adam.initial_states(low_shape(shape, rank, proj_type), dtype)
+    states = adam_moments.initial_states(low_shape(shape, rank, proj_type), dtype)
     if len(shape) == 2:
         states["scaled_norm"] = np.zeros(1)
     return states
@@ -161,7 +163,7 @@ def apollo_direction(
     if g.size == 0:
         return np.zeros_like(g), {}
     if g.ndim != 2:
-        return adam.direction(g, state, t, betas=betas, eps=eps, correct_bias=correct_bias)
+        return adam_moments.direction(g, state, t, betas=betas, eps=eps, correct_bias=correct_bias)
     axis = side(g.shape, proj_type)
     short = min(rank, *g.shape)
     period = (t - 1) // update_proj_gap
@@ -169,12 +171,12 @@ def apollo_direction(
     p /= g.dtype.type(math.sqrt(short))
     with np.errstate(all="ignore"):
         low = _project(g, axis, p)
-        # The correction of the bias belongs to the rate: the limit below is on what stands before.
-        d, new = adam.direction(low, state, t, betas=betas, eps=eps, correct_bias=False)
+        # The bias correction is part of the rate: the limit below is on the update without it.
+        d, new = adam_moments.direction(low, state, t, betas=betas, eps=eps, correct_bias=False)
         u = g * _ratio(d, low, axis, scale_type)
         length, last = norm(u), float(state["scaled_norm"][0])
         limit = max(length / (last + 1e-8), growth) / growth if t > 1 and growth < math.inf else 1.0
-        factor = math.sqrt(scale) * adam.correction(betas, t, correct_bias) / limit
+        factor = math.sqrt(scale) * adam_moments.correction(betas, t, correct_bias) / limit
         u *= g.dtype.type(factor)
     return u, new | {"scaled_norm": np.array([length / limit])}
 

@@ -1,9 +1,9 @@
 """Sums of squares beyond their type's range.
 
-The square of a float32 of 1e20 is infinite, though its root is not. A statistic that would come
-near the end of its type's range is kept as what is its negative over 2^160 (float32; over 2^1280 of
-float64): as no sum of squares is negative, its first entry says which it is. All others are as they
-are, to the bit, and a wide one that has shrunk becomes an ordinary one again.
+The square of 1e20 is infinite in float32, although its root is not. A statistic that comes near the
+end of its type's range is stored as its negative divided by 2^160 (float64: by 2^1280), the *wide*
+form. Since no sum of squares is negative, the sign of the first entry tells the form. Other
+statistics are stored unchanged, and a wide one that has shrunk becomes an ordinary one again.
 """
 
 import math
@@ -17,13 +17,13 @@ __all__ = ["is_wide", "power", "root", "taken_in", "unsigned"]
 
 
 def is_wide(x: Matrix) -> bool:
-    """Whether a statistic is kept in the wide form."""
+    """Whether a statistic is stored in the wide form."""
     first = x.flat[0] if x.size else 0.0
     return bool(first < 0 or (first == 0 and np.signbit(first)))
 
 
 def unsigned(x: Matrix) -> Matrix:
-    """The statistic, but for a power of two."""
+    """The statistic, up to a power of two."""
     return -x if is_wide(x) else x
 
 

@@ -93,7 +93,7 @@ def direction(
             if renew:
                 root = _root(statistics, 2 * g.ndim, matrix_eps, f"L_{k}")
                 new[f"root_{k}"] = root
-            d = along(d, k, root) if whole else d * _beside(root, k, g.ndim)
+            d = along(d, k, root) if whole else d * _expanded(root, k, g.ndim)
         d = np.ascontiguousarray(d, g.dtype)
         if grafting is not None:
             d = _grafted(d, g, state, new, grafting)
@@ -121,7 +121,7 @@ def _root(statistics: Matrix, order: int, floor: float, name: str) -> Matrix:
     return root.astype(statistics.dtype)
 
 
-def _beside(root: Matrix, k: int, ndim: int) -> Matrix:
+def _expanded(root: Matrix, k: int, ndim: int) -> Matrix:
     """A vector as a factor of every slice along axis k."""
     return root.reshape([-1 if j == k else 1 for j in range(ndim)])
 

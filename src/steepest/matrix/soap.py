@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import DTypeLike
 
-from steepest.matrix import adam, scaled_sums
+from steepest.matrix import adam_moments, scaled_sums
 from steepest.matrix.linalg import Matrix, along, eigenbasis, gram, orthonormal
 
 Shape = tuple[int, ...]
@@ -31,7 +31,7 @@ def initial_states(
     precondition_1d: bool = False,
 ) -> States:
     """Both moments, and for axis k the statistics ``"GG_k"`` and the basis ``"Q_k"``; all zero."""
-    states = adam.initial_states(shape, dtype)
+    states = adam_moments.initial_states(shape, dtype)
     for k in axes(shape, max_precondition_dim, precondition_1d):
         states[f"GG_{k}"] = np.zeros((shape[k], shape[k]), dtype)
         states[f"Q_{k}"] = np.zeros((shape[k], shape[k]), dtype)
@@ -79,9 +79,9 @@ def direction(
             d, new = _adam(g, state, rotated, betas, eps)
             if normalize_gradient:
                 d /= np.sqrt(np.mean(d * d)) + g.dtype.type(eps)
-            d *= g.dtype.type(adam.correction(betas, t - 1, correct_bias))
+            d *= g.dtype.type(adam_moments.correction(betas, t - 1, correct_bias))
         for k in rotated:
-            mean = partial(adam.average, beta=beta)
+            mean = partial(adam_moments.average, beta=beta)
             new[f"GG_{k}"] = scaled_sums.taken_in(state[f"GG_{k}"], g, partial(gram, axis=k), mean)
         if t == 1:
             for k in rotated:
@@ -105,8 +105,8 @@ def _adam(
     turned = g
     for k in rotated:
         turned = along(turned, k, state[f"Q_{k}"])
-    m = adam.average(state["exp_avg"], g, betas[0])
-    v = adam.squared(state["exp_avg_sq"], turned, betas[1])
+    m = adam_moments.average(state["exp_avg"], g, betas[0])
+    v = adam_moments.squared(state["exp_avg_sq"], turned, betas[1])
     d = m
     for k in rotated:
         d = along(d, k, state[f"Q_{k}"])

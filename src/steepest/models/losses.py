@@ -198,7 +198,7 @@ GRADIENTS: dict[str, Callable[..., Array]] = {
 
 @_tiny_is_zero
 def sigmoid(z: Array) -> Array:
-    """1 / (1 + exp(-z)), the probability that log-odds stand for; small ones keep their digits.
+    """1 / (1 + exp(-z)), the probability for log-odds; small ones keep their digits.
 
     >>> sigmoid(np.array([0.0, 1000.0, -1000.0]))
     array([0.5, 1. , 0. ])
@@ -304,7 +304,7 @@ def _classified(logits: Any, classes: Any) -> tuple[Any, Array]:
 
 
 def check_delta(delta: Any) -> None:
-    """Raises TypeError or ValueError for what is no ``delta`` of ``huber``."""
+    """Raises TypeError or ValueError unless it can be the ``delta`` of ``huber``."""
     real("delta", _plain(delta), "a finite number > 0", lambda x: 0 < x < math.inf)
 
 

@@ -117,7 +117,7 @@ class MLP:
         if isinstance(self.weights, str):
             _one_of("weights", self.weights, INITIALIZERS)
         if self.weights == "zeros" and len(self.sizes) > 2:
-            raise ValueError("weights 'zeros': a network with hidden layers would not leave them")
+            raise ValueError("weights 'zeros': a network with hidden layers would stay at 0")
 
     @property
     def size(self) -> int:

@@ -5,7 +5,7 @@ that every rank has whole. mpi4py is imported when one of them is first used. Se
 """
 
 from steepest.mpi.mean_gradients import mean as mean
-from steepest.mpi.ranks import RankError as RankError
+from steepest.mpi.process_group import RankError as RankError
 from steepest.mpi.sharded import Sharded as Sharded
 
 __all__ = ["RankError", "Sharded", "mean"]

@@ -1,9 +1,9 @@
 """What goes between ranks: gradients to the ranks that step with them, and parameters back.
 
-Many arrays go in one message: a round takes a chunk of what each rank has, as many bytes of each,
-packed side by side. Every rank sends each other its part of the gradients, and who receives adds
-them in the order of the ranks, so that the sum has the same bits whatever the MPI library, the
-size of a message and the network; as many bytes travel as in a reduce-scatter.
+Many arrays go in one message: a round takes a chunk of each rank's arrays, the same number of bytes
+of each, packed one after the other. Every rank sends each other rank its part of the gradients. The
+receiver adds them in the order of the ranks, so that the sum has the same bits whatever the MPI
+library, the size of a message and the network. As many bytes travel as in a reduce-scatter.
 """
 
 import operator
@@ -15,7 +15,7 @@ import numpy as np
 from steepest.kernels import machine
 from steepest.memory.arrays import Array
 from steepest.mpi.layout import Piece
-from steepest.mpi.ranks import Ranks
+from steepest.mpi.process_group import ProcessGroup
 
 __all__ = ["BUCKET", "Exchange", "check_bucket"]
 
@@ -24,7 +24,7 @@ BUCKET = 1 << 24
 
 
 def check_bucket(given: Any) -> None:
-    """Raises TypeError or ValueError for what is no number of bytes that MPI can count."""
+    """Raises TypeError or ValueError for anything but a number of bytes that MPI can count."""
     if not 8 <= operator.index(given) < 2**31:
         raise ValueError(f"bucket_bytes = {given!r}: expected 8 to 2^31 - 1")
 
@@ -47,11 +47,11 @@ class _Round(NamedTuple):
 
 
 class Exchange:
-    """The traffic of a list of arrays of which each rank has pieces. Collective."""
+    """The messages for a list of arrays of which each rank has pieces. Collective."""
 
     def __init__(
         self,
-        ranks: Ranks,
+        ranks: ProcessGroup,
         arrays: Sequence[Array],
         pieces: Sequence[Sequence[Piece]],
         bucket_bytes: int,

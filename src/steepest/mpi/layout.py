@@ -1,9 +1,9 @@
 """Which rank has which part of the parameters.
 
-What needs whole arrays goes whole to the rank that has least so far, the largest first. The rest
-then fills all ranks up to the same number of bytes, in the order given, cut where it must be: along
-the first axis that is longer than 1, so that a part is a view with the parameter's axes, and its
-elements stand side by side in C order.
+A parameter that must stay whole goes to the rank with the fewest bytes so far, the largest first.
+The others then fill all ranks up to the same number of bytes, in the order given. They are cut
+along the first axis that is longer than 1, so that a part is a view with the parameter's axes,
+whose elements are consecutive in C order.
 """
 
 from collections.abc import Sequence
@@ -43,8 +43,8 @@ class Piece:
 
 
 def empty(p: Array) -> Array:
-    """An array without elements that stands for p where a rank has no part of it: of as many axes,
-    so that what goes by the number of axes stays as it is."""
+    """An array without elements, for a rank that has no part of p. It has as many axes, because
+    rules and options depend on that number."""
     return np.empty((0,) * max(p.ndim, 1), p.dtype)
 
 
@@ -91,7 +91,7 @@ def _all(p: Any, rank: int) -> Piece:
 
 
 def _level(loads: Sequence[int], more: int) -> float:
-    """How high all ranks stand once `more` has filled up those that had least."""
+    """The load of the fullest of the ranks that get a share of `more`, once it is spread evenly."""
     low = sorted(loads)
     for k in range(1, len(low) + 1):
         level = (sum(low[:k]) + more) / k

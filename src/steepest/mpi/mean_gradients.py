@@ -6,7 +6,7 @@ from steepest.core import trees
 from steepest.memory import arrays
 from steepest.mpi.exchange import BUCKET, Exchange, check_bucket
 from steepest.mpi.layout import layout
-from steepest.mpi.ranks import Ranks
+from steepest.mpi.process_group import ProcessGroup
 
 __all__ = ["mean"]
 
@@ -28,7 +28,7 @@ def mean(grads: Any, *, comm: Any = None, bucket_bytes: int = BUCKET) -> Any:
     >>> st.mpi.mean({"w": np.array([1.0, 2.0]), "b": None}, comm=MPI.COMM_SELF)
     {'w': array([1., 2.]), 'b': None}
     """
-    ranks = Ranks(comm)
+    ranks = ProcessGroup(comm)
     with ranks.together():
         check_bucket(bucket_bytes)
         shape, names, leaves = trees.flatten(grads)

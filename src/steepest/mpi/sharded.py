@@ -1,6 +1,5 @@
-"""An optimizer of which each rank has a share: its gradients, its state, its part of the step."""
+"""An optimizer whose state is sharded over the ranks of a process group."""
 
-import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,12 +13,12 @@ from steepest.core.state import counter
 from steepest.fields import Call
 from steepest.memory import arrays
 from steepest.memory.arrays import Array
+from steepest.mpi.checks import check_masks, check_rules, checked, needs_whole, settings_of
 from steepest.mpi.exchange import BUCKET, Exchange, check_bucket
 from steepest.mpi.layout import Piece, empty, layout
-from steepest.mpi.ranks import Ranks
-from steepest.mpi.views import Group, One
+from steepest.mpi.process_group import ProcessGroup
+from steepest.mpi.unsharded import UnshardedGroup, UnshardedOptimizer
 from steepest.optimizers import Optimizer
-from steepest.options import filters
 
 __all__ = ["Sharded"]
 
@@ -38,13 +37,12 @@ class Sharded:
     All ranks make it and call its methods together, in the same order, with parameters, hyper-
     parameters and groups that are the same everywhere. Element-wise rules have about 1/n of all
     state on each rank, in parts cut to a row; what needs whole arrays (layer-wise and matrix rules,
-    clips, filters and penalties that go by units, ``filters.mars``, ``cautious=True``) goes whole
-    to one rank each, balanced by bytes.
+    clips, filters and penalties by units, ``filters.mars``, ``cautious=True``) goes whole to one
+    rank each, balanced by bytes.
 
     Raises MissingExtra without mpi4py; on all ranks what the optimizer's class raises, ValueError
     where ranks differ in names, shapes, types or hyper-parameters, and where there is more than one
-    rank, for rules that go by sums over all parameters and for masks given at construction;
-    RankError where another rank fails.
+    rank, for global rules and for masks given at construction; RankError where another rank fails.
 
     >>> import numpy as np, steepest as st
     >>> from mpi4py import MPI
@@ -66,21 +64,21 @@ class Sharded:
         bucket_bytes: int = BUCKET,
         **hyper: Any,
     ) -> None:
-        self._ranks = ranks = Ranks(comm)
+        self._ranks = ranks = ProcessGroup(comm)
         with ranks.together():
             check_bucket(bucket_bytes)
             groups = self._flattened(params)
 
             def made(part: Callable[[int, Array], Array]) -> Optimizer:
                 parts = [part(i, p) for i, p in enumerate(self._params)]
-                return _checked(make(self._tree(parts, groups), *arguments, **hyper))
+                return checked(make(self._tree(parts, groups), *arguments, **hyper))
 
             whole = [True] * len(self._params)
             probe = None
             if ranks.size > 1:
-                _check_masks((arguments, hyper, groups))
+                check_masks((arguments, hyper, groups))
                 probe = made(lambda _, p: empty(p))
-                _check_rules(probe)
+                check_rules(probe)
                 whole = self._whole(probe)
         ranks.check_same([f"bucket_bytes={bucket_bytes}", *self._facts(make, probe)])
         for p in self._params if ranks.size > 1 else ():
@@ -147,17 +145,17 @@ class Sharded:
         whole = [False] * len(self._names)
         for group, live in zip(optimizer.param_groups, optimizer._groups, strict=True):
             for name in group["param_names"]:
-                whole[self._number[name]] = _needs_whole(live)
+                whole[self._number[name]] = needs_whole(live)
         return whole
 
     def _facts(self, make: Any, probe: Optimizer | None) -> list[str]:
-        """All in which the ranks must not differ."""
+        """Everything in which the ranks must not differ."""
         every = zip(self._names, self._params, strict=True)
         facts = [f"the optimizer {getattr(make, '__name__', 'of a function')}"]
         facts += [f"parameter {name!r}, {p.dtype} of shape {p.shape}" for name, p in every]
         for i, group in enumerate(probe.param_groups if probe else ()):
             facts.append(f"group {i} with {', '.join(group['param_names'])}")
-        return facts if probe is None else facts + _settings(probe)
+        return facts if probe is None else facts + settings_of(probe)
 
     # The step
 
@@ -173,10 +171,10 @@ class Sharded:
         ranks = self._ranks
         with ranks.together():
             given = self._checked_gradients(grads)
-            digest = zlib.crc32("\n".join(_settings(self.optimizer)).encode())
+            digest = zlib.crc32("\n".join(settings_of(self.optimizer)).encode())
         seen = ranks.largest(np.array([digest, -digest, *(g is not None for g in given)], np.int64))
         if seen[0] != -seen[1]:
-            ranks.check_same(_settings(self.optimizer))
+            ranks.check_same(settings_of(self.optimizer))
         self._exchange.mean(given, self._shares)
         before = self.updates
         with ranks.stepping():
@@ -190,8 +188,8 @@ class Sharded:
         return [None if g is None else arrays.gradient(g, p, name) for g, p, name in every]
 
     def _own_gradients(self, given: Sequence[int]) -> list[Array | None]:
-        """Of element-wise rules every rank steps every parameter, be it without elements, so that
-        counters, and the numbers that go by them, are the same everywhere."""
+        """Of element-wise rules every rank steps every parameter, even one without elements, so
+        that counters, and the numbers that depend on them, are the same everywhere."""
         own: list[Array | None] = [None] * len(given)
         for group, live in zip(self.optimizer.param_groups, self.optimizer._groups, strict=True):
             everywhere = live.rule.needs == "element-wise" and not live.rule.prepares
@@ -201,10 +199,10 @@ class Sharded:
         return own
 
     def _check_cuts(self, lives: Sequence[LiveGroup]) -> None:
-        """Raises ValueError where a group has come to need whole arrays that are cut."""
+        """Raises ValueError where a group now needs whole a parameter that is cut."""
         for group, live in zip(self.optimizer.param_groups, lives, strict=True):
             bad = [name for name in group["param_names"] if self._cut[self._number[name]]]
-            if bad and _needs_whole(live):
+            if bad and needs_whole(live):
                 raise ValueError(
                     f"parameter {bad[0]!r} is cut between ranks, and its group now has an option "
                     "that needs it whole: make a new optimizer with that option"
@@ -213,10 +211,10 @@ class Sharded:
     # What an optimizer has
 
     @property
-    def param_groups(self) -> list[Group]:
-        """The groups, with hyper-parameters to be changed in place, on all ranks alike, and the
-        whole parameters."""
-        return [Group(group, self._of(group)) for group in self.optimizer.param_groups]
+    def param_groups(self) -> list[UnshardedGroup]:
+        """The groups, with the whole parameters, and with hyper-parameters to be changed in place,
+        in the same way on all ranks."""
+        return [UnshardedGroup(group, self._of(group)) for group in self.optimizer.param_groups]
 
     def _of(self, group: Mapping[str, Any]) -> list[Array]:
         return [self._params[self._number[name]] for name in group["param_names"]]
@@ -330,7 +328,7 @@ class Sharded:
         with self._ranks.stepping():
             names = [group["param_names"] for group in self.optimizer.param_groups]
             loaded = [group["param_names"] for group in state_dict["param_groups"]]
-            # What is not alike the optimizer itself refuses.
+            # Where they differ, the optimizer itself refuses the state.
             if gather and state_dict["rule"] == self.rule and loaded == names:
                 state_dict = {**state_dict, "state": self._parts(state_dict)}
             self.optimizer._load(state_dict, also)
@@ -374,10 +372,10 @@ class Sharded:
         state_dict = self._state_dict(0)
         with self._ranks.together():
             if self._ranks.rank == 0:
-                work(One(self.param_groups, state_dict))
+                work(UnshardedOptimizer(self.param_groups, state_dict))
 
     def together(self) -> AbstractContextManager[None]:
-        """What is done inside raises on all ranks where it does on one."""
+        """A block that raises on all ranks where it raises on one."""
         return self._ranks.together()
 
 
@@ -393,52 +391,3 @@ class _Peers:
     def ready(self) -> None:
         self._whole._check_cuts(self._whole.optimizer._groups)
         self._whole._ranks.ready()
-
-
-def _needs_whole(live: LiveGroup) -> bool:
-    """Whether something of the group goes by whole arrays. Norms do not: they are joined."""
-    sums = live.in_c_order or bool(live.units) or bool(live.h["cautious"])
-    return sums or live.rule.prepares
-
-
-def _settings(optimizer: Optimizer) -> list[str]:
-    """The hyper-parameters as text that is the same in every process."""
-    facts = [f"{optimizer.updates} updates, nonfinite={optimizer.nonfinite!r}"]
-    for i, group in enumerate(optimizer.param_groups):
-        rule = optimizer._rule_of(group)
-        facts += [f"{key}={group[key]!r} in group {i}" for key in rule.hyper_names]
-    return [re.sub(r" at 0x[0-9a-fA-F]+", "", fact) for fact in facts]
-
-
-def _checked(made: Any) -> Optimizer:
-    if not isinstance(made, Optimizer):
-        raise TypeError(
-            f"make gave a {type(made).__name__}; expected the class of an optimizer, such as "
-            "st.AdamW"
-        )
-    return made
-
-
-def _check_rules(optimizer: Optimizer) -> None:
-    """Raises ValueError for a rule whose sums would be over all ranks."""
-    for live in optimizer._groups:
-        if live.rule.needs == "global":
-            raise ValueError(
-                f"{live.rule.cls.__name__} goes by sums over all parameters, which no rank has: "
-                "take another rule, or let every rank have all state, with gradients from "
-                "st.mpi.mean"
-            )
-
-
-def _check_masks(value: Any) -> None:
-    """Raises ValueError for masks, which have the shapes of whole parameters."""
-    if isinstance(value, filters.mask) and value.masks is not None:
-        raise ValueError(
-            "masks are given as whole arrays, of which no rank has all: give filters.mask() and "
-            "load a state that has them"
-        )
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for x in value:
-            _check_masks(x)

@@ -24,7 +24,7 @@ from steepest.reference import (
     sgd,
     sign,
 )
-from steepest.reference.operation_order import Around
+from steepest.reference.operation_order import StepOptions
 from steepest.reference.reductions import norm as norm
 
 __all__ = ["RULES", "norm", "register", "step"]
@@ -41,7 +41,7 @@ def _is_rule(function: object) -> bool:
     return list(inspect.signature(function).parameters)[:4] in (ONE, ALL)
 
 
-# Every such function of a family is a rule; one that goes by sums over all parameters takes lists.
+# Every such function of a family is a rule; a global rule takes lists.
 RULES: dict[str, Callable[..., None]] = {
     name: function
     for family in (
@@ -105,7 +105,7 @@ def step(
     name: str = "0",
     **hyper: Any,
 ) -> None:
-    """The t-th step (from 1) of one parameter, with everything around the rule.
+    """The t-th step (from 1) of one parameter: prologue operations, rule, epilogue operations.
 
     Hyper-parameters are as in an optimizer's group. `factor` scales the gradient; it is what
     clipping by norms computed, from all gradients, while `clip` does here what it does to single
@@ -113,12 +113,12 @@ def step(
     evaluated after `count` updates (t - 1 unless given). Random numbers follow from the parameter's
     `name`. The gradient is not changed.
 
-    A rule that goes by sums over all parameters takes lists of parameters, gradients, states and
-    steps, and ``shared=``, the dict of the numbers that it keeps.
+    A global rule takes lists of parameters, gradients, states and steps, and ``shared=``, the dict
+    of its numbers for all parameters.
     """
     together = isinstance(p, list)
     each = list(zip(p, g, state, t, strict=True)) if together else [(p, g, state, t)]
-    around = Around(
+    options = StepOptions(
         lr=lr, weight_decay=weight_decay, decay_mode=decay_mode, l1=l1, ema=ema,
         lookahead=lookahead, average=average, peak_lr=peak_lr, regularize=regularize,
         filters={type(f).__name__: f for f in filter}, clip=clip, cautious=cautious,
@@ -128,16 +128,16 @@ def step(
     takes = inspect.signature(function).parameters
     if "name" in takes:
         hyper["name"] = name
-    if "decay" in takes:  # a rule with a decay of its own,
-        hyper["decay"] = around.decay
-    elif "keep" in takes:  # which may be by what it leaves
-        hyper["keep"] = around.keep
+    if "decay" in takes:  # the rule applies decay itself, by its weight,
+        hyper["decay"] = options.decay
+    elif "keep" in takes:  # or by the decay factor
+        hyper["keep"] = options.decay_factor
     shrinks = not {"decay", "keep"} & set(takes)
-    staged = [around.before(x, y, z) for x, y, z, _ in each]
-    aside = [around.shrink(x) if shrinks else x for x, _, _, _ in each]
+    staged = [options.prologue(x, y, z) for x, y, z, _ in each]
+    aside = [options.decoupled_decay(x) if shrinks else x for x, _, _, _ in each]
     function(p, staged if together else staged[0], state, t, lr=lr, **hyper)
     for (x, _, z, k), y, kept in zip(each, staged, aside, strict=True):
-        around.after(x, y, z, k, kept)
+        options.epilogue(x, y, z, k, kept)
 
 
 def _known(rule: str) -> Callable[..., None]:

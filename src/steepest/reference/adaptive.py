@@ -120,7 +120,7 @@ def ftrl(
     lr: float, lambda1: float, lambda2: float, beta: float, initial_accumulator_value: float,
     convention: str = "paper",
 ) -> None:  # fmt: skip
-    """FTRL-proximal. The initial value is in the state already; a rate of 0 leaves all as it is."""
+    """FTRL-proximal. The initial value is in the state already; a rate of 0 changes nothing."""
     if lr == 0.0:
         return
     real = p.dtype.type

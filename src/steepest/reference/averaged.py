@@ -23,7 +23,7 @@ def asgd(
 def share(state: State, t: int, lr: float, r: float, weight_lr_power: float) -> float:
     """The share of step t in the sum of the weights t^r · (largest lr so far)^weight_lr_power.
 
-    Largest lr and sum are kept in the state, where an optimizer keeps them in its group.
+    Largest lr and sum are in the state here; an optimizer has them in its group.
     """
     largest = max(lr, float(state.get("lr_max", np.zeros(()))))
     weight = float(t) ** r * largest**weight_lr_power

@@ -1,4 +1,4 @@
-"""Rules that go by the rows and columns of matrices."""
+"""Rules with row and column reductions of matrices."""
 
 import math
 
@@ -43,13 +43,13 @@ def adafactor(
     if scale_parameter:
         alpha = (size if size > eps[1] else eps[1]) * alpha
     step = alpha / ratio if ratio > 1 else alpha
-    keep = 1.0 - decay * (alpha if paper else lr)
+    decay_factor = 1.0 - decay * (alpha if paper else lr)
     if beta1 is None:
-        p[...] = real(keep) * p - real(step) * direction
+        p[...] = real(decay_factor) * p - real(step) * direction
     else:
         m = state["exp_avg"]
         m[...] = real(beta1) * m + real(1.0 - beta1) * (real(step) * direction)
-        p[...] = real(keep) * p - m
+        p[...] = real(decay_factor) * p - m
 
 
 def came(

@@ -1,4 +1,4 @@
-"""Rules that go by norms over a whole parameter."""
+"""Layer-wise rules: they need norms over the whole parameter."""
 
 import math
 

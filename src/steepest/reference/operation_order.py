@@ -1,5 +1,8 @@
-"""What is done around a rule: filters, clips and penalties before it, projections and averages
-after it."""
+"""The operations of a step around the rule, in their order.
+
+The *prologue* (filters, clips, penalties) makes the gradient that the rule gets; decoupled decay
+comes next; the *epilogue* (projections, masks, averages) follows the rule.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +13,7 @@ from steepest.reference.types import Array, State
 
 
 @dataclass
-class Around:
+class StepOptions:
     """The options of a group at one step, after `count` updates; `factor` scales the gradient."""
 
     lr: float
@@ -43,8 +46,8 @@ class Around:
         return float(self._decays(["decoupled"]) + self.extra.get("decoupled", 0.0))
 
     @property
-    def keep(self) -> float:
-        """What decay leaves of the parameter before the rule."""
+    def decay_factor(self) -> float:
+        """What decoupled decay multiplies the parameter by, before the rule."""
         weight, decoupled = self._decays(operations.BEFORE), self.extra.get("decoupled", 0.0)
         if self.decay_mode == "decoupled":
             return float(1.0 - self.lr * (weight + decoupled))
@@ -52,12 +55,12 @@ class Around:
         return float(1.0 - (decayed + self.lr * decoupled))
 
     @property
-    def waits(self) -> bool:
-        """Whether decay hangs on what the rule does."""
+    def decays_cautiously(self) -> bool:
+        """Whether decay depends on what the rule does to each element."""
         return self.decay_mode == "cautious" and self.weight_decay != 0.0
 
-    def before(self, p: Array, g: Array, state: State) -> Array:
-        """The gradient as the rule gets it; draws p towards its beginning where that is asked."""
+    def prologue(self, p: Array, g: Array, state: State) -> Array:
+        """The gradient as the rule gets it; decoupled decay toward the initial point changes p."""
         raw = g
         if self.factor != 1.0:
             g = operations.scale(g, self.factor)
@@ -88,22 +91,26 @@ class Around:
             operations.pull(p, state["initial"], self.lr, self.extra["toward_decoupled"])
         return operations.hide(g, state["mask"]) if "mask" in self.filters else g
 
-    def shrink(self, p: Array) -> Array:
-        """Decay before the rule; the parameter as it was, for decay that comes after it."""
-        if self.waits or self.cautious:
+    def decoupled_decay(self, p: Array) -> Array:
+        """Applies decay before the rule, and returns the parameter for the epilogue.
+
+        If the epilogue has to see what the rule adds to each element, that is the parameter as it
+        was, and p becomes 0.
+        """
+        if self.decays_cautiously or self.cautious:
             aside = p.copy()
             p[...] = 0
             return aside
         if self._decays(operations.BEFORE) or self.extra.get("decoupled", 0.0):
-            operations.shrink(p, self.keep)
+            operations.shrink(p, self.decay_factor)
         return p
 
-    def after(self, p: Array, g: Array, state: State, t: int, aside: Array) -> None:
-        """What is done to the parameter, and to arrays that follow it, after the rule."""
+    def epilogue(self, p: Array, g: Array, state: State, t: int, aside: Array) -> None:
+        """Changes the parameter, and arrays such as averages, after the rule."""
         lr, extra, decoupled = self.lr, self.extra, self.extra.get("decoupled", 0.0)
         if self.cautious:
-            operations.agree(p, g, aside, self.keep)
-        elif self.waits:
+            operations.agree(p, g, aside, self.decay_factor)
+        elif self.decays_cautiously:
             decays = 1.0 - lr * (self.weight_decay + decoupled)
             operations.cautious(p, aside, 1.0 - lr * decoupled, decays)
         if self._decays(operations.AFTER):

@@ -1,4 +1,5 @@
-"""What may happen to the gradient or the parameter around a rule."""
+"""The prologue operations, which change the gradient before the rule, and the epilogue operations,
+which change the parameter after it."""
 
 import math
 
@@ -20,7 +21,7 @@ def scale(g: Array, factor: float) -> Array:
 
 
 def clip_value(g: Array, limit: float) -> Array:
-    """Each element held in [-limit, limit]; NaN stays NaN."""
+    """Each element limited to [-limit, limit]; NaN stays NaN."""
     real = g.dtype.type
     return np.where(g > real(limit), real(limit), np.where(g < -real(limit), -real(limit), g))
 
@@ -46,9 +47,9 @@ def toward(g: Array, p: Array, initial: Array, weight: float) -> Array:
     return added
 
 
-def shrink(p: Array, keep: float) -> None:
-    """Decay apart from the gradient."""
-    p[...] = p.dtype.type(keep) * p
+def shrink(p: Array, factor: float) -> None:
+    """Decoupled decay: the parameter times a decay factor."""
+    p[...] = p.dtype.type(factor) * p
 
 
 def decayed(mode: str, weight_decay: float, lr: float, peak_lr: float | None) -> float:
@@ -85,8 +86,8 @@ def soft_threshold(p: Array, lr: float, l1: float, l2: float) -> None:
     """The proximal step of l1 · ‖p‖₁ + l2/2 · ‖p‖²."""
     real = p.dtype.type
     rest = np.abs(p) - real(lr * l1)
-    keep = real(1.0 / (1.0 + lr * l2))
-    p[...] = np.where(rest < 0, real(0), keep * (rest * np.sign(p)))
+    factor = real(1.0 / (1.0 + lr * l2))
+    p[...] = np.where(rest < 0, real(0), factor * (rest * np.sign(p)))
 
 
 def group_lasso(p: Array, lr: float, weight: float, axis: int | None) -> None:
@@ -134,7 +135,7 @@ def centralize(g: Array, axis: int | None, raw: Array, factor: float) -> Array:
 
 
 def mars(g: Array, last: Array, gamma: float, beta: float, max_norm: float) -> Array:
-    """What has changed since the last gradient added to it, and its norm held at max_norm."""
+    """The change since the last gradient added, and the norm of the sum limited to max_norm."""
     real = g.dtype.type
     corrected: Array = real(gamma * (beta / (1.0 - beta))) * (g - last) + g
     last[...] = g
@@ -144,14 +145,14 @@ def mars(g: Array, last: Array, gamma: float, beta: float, max_norm: float) -> A
     return corrected
 
 
-def agree(p: Array, g: Array, aside: Array, keep: float) -> None:
+def agree(p: Array, g: Array, aside: Array, decay_factor: float) -> None:
     """p, what the rule adds to `aside`, where that is against the gradient, scaled by the inverse
     of the share of such elements."""
     real = p.dtype.type
     agrees = p * g < 0
     share = np.count_nonzero(agrees) / p.size if p.size else 1.0
     scaled = real(1.0 / max(share, 1e-3)) * p
-    p[...] = real(keep) * aside + np.where(agrees, scaled, real(0))
+    p[...] = real(decay_factor) * aside + np.where(agrees, scaled, real(0))
 
 
 def grokfast(g: Array, mean: Array, alpha: float, lamb: float) -> Array:
@@ -173,7 +174,7 @@ def zero(p: Array, mask: Array) -> None:
 
 
 def box(p: Array, low: float, high: float) -> None:
-    """Each element held in [low, high]; NaN stays NaN."""
+    """Each element limited to [low, high]; NaN stays NaN."""
     real = p.dtype.type
     p[...] = np.where(p < real(low), real(low), np.where(p > real(high), real(high), p))
 
@@ -187,9 +188,9 @@ def unit_norm(p: Array, axis: int | None) -> None:
 
 
 def simplex(p: Array, total: float, axis: int | None) -> None:
-    """Units projected onto the simplex of a sum by Michelot's algorithm, in double: below the
-    largest element by at most the total lies the threshold, and the elements above a bound of it
-    give a better one, until these are the same elements."""
+    """Units projected onto the simplex of a sum by Michelot's algorithm, in double: the
+    threshold is below the largest element by at most the total; the elements above a lower bound of
+    it give a better bound, until these are the same elements."""
     for u in units(p, axis):
         x = u.astype(np.float64)
         if not np.isfinite(x).all():
@@ -210,7 +211,7 @@ def simplex(p: Array, total: float, axis: int | None) -> None:
 
 
 def units(x: Array, axis: int | None) -> list[Array]:
-    """Views of what lies at each index along the axis; of all of x where it is one unit."""
+    """Views of the part of x at each index along the axis, or of all of x if it is one unit."""
     if x.size == 0:
         return []
     return [x] if axis is None or x.ndim < 2 else list(np.moveaxis(x, axis, 0))
@@ -223,7 +224,7 @@ def ema(shadow: Array, p: Array, rate: float) -> None:
 
 
 def lookahead(slow: Array, p: Array, t: int, k: int, alpha: float) -> None:
-    """At every k-th step the slow weights go a part of the way, and the parameter back to them."""
+    """At every k-th step the slow weights move toward the parameter, which is then set to them."""
     if t % k == 0:
         slow[...] = slow + p.dtype.type(alpha) * (p - slow)
         p[...] = slow

@@ -1,4 +1,4 @@
-"""Rules that find their own rate from sums over all parameters, which are given as lists."""
+"""Rules that estimate their learning rate. The global ones take lists of all parameters."""
 
 import math
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,5 @@
-"""Norms, with the summation tree that makes them independent of threads and vector width."""
+"""Reductions: sums and norms, in the fixed order that makes them independent of the number of
+threads and of the vector width."""
 
 import math
 import sys
@@ -124,7 +125,7 @@ BLOCK = 512
 
 
 def total(terms: Array) -> float:
-    """The sum of doubles, in C order, as surveys add it up.
+    """The sum of doubles, in C order, as the reduction passes of rules compute it.
 
     Blocks of 512 elements, in each of which element i goes to lane i mod 32 and lanes are added in
     halves; blocks one after the other within chunks of 4096 elements, chunks one after the other.
@@ -171,7 +172,7 @@ GRAIN, DEPTH, MOST = 32768, 16, 64
 
 
 def row_squares(x: Array) -> Array:
-    """The sums of squares of all rows (along the last axis), as ``total`` adds each up."""
+    """The sums of squares of all rows (along the last axis), each added up as by ``total``."""
     wide = x.astype(np.float64).reshape(-1, x.shape[-1])
     sums = np.zeros(len(wide))
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -195,8 +196,8 @@ def row_squares(x: Array) -> Array:
 def column_squares(x: Array) -> Array:
     """The sums of squares of all columns of matrices (the last two axes).
 
-    Rows are added one after the other in each band of rows, and bands one after the other. A matrix
-    has bands of at least 16 rows and 32768 elements, and 64 of them at most.
+    Rows are added one after the other in each tile of rows, and tiles one after the other. A matrix
+    has tiles of at least 16 rows and 32768 elements, and 64 of them at most.
     """
     rows, columns = x.shape[-2:]
     height = max(DEPTH, -(-GRAIN // max(columns, 1)), -(-rows // MOST))
@@ -204,9 +205,9 @@ def column_squares(x: Array) -> Array:
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         wide = wide * wide
         sums: Array = np.zeros((*x.shape[:-2], columns))
-        for band in range(0, rows, height):
+        for tile in range(0, rows, height):
             part = np.zeros_like(sums)
-            for i in range(band, min(band + height, rows)):
+            for i in range(tile, min(tile + height, rows)):
                 part = part + wide[..., i, :]
             sums = sums + part
     return sums

@@ -17,7 +17,7 @@ from steepest.core.group_program import LiveGroup
 from steepest.core.norms import Clipping, clips
 from steepest.extras import require
 from steepest.memory.arrays import Array
-from steepest.mpi.ranks import RankError
+from steepest.mpi import RankError
 from steepest.options import filters
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")

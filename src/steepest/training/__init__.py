@@ -1,4 +1,4 @@
-"""Training: batches, the loop, its stopping rules, and going on after an interruption.
+"""Training: batches, the loop, its stopping rules, and resuming after an interruption.
 
 ``fit`` minimises a loss written in NumPy. It reads like the loop one would write by hand:
 
@@ -9,16 +9,15 @@
         evaluate, record, decide whether to stop, call the callbacks, save
 
 Everything random comes from (seed, epoch), so the order of the samples in any epoch is the same
-in every run and does not depend on the epochs before it. How far a run is, is told by the epoch
-and by the number of its samples that are done; a run that is stopped between any two updates can
-go on there.
+in every run and does not depend on the epochs before it. The epoch and the number of its samples
+that are done say how far a run is; a run that is stopped between two updates can resume there.
 """
 
+from steepest.training.batch_size_search import BatchSize as BatchSize
+from steepest.training.batch_size_search import find_batch_size as find_batch_size
 from steepest.training.loop import Callback as Callback
 from steepest.training.loop import Epoch as Epoch
 from steepest.training.loop import fit as fit
 from steepest.training.sampling import batches as batches
-from steepest.training.search import BatchSize as BatchSize
-from steepest.training.search import find_batch_size as find_batch_size
 
 __all__ = ["BatchSize", "Callback", "Epoch", "batches", "find_batch_size", "fit"]

@@ -1,7 +1,7 @@
 """Gradient accumulation: the mean gradient of several micro-batches, in one pass each.
 
-The mean is kept by the library's own gradient descent over a buffer per parameter: a step uphill
-with decoupled decay 1 and the rate w / W, where W is the weight so far with w included, is
+The mean is computed by the library's own gradient descent on one buffer per parameter: a step
+uphill with decoupled decay 1 and the rate w / W, where W is the sum of the weights including w, is
 
     mean ← (1 - w / W) · mean + w / W · g
 
@@ -28,10 +28,10 @@ __all__ = ["Accumulator"]
 
 
 class _Mean(SGD, registered=False):
-    """Gradient descent whose step is planned here and taken by its accumulator."""
+    """Gradient descent whose step is planned here and committed by its accumulator."""
 
     def alone(self, work: Callable[[Any], None], given: Any) -> None:
-        """Calls the function, but in one thread at a time."""
+        """Calls the function, in one thread at a time."""
         machine.alone(self._lock, work, given, "add() of this accumulator")
 
     def planned(self, flat: list[Any], rate: float, measured: bool) -> tuple[float | None, Call]:

@@ -1,4 +1,4 @@
-"""What ``fit`` and its kin are given, checked: functions, arrays, counts and values of a loss."""
+"""Checks of the arguments of ``fit``, ``find_lr`` and ``find_batch_size``."""
 
 import copy
 import math
@@ -82,7 +82,7 @@ def objects(data: Any, what: str) -> str:
 def _objects(what: str, where: str) -> str:
     return (
         f"{what} has dtype object{where}; expected numbers: convert it, as by  .astype(float), "
-        "which takes booleans and pandas' nullable types, too"
+        "which accepts booleans and pandas' nullable types, too"
     )
 
 
@@ -126,8 +126,8 @@ def leaves_of(params: Any, optimizer: Optimizer) -> list[Array]:
     stepped = [p for group in optimizer.param_groups for p in group["params"]]
     if sorted(map(id, stepped)) != sorted(map(id, leaves)):
         raise ValueError(
-            "the optimizer was made over other arrays than params; "
-            "make it over these very arrays, or give its class"
+            "the optimizer was made with other arrays than params; "
+            "make it with these arrays, or give its class"
         )
     return stepped
 

@@ -38,7 +38,7 @@ class History:
     whole epoch and ``optimizer_seconds`` spent in ``optimizer.step``.
 
     ``stopped`` says what ended the run: ``"epochs"`` (all done), ``"target"``, ``"patience"``,
-    ``"callback"`` or ``"nonfinite"``, empty while it goes on; ``message`` says it in words.
+    ``"callback"`` or ``"nonfinite"``, empty while it continues; ``message`` describes it.
     ``best_epoch`` is the epoch with the lowest val_loss, or loss where there is no validation.
 
     >>> history = History([{"epoch": 1, "loss": 4.0}, {"epoch": 2, "loss": 1.0}])

@@ -1,4 +1,4 @@
-"""The loop: what ``fit`` is given, what it does, and what its callbacks see."""
+"""The training loop, ``fit``, and the ``Epoch`` that its callbacks get."""
 
 import math
 import os
@@ -25,7 +25,7 @@ from steepest.training.arguments import (
 )
 from steepest.training.history import COLUMNS, History
 from steepest.training.noise_scale import NoiseScale
-from steepest.training.resuming import Keeper
+from steepest.training.resuming import RunSaver
 from steepest.training.run import Run
 from steepest.training.sampling import Size
 from steepest.training.stopping import Watch
@@ -104,7 +104,7 @@ def fit(
     params: an array, or nested lists and dicts of arrays, as the loss takes them.
     data: a tuple of arrays with one entry per sample along the first axis, such as ``(x, y)``; or
         a single array; or ``()`` for a loss without data.
-    optimizer: an optimizer made over these very arrays, or a function that makes one from
+    optimizer: an optimizer made with these arrays, or a function that makes one from
         ``params``, such as the class ``st.Adam``.
     epochs: passes over the data, at most.
     batch_size: None for full-batch descent, 1 for single samples, k for mini-batches; or a schedule
@@ -119,7 +119,8 @@ def fit(
         epoch; recorded, not optimised.
     use_ema: evaluate validation loss and metrics with what the optimizer's ``averaged()`` gives:
         the averaged parameters of a rule that averages (ASGD, schedule-free), of ``average=`` or of
-        ``ema=``. Training goes on with its own, which ``params`` holds at the end.
+        ``ema=``. Training continues with the parameters themselves, which are in ``params`` at the
+        end.
     target: stop once the monitored loss is this or less.
     patience: stop after this many epochs in a row in which the monitored loss did not fall by
         more than ``min_delta`` below its best.
@@ -132,21 +133,21 @@ def fit(
         ``NoiseScale`` says how it is smoothed.
     checkpoint: a file (safetensors) to which the run is saved at its start where there is none,
         after every ``checkpoint_every`` epochs, at its end and on Ctrl-C: parameters, optimizer,
-        history and all else that it needs to go on. See ``st.load`` for reading it.
-    resume: go on from that file, with the same bits as without the interruption; begin at the
-        start where there is no such file. Data, settings and hyper-parameters must be those that
+        history and everything else that it needs to continue. See ``st.load`` for reading it.
+    resume: continue from that file, with the bits of an uninterrupted run; begin at the start
+        if there is no such file. Data, settings and hyper-parameters must be those that
         the saved run began with, else CheckpointError; ``epochs``, ``target`` and ``patience`` may
         differ.
     seed, shuffle: see ``batches``.
     progress: show a progress bar (tqdm) on the standard error.
 
     The monitored loss is val_loss where there is validation data, else the training loss. After
-    each epoch it is shown to every hyper-parameter that has a method ``observe``, such as
+    each epoch it is given to every hyper-parameter with a method ``observe``, such as
     ``st.schedules.plateau``.
 
-    If the loss becomes infinite or NaN, the run stops with a RuntimeWarning, and the parameters go
-    back to where an epoch last began with a finite loss; nothing is saved. Any other exception,
-    also Ctrl-C, leaves the parameters as the last whole update made them.
+    If the loss becomes infinite or NaN, the run stops with a RuntimeWarning, and the parameters are
+    reset to where an epoch last began with a finite loss; nothing is saved. After any other
+    exception, also Ctrl-C, the parameters are those of the last update.
 
     Returns the History. Raises TypeError or ValueError for arguments that do not fit, MissingExtra
     (an ImportError) without autograd when it is needed, CheckpointError (a ValueError) for a
@@ -187,12 +188,12 @@ def fit(
     )
     _check(run)
     epochs = count("epochs", epochs, 1)
-    keeper = Keeper(run, checkpoint, count("checkpoint_every", checkpoint_every, 1))
+    saver = RunSaver(run, checkpoint, count("checkpoint_every", checkpoint_every, 1))
     if resume:
-        keeper.resume()
-    keeper.begin()
+        saver.resume()
+    saver.begin()
     history = run.history
-    with _bar(run, epochs, progress) as bar, run.shield.raised(), keeper.rescuing():
+    with _bar(run, epochs, progress) as bar, run.shield.raised(), saver.rescuing():
         while not history.stopped and run.progress.epoch <= epochs:
             try:
                 row = run.epoch(bar)
@@ -214,8 +215,8 @@ def fit(
             if stopping and not history.stopped:
                 history.stopped = "callback"
                 history.message = f"stopped by {_name(stopping[0])} after epoch {seen.epoch}"
-            keeper.after_epoch()
-        keeper.save()
+            saver.after_epoch()
+        saver.save()
         if not history.stopped:
             history.stopped, history.message = "epochs", f"all {epochs} epochs are done"
         if run.best:

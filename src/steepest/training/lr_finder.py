@@ -1,4 +1,4 @@
-"""The learning-rate range test: train for a moment with a growing rate and look at the loss."""
+"""The learning-rate range test: a short training with a growing rate, and what its loss says."""
 
 import copy
 import itertools
@@ -29,13 +29,13 @@ NOISE = 6  # standard deviations of the smoothed loss: neither does a smaller on
 
 @dataclass(frozen=True)
 class LRFound:
-    """What a range test has seen.
+    """The result of a range test.
 
     ``rates``, ``losses``, ``smoothed``: one entry per update: its learning rate, the loss right
     after it, on the next batch, and the running mean of that loss. ``steepest``: the rate at which
     the smoothed loss fell fastest. ``tenth``: a tenth of the rate at which it was lowest.
-    ``diverged``: the rate at which the test was stopped, None if it got through. ``message`` says
-    it in words. Where nothing was found, ``steepest`` and ``tenth`` are None.
+    ``diverged``: the rate at which the test was stopped, None if it ran to its end. ``message``
+    describes the result. Where nothing was found, ``steepest`` and ``tenth`` are None.
 
     >>> found = LRFound([0.1, 1.0], [2.0, 1.0], [2.0, 1.5], 0.5, 0.25, None, "")
     >>> found.lr
@@ -93,11 +93,11 @@ def find_lr(
 
     loss, params, data, batch_size, value_and_grad, seed: as in ``st.fit``. The test works on a copy
         of ``params``; these stay as they are.
-    optimizer: what makes one, called as ``optimizer(params, lr=schedule)``: a class, or
+    optimizer: a function that makes one, called as ``optimizer(params, lr=schedule)``: a class, or
         ``lambda params, lr: st.SGD(params, lr=lr, momentum=0.9)``.
     low, high: the first and the last rate, 0 < low < high.
     steps: the number of updates, 10 or more. More of them cost more and are less noisy; the data
-        is gone through as often as that takes.
+        is repeated as often as needed.
     smoothing: β of the running mean s ← β s + (1 - β) loss, shown as s / (1 - βᵗ), from 0 (none)
         to below 1. By default 0.8 for mini-batches; 0 for full batches, whose loss has no noise.
     stop_factor: stop once the smoothed loss is above this multiple (more than 1) of its lowest

@@ -34,7 +34,7 @@ class NoiseScale:
     not their ratio; so each is smoothed by itself, as a moving average with the decay given,
     corrected for its start from zero.
 
-    decay: in [0, 1); 0.99 looks back over some hundred updates.
+    decay: in [0, 1); 0.99 averages over about a hundred updates.
 
     >>> noise = NoiseScale(decay=0.9)
     >>> noise.value
@@ -75,7 +75,7 @@ class NoiseScale:
         """Takes in the norms of micro-batches' gradients, the numbers of their samples, and the
         norm of the mean over all these samples.
 
-        One micro-batch alone says nothing and is passed over, and so are norms that are not finite.
+        A single micro-batch gives no estimate and is ignored, and so are norms that are not finite.
 
         >>> noise = NoiseScale()
         >>> noise.observe(norms=[3.0, 1.0], sizes=[4, 4], norm=2.0)

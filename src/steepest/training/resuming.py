@@ -1,8 +1,8 @@
-"""Going on after an interruption: what of a run is saved, and how it is taken up again.
+"""Resuming after an interruption: what is saved of a run, and how it is restored.
 
-``checkpoint`` saves parameters, hyper-parameters (with what a plateau has seen) and the optimizer's
-state. What the loop itself has to remember comes beside these: plain numbers as
-``extra["training"]``, and arrays.
+``checkpoint`` saves parameters, hyper-parameters (with the state of plateaus) and the optimizer's
+state. The state of the loop itself is saved with them: plain numbers as ``extra["training"]``, and
+arrays.
 """
 
 import copy
@@ -26,20 +26,20 @@ FORMAT = 1
 LATER = ("SHA-256 of data", "SHA-256 of validation", "decay of noise_scale", "nonfinite")
 """Settings that a file of an older version lacks."""
 _ANY = "a number", lambda x: True
-PIECE = 1 << 22  # bytes of data that are looked at together
+CHUNK = 1 << 22  # bytes of data that are hashed at a time
 
 
-class Keeper:
+class RunSaver:
     """Saves a run after every ``every`` epochs and at its end. Without a path it does nothing.
 
-    Raises OSError, before there is anything to lose, where the file cannot be.
+    Raises OSError, before training begins, if the file cannot be written there.
     """
 
     def __init__(self, run: Run, path: str | os.PathLike[str] | None, every: int) -> None:
         self.run, self.every = run, every
         self.path = None if path is None else Path(path)
         self._saved: tuple[int, int] | None = None
-        # As the run begins: in the course of it, callbacks may change what they like.
+        # As the run begins: callbacks may change them later.
         self._settings = {} if path is None else _settings(run)
         self._hyper = [] if path is None else _hyper(run.optimizer.param_groups)
         if self.path is not None and not self.path.absolute().parent.is_dir():
@@ -52,7 +52,7 @@ class Keeper:
     def begin(self) -> None:
         """Saves the run's start, so that what cannot be saved is known at once.
 
-        Not in the place of a file that is there already: that waits until an epoch is done.
+        An existing file is not replaced before an epoch is done.
         """
         if self.path is not None and self.path.exists():
             self._saved = self._place()
@@ -60,12 +60,12 @@ class Keeper:
             self.save()
 
     def resume(self) -> None:
-        """Takes up what the file holds; without a file the run begins at its start.
+        """Restores the run from the file; without a file the run begins at its start.
 
-        Raises CheckpointError, and changes nothing, if the file is not of such a run.
+        Raises CheckpointError, and changes nothing, if the file is not of this run.
         """
         if self.path is None:
-            raise ValueError("resume=True needs the file to go on from: give checkpoint=path")
+            raise ValueError("resume=True needs the file to resume from: give checkpoint=path")
         if self.path.exists():
             found = checkpoint.read(self.path)
             self._agree(found.extra)
@@ -77,14 +77,14 @@ class Keeper:
             except (KeyError, TypeError, ValueError) as error:
                 reason = f"it lacks {error}" if isinstance(error, KeyError) else error
                 raise checkpoint.CheckpointError(
-                    f"{self.path} is of no run that can go on: {reason}"
+                    f"{self.path} does not hold a run that can be resumed: {reason}"
                 ) from error
             checkpoint.load(self.path, self.run.optimizer, self.run.params)
-            _take_up(self.run, saved)
+            _restore(self.run, saved)
             self.run.good, self.run.best = good, best
 
     def after_epoch(self) -> None:
-        """Saves where the number of finished epochs says so."""
+        """Saves the run if this epoch is one of every ``every``."""
         if (self.run.progress.epoch - 1) % self.every == 0:
             self.save()
 
@@ -111,8 +111,8 @@ class Keeper:
             raise OSError(
                 error.errno,
                 f"the checkpoint could not be written after {len(run.history)} epochs: "
-                f"{error.strerror or error}; {left}, and the parameters are as the last update "
-                "made them",
+                f"{error.strerror or error}; {left}, and the parameters are those after the "
+                "last update",
                 str(self.path),
             ) from error
         self._saved = self._place()
@@ -132,7 +132,7 @@ class Keeper:
             try:
                 self.save()
             except OSError as error:
-                interrupt.add_note(str(error))  # the interruption is what the caller hears of
+                interrupt.add_note(str(error))  # the caller gets the interruption
             raise
 
     def _agree(self, extra: dict[str, Any]) -> None:
@@ -145,7 +145,7 @@ class Keeper:
         )
         if not whole:
             raise checkpoint.CheckpointError(
-                f"{self.path} holds no run of fit that this version can go on with; "
+                f"{self.path} does not hold a run of fit that this version can resume; "
                 "load it with st.load, or give resume=False"
             )
         for name, value in self._settings.items():
@@ -162,7 +162,7 @@ class Keeper:
         asked, now = self._hyper, _hyper(found.state_dict["param_groups"])
         begun = found.extra["training"].get("hyper", asked)  # an older file lacks them
         if found.state_dict["rule"] != self.run.optimizer.rule:
-            return  # `load` tells of it
+            return  # `load` raises for it
         self._hyper = begun
         for number, (before, here) in enumerate(zip(begun, asked, strict=False)):
             for name, value in here.items():
@@ -192,7 +192,7 @@ def _are_dicts(x: Any) -> bool:
 
 
 def _check_memory(run: Run, saved: dict[str, Any]) -> None:
-    """Raises KeyError, TypeError or ValueError unless ``_take_up`` can take up what was saved."""
+    """Raises KeyError, TypeError or ValueError unless ``_restore`` can restore what was saved."""
     for name in ("progress", "watch"):
         if not isinstance(saved[name], dict):
             raise TypeError(f"{name} = {saved[name]!r}: expected a dict")
@@ -221,7 +221,7 @@ def _check_memory(run: Run, saved: dict[str, Any]) -> None:
 
 
 def _remembered(run: Run, settings: dict[str, Any], hyper: list[dict[str, str]]) -> dict[str, Any]:
-    """What the loop remembers, as plain numbers and strings."""
+    """The state of the loop, as plain numbers and strings."""
     return {
         "format": FORMAT,
         "settings": settings,
@@ -233,8 +233,8 @@ def _remembered(run: Run, settings: dict[str, Any], hyper: list[dict[str, str]])
     }
 
 
-def _take_up(run: Run, saved: dict[str, Any]) -> None:
-    """Makes the run remember what was saved, and judges it by the rules of today."""
+def _restore(run: Run, saved: dict[str, Any]) -> None:
+    """Restores the state of the loop, and applies the stopping rules of this call to it."""
     run.progress = Progress(**saved["progress"])
     run.history.rows = saved["rows"]
     for name in ("best", "best_epoch", "reference", "waited"):
@@ -248,7 +248,7 @@ def _take_up(run: Run, saved: dict[str, Any]) -> None:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """What two parts of one run must have in common, as plain values that tell it apart."""
+    """What a run and its continuation must have in common, as plain values."""
     return {
         "data": [_trace(x) for x in run.data],
         "validation": None if run.validation is None else [_trace(x) for x in run.validation],
@@ -302,7 +302,7 @@ def _trace(x: Array) -> str:
 def _digest(x: Array) -> str:
     """The SHA-256 of all samples, taken piece by piece: they may be larger than memory."""
     found = hashlib.sha256()
-    rows = max(1, PIECE * len(x) // max(1, x.nbytes))
+    rows = max(1, CHUNK * len(x) // max(1, x.nbytes))
     for start in range(0, len(x), rows):
         found.update(_bytes(x[start : start + rows]))
     return found.hexdigest()

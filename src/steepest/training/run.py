@@ -1,4 +1,4 @@
-"""One run of training: an epoch of it, and everything that changes from update to update."""
+"""The state of a training run, and one epoch of it."""
 
 import sys
 import time
@@ -113,15 +113,15 @@ class Run:
 
     @property
     def size(self) -> Size | None:
-        """The batch size for ``batches``; a schedule follows the optimizer's own count, which
-        stands still within a window and at a skipped step."""
+        """The batch size for ``batches``; a schedule depends on the optimizer's count of updates,
+        which stays the same within a window and at a skipped step."""
         schedule = self.batch_size
         if not callable(schedule):
             return schedule
         return lambda _: schedule(self.optimizer.updates)
 
     def update(self, grads: Any, total: float, samples: int, begun: float) -> None:
-        """One step of the optimizer, and what is to be remembered of it."""
+        """One step of the optimizer, and what the row of the epoch needs of it."""
         if self.progress.position == 0:
             self.good = [p.copy() for p in self.leaves]
         size = 0 if self.batch_size is None else size_at(self.batch_size, self.optimizer.updates)
@@ -143,7 +143,7 @@ class Run:
             so_far.seconds += time.perf_counter() - begun
 
     def row(self) -> dict[str, float]:
-        """What is known of the epoch when all its updates are done."""
+        """The row of an epoch whose updates are done, without its evaluation."""
         done = self.progress
         row = {"epoch": done.epoch, "loss": done.total / done.position}
         row["lr"] = _learning_rate(self.optimizer)
@@ -219,7 +219,7 @@ class Run:
 
 
 def plateaus(optimizer: Optimizer) -> dict[str, Any]:
-    """The hyper-parameters that want to see the monitored loss, by their place in the groups."""
+    """The hyper-parameters that observe the monitored loss, by their place in the groups."""
     found = {}
     for number, group in enumerate(optimizer.param_groups):
         for name, value in group.items():

@@ -28,7 +28,7 @@ def batches(
     data as one batch, in its own order. With ``shuffle`` the order is that of
     ``numpy.random.default_rng((seed, epoch)).permutation(n)``: it is a function of seed and epoch,
     so these two and ``start``, the number of samples that are done, are all there is to save in
-    order to go on in the middle of an epoch.
+    order to continue in the middle of an epoch.
 
     A schedule as ``batch_size`` is called with ``updates`` for the first batch, ``updates + 1`` for
     the next, and so on, each time just before the batch is cut; see ``size_at``. Raises ValueError

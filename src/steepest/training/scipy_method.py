@@ -4,8 +4,8 @@
     stop if a criterion is met
     x ← the optimizer's step with g, then clipped to the bounds; again
 
-The rules here are of first order and take steps of the length they are told, without a line
-search: a function may rise on its way down. Where gradients are exact and cheap, SciPy's L-BFGS-B
+These are first-order rules, whose step length is given, without a line search: the function may
+rise between steps. Where gradients are exact and cheap, SciPy's L-BFGS-B
 needs far fewer steps; these methods are for rough, noisy or large functions, and for comparisons.
 """
 
@@ -35,7 +35,7 @@ EPSILON = float(np.finfo(np.float64).eps)
 
 _TOLERANCE = "a number", lambda x: not math.isnan(x)
 
-# Steps whose values must lie within ftol: with momentum, a single small change is common.
+# The values of so many steps must be within ftol: with momentum, one small change is common.
 WINDOW = 10
 
 # Arguments of an optimizer that contradict, or cannot change, what is returned.
@@ -55,8 +55,8 @@ def scipy_method(rule: type[Optimizer] | str, *, steps: int = 1000, **hyper: Any
     hyper: the optimizer's arguments: lr, betas, clip, ...; numbers or schedules. weight_decay is 0
         unless given, as it moves the minimum. maximize, ema, average and nonfinite are refused.
 
-    Raises what the optimizer's constructor raises, and ValueError or TypeError for what is no rule.
-    Its use needs SciPy. ``ScipyMethod`` says what it does, and which options there are.
+    Raises what the optimizer's constructor raises, and ValueError or TypeError for an unknown
+    rule. The method needs SciPy; ``ScipyMethod`` describes it and its options.
 
     >>> import numpy as np, steepest as st
     >>> from scipy.optimize import minimize
@@ -72,13 +72,13 @@ def scipy_method(rule: type[Optimizer] | str, *, steps: int = 1000, **hyper: Any
     if "weight_decay" in inspect.signature(cls).parameters:
         hyper.setdefault("weight_decay", 0.0)
     method = ScipyMethod(cls, count("steps", steps, 0), hyper)
-    method.optimizer(np.zeros(1))  # wrong arguments are told now, not at the first use
+    method.optimizer(np.zeros(1))  # wrong arguments raise now, not at the first use
     return method
 
 
 @dataclass(frozen=True)
 class ScipyMethod:
-    """What ``scipy_method`` makes: a callable of the form that SciPy wants of a method.
+    """The result of ``scipy_method``: a callable that SciPy accepts as a method.
 
     x0 becomes float64 and is left as it is. Without ``jac``, gradients are forward differences
     over eps max(1, |x|), which cost n further evaluations each.
@@ -88,7 +88,7 @@ class ScipyMethod:
 
     Options: maxiter; gtol, 1e-5: converged once no element of the gradient is larger, counting
     only what does not push out of the bounds; ftol, None: converged once the values of the last 10
-    steps lie within ftol max(1, |fun|); eps, 1.5e-8; disp: prints the outcome. ``tol`` sets gtol.
+    steps are within ftol max(1, |fun|); eps, 1.5e-8; disp: prints the outcome. ``tol`` sets gtol.
     Other options are not used: OptimizeWarning.
 
     The result has x, fun, jac, nit, nfev, njev, success (status 0), message and status:
@@ -106,7 +106,7 @@ class ScipyMethod:
     hyper: dict[str, Any]
 
     def optimizer(self, x: Array) -> Optimizer:
-        """A fresh one over x: what its schedules remember is not shared between runs."""
+        """A new optimizer of x; the state of its schedules is not shared between runs."""
         return self.rule(x, **copy.deepcopy(self.hyper))
 
     def __call__(
@@ -292,7 +292,7 @@ def _reason(
 
 
 def _teller(callback: Function | None, result: Any) -> Callable[[Array, float], bool]:
-    """A function that calls the callback, of either form, and says whether to go on."""
+    """A function that calls the callback, of either form, and returns whether to continue."""
     if callback is None:
         return lambda x, f: True
     try:

@@ -1,4 +1,4 @@
-"""When to stop, by the monitored loss; and when not to: in the middle of a change."""
+"""Stopping rules for the monitored loss, and protection of changes against Ctrl-C."""
 
 import math
 import signal
@@ -12,13 +12,13 @@ from steepest.training.history import Stopped
 
 
 def monitored(row: Mapping[str, float]) -> str:
-    """The name of the loss that is looked at: val_loss where there is one, else loss."""
+    """The name of the monitored loss: val_loss where there is one, else loss."""
     return "val_loss" if "val_loss" in row else "loss"
 
 
 @dataclass
 class Watch:
-    """What has been seen of the monitored loss, and the rules that judge it.
+    """The history of the monitored loss, and the stopping rules.
 
     ``reference`` is the last loss that counted as an improvement, ``waited`` the number of epochs
     since then.
@@ -58,7 +58,7 @@ class Watch:
 
 
 class Shield:
-    """Puts Ctrl-C off inside ``with shield``, so that what belongs together changes together.
+    """Delays Ctrl-C inside ``with shield``, so that several changes happen together.
 
     ``raised`` has to be around it all: it takes the place of the usual reaction to Ctrl-C, once
     for a whole run. Only the main thread can, and only it is ever interrupted; elsewhere a shield

@@ -55,12 +55,12 @@ def tune(
         ``choice``, or a list of values. For a grid, a list, or a distribution with ``points=``.
     method: ``"grid"``, every combination, in order; ``"random"``; ``"tpe"``, random at first, then
         near the better ones (tree-structured Parzen estimator); ``"halving"``, random candidates
-        of which one in 3 goes on beyond ``min_epochs``, 3, 9, ... times as many epochs
+        of which one in 3 continues beyond ``min_epochs``, 3, 9, ... times as many epochs
         (asynchronous successive halving).
     trials: how many candidates, in all, those of earlier calls and of other processes with the
         same storage included. For a grid there is nothing to give. May be None with a timeout.
     seed: the candidates come from (seed, number of the candidate), those of TPE also from the
-        trials before; so a search that was stopped goes on as if it had not been.
+        trials before; so a search that was stopped continues as if it had not been.
     storage: None for memory; a path ending in .db, .sqlite or .sqlite3, or a folder, for an SQLite
         file (in the folder: ``tuning.db``); or a database URL as Optuna takes it. Calls with the
         same storage and study share the work, at the same time or one after the other.
@@ -71,7 +71,7 @@ def tune(
     timeout: begin no new trial after so many seconds.
     progress: show a progress bar (tqdm) on the standard error.
 
-    A trial *fails*, and the search goes on, where the loss is infinite or NaN, where ``fit``
+    A trial *fails*, and the search continues, where the loss is infinite or NaN, where ``fit``
     stopped with a non-finite loss, and for an ArithmeticError (such as FloatingPointError) or a
     ValueError; only a ValueError of the first trial this call begins ends the search, like every
     other exception at any time: those are mistakes in the program. The trial they end is done

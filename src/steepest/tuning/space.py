@@ -1,4 +1,4 @@
-"""What a search may choose from: the distributions of hyper-parameters, and grids of them.
+"""The search space: distributions of hyper-parameters, and grids of them.
 
 A distribution works with *stored* values, which a database can keep: floats, integers, and for a
 choice the labels of its values. ``decode`` turns a stored value into the one that the objective
@@ -41,7 +41,7 @@ class Distribution(ABC):
         """The distribution of stored values in Optuna's terms."""
 
     def decode(self, stored: Any) -> Any:
-        """The value that a stored value stands for."""
+        """The value behind a stored value."""
         return stored
 
 
@@ -159,7 +159,7 @@ class choice(Distribution):
 
     The values may be any objects. A database keeps them by their labels, which say what they are
     as Python writes them; objects that Python writes with their address (functions, most classes
-    of one's own) are named by their type or name. Raises ValueError for no values, TypeError for
+    of your own) are named by their type or name. Raises ValueError for no values, TypeError for
     something that is no sequence.
 
     >>> choice([(0.9, 0.999), None, np.tanh]).grid()
@@ -235,7 +235,7 @@ class Space:
         return [dict(zip(self.distributions, p, strict=True)) for p in itertools.product(*axes)]
 
     def decode(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """The values that stored values stand for."""
+        """The values behind stored values."""
         return {name: x.decode(stored[name]) for name, x in self.distributions.items()}
 
 

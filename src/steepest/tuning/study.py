@@ -5,13 +5,13 @@ Optuna's. Usually there is one per candidate; when a process is killed or interr
 of a trial, the trial counts as *lost*, and another one, which names it, takes its place.
 
 Nothing is locked for this. Making a row is atomic and gives it the next number, and from the rows
-alone every process computes the same ``standing``: which row stands for which candidate. Whoever
-has made a row looks whether it stands for a candidate that was wanted; two processes that go for
-the same one at the same time both make a row, the lower number has it, the other is dropped.
+alone every process computes the same ``standing``: which row counts for which candidate. A process
+that has made a row checks whether it counts for a candidate that was wanted. If two processes try
+the same candidate at the same time, both make a row; the lower number counts, the other is dropped.
 
 A running trial is known to be lost as soon as its process is gone, where that can be looked up (on
-Linux, by the same user); else when it has not counted on its ``beat`` for a minute. Nobody's clock
-is compared with another's.
+Linux, by the same user); else when its process has not increased its counter of beats for a minute.
+Clocks of different machines are not compared.
 """
 
 import math
@@ -56,11 +56,11 @@ class Claim:
 
 
 def standing(trials: list[Any]) -> dict[int, Any]:
-    """The trial that stands for each candidate.
+    """The trial that counts for each candidate.
 
     A pure function of the trials, in the order of their numbers, so that all processes agree.
     """
-    stand: dict[int, Any] = {}
+    found: dict[int, Any] = {}
     candidates: dict[int, int] = {}
     fresh = 0
     for trial in trials:
@@ -69,11 +69,11 @@ def standing(trials: list[Any]) -> dict[int, Any]:
             candidate, fresh = fresh, fresh + 1
         else:
             candidate = candidates.get(retried, -1)
-            if candidate < 0 or stand[candidate].number != retried:
+            if candidate < 0 or found[candidate].number != retried:
                 continue  # another process was first
         candidates[trial.number] = candidate
-        stand[candidate] = trial
-    return stand
+        found[candidate] = trial
+    return found
 
 
 class Study:
@@ -117,11 +117,11 @@ class Study:
     def claim(self, total: float) -> Claim | None:
         """A candidate below `total` that nobody has done or is doing; None if there is none."""
         while True:
-            stand = self.standing()
-            wanted = [c for c, t in stand.items() if c < total and self.lost(t)]
-            if not wanted and len(stand) >= total:
+            trials = self.standing()
+            wanted = [c for c, t in trials.items() if c < total and self.lost(t)]
+            if not wanted and len(trials) >= total:
                 return None
-            lost = stand[min(wanted)] if wanted else None
+            lost = trials[min(wanted)] if wanted else None
             id, attempt = self._create(lost)
             mine = [c for c, t in self.standing().items() if t._trial_id == id]
             claim = Claim(mine[0] if mine else -1, id, lost.params if lost is not None else {})
@@ -233,7 +233,7 @@ class Study:
         self._tell(claim.id, self._states.PRUNED)
 
     def interrupt(self, claim: Claim) -> None:
-        """Gives a trial up; it is done again when the search goes on."""
+        """Gives a trial up; it is repeated when the search continues."""
         self._attribute(claim, INTERRUPTED, True)
         self._tell(claim.id, self._states.FAIL)
 

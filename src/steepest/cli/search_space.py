@@ -1,6 +1,6 @@
 """The hyper-parameters that ``steepest tune`` searches, written as ``NAME=VALUES``.
 
-VALUES are a range, ``LOW..HIGH`` with ``log`` and ``points=N`` behind it where wanted, of whole
+VALUES are a range, ``LOW..HIGH`` optionally followed by ``log`` and ``points=N``, of whole
 numbers for what is whole; or a list, ``A,B,C``.
 """
 
@@ -50,7 +50,7 @@ def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
-        raise ValueError(f"{text!r} is no value as in Python") from None
+        raise ValueError(f"{text!r} is not a Python value") from None
 
 
 def _layers(text: str) -> tuple[int, ...]:
@@ -136,7 +136,7 @@ def distribution(name: str, text: str, rule: str) -> tuning.Distribution:
         return tuning.choice([read(piece.lstrip(",").strip()) for piece in syntax.pieces(text)])
     except (ValueError, ArgumentTypeError) as error:
         raise UsageError(
-            f"{name}={text}: {error}; expected LOW..HIGH, with log or points=N behind it, or A,B,C"
+            f"{name}={text}: {error}; expected LOW..HIGH, with log or points=N after it, or A,B,C"
         ) from None
 
 

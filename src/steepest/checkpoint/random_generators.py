@@ -1,7 +1,7 @@
-"""NumPy's random generators as values that JSON has, and back.
+"""NumPy's random generators as JSON values, and back.
 
 A generator becomes [name of its bit generator, its state, its seed sequence or None]. The seed
-sequence is what ``spawn`` goes by. Positions within a generator's buffer, which NumPy takes as they
+sequence is what ``spawn`` uses. Positions within a generator's buffer, which NumPy takes as they
 come, are checked: one from a damaged file would make it read beyond the buffer.
 """
 
@@ -30,7 +30,7 @@ def parts(generator: np.random.Generator, what: str) -> list[Any]:
     name = type(bits).__name__
     if _KINDS.get(name) is not type(bits):
         raise CheckpointError(
-            f"{what} goes by the bit generator {name}; expected one of {', '.join(_KINDS)}"
+            f"{what} uses the bit generator {name}; expected one of {', '.join(_KINDS)}"
         )
     return [name, _plain(bits.state), _seeds(getattr(bits, "seed_seq", None))]
 
@@ -62,7 +62,7 @@ def made(name: Any, state: Any, seeds: Any) -> np.random.Generator:
     bits = _KINDS[name](0 if seeds is None else _sequence(*seeds))
     bits.state = _arrays(state)
     if _plain(bits.state) != state:
-        raise CheckpointError(f"a generator {name} with a state that is none")
+        raise CheckpointError(f"a generator {name} with an invalid state")
     return np.random.Generator(bits)
 
 

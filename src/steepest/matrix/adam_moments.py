@@ -1,4 +1,4 @@
-"""Adam's moments in the form the matrix rules share: eps is beside the uncorrected √v."""
+"""Adam's moments as the matrix rules use them: eps is added to √v before the bias correction."""
 
 import math
 from functools import partial

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from steepest import schedules
-from steepest.checkpoint import generators
+from steepest.checkpoint import random_generators
 from steepest.checkpoint.container import parse
 from steepest.checkpoint.error import CheckpointError
 from steepest.fields import arguments
@@ -39,9 +39,9 @@ _NUMPY: dict[str, type[np.generic]] = {
 def classes() -> dict[str, type[Any]]:
     """The classes whose objects can be stored, by name.
 
-    Those of ``steepest.schedules.SCHEDULES``, to which a schedule of one's own may be added, the
-    frozen dataclasses of ``steepest.average``, ``clip``, ``filters`` and ``regularize``, and the
-    clips, filters and penalties of one's own that have been defined.
+    Those of ``steepest.schedules.SCHEDULES``, to which your own schedule may be added, the frozen
+    dataclasses of ``steepest.average``, ``clip``, ``filters`` and ``regularize``, and the clips,
+    filters and penalties of your own that have been defined.
     """
     named: dict[str, type[Any]] = {f"schedules.{k}": c for k, c in schedules.SCHEDULES.items()}
     for module in (average, clip, filters, regularize):
@@ -103,7 +103,7 @@ def _encoded(x: Any, what: str) -> Any:
         items = [_encoded(y, f"{what}[{i}]") for i, y in enumerate(x)]
         return items if isinstance(x, list) else {"$tuple": items}
     elif kind is np.random.Generator:
-        return {"$generator": _encoded(generators.parts(x, what), what)}
+        return {"$generator": _encoded(random_generators.parts(x, what), what)}
     else:
         name = next((name for name, known in classes().items() if known is kind), None)
         if name is not None:
@@ -147,7 +147,7 @@ def _decoded(x: Any, known: dict[str, type[Any]]) -> Any:
         return {key: _decoded(y, known) for key, y in x.items()}
     (key, content), *more = x.items()
     if more:
-        raise CheckpointError(f"{key} beside {more[0][0]!r}; expected it alone")
+        raise CheckpointError(f"{key} next to {more[0][0]!r}; expected it alone")
     if key == "$float" and content in ("inf", "-inf", "nan"):
         return float(content)
     if not isinstance(content, list):
@@ -164,7 +164,7 @@ def _decoded(x: Any, known: dict[str, type[Any]]) -> Any:
         name, value = items
         return _NUMPY[name](value)
     if key == "$generator":
-        return generators.made(*items)
+        return random_generators.made(*items)
     if key == "$object":
         return _made(items, known)
     raise CheckpointError(f"{key} has no meaning")

@@ -99,7 +99,7 @@ def test_tensors_are_what_deepspeed_loads():
         ({"optimizer_state_dict": {"zero_stage": 2}}, "of ZeRO, with 'zero_stage': merge the"),
         ({"base_optimizer_state": {}}, "of ZeRO, with 'base_optimizer_state': merge"),
         (state_dict(amsgrad=True), "amsgrad of group 0 is set"),
-        ({"state": {}}, "no state dict of torch.optim"),
+        ({"state": {}}, "not a state dict of torch.optim"),
     ],
 )
 def test_what_cannot_be_taken_is_refused(given, message):

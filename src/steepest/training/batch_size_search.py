@@ -1,4 +1,4 @@
-"""Which batch size to train with: doubled until memory or the noise of the gradients says stop."""
+"""The search for a batch size: doubled until it exceeds the memory or the gradient noise scale."""
 
 import copy
 import math
@@ -36,7 +36,7 @@ class BatchSize:
     """What ``find_batch_size`` found.
 
     ``size`` is the batch size to take, ``tried`` what was measured of each size that fitted, and
-    ``stopped`` says what ended the search, ``message`` in words.
+    ``stopped`` says what ended the search, ``message`` describes it.
     """
 
     size: int

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import steepest as st
-from steepest.training import find_batch_size, search
+from steepest.training import batch_size_search, find_batch_size
 
 
 def cloud(center=3.0, n=2**12, d=20, seed=0):
@@ -150,4 +150,4 @@ def test_the_face_of_the_package() -> None:
 
 
 def test_examples() -> None:
-    assert doctest.testmod(search).failed == 0
+    assert doctest.testmod(batch_size_search).failed == 0

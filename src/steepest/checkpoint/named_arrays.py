@@ -1,4 +1,4 @@
-"""The arrays of a model by name: what is saved, and what is loaded into."""
+"""The arrays of a model by name: those that are saved, and those that a file is loaded into."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -13,8 +13,8 @@ from steepest.optimizers import LBFGS, Optimizer
 
 
 @runtime_checkable
-class Parted(Protocol):
-    """An optimizer whose state lies in several processes, all of which save and load together."""
+class Sharded(Protocol):
+    """An optimizer whose state is sharded over processes, all of which save and load together."""
 
     @property
     def rule(self) -> str: ...
@@ -27,22 +27,22 @@ class Parted(Protocol):
         ...
 
     def as_one(self, work: Callable[[Any], None]) -> None:
-        """Calls work in one of the processes, with an optimizer that has everything; raises in all
-        what is raised there."""
+        """Calls work in one of the processes, with an optimizer that has the whole state; raises in
+        all processes what is raised there."""
         ...
 
     def together(self) -> AbstractContextManager[None]:
-        """What is done inside raises in all processes where it does in one."""
+        """A block that raises in all processes where it raises in one."""
         ...
 
 
-Saved = Optimizer | LBFGS | Parted
+Saved = Optimizer | LBFGS | Sharded
 
 
 def by_name(optimizer: Saved, params: Any) -> dict[str, Array]:
-    """The optimizer's parameters, and the arrays of `params` that are none of them, each once.
+    """The optimizer's parameters, and the other arrays of `params`, each once.
 
-    Raises TypeError for what is no array, CheckpointError where a name means two arrays.
+    Raises TypeError for what is not an array, CheckpointError where two arrays have one name.
     """
     named = {
         name: p
@@ -79,8 +79,8 @@ def check(targets: Mapping[str, Array], values: Mapping[str, Array], path: str) 
         raise CheckpointError(f"{path} lacks the parameters {listed(missing)}")
     if unknown := values.keys() - targets.keys():
         raise CheckpointError(
-            f"{path} has parameters that are nowhere to put: {listed(unknown)}; give the arrays "
-            "for them as params=, or use steepest.checkpoint.read"
+            f"{path} has parameters without an array to load them into: {listed(unknown)}; give "
+            "the arrays for them as params=, or use steepest.checkpoint.read"
         )
     for name, x in targets.items():
         value = values[name]
@@ -101,6 +101,6 @@ def check(targets: Mapping[str, Array], values: Mapping[str, Array], path: str) 
 
 
 def listed(names: set[str]) -> str:
-    """Names for a message, not too many."""
+    """Names for a message: the first five, and how many more."""
     shown = sorted(names)
     return ", ".join(map(repr, shown[:5])) + (f" and {len(shown) - 5} more" if shown[5:] else "")

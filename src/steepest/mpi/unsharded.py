@@ -1,14 +1,14 @@
-"""A sharded optimizer as others see it: with whole parameters."""
+"""Views of a sharded optimizer with whole parameters in place of one rank's parts."""
 
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 from steepest.memory.arrays import Array
 
-__all__ = ["Group", "One"]
+__all__ = ["UnshardedGroup", "UnshardedOptimizer"]
 
 
-class Group(MutableMapping[str, Any]):
+class UnshardedGroup(MutableMapping[str, Any]):
     """A live group with whole parameters in place of this rank's parts."""
 
     def __init__(self, group: dict[str, Any], params: list[Array]) -> None:
@@ -39,10 +39,10 @@ class Group(MutableMapping[str, Any]):
         return repr(dict(self))
 
 
-class One:
-    """A sharded optimizer as if it were in one process, to be saved."""
+class UnshardedOptimizer:
+    """A sharded optimizer as one process would have it: what is saved."""
 
-    def __init__(self, param_groups: list[Group], state_dict: dict[str, Any]) -> None:
+    def __init__(self, param_groups: list[UnshardedGroup], state_dict: dict[str, Any]) -> None:
         self.param_groups = param_groups
         self._state_dict = state_dict
 

@@ -1,4 +1,4 @@
-"""What decides a search, and what is recorded of it so that it can go on."""
+"""The settings of a search, and the record from which it can be continued."""
 
 import dataclasses
 import hashlib
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from steepest.cli import folders, space, syntax
+from steepest.cli import folders, search_space, syntax
 from steepest.cli.errors import UsageError
+from steepest.cli.search_space import Spaces
 from steepest.cli.settings import Settings
-from steepest.cli.space import Spaces
 from steepest.data.datasets import Dataset
 from steepest.optimizers import RULES
 from steepest.tuning import METHODS, Distribution
@@ -45,13 +45,13 @@ class Search:
         fixed = Settings.given(arguments)
         settings = Settings(**fixed)
         texts = arguments.get("space", []), arguments.get("grid", [])
-        spaces = space.given([*texts[0], *texts[1]], settings, list(fixed))
+        spaces = search_space.given([*texts[0], *texts[1]], settings, list(fixed))
         only_grids = bool(texts[1]) and not texts[0]
         method = arguments.get("method", "grid" if only_grids else "tpe")
         rule = syntax.call("--optimizer", settings.optimizer, RULES)[0]
         return cls(
             settings=settings,
-            space=spaces or space.default(rule, [*fixed, *_arguments(settings)]),
+            space=spaces or search_space.default(rule, [*fixed, *_arguments(settings)]),
             method=method,
             trials=arguments.get("trials", None if method == "grid" else TRIALS),
             prune=arguments.get("prune", True),
@@ -76,7 +76,7 @@ class Search:
         texts = [*given.get("space", []), *given.get("grid", [])]
         own = {name: given[name] for name in ("method", "prune", "min_epochs") if name in given}
         if texts:
-            own["space"] = space.given(texts, saved.settings, [])
+            own["space"] = search_space.given(texts, saved.settings, [])
         folders.agree(folder, own, dataclasses.asdict(saved))
         changes = {name: given[name] for name in ("trials", "storage", "study") if name in given}
         found = dataclasses.replace(saved, **changes)
@@ -105,7 +105,9 @@ class Search:
     def distributions(self) -> dict[str, Distribution]:
         """The space as the search takes it. Raises UsageError."""
         rule = syntax.call("--optimizer", self.settings.optimizer, RULES)[0]
-        return {name: space.distribution(name, text, rule) for name, text in self.space.items()}
+        return {
+            name: search_space.distribution(name, text, rule) for name, text in self.space.items()
+        }
 
     def name(self, dataset: Dataset) -> str:
         """The name of the study: the one asked for, or one that equal runs have in common."""

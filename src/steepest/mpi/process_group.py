@@ -1,4 +1,4 @@
-"""Processes that do the same together: what fails on one fails on all."""
+"""A process group: processes that make the same calls together; where one fails, all fail."""
 
 import contextlib
 import hashlib
@@ -11,18 +11,18 @@ import numpy as np
 from steepest.extras import require
 from steepest.memory.arrays import Array
 
-__all__ = ["RankError", "Ranks"]
+__all__ = ["RankError", "ProcessGroup"]
 
 
 class RankError(RuntimeError):
     """Another rank has failed; the message says which, and why."""
 
 
-class Ranks:
-    """The processes of a communicator, and what they agree upon.
+class ProcessGroup:
+    """The processes of an MPI communicator.
 
-    Everything but the attributes is collective: all ranks call it, in the same order. Ctrl-C and
-    SystemExit are not told to others: a process that ends so is to end all (``python -m mpi4py``).
+    Every method is collective: all ranks call it, in the same order. Ctrl-C and SystemExit are not
+    told to the other ranks; ``python -m mpi4py`` ends all processes where one ends so.
     """
 
     def __init__(self, comm: Any = None) -> None:
@@ -37,7 +37,7 @@ class Ranks:
         self.rank: int = self.comm.Get_rank()
         self.size: int = self.comm.Get_size()
         self.committing = False
-        """Whether all have said that they are ready, and what they step is being changed."""
+        """Whether all ranks are ready, and parameters and state are being changed."""
 
     def agree(self, error: Exception | None = None) -> None:
         """Returns where no rank has an error; else raises RankError on those that have none."""
@@ -53,7 +53,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """What is done inside raises on all ranks where it does on one."""
+        """A block that raises on all ranks where it raises on one."""
         try:
             yield
         except RankError:
@@ -65,9 +65,9 @@ class Ranks:
 
     @contextlib.contextmanager
     def stepping(self) -> Iterator[None]:
-        """As ``together``, for what calls ``ready`` before it changes anything.
+        """As ``together``, for a block that calls ``ready`` before it changes anything.
 
-        What fails afterwards cannot be taken back elsewhere, so it ends all processes.
+        A failure after that cannot be undone on the other ranks, so it ends all processes.
         """
         self.committing = False
         try:
@@ -83,12 +83,12 @@ class Ranks:
             raise
 
     def ready(self) -> None:
-        """Returns once all ranks are ready to change what they step."""
+        """Returns once all ranks are ready to change parameters and state."""
         self.agree()
         self.committing = True
 
     def norms(self, own: Array) -> Array:
-        """The norms that each rank has measured, a row each."""
+        """The norms that each rank has measured, a row for each rank."""
         self.agree()
         rows = np.empty((self.size, own.size))
         self.comm.Allgather(own, rows)
