@@ -44,7 +44,7 @@ def package(tmp_path, monkeypatch):
 def lent(name, rule="signsgd"):
     """The text of a module whose one rule is one of this library's, compiled for the baseline."""
     return (
-        "from steepest.kernels.sign_base import RULES as found\n"
+        "from steepest.kernels.leveled.sign_base import RULES as found\n"
         f"RULES = {{{name!r}: found[{rule!r}]}}"
     )
 
@@ -159,7 +159,8 @@ def test_an_entry_without_capsules(package, entry):
     "surveys", ["None", "(1,)", "((None, None),)", "((None, None, None),)", "(lamb[2][0][::-1],)"]
 )
 def test_surveys_that_are_none(package, surveys):
-    package(kernels=f"{lent('good')}\nfrom steepest.kernels.layerwise_base import RULES as more\n"
+    package(kernels=f"{lent('good')}\n"
+            "from steepest.kernels.leveled.layerwise_base import RULES as more\n"
             f"lamb = more['lamb']\nRULES['mine'] = (*lamb[:2], {surveys})")  # fmt: skip
     refused(TypeError, "rule 'mine'")
 
@@ -172,7 +173,7 @@ def test_types_the_wrong_way_round(package):
 
 
 def test_capsules_of_another_kind(package):
-    package(kernels="from steepest.kernels.stages_base import STAGES\n"
+    package(kernels="from steepest.kernels.leveled.stages_base import STAGES\n"
             "RULES = {'mine': STAGES['scale'][:2] + ((),)}")  # fmt: skip
     refused(TypeError, "has a capsule 'steepest.stage' where a capsule 'steepest.rule.float.1' was")
 
@@ -216,7 +217,9 @@ def test_the_engine_itself_takes_no_other_capsule(monkeypatch):
 
 def test_a_name_that_is_taken(package):
     package(kernels=lent("adam"))
-    refused(ValueError, r"others.kernels has a rule 'adam', which steepest.kernels.adam_\w+ has")
+    refused(
+        ValueError, r"others.kernels has a rule 'adam', which steepest.kernels.leveled.adam_\w+"
+    )
 
 
 def test_a_rule_that_no_module_has(monkeypatch):

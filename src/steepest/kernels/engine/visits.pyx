@@ -14,7 +14,7 @@ from steepest.kernels.contract cimport (
     spread_double, spread_float, stage_double, stage_float, survey_double, survey_float,
     tally_double, tally_float,
 )
-from steepest.kernels.visits cimport (
+from steepest.kernels.engine.visits cimport (
     CENTRALIZE, COUNT_ABOVE, FIRST, G, GROUP_LASSO, LARGEST, LINE, MAKERS, MAXIMUM, OPERANDS, P,
     ROW, SIMPLEX, SPARE, SQUARES, STAGE_COEFFICIENTS, SUM, SUM_ABOVE, UNIT_NORM, Bands, Entry,
     Measures, Program, Stage, Units, UnitStage,

@@ -28,23 +28,23 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy
 
 from steepest.kernels import threads as thread_pool
-from steepest.kernels.bands cimport divide, release, table_range, tally_range
 from steepest.kernels.contract cimport (
     BLOCK, CHUNK, COEFFICIENTS, RULE_DOUBLE, RULE_FLOAT, SCALARS, SETTLE, STAGES, STATES, SUMS,
     SURVEYS, SURVEY_DOUBLE, SURVEY_FLOAT, TABLE_DOUBLE, TABLE_FLOAT, Operand, larger,
     measure_double, measure_float, real, settle_function,
+)
+from steepest.kernels.engine.bands cimport divide, release, table_range, tally_range
+from steepest.kernels.engine.visits cimport (
+    ADAPTIVE_CLIP, CENTRALIZE, COUNT_ABOVE, G, GROUP_LASSO, HOME, LARGEST, LINE, MAKERS, MAX_NORM,
+    MAXIMUM, P, READING, SCRATCH, SIMPLEX, SOURCE, SPARE, SQUARES, STAGE_COEFFICIENTS,
+    SUM, SUM_ABOVE, UNIT_NORM, UNIT_STAGES, Bands, Entry, Measures, Program, Stage, Units, decoded,
+    agreeing, held_norm, representable, stage_range, survey_range, unit_range, update_range,
 )
 from steepest.kernels.floatmode cimport floatmode_enter, floatmode_leave
 from steepest.kernels.sources cimport (
     Source, address, counter, held, reach, same, same_axes, still_as, still_at,
 )
 from steepest.kernels.team cimport team_run
-from steepest.kernels.visits cimport (
-    ADAPTIVE_CLIP, CENTRALIZE, COUNT_ABOVE, G, GROUP_LASSO, HOME, LARGEST, LINE, MAKERS, MAX_NORM,
-    MAXIMUM, P, READING, SCRATCH, SIMPLEX, SOURCE, SPARE, SQUARES, STAGE_COEFFICIENTS,
-    SUM, SUM_ABOVE, UNIT_NORM, UNIT_STAGES, Bands, Entry, Measures, Program, Stage, Units, decoded,
-    agreeing, held_norm, representable, stage_range, survey_range, unit_range, update_range,
-)
 
 cdef enum:
     VISIT = 64                         # what a parameter costs besides its elements, in elements
@@ -276,7 +276,8 @@ cdef class Plan:
                 raise ValueError("factors or states of another type or order")
         b.row = address(factors[0], True)
         b.column = address(factors[1], True) if len(factors) > 1 else NULL
-        b.spread = pointer(self.kernels.spread[1 if e.is_double else 0], "steepest.spread")
+        b.spread = pointer(self.kernels.spreads["factors"][1 if e.is_double else 0],
+                           "steepest.spread")
         b.table.states = <int>len(states)
         b.table.state = <void **>malloc((len(states) + 1) * sizeof(void *))
         b.table.length = <Py_ssize_t *>malloc((len(states) + 1) * sizeof(Py_ssize_t))

@@ -1,6 +1,6 @@
 """The sweeps of rules that go by rows and columns of matrices."""
 from steepest.kernels.contract cimport real
-from steepest.kernels.visits cimport Bands, Entry, Program, Stage
+from steepest.kernels.engine.visits cimport Bands, Entry, Program, Stage
 
 cdef int divide(Bands *b) except -1
 cdef void release(Bands *b) noexcept

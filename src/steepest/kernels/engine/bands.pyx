@@ -12,7 +12,7 @@ from libc.stdlib cimport free, malloc
 from steepest.kernels.contract cimport (
     BLOCK, CHUNK, Table, fold_double, fold_float, larger, real, table_double, table_float,
 )
-from steepest.kernels.visits cimport Bands, Entry, Program, Stage, tallied
+from steepest.kernels.engine.visits cimport Bands, Entry, Program, Stage, tallied
 
 cdef enum:
     GRAIN = 32768                      # elements of an item, at least, if there are as many;

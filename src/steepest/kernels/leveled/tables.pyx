@@ -2,8 +2,8 @@
 instruction-set level.
 
 FOLDS maps "squares" (their sum, in double: a row's in lanes, as ``rules.squares`` adds, a column's
-row by row) and "largest" (of terms that are not negative) to the function for each type; SPREAD
-makes factors of rows and columns into those of elements.
+row by row) and "largest" (of terms that are not negative) to the function for each type; SPREADS
+maps "factors" to what makes factors of rows and columns into those of elements.
 """
 from cpython.pycapsule cimport PyCapsule_New
 
@@ -11,7 +11,7 @@ from steepest.kernels.contract cimport (
     LANES, fold_double, fold_float, larger, real, spread_double, spread_float,
 )
 
-FOLDS = {}
+FOLDS, SPREADS = {}, {}
 
 
 cdef object entry(fold_float of_float, fold_double of_double):
@@ -175,5 +175,5 @@ cdef void spread(const real *row, const real *column, Py_ssize_t j, Py_ssize_t n
             column += passed // height * columns
             place = passed % height
 
-SPREAD = (PyCapsule_New(<void *><spread_float>spread, "steepest.spread", NULL),
-          PyCapsule_New(<void *><spread_double>spread, "steepest.spread", NULL))
+SPREADS["factors"] = (PyCapsule_New(<void *><spread_float>spread, "steepest.spread", NULL),
+                      PyCapsule_New(<void *><spread_double>spread, "steepest.spread", NULL))
