@@ -136,7 +136,7 @@ class Rule(ABC):
         """A new state array for the parameter p."""
         matrices = self.matrices(p, h)
         if matrices is not None and key in matrices.states:
-            return np.zeros(matrices.states[key], p.dtype)
+            return np.zeros(matrices.states[key], arrays.computed(p))
         return arrays.zeros_like(p)
 
     def scalars(self, h: Mapping[str, Any]) -> tuple[str, ...]:

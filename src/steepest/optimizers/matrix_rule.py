@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from steepest.core.optimizer import Optimizer
+from steepest.memory import arrays
 from steepest.memory.arrays import Array
 
 __all__: list[str] = []
@@ -35,7 +36,7 @@ class MatrixRule(Optimizer, registered=False):
         """d, and the states that change, in new arrays."""
 
     def initial(self, key: str, p: Array, h: Mapping[str, Any]) -> Array:
-        return self.begun(p.shape, p.dtype, h)[key]
+        return self.begun(p.shape, arrays.computed(p), h)[key]
 
     def coefficients(self, h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         raise NotImplementedError  # such a rule has no kernel: `prepare` is its step

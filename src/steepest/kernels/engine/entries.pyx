@@ -9,7 +9,7 @@ from libc.string cimport memcpy
 from steepest.kernels.contract cimport Operand
 from steepest.kernels.engine cimport tiles
 from steepest.kernels.engine.structs cimport G, HOME, P, READING, SOURCE, Entry, Tiles, Units
-from steepest.kernels.sources cimport Source, address, reach, same_axes
+from steepest.kernels.sources cimport Source, address, reach, same_axes, type_of
 
 
 cdef int bind(Entry *e, object kernels, tuple arrays, object gradient, object layout) except -1:
@@ -17,7 +17,9 @@ cdef int bind(Entry *e, object kernels, tuple arrays, object gradient, object la
     of its cuts e has the units already."""
     cdef int k
     cdef Units *units
+    e.width = gradient.itemsize
     for k in range(<int>len(arrays)):
+        e.width += arrays[k].itemsize
         bind_operand(e, kernels, P if k == 0 else k + 1, arrays[k], layout.walks[k])
     bind_source(e, gradient)
     bind_home(e, arrays[0])
@@ -52,11 +54,14 @@ cdef int bind_walk(Entry *e, object kernels, Operand *x, Py_ssize_t **memory, ob
         axes[ndim + axis] = walk.strides[axis]
     x.data, x.ndim, x.shape, x.strides = data + <Py_ssize_t>walk.offset, ndim, axes, axes + ndim
     x.decode, x.encode = NULL, NULL
-    if walk.codec is not None:
+    if walk.codec is None:
+        if array.dtype.char != ("d" if e.in_double else "f"):
+            raise ValueError(f"an array of {array.dtype} without a codec")
+    else:
         functions = kernels.codecs[walk.codec]
-        x.decode = PyCapsule_GetPointer(functions[1 if e.is_double else 0], "steepest.codec")
+        x.decode = PyCapsule_GetPointer(functions[1 if e.in_double else 0], "steepest.codec")
         if array.flags.writeable:
-            x.encode = PyCapsule_GetPointer(functions[3 if e.is_double else 2], "steepest.codec")
+            x.encode = PyCapsule_GetPointer(functions[3 if e.in_double else 2], "steepest.codec")
     return 0
 
 
@@ -68,7 +73,7 @@ cdef int bind_source(Entry *e, object gradient) except -1:
     try:
         s.shape = reserve_axes(&e.axes[SOURCE], view.ndim)
         s.strides = s.shape + view.ndim
-        s.data, s.ndim, s.format = <char *>view.buf, view.ndim, c"d" if e.is_double else c"f"
+        s.data, s.ndim, s.type = <char *>view.buf, view.ndim, type_of(gradient)
         if view.ndim:
             memcpy(s.shape, view.shape, view.ndim * sizeof(Py_ssize_t))
             memcpy(s.strides, view.strides, view.ndim * sizeof(Py_ssize_t))
@@ -82,6 +87,7 @@ cdef int bind_home(Entry *e, object array) except -1:
     """Remembers where the parameter lies; its strides are mostly the gradient's."""
     cdef Py_buffer view
     cdef Py_ssize_t *steps
+    e.type = type_of(array)
     PyObject_GetBuffer(array, &view, PyBUF_STRIDES | PyBUF_WRITABLE)
     try:
         e.home, e.steps = <char *>view.buf, e.gradient.strides
@@ -116,11 +122,11 @@ cdef int bind_matrices(Entry *e, object kernels, tuple matrices) except -1:
     if b.table.matrices * b.table.rows * b.table.columns != e.size:
         raise ValueError("matrices of another size than the parameter")
     for x in factors + states:
-        if x.dtype.char != ("d" if e.is_double else "f") or not x.flags.carray:
+        if x.dtype.char != ("d" if e.in_double else "f") or not x.flags.carray:
             raise ValueError("factors or states of another type or order")
     b.row = address(factors[0], True)
     b.column = address(factors[1], True) if len(factors) > 1 else NULL
-    b.spread = PyCapsule_GetPointer(kernels.spreads["factors"][1 if e.is_double else 0],
+    b.spread = PyCapsule_GetPointer(kernels.spreads["factors"][1 if e.in_double else 0],
                                     "steepest.spread")
     b.table.states = <int>len(states)
     b.table.state = <void **>malloc((len(states) + 1) * sizeof(void *))

@@ -58,7 +58,7 @@ cdef int measure_again(Step *s, object kernels, int threads) except -1:
     cdef bint powers = s.order != 1.0 and s.order != 2.0, some = False
     for i in range(s.actives):
         e = &s.entries[s.active[i]]
-        e.again = e.size > 0 and (powers or e.is_double and not (
+        e.again = e.size > 0 and (powers or e.in_double and not (
             (s.order == 1.0 or 1e-280 < e.measured) and e.measured < 1e300))
         some = some or e.again
     if not some:

@@ -127,7 +127,7 @@ cdef class Plan:
         e.operands = <int>len(arrays) + 1
         e.states = states
         e.scale = 1.0
-        e.is_double = arrays[0].dtype.char == "d"
+        e.in_double = layout.computed.char == "d"
         e.size = arrays[0].size
         e.units = <Units *>calloc(max(len(layout.cuts), 1), sizeof(Units))
         if e.units == NULL:
@@ -188,8 +188,9 @@ cdef class Plan:
             if not e.active:
                 continue
             p = params[i]
-            if p is not self.owners[i] or not (still_at(p, e.home, &e.gradient, e.steps)
-                                               or still_as(p, self.params[i])):
+            if p is not self.owners[i] or not (
+                    still_at(p, e.home, e.type, &e.gradient, e.steps)
+                    or still_as(p, self.params[i])):
                 return None
             if looking and not self.as_shown(i):
                 return None
@@ -200,7 +201,7 @@ cdef class Plan:
             if grad is not grads[i]:
                 grads[i] = grad
             if not same(&e.gradient, grad, &data) or (
-                    e.borrowed and <size_t>data % (8 if e.is_double else 4)):
+                    e.borrowed and <size_t>data % <size_t>e.gradient.type.itemsize):
                 stale.append(i)
             elif data != e.gradient.data:
                 if e.size and touches(&self.written, data + e.gradient.low,

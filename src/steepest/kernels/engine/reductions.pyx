@@ -55,7 +55,7 @@ cdef Py_ssize_t near(const Step *s, int threads) noexcept nogil:
     cdef Entry *e
     for i in range(s.high, s.actives):
         e = &s.entries[s.active[i]]
-        bytes += e.size * e.operands * (sizeof(double) if e.is_double else sizeof(float))
+        bytes += e.size * e.width
         if bytes >= NEAR * threads:
             return i + 1
     return s.actives

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t
 from steepest.kernels.contract cimport (
     BLOCK, CHUNK, COEFFICIENTS, SCALARS, STAGES, SUMS, SURVEYS, Operand, Table,
 )
-from steepest.kernels.sources cimport Source
+from steepest.kernels.sources cimport ElementType, Source
 
 cdef enum:
     P = 0                              # operand numbers: the parameter,
@@ -67,14 +67,16 @@ cdef struct Entry:
     Py_ssize_t size
     int64_t *count                     # steps taken
     char *home                         # where the parameter's data lay when it was bound,
+    const ElementType *type            # how its elements are stored,
     const Py_ssize_t *steps            # and its strides; its shape is the gradient's
     Source gradient
     Py_ssize_t offset                  # of the gradient's first element in loop order, in bytes
+    Py_ssize_t width                   # bytes of an element of all its arrays together
     int group
     int program
     int operands
     int states
-    bint is_double
+    bint in_double                     # whether its blocks are computed in double
     bint active
     double scale                       # of the gradient
     Operand operand[OPERANDS]

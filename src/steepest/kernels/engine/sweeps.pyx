@@ -103,7 +103,7 @@ cdef void share(Step *s, int what, int worker, int team) noexcept nogil:
     while i < s.high and i <= last:
         e = &s.entries[s.active[i]]
         stop = min(e.size, last_stop) if i == last else e.size
-        if e.is_double:
+        if e.in_double:
             work_on(s, what, i, e, start, stop, <double *>scratch)
         else:
             work_on(s, what, i, e, start, stop, <float *>scratch)
