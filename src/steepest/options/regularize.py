@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 Stage = tuple[str, tuple[float, ...], str | None]
-"""A stage: its name in ``kernels.stages``, its coefficients, the name of its own array or None."""
+"""A stage: its name in OPERATIONS, its coefficients, the name of its own array or None."""
 UnitStage = tuple[str, tuple[float, float]]
 
 _any_number = number(-math.inf, finite=False)

@@ -7,9 +7,9 @@ as the gradient that an operation makes.
 from libc.string cimport memcpy
 
 from steepest.kernels.contract cimport (
-    BLOCK, CHUNK, STATES, SUMS, Table, measure_double, measure_float, real, rule_double,
-    rule_float, spread_double, spread_float, stage_double, stage_float, survey_double,
-    survey_float, tally_double, tally_float,
+    BLOCK, CHUNK, STATES, SUMS, Matrices, axis_reduction_double, axis_reduction_float,
+    measure_double, measure_float, operation_double, operation_float, real, reduction_double,
+    reduction_float, rule_double, rule_float, spread_double, spread_float,
 )
 from steepest.kernels.engine.operands cimport decoded, encoded
 from steepest.kernels.engine.structs cimport (
@@ -24,9 +24,9 @@ cdef inline const real *applied(const Operation *s, const double *h, real **row,
     cdef real *out = spare[0] if s.makes_gradient else NULL
     cdef real *own = row[s.operand] if s.operand else NULL
     if real is float:
-        (<stage_float>s.of_float)(row[P], g, out, own, n, h)
+        (<operation_float>s.of_float)(row[P], g, out, own, n, h)
     else:
-        (<stage_double>s.of_double)(row[P], g, out, own, n, h)
+        (<operation_double>s.of_double)(row[P], g, out, own, n, h)
     if out == NULL:
         return g
     spare[0], spare[1] = spare[1], spare[0]
@@ -37,7 +37,7 @@ cdef inline int spread(Tiles *b, real **row, Py_ssize_t start, Py_ssize_t n,
                        real *scratch) noexcept nogil:
     """The factors of rows, and of columns if there are any, for each element of a block; returns
     how many rows these are."""
-    cdef Table *x = &b.table
+    cdef Matrices *x = &b.table
     cdef Py_ssize_t i = start // x.columns, j = start - i * x.columns
     cdef const real *factor = <real *>b.row + i
     cdef real *column = NULL
@@ -167,11 +167,11 @@ cdef void prepare_range(Entry *e, const Program *program, const Operation *scale
         aside(e, program, row, n, scratch)
         g = prologue(e, program, scale, program.prologue, row, spare, n, &factor)
         if real is float:
-            (<stage_float>scale.of_float)(NULL, g, state[0], NULL, n, &factor)
-            (<stage_float>scale.of_float)(NULL, row[P], state[1], NULL, n, &program.decay)
+            (<operation_float>scale.of_float)(NULL, g, state[0], NULL, n, &factor)
+            (<operation_float>scale.of_float)(NULL, row[P], state[1], NULL, n, &program.decay)
         else:
-            (<stage_double>scale.of_double)(NULL, g, state[0], NULL, n, &factor)
-            (<stage_double>scale.of_double)(NULL, row[P], state[1], NULL, n, &program.decay)
+            (<operation_double>scale.of_double)(NULL, g, state[0], NULL, n, &factor)
+            (<operation_double>scale.of_double)(NULL, row[P], state[1], NULL, n, &program.decay)
         for k in range(2):
             encoded(&e.operand[FIRST + k], start, n, state[k])
         start += n
@@ -240,10 +240,10 @@ cdef void reduce_block(Entry *e, const Program *program, int number, const Opera
     aside(e, program, row, n, scratch)
     g = prologue(e, program, scale, program.prologue, row, spare, n, &factor)
     if real is float:
-        (<survey_float>program.reduction_float[number])(
+        (<reduction_float>program.reduction_float[number])(
             row[P], g, state[0], state[1], state[2], state[3], n, factor, program.decay, e.h, sums)
     else:
-        (<survey_double>program.reduction_double[number])(
+        (<reduction_double>program.reduction_double[number])(
             row[P], g, state[0], state[1], state[2], state[3], n, factor, program.decay, e.h, sums)
     for k in range(e.states):
         encoded(&e.operand[FIRST + k], start, n, state[k])
@@ -281,10 +281,10 @@ cdef void terms_of(Entry *e, const Program *program, int number, const Operation
     aside(e, program, row, n, scratch)
     g = prologue(e, program, scale, program.prologue, row, spare, n, &factor)
     if real is float:
-        (<tally_float>program.reduction_float[number])(
+        (<axis_reduction_float>program.reduction_float[number])(
             row[P], g, state[0], state[1], state[2], state[3], n, factor, program.decay, e.h, terms)
     else:
-        (<tally_double>program.reduction_double[number])(
+        (<axis_reduction_double>program.reduction_double[number])(
             row[P], g, state[0], state[1], state[2], state[3], n, factor, program.decay, e.h, terms)
     for k in range(1 if e.tiles.column == NULL else 2, e.states):
         encoded(&e.operand[FIRST + k], start, n, state[k])

@@ -17,7 +17,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
-from steepest.kernels.contract cimport BLOCK, CHUNK, COEFFICIENTS, SCALARS, STAGES, STATES
+from steepest.kernels.contract cimport BLOCK, CHUNK, COEFFICIENTS, SCALARS, OPERATIONS, STATES
 from steepest.kernels.engine cimport entries
 from steepest.kernels.engine.bounds cimport Bounds, free_bounds, set_bounds, touches
 from steepest.kernels.engine.norms cimport joint, measure, measure_first, measured_first, norms
@@ -82,7 +82,7 @@ cdef class Plan:
         if (s.entries == NULL or s.active == NULL or s.cost == NULL or s.first == NULL
                 or s.domains == NULL):
             raise MemoryError
-        set_operation(&s.scale, kernels.stages["scale"], 0, ())
+        set_operation(&s.scale, kernels.operations["scale"], 0, ())
         set_measures(&s.measures, kernels)
 
     def __dealloc__(self):
@@ -287,7 +287,7 @@ cdef class Plan:
         `stage` puts into its first two operands, gradient and parameter."""
         cdef Program *program = &self.step.programs[row]
         if (row >= self.program_capacity or len(h) > COEFFICIENTS or len(units) > UNIT_OPERATIONS
-                or len(before) + len(after) + len(late) > STAGES or len(kept) > SCALARS
+                or len(before) + len(after) + len(late) > OPERATIONS or len(kept) > SCALARS
                 or not 0 <= domain < max(self.step.capacity, 1)):
             raise ValueError(f"{rule}: more coefficients or stages than a program has room for")
         program.decay, program.domain, program.together = keep, domain, together

@@ -5,7 +5,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport NAN
 
 from steepest.kernels.contract cimport (
-    COEFFICIENTS, RULE_DOUBLE, RULE_FLOAT, SETTLE, SURVEYS, SURVEY_DOUBLE, SURVEY_FLOAT,
+    COEFFICIENTS, REDUCTIONS, RULE_DOUBLE, RULE_FLOAT, SETTLE, SURVEY_DOUBLE, SURVEY_FLOAT,
     TABLE_DOUBLE, TABLE_FLOAT,
 )
 from steepest.kernels.engine.structs cimport (
@@ -26,8 +26,8 @@ _UNIT_MEASURES = {
 
 cdef int set_operation(Operation *s, tuple functions, int operand, tuple h) except -1:
     cdef int k
-    s.of_float = PyCapsule_GetPointer(functions[0], "steepest.stage")
-    s.of_double = PyCapsule_GetPointer(functions[1], "steepest.stage")
+    s.of_float = PyCapsule_GetPointer(functions[0], "steepest.operation")
+    s.of_double = PyCapsule_GetPointer(functions[1], "steepest.operation")
     s.makes_gradient = functions[2]
     s.operand = operand
     if len(h) > OPERATION_COEFFICIENTS:
@@ -44,9 +44,9 @@ cdef int set_measures(Measures *measures, object kernels) except -1:
         of_float, of_double = kernels.measures[name]
         measures.of[k][0] = PyCapsule_GetPointer(of_float, "steepest.measure")
         measures.of[k][1] = PyCapsule_GetPointer(of_double, "steepest.measure")
-    set_operation(&measures.multiply, kernels.stages["multiply"], 0, ())
-    set_operation(&measures.divide, kernels.stages["divide"], 0, ())
-    return set_operation(&measures.lower, kernels.stages["lower"], 0, ())
+    set_operation(&measures.multiply, kernels.operations["multiply"], 0, ())
+    set_operation(&measures.divide, kernels.operations["divide"], 0, ())
+    return set_operation(&measures.lower, kernels.operations["lower"], 0, ())
 
 
 cdef int set_program(Step *s, Program *program, object kernels, str rule, tuple h, list before,
@@ -66,7 +66,7 @@ cdef int set_program(Step *s, Program *program, object kernels, str rule, tuple 
     program.prologue, program.epilogue = <int>len(before), <int>len(after)
     program.late, program.units = <int>len(late), <int>len(units)
     for k, (name, coefficients, operand) in enumerate(before + after + late):
-        set_operation(&program.operation[k], kernels.stages[name], operand, coefficients)
+        set_operation(&program.operation[k], kernels.operations[name], operand, coefficients)
     set_measured(s, program, before, after)
     program.moves = False
     for k in range(program.prologue):
@@ -99,7 +99,7 @@ cdef int set_measured(Step *s, Program *program, list before, list after) except
 
 cdef int set_reductions(Program *program, object kernels, tuple reductions) except -1:
     cdef int k
-    if len(reductions) > SURVEYS:
+    if len(reductions) > REDUCTIONS:
         raise ValueError("a rule with too many reductions")
     for k, (of_float, of_double, *finalize) in enumerate(reductions):
         program.reduction_float[k] = program.reduction_double[k] = NULL
@@ -121,8 +121,8 @@ cdef int set_axis_reduction(Program *program, object kernels, int k, list finali
     program.axes_double[k] = PyCapsule_GetPointer(of_double, TABLE_DOUBLE)
     if combine is not None:
         name, program.blind[k] = combine
-        functions = kernels.folds[name]
-        program.combine_float[k] = PyCapsule_GetPointer(functions[0], "steepest.fold")
-        program.combine_double[k] = PyCapsule_GetPointer(functions[1], "steepest.fold")
+        functions = kernels.combiners[name]
+        program.combine_float[k] = PyCapsule_GetPointer(functions[0], "steepest.combine")
+        program.combine_double[k] = PyCapsule_GetPointer(functions[1], "steepest.combine")
         program.largest[k] = name == "largest"
     return 0

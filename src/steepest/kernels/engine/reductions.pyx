@@ -7,7 +7,7 @@ from libc.math cimport sqrt
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from steepest.kernels.contract cimport SCALARS, SUMS, settle_function
+from steepest.kernels.contract cimport SCALARS, SUMS, finalize_function
 from steepest.kernels.engine.structs cimport Domain, Entry, Program, Step, chunks_of
 from steepest.kernels.engine.sweeps cimport AGREE, FINALIZE_AXES, HOLD, REDUCE, sweep
 
@@ -133,11 +133,11 @@ cdef void combine(Step *s) noexcept nogil:
         program = program_at(s, i)
         if s.reduction < program.reductions and program.finalize[s.reduction] != NULL:
             finalize(s, &s.entries[s.active[i]], program,
-                     <settle_function>program.finalize[s.reduction])
+                     <finalize_function>program.finalize[s.reduction])
 
 
 cdef void finalize(Step *s, Entry *e, const Program *program,
-                   settle_function function) noexcept nogil:
+                   finalize_function function) noexcept nogil:
     """The coefficients of one parameter. Numbers that are kept of a domain follow for each of its
     parameters from the same ones before, and so are the same."""
     cdef Domain *domain = &s.domains[program.domain]

@@ -2,7 +2,7 @@
 from libc.stdint cimport int64_t
 
 from steepest.kernels.contract cimport (
-    BLOCK, CHUNK, COEFFICIENTS, SCALARS, STAGES, SUMS, SURVEYS, Operand, Table,
+    BLOCK, CHUNK, COEFFICIENTS, OPERATIONS, REDUCTIONS, SCALARS, SUMS, Matrices, Operand,
 )
 from steepest.kernels.sources cimport ElementType, Source
 
@@ -51,7 +51,7 @@ cdef struct UnitOperation:
 cdef struct Tiles:
     # A parameter as matrices, cut into tiles that are one thread's each: bands of rows of one
     # matrix, or several small matrices; and long rows into panels of columns. See tiles.pyx.
-    Table table
+    Matrices table
     Py_ssize_t bands                   # of one matrix
     Py_ssize_t height                  # rows of a band
     Py_ssize_t panels
@@ -123,18 +123,18 @@ cdef struct Program:
     double most                        # that norm
     int agrees                         # the one that takes what agrees with the gradient, or -1
     bint moves                         # whether the prologue may change p or an array of its own
-    void *reduction_float[SURVEYS]     # NULL where there is only something to finalize
-    void *reduction_double[SURVEYS]
-    void *finalize[SURVEYS]            # NULL for row and column reductions, which have these:
-    void *axes_float[SURVEYS]
-    void *axes_double[SURVEYS]
-    void *combine_float[SURVEYS]
-    void *combine_double[SURVEYS]
-    bint largest[SURVEYS]              # whether they find the largest instead of adding up,
-    bint blind[SURVEYS]                # and whether they take no factors
+    void *reduction_float[REDUCTIONS]     # NULL where there is only something to finalize
+    void *reduction_double[REDUCTIONS]
+    void *finalize[REDUCTIONS]            # NULL for row and column reductions, which have these:
+    void *axes_float[REDUCTIONS]
+    void *axes_double[REDUCTIONS]
+    void *combine_float[REDUCTIONS]
+    void *combine_double[REDUCTIONS]
+    bint largest[REDUCTIONS]              # whether they find the largest instead of adding up,
+    bint blind[REDUCTIONS]                # and whether they take no factors
     double kept[SCALARS]               # the domain's numbers before the step
     double h[COEFFICIENTS]
-    Operation operation[STAGES]        # the prologue, the epilogue, the late ones
+    Operation operation[OPERATIONS]        # the prologue, the epilogue, the late ones
     UnitOperation unit[UNIT_OPERATIONS]  # those that make factors of the gradient stand first
 
 

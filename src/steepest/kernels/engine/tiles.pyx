@@ -11,7 +11,8 @@ threads.
 from libc.stdlib cimport free, malloc
 
 from steepest.kernels.contract cimport (
-    BLOCK, CHUNK, Table, fold_double, fold_float, larger, real, table_double, table_float,
+    BLOCK, CHUNK, Matrices, axis_finalize_double, axis_finalize_float, combine_double,
+    combine_float, larger, real,
 )
 from steepest.kernels.engine.blocks cimport terms_of
 from steepest.kernels.engine.structs cimport Entry, Operation, Program, Tiles
@@ -29,7 +30,7 @@ cdef inline Py_ssize_t parts(Py_ssize_t n, Py_ssize_t m) noexcept nogil:
 
 cdef int divide(Tiles *b) except -1:
     """Cuts matrices into tiles, and gets the memory for what is found of them."""
-    cdef Table *x = &b.table
+    cdef Matrices *x = &b.table
     cdef Py_ssize_t size = max(x.rows * x.columns, 1)
     b.height = max(<Py_ssize_t>DEPTH, parts(GRAIN, max(x.columns, 1)), parts(x.rows, MOST))
     b.bands = max(parts(x.rows, b.height), 1)
@@ -71,7 +72,7 @@ cdef void reduce_tiles(Entry *e, const Program *program, int number, const Opera
 cdef void reduce_tile(Entry *e, const Program *program, int number, const Operation *scale,
                       Py_ssize_t tile, real *scratch) noexcept nogil:
     cdef Tiles *b = e.tiles
-    cdef Table *x = &b.table
+    cdef Matrices *x = &b.table
     cdef Py_ssize_t panel = tile % b.panels, band = tile // b.panels % b.bands
     cdef Py_ssize_t matrix = tile // b.panels // b.bands * b.group
     cdef Py_ssize_t past = min(matrix + b.group, x.matrices)
@@ -111,15 +112,15 @@ cdef void reduce_tile(Entry *e, const Program *program, int number, const Operat
 cdef inline void combine(Entry *e, const Program *program, int number, const real *terms,
                          Py_ssize_t rows, Py_ssize_t n, Py_ssize_t row, Py_ssize_t band,
                          Py_ssize_t j, double *found) noexcept nogil:
-    cdef Table *x = &e.tiles.table
+    cdef Matrices *x = &e.tiles.table
     cdef double *column = NULL
     if x.column != NULL:
         column = x.column + row // x.rows * x.step + band * x.columns + j
     if real is float:
-        (<fold_float>program.combine_float[number])(
+        (<combine_float>program.combine_float[number])(
             terms, rows, n, row % x.rows, x.rows, x.step, found + row, column)
     else:
-        (<fold_double>program.combine_double[number])(
+        (<combine_double>program.combine_double[number])(
             terms, rows, n, row % x.rows, x.rows, x.step, found + row, column)
 
 
@@ -127,7 +128,7 @@ cdef void finalize_range(Entry *e, const Program *program, int number, Py_ssize_
                          Py_ssize_t stop, real *scratch) noexcept nogil:
     """Finalizes the matrices that begin in a share of the elements."""
     cdef Tiles *b = e.tiles
-    cdef Table *x = &b.table
+    cdef Matrices *x = &b.table
     cdef Py_ssize_t size = x.rows * x.columns, first, last
     if e.size == 0:
         return
@@ -139,16 +140,16 @@ cdef void finalize_range(Entry *e, const Program *program, int number, Py_ssize_
         if x.column != NULL:
             combine_bands(b, program.largest[number], first, last)
     if real is float:
-        (<table_float>program.axes_float[number])(
+        (<axis_finalize_float>program.axes_float[number])(
             x, <float *>b.row, <float *>b.column, first, last, e.h)
     else:
-        (<table_double>program.axes_double[number])(
+        (<axis_finalize_double>program.axes_double[number])(
             x, <double *>b.row, <double *>b.column, first, last, e.h)
 
 
 cdef void combine_panels(Tiles *b, bint largest, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """Adds up, or finds the largest of, what was found of rows in all panels."""
-    cdef Table *x = &b.table
+    cdef Matrices *x = &b.table
     cdef Py_ssize_t panel, i
     cdef double *more
     for panel in range(1, b.panels):
@@ -159,7 +160,7 @@ cdef void combine_panels(Tiles *b, bint largest, Py_ssize_t first, Py_ssize_t la
 
 cdef void combine_bands(Tiles *b, bint largest, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """The same for columns in all bands."""
-    cdef Table *x = &b.table
+    cdef Matrices *x = &b.table
     cdef Py_ssize_t matrix, band, j
     cdef double *sums
     cdef double *more

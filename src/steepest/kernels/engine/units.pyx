@@ -4,7 +4,7 @@ from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY, frexp, isfinite, ldexp, sqrt
 
 from steepest.kernels.contract cimport (
-    CHUNK, Operand, larger, measure_double, measure_float, real, stage_double, stage_float,
+    CHUNK, Operand, larger, measure_double, measure_float, operation_double, operation_float, real,
 )
 from steepest.kernels.engine.operands cimport decoded, encoded
 from steepest.kernels.engine.structs cimport (
@@ -143,9 +143,9 @@ cdef void unit_range(Entry *e, const Program *program, const Measures *measures,
             n = min(units.length - done, <Py_ssize_t>CHUNK)
             row = decoded(&units.p, first + done, n, scratch)
             if real is float:
-                (<stage_float>change.of_float)(row, NULL, NULL, NULL, n, h)
+                (<operation_float>change.of_float)(row, NULL, NULL, NULL, n, h)
             else:
-                (<stage_double>change.of_double)(row, NULL, NULL, NULL, n, h)
+                (<operation_double>change.of_double)(row, NULL, NULL, NULL, n, h)
             encoded(&units.p, first + done, n, row)
             done += n
         start += 1
