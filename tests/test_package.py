@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterable
 from graphlib import TopologicalSorter
 from importlib import import_module, metadata, resources
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -61,16 +60,42 @@ def test_types_are_shipped():
     assert resources.files("steepest").joinpath("py.typed").is_file()
 
 
-@pytest.mark.parametrize("source", sorted(SOURCE.glob("kernels/*.pyx")), ids=lambda p: p.stem)
-def test_a_module_is_built_once_with_a_stub_or_once_per_level(source):
+ONCE = sorted([*SOURCE.glob("kernels/*.pyx"), *SOURCE.glob("kernels/engine/*.pyx")])
+
+
+@pytest.mark.parametrize("source", ONCE, ids=lambda p: p.stem)
+def test_a_module_is_built_once_with_a_stub(source):
     """What has nothing for Python needs no stub."""
-    name = f"steepest.kernels.{source.stem}"
-    if find_spec(name) is not None:
-        offered = [x for x in vars(import_module(name)).items() if not x[0].startswith("_")]
-        stub = resources.files("steepest.kernels").joinpath(f"{source.stem}.pyi")
-        assert stub.is_file() or all(inspect.ismodule(x) for _, x in offered)
-    else:
-        assert [lv for lv in dispatch.LEVELS if find_spec(f"{name}_{lv}")] == expected_levels()
+    package = ".".join(source.relative_to(SOURCE.parent).parts[:-1])
+    module = import_module(f"{package}.{source.stem}")
+    offered = [x for x in vars(module).items() if not x[0].startswith("_")]
+    stub = resources.files(package).joinpath(f"{source.stem}.pyi")
+    assert stub.is_file() or all(inspect.ismodule(x) for _, x in offered)
+
+
+def test_every_file_of_one_folder_is_built_and_found_for_each_level():
+    """By its place: neither CMake nor dispatch has a list."""
+    there = sorted(path.stem for path in SOURCE.glob("kernels/leveled/*.pyx"))
+    assert [level for level in dispatch.LEVELS if dispatch.sources(level)] == expected_levels()
+    for level in expected_levels():
+        assert dispatch.sources(level) == there
+
+
+def test_leveled_files_offer_names_of_their_own():
+    found: dict[tuple[str, str], str] = {}
+    for source in dispatch.sources("base"):
+        module = import_module(f"steepest.kernels.leveled.{source}_base")
+        tables = {table: getattr(module, table, {}) for table in ("RULES", *dispatch.TABLES)}
+        assert any(tables.values()), source
+        for entry in [(table, name) for table, names in tables.items() for name in names]:
+            assert found.setdefault(entry, source) == source, entry
+
+
+def test_what_is_compiled_against_and_typed_is_shipped():
+    for folder in ("kernels", "kernels/engine", "kernels/leveled"):
+        shipped = resources.files("steepest." + folder.replace("/", "."))
+        for path in [*SOURCE.joinpath(folder).glob("*.pxd"), *SOURCE.glob(f"{folder}/*.pyi")]:
+            assert shipped.joinpath(path.name).is_file(), path
 
 
 def expected_levels() -> list[str]:
@@ -213,7 +238,7 @@ def test_levels_come_from_the_same_sources(level):
     if level in dispatch.available():
         kernels, base = dispatch.load(level), dispatch.load("base")
         assert kernels.level == level
-        for table in ("rules", "stages", "measures", "codecs"):
+        for table in ("rules", *(name.lower() for name in dispatch.TABLES)):
             assert getattr(kernels, table).keys() == getattr(base, table).keys()
     else:
         with pytest.raises(ValueError, match="cannot be used"):

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,42 @@ def test_one_extension_for_each_level(linux, monkeypatch, tmp_path, levels):
         module = extension.name.rpartition(".")[2]
         assert f"PyInit_{module}(void)" in Path(generated).read_text(encoding="utf-8")
     assert len({extension.sources[0] for extension in made}) == len(made)
+
+
+FORMER = """
+from steepest.kernels.contract cimport (
+    SURVEYS, Table, settle_function, survey_double, survey_float, table_double, tally_float,
+)
+from steepest.kernels.rules cimport rule, settlement, survey, tabled, tally
+
+cdef void settle(const double *sums, double *own, double *h) noexcept nogil:
+    h[0] = sums[0]
+
+cdef void table(Table *x, double *row, double *column, Py_ssize_t first, Py_ssize_t last,
+                const double *h) noexcept nogil:
+    row[0] = 1.0
+
+cdef settle_function kept = settle
+cdef survey_float loop = NULL
+cdef survey_double wide_loop = NULL
+cdef tally_float terms = NULL
+cdef table_double axes = table
+
+TABLES = [settlement(kept), survey(loop, wide_loop, settle), SURVEYS]
+"""
+
+
+def test_names_that_packages_were_written_with_are_known(linux, monkeypatch, tmp_path):
+    """A survey is a reduction now, and so on; see contract.pxd."""
+    pytest.importorskip("setuptools")
+    pytest.importorskip("Cython")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "former.pyx").write_text(FORMER)
+    [made] = building.extensions("pkg.former", "former.pyx", levels=False)
+    [generated] = made.sources
+    include = sysconfig.get_path("include")
+    command = ["gcc", "-fsyntax-only", "-Werror=incompatible-pointer-types", "-I", include]
+    subprocess.run([*command, generated], check=True, capture_output=True)
 
 
 def test_building_needs_no_more_than_its_two_packages():

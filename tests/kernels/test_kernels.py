@@ -55,7 +55,7 @@ def test_a_level_the_cpu_lacks_is_refused(monkeypatch):
 
 def test_levels_have_the_same_functions():
     tables = [dispatch.load(level) for level in LEVELS]
-    for kind in ("rules", "stages", "measures", "codecs"):
+    for kind in ("rules", "operations", "measures", "codecs"):
         assert len({tuple(getattr(table, kind)) for table in tables}) == 1
 
 

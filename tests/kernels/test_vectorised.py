@@ -16,11 +16,11 @@ from steepest.extension import build as building
 from steepest.kernels import dispatch
 
 ROOT = Path(__file__).parents[2]
-KERNELS = ROOT / "src/steepest/kernels"
+KERNELS = ROOT / "src/steepest/kernels/leveled"
 
 
-# What Python has prepared is copied, without a loop of ours.
-SOURCES = [*(family for family in dispatch.FAMILIES if family != "prepared"), "stages", "tables"]
+# What Python has prepared is copied, and what a codec walks has strides: no loops to vectorise.
+SOURCES = [name for name in dispatch.sources("base") if name not in ("prepared", "codecs")]
 
 
 @pytest.mark.exhaustive

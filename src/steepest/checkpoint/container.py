@@ -32,12 +32,11 @@ import numpy as np
 
 from steepest.checkpoint import atomic
 from steepest.checkpoint.error import CheckpointError
+from steepest.memory import formats
 from steepest.memory.arrays import Array
 from steepest.memory.files import Scratch
 
-DTYPES: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
+_FURTHER: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "C64": np.dtype("<c8"),
     "I64": np.dtype("<i8"),
@@ -50,9 +49,19 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
-"""What can be stored, by the format's name for it; float16 and others are for further arrays."""
+"""What further arrays may be, by the names that safetensors has for it."""
 
-_CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+def stored_types() -> dict[str, np.dtype[Any]]:
+    """What can be stored, by name: what formats of parameters are stored as, and others."""
+    largest_first = sorted(formats.FORMATS.values(), key=lambda x: -x.dtype.itemsize)
+    stored = {x.code: x.dtype.newbyteorder("<") for x in largest_first}
+    return stored | {code: dtype for code, dtype in _FURTHER.items() if code not in stored}
+
+
+def _codes() -> dict[np.dtype[Any], str]:
+    return {dtype: code for code, dtype in stored_types().items()}
+
 
 MAX_HEADER = 100_000_000
 """The longest header in bytes; other readers have the same limit."""
@@ -115,10 +124,10 @@ def _parts(x: Array, room: Array) -> Iterator[memoryview]:
 
 
 def _storable(name: str, x: Array) -> None:
-    if x.dtype not in _CODES:
+    if x.dtype not in _codes():
         raise CheckpointError(
             f"array {name!r} has dtype {x.dtype}, which cannot be stored; expected one of "
-            f"{', '.join(str(dtype) for dtype in _CODES)}, little-endian: convert it with .astype"
+            f"{', '.join(map(str, _codes()))}, little-endian: convert it with .astype"
         )
     if not isinstance(name, str) or name == "__metadata__":
         raise CheckpointError(f"an array cannot have the name {name!r}; rename it")
@@ -134,7 +143,7 @@ def _header(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
     for name, x in arrays.items():
         begin, end = end, end + x.nbytes
         entries[name] = {
-            "dtype": _CODES[x.dtype], "shape": x.shape, "data_offsets": [begin, end]
+            "dtype": _codes()[x.dtype], "shape": x.shape, "data_offsets": [begin, end]
         }  # fmt: skip
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)
@@ -162,7 +171,7 @@ def digest(x: Array) -> str:
 
 def _typed(x: Array) -> "hashlib._Hash":
     """The digest as it begins: of type and shape."""
-    return hashlib.sha256(f"{_CODES[x.dtype]}{list(x.shape)}".encode())
+    return hashlib.sha256(f"{_codes()[x.dtype]}{list(x.shape)}".encode())
 
 
 def _seal(metadata: Mapping[str, str]) -> str:
@@ -299,14 +308,15 @@ def _spans(
 ) -> dict[str, tuple[np.dtype[Any], tuple[int, ...], int]]:
     """Type, shape and bytes of each array, in the order of the file, which they fill exactly."""
     spans = {}
+    types = stored_types()
     for name, entry in entries.items():
         what = f"{path}: array {_short(name)}"
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
             raise CheckpointError(f"{what}: expected dtype, shape and data_offsets alone")
         code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if not isinstance(code, str) or code not in DTYPES:
+        if not isinstance(code, str) or code not in types:
             raise CheckpointError(
-                f"{what} has dtype {_short(code)}; expected one of {', '.join(DTYPES)}"
+                f"{what} has dtype {_short(code)}; expected one of {', '.join(types)}"
             )
         if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2:
             raise CheckpointError(
@@ -314,11 +324,11 @@ def _spans(
                 "expected lists of counts"
             )
         begin, end = offsets
-        if math.prod(shape) * DTYPES[code].itemsize != end - begin:
+        if math.prod(shape) * types[code].itemsize != end - begin:
             raise CheckpointError(
                 f"{what}: {code} of shape {_short(shape)} does not take {end - begin:,} bytes"
             )
-        spans[name] = (begin, end, DTYPES[code], tuple(shape))
+        spans[name] = (begin, end, types[code], tuple(shape))
     ordered = sorted(spans.items(), key=lambda item: item[1][:2])
     at = 0
     for name, (begin, end, _, _) in ordered:

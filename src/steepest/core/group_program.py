@@ -397,7 +397,7 @@ class LiveGroup:
             return arrays.like(x, self.rule.initial(key, p, self.h), name, key)
         matrices = self.rule.matrices(p, self.h)
         if matrices is not None and key in matrices.states:
-            return arrays.shaped(x, p.dtype, matrices.states[key], name, key)
+            return arrays.shaped(x, arrays.computed(p), matrices.states[key], name, key)
         return arrays.state(x, p, name, key)
 
     def nbytes(self, p: Array, key: str) -> int:
@@ -407,8 +407,8 @@ class LiveGroup:
             return int(begun.nbytes)
         matrices = self.rule.matrices(p, self.h)
         if matrices is not None and key in matrices.states:
-            return int(math.prod(matrices.states[key]) * p.itemsize)
-        return p.nbytes
+            return int(math.prod(matrices.states[key]) * arrays.computed(p).itemsize)
+        return p.size * arrays.computed(p).itemsize
 
     def _closing(self, x: Operands, count: int, t: int) -> tuple[list[_Staged], list[_Staged]]:
         """The stages after the rule and after those of units, at a parameter's t-th step."""

@@ -77,7 +77,7 @@ class Planned(Grouped, registered=False):
                 written += [(f"state {key!r} of parameter {name!r}", x) for key, x in shown.items()]
                 cut: list[tuple[int | None, Array | None]] = [(axis, None) for axis in live.axes]
                 if live.rule.prepares:
-                    own = (np.zeros(p.shape, p.dtype), np.zeros(p.shape, p.dtype), *own)
+                    own = (*(np.zeros(p.shape, arrays.computed(p)) for _ in range(2)), *own)
                 for k, key in enumerate(live.makes):
                     axis = live.axes[k]
                     of_units, spread = arrays.unit_factors(p, axis, of_matrices=key == "means")

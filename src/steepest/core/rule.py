@@ -156,7 +156,7 @@ class Rule(ABC):
         """A new state array for the parameter p."""
         matrices = cls.matrices(p, h)
         if matrices is not None and key in matrices.states:
-            return np.zeros(matrices.states[key], p.dtype)
+            return np.zeros(matrices.states[key], arrays.computed(p))
         return arrays.zeros_like(p)
 
     @staticmethod

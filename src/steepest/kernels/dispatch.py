@@ -12,24 +12,15 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any
 
-from steepest.kernels import capsules, machine
+from steepest.kernels import capsules, leveled, machine
 
 LEVELS = ("base", "v3", "v4")
-FAMILIES = (
-    "sgd",
-    "adaptive",
-    "adam",
-    "adam_variants",
-    "sign",
-    "averaged",
-    "layerwise",
-    "parameter_free",
-    "factored",
-    "prepared",
-)
+TABLES = ("OPERATIONS", "MEASURES", "CODECS", "COMBINERS", "SPREADS")
+"""What modules of ``leveled`` offer beside their RULES: dicts by name, joined."""
 
 Rule = tuple[Any, Any, tuple[tuple[Any, ...], ...]]
 
@@ -79,20 +70,23 @@ class Kernels:
 
     level: str
     rules: Rules
-    stages: dict[str, tuple[Any, Any, bool]]
+    operations: dict[str, tuple[Any, Any, bool]]
     measures: dict[str, tuple[Any, Any]]
     codecs: dict[str, tuple[Any, Any, Any, Any]]
-    folds: dict[str, tuple[Any, Any]]
-    spread: tuple[Any, Any]
+    combiners: dict[str, tuple[Any, Any]]
+    spreads: dict[str, tuple[Any, Any]]
 
 
 def available() -> tuple[str, ...]:
     """The levels that were built and that this CPU runs, the best last."""
-    return tuple(
-        level
-        for level in LEVELS
-        if machine.runs(level) and find_spec(f"steepest.kernels.stages_{level}") is not None
-    )
+    return tuple(level for level in LEVELS if machine.runs(level) and sources(level))
+
+
+def sources(level: str) -> list[str]:
+    """The names of the files of ``leveled`` that were built for a level."""
+    end = f"_{level}"
+    modules = (module.name for module in iter_modules(leveled.__path__))
+    return sorted(name.removesuffix(end) for name in modules if name.endswith(end))
 
 
 def load(level: str) -> Kernels:
@@ -104,18 +98,17 @@ def load(level: str) -> Kernels:
             f"instruction-set level {level!r} cannot be used: this CPU and this build have "
             f"{', '.join(available())}; unset STEEPEST_ISA to take the best"
         )
-    *families, stages, codecs, tables = (
-        importlib.import_module(f"steepest.kernels.{source}_{level}")
-        for source in (*FAMILIES, "stages", "codecs", "tables")
-    )
     rules = Rules(level)
-    for module in families:
-        rules.take(module)
+    tables: dict[str, dict[Any, Any]] = {name: {} for name in TABLES}
+    for source in sources(level):
+        module = importlib.import_module(f"{leveled.__name__}.{source}_{level}")
+        if hasattr(module, "RULES"):
+            rules.take(module)
+        for name, table in tables.items():
+            table |= getattr(module, name, {})
     for package in _registered:
         rules.take(_module(package, level))
-    return Kernels(
-        level, rules, stages.STAGES, stages.MEASURES, codecs.CODECS, tables.FOLDS, tables.SPREAD
-    )
+    return Kernels(level, rules, **{name.lower(): table for name, table in tables.items()})
 
 
 def use(level: str) -> None:
@@ -163,18 +156,18 @@ def _check(name: object, entry: object, module: str) -> None:
         and isinstance(entry, tuple)
         and len(entry) == 3
         and isinstance(entry[2], tuple)
-        and all(isinstance(survey, tuple) and len(survey) in (3, 5) for survey in entry[2])
+        and all(isinstance(reduction, tuple) and len(reduction) in (3, 5) for reduction in entry[2])
     ):
         raise TypeError(f"{what} is {entry!r}: expected what rule(f, f) of rules.pxd returns")
     wanted = list(zip(entry[:2], capsules.RULE, strict=True))
-    for survey in entry[2]:
-        loops = zip(survey[:2], capsules.SURVEY[:2], strict=True)
-        wanted += [] if survey[:2] == (None, None) else loops
-        by_rows = len(survey) == 5
+    for reduction in entry[2]:
+        loops = zip(reduction[:2], capsules.SURVEY[:2], strict=True)
+        wanted += [] if reduction[:2] == (None, None) else loops
+        by_rows = len(reduction) == 5
         wanted += (
-            zip(survey[3:], capsules.TABLE, strict=True)
+            zip(reduction[3:], capsules.TABLE, strict=True)
             if by_rows
-            else [(survey[2], capsules.SURVEY[2])]
+            else [(reduction[2], capsules.SURVEY[2])]
         )
     for capsule, expected in wanted:
         found = capsules.name(capsule)

@@ -7,8 +7,9 @@ parameter p, gradient g, moments m and v. Every rule takes the gradient times `f
 parameter times `keep`, which is how clipping and decoupled decay come without a pass of their own;
 both are 1 otherwise, and 1 * x is x to the last bit. Compiled once per instruction-set level.
 
-A rule that goes by sums over a whole parameter, or over all, has a survey for them: a loop like
-its own that leaves p alone and comes with a function that settles the coefficients of what follows.
+A rule that depends on sums over a whole parameter, or over all, has a *reduction* for them: a loop
+like its own that leaves p alone and comes with a function that finalizes them: it makes the
+coefficients of what follows. The words are those of ``contract.pxd``.
 Element i of a block adds its terms, in double, to lane i mod LANES, and ``folded`` adds up lanes;
 ``reference.measures.total`` reproduces that order. The loop is a function over a row of LANES
 elements (fewer for the last row), so that lanes stay in registers, and sums cost no loop of their
@@ -17,46 +18,69 @@ own while memory is waited for.
 from cpython.pycapsule cimport PyCapsule_New
 
 from steepest.kernels.contract cimport (
-    LANES, RULE_DOUBLE, RULE_FLOAT, SETTLE, SURVEY_DOUBLE, SURVEY_FLOAT, TABLE_DOUBLE,
-    TABLE_FLOAT, real,
-    rule_double, rule_float, settle_function, survey_double, survey_float, table_double,
-    table_float, tally_double, tally_float,
+    LANES, RULE_DOUBLE, RULE_FLOAT, SETTLE, SURVEY_DOUBLE, SURVEY_FLOAT, TABLE_DOUBLE, TABLE_FLOAT,
+    axis_finalize_double, axis_finalize_float, axis_reduction_double, axis_reduction_float,
+    finalize_function, real, reduction_double, reduction_float, rule_double, rule_float,
 )
 
 
-cdef inline object rule(rule_float of_float, rule_double of_double, tuple surveys=()):
-    """An entry of RULES: the rule for each type, as the engine takes it, and its surveys."""
+cdef inline object rule(rule_float of_float, rule_double of_double, tuple reductions=()):
+    """An entry of RULES: the rule for each type, as the engine takes it, and its reductions."""
     return (PyCapsule_New(<void *>of_float, RULE_FLOAT, NULL),
-            PyCapsule_New(<void *>of_double, RULE_DOUBLE, NULL), surveys)
+            PyCapsule_New(<void *>of_double, RULE_DOUBLE, NULL), reductions)
 
 
-cdef inline tuple survey(survey_float of_float, survey_double of_double, settle_function settle):
-    """A survey of a rule: the loop for each type, and what its sums come to."""
+cdef inline tuple reduction(reduction_float of_float, reduction_double of_double,
+                            finalize_function finalize):
+    """A reduction of a rule: the loop for each type, and what its sums come to."""
     return (PyCapsule_New(<void *>of_float, SURVEY_FLOAT, NULL),
             PyCapsule_New(<void *>of_double, SURVEY_DOUBLE, NULL),
-            PyCapsule_New(<void *>settle, SETTLE, NULL))
+            PyCapsule_New(<void *>finalize, SETTLE, NULL))
 
 
-cdef inline tuple settlement(settle_function settle):
-    """In place of a survey: coefficients that hang on what the rule keeps, and on no sum."""
-    return (None, None, PyCapsule_New(<void *>settle, SETTLE, NULL))
+cdef inline tuple finalizer(finalize_function finalize):
+    """In place of a reduction: coefficients that depend on what the rule keeps, and on no sum."""
+    return (None, None, PyCapsule_New(<void *>finalize, SETTLE, NULL))
 
 
-cdef inline tuple tally(str fold, tally_float of_float, tally_double of_double,
-                        table_float settle_float, table_double settle_double,
-                        bint blind=False):
-    """A survey by rows and columns: the loop for each type, what becomes of its terms ("squares",
+cdef inline tuple axis_reduction(str combine, axis_reduction_float of_float,
+                                 axis_reduction_double of_double,
+                                 axis_finalize_float finalize_float,
+                                 axis_finalize_double finalize_double, bint blind=False):
+    """A row and column reduction: the loop for each type, what becomes of its terms ("squares",
     "largest"), and what follows from that; `blind` if the loop does not look at factors."""
     return (PyCapsule_New(<void *>of_float, SURVEY_FLOAT, NULL),
-            PyCapsule_New(<void *>of_double, SURVEY_DOUBLE, NULL), (fold, blind),
-            PyCapsule_New(<void *>settle_float, TABLE_FLOAT, NULL),
-            PyCapsule_New(<void *>settle_double, TABLE_DOUBLE, NULL))
+            PyCapsule_New(<void *>of_double, SURVEY_DOUBLE, NULL), (combine, blind),
+            PyCapsule_New(<void *>finalize_float, TABLE_FLOAT, NULL),
+            PyCapsule_New(<void *>finalize_double, TABLE_DOUBLE, NULL))
 
 
-cdef inline tuple tabled(table_float settle_float, table_double settle_double):
-    """In place of a tally: factors that hang on states of rows and columns alone."""
-    return (None, None, None, PyCapsule_New(<void *>settle_float, TABLE_FLOAT, NULL),
-            PyCapsule_New(<void *>settle_double, TABLE_DOUBLE, NULL))
+cdef inline tuple axis_finalizer(axis_finalize_float finalize_float,
+                                 axis_finalize_double finalize_double):
+    """In place of one: factors that depend on states of rows and columns alone."""
+    return (None, None, None, PyCapsule_New(<void *>finalize_float, TABLE_FLOAT, NULL),
+            PyCapsule_New(<void *>finalize_double, TABLE_DOUBLE, NULL))
+
+
+# The names of these before, for packages that were written then.
+
+cdef inline tuple survey(reduction_float of_float, reduction_double of_double,
+                         finalize_function settle):
+    return reduction(of_float, of_double, settle)
+
+
+cdef inline tuple settlement(finalize_function settle):
+    return finalizer(settle)
+
+
+cdef inline tuple tally(str fold, axis_reduction_float of_float, axis_reduction_double of_double,
+                        axis_finalize_float settle_float, axis_finalize_double settle_double,
+                        bint blind=False):
+    return axis_reduction(fold, of_float, of_double, settle_float, settle_double, blind)
+
+
+cdef inline tuple tabled(axis_finalize_float settle_float, axis_finalize_double settle_double):
+    return axis_finalizer(settle_float, settle_double)
 
 
 cdef inline void empty(double *lane) noexcept nogil:

@@ -40,7 +40,7 @@ cdef extern from *:
     #define steepest_type(x) ((PyObject *)Py_TYPE(x))
     #define steepest_references(x) ((Py_ssize_t)Py_REFCNT(x))
     """
-    PyObject *type_of "steepest_type" (object x)
+    PyObject *class_of "steepest_type" (object x)
     Py_ssize_t references "steepest_references" (PyObject *x)
 
 # A tensor as DLPack 1 shows it, and its C exchange API (dlpack.h), through which tensors are looked
@@ -93,8 +93,8 @@ cdef enum:
     WRITEABLE = 0x0400
     ON_CPU = 1                         # DLPack's numbers
     INTEGER = 0
-    FLOATING = 2
-    KNOWN_TYPES = 8
+    KNOWN_TYPES = 8                    # of tensors
+    KNOWN_FORMATS = 32
     HEAD_BYTES = 184                   # at the start of what implements a tensor; it has more
 
 cdef object NDARRAY = numpy.ndarray
@@ -138,10 +138,63 @@ cdef void reach(Source *s, Py_ssize_t itemsize) noexcept:
             s.high += span
 
 
-cdef inline bint is_array(object x, bint is_double) noexcept:
-    """Whether x is an ndarray of the type, so that its head may be read."""
+# How elements may be stored; what they point into is kept alive.
+cdef ElementType FORMATS[KNOWN_FORMATS]
+cdef int formats = 0
+cdef list named = []
+
+
+def know(dtype, int code, int bits):
+    """Makes arrays with elements of this type known, which DLPack knows by code and bits. Once more
+    does nothing. Raises ValueError where there are too many."""
+    global formats
+    cdef ElementType *t
+    cdef bytes letters
+    if find(dtype) != NULL:
+        return
+    if formats == KNOWN_FORMATS:
+        raise ValueError("too many formats")
+    try:
+        letters = memoryview(numpy.zeros(1, dtype)).format.encode()
+    except (BufferError, TypeError, ValueError):
+        letters = b""  # what the buffer protocol cannot say
+    t = &FORMATS[formats]
+    t.dtype, t.itemsize, t.code, t.bits = <PyObject *>dtype, dtype.itemsize, code, bits
+    t.letters = letters
+    named.append((dtype, letters))
+    formats += 1
+
+
+cdef const ElementType *find(object dtype):
+    """The element type for a dtype, or NULL."""
+    cdef int k
+    for k in range(formats):
+        if FORMATS[k].dtype == <PyObject *>dtype or named[k][0] == dtype:
+            return &FORMATS[k]
+    return NULL
+
+
+cdef const ElementType *type_of(object array) except NULL:
+    """How the elements of an array are stored. Raises TypeError where that is no format."""
+    cdef const ElementType *found = find(array.dtype)
+    if found == NULL:
+        raise TypeError(f"no format is stored as {array.dtype}")
+    return found
+
+
+cdef inline bint is_array(object x, const ElementType *type_) noexcept:
+    """Whether x is an ndarray with elements of the type, so that its head may be read."""
     return (HEAD_IS_KNOWN and type(x) is NDARRAY
-            and (<const ArrayHead *>x).descr == <PyObject *>(DOUBLE if is_double else FLOAT))
+            and (<const ArrayHead *>x).descr == type_.dtype)
+
+
+cdef inline const ElementType *type_at(const ArrayHead *head) noexcept:
+    """How the elements of the array are stored; NULL where that is no format."""
+    cdef int k
+    for k in range(formats):
+        if FORMATS[k].dtype == head.descr:
+            return &FORMATS[k]
+    return NULL
 
 
 # The types of tensors that may be looked at through the exchange API: they are kept alive, and each
@@ -167,25 +220,25 @@ cdef inline Look look_of(object x) noexcept:
     """What looks at x; NULL where that is not known."""
     cdef int k
     for k in range(types):
-        if TYPES[k] == type_of(x):
+        if TYPES[k] == class_of(x):
             return LOOKS[k]
     return NULL
 
 
-cdef bint looked(object x, Look look, Tensor *t, bint is_double):
+cdef bint looked(object x, Look look, Tensor *t, const ElementType *type_):
     """Whether the numbers of x lie in main memory as they are, and of the type. Sets `t`."""
     if word(<const void *>word(<const void *>x, POINTER_AT), KEYS_AT) & ~USUAL:
         return False
     if look(<void *>x, t) != 0:
         PyErr_Clear()
         return False
-    return (t.device.type == ON_CPU and t.dtype.code == FLOATING and t.dtype.lanes == 1
-            and t.dtype.bits == (64 if is_double else 32)
+    return (t.device.type == ON_CPU and t.dtype.code == type_.code and t.dtype.lanes == 1
+            and t.dtype.bits == type_.bits
             and (t.strides != NULL or t.ndim == 0) and (t.data != NULL or is_empty(t)))
 
 
 cdef bint alike(const Tensor *t, int ndim, const Py_ssize_t *shape, const Py_ssize_t *strides,
-                bint is_double) noexcept:
+                Py_ssize_t itemsize) noexcept:
     """Whether the axes of t are these; a stride along an axis of length 1 means nothing, and no
     stride of an empty tensor does."""
     cdef int axis
@@ -195,7 +248,7 @@ cdef bint alike(const Tensor *t, int ndim, const Py_ssize_t *shape, const Py_ssi
     for axis in range(ndim):
         if t.shape[axis] != shape[axis]:
             return False
-        if shape[axis] != 1 and t.strides[axis] * (8 if is_double else 4) != strides[axis]:
+        if shape[axis] != 1 and t.strides[axis] * itemsize != strides[axis]:
             steps = False
     return steps or is_empty(t)
 
@@ -246,7 +299,7 @@ def learn(cls, list samples):
     cdef Tensor t
     cdef const ArrayHead *head
     cdef const Exchange *exchange
-    cdef bint is_double
+    cdef const ElementType *type_
     capsule = getattr(cls, "__dlpack_c_exchange_api__", None)
     if not (HEAD_IS_KNOWN and POINTER_AT and PyCapsule_IsValid(capsule, "dlpack_exchange_api")):
         return False
@@ -255,11 +308,11 @@ def learn(cls, list samples):
     if look == NULL:
         return False
     for x, array in samples:
-        is_double = array.dtype.char == "d"
+        type_ = type_of(array)
         head = <const ArrayHead *>array
-        if type(x) is not cls or not is_array(array, is_double) or not (
-                looked(x, look, &t, is_double)
-                and alike(&t, head.ndim, head.shape, head.strides, is_double)
+        if type(x) is not cls or not is_array(array, type_) or not (
+                looked(x, look, &t, type_)
+                and alike(&t, head.ndim, head.shape, head.strides, type_.itemsize)
                 and <char *>t.data + t.byte_offset == head.data):
             return False
     if look_of(samples[0][0]) == NULL:
@@ -291,15 +344,15 @@ cdef bint same(const Source *s, object x, char **data):
     cdef const ArrayHead *head
     cdef Look look
     cdef Tensor t
-    if is_array(x, s.format == c"d"):
+    if is_array(x, s.type):
         head = <const ArrayHead *>x
         data[0] = head.data
         return (head.ndim == s.ndim and same_axes(head.shape, s.shape, s.ndim)
                 and same_axes(head.strides, s.strides, s.ndim))
     look = look_of(x)
     if look != NULL:
-        result = (looked(x, look, &t, s.format == c"d")
-                  and alike(&t, s.ndim, s.shape, s.strides, s.format == c"d"))
+        result = (looked(x, look, &t, s.type)
+                  and alike(&t, s.ndim, s.shape, s.strides, s.type.itemsize))
         data[0] = <char *>t.data + t.byte_offset
         return result
     try:
@@ -307,8 +360,9 @@ cdef bint same(const Source *s, object x, char **data):
     except (BufferError, TypeError, ValueError):
         return False
     # NumPy writes the type of an unaligned array as "=f".
-    result = (view.ndim == s.ndim and (view.format + (view.format[0] == c"="))[0] == s.format
-              and view.itemsize == (8 if s.format == c"d" else 4)
+    result = (view.ndim == s.ndim
+              and strcmp(view.format + (view.format[0] == c"="), s.type.letters) == 0
+              and view.itemsize == s.type.itemsize
               and same_axes(view.shape, s.shape, s.ndim)
               and same_axes(view.strides, s.strides, s.ndim))
     data[0] = <char *>view.buf
@@ -323,7 +377,7 @@ cdef bint still_as(object x, object array):
     cdef const ArrayHead *before = <const ArrayHead *>array
     cdef Look look
     cdef Tensor t
-    cdef bint is_double
+    cdef const ElementType *type_
     if HEAD_IS_KNOWN and type(x) is NDARRAY:
         head = <const ArrayHead *>x
         return (head.data == before.data and (head.flags & WRITEABLE) != 0
@@ -332,18 +386,20 @@ cdef bint still_as(object x, object array):
                 and same_axes(head.strides, before.strides, head.ndim))
     look = look_of(x)
     if look != NULL:
-        is_double = before.descr == <PyObject *>DOUBLE
-        return (is_array(array, is_double) and looked(x, look, &t, is_double)
+        type_ = type_at(before) if HEAD_IS_KNOWN else NULL
+        return (type_ != NULL and looked(x, look, &t, type_)
                 and (<char *>t.data + t.byte_offset == before.data or is_empty(&t))
-                and alike(&t, before.ndim, before.shape, before.strides, is_double))
+                and alike(&t, before.ndim, before.shape, before.strides, type_.itemsize))
     return still_buffer(NDARRAY.view(x, NDARRAY) if isinstance(x, NDARRAY) else x, array)
 
 
-cdef bint still_at(object x, const char *home, const Source *s, const Py_ssize_t *strides) noexcept:
-    """Whether x is an array that may still be written, lies at `home`, and has these strides, and
-    type and shape of s. The quick look at parameters; what it denies, `still_as` may know."""
+cdef bint still_at(object x, const char *home, const ElementType *type_, const Source *s,
+                   const Py_ssize_t *strides) noexcept:
+    """Whether x is an array that may still be written, lies at `home`, and has this type, these
+    strides and the shape of s. The quick look at parameters; what it denies, `still_as` may
+    know."""
     cdef const ArrayHead *head = <const ArrayHead *>x
-    return (is_array(x, s.format == c"d") and head.data == home and (head.flags & WRITEABLE) != 0
+    return (is_array(x, type_) and head.data == home and (head.flags & WRITEABLE) != 0
             and head.ndim == s.ndim and same_axes(head.shape, s.shape, s.ndim)
             and same_axes(head.strides, strides, s.ndim))
 
@@ -391,8 +447,8 @@ cdef int64_t *counter(object x) except NULL:
 
 
 cpdef bint lie_as(list tensors, list arrays):
-    """Whether each tensor, of a type that was learnt, lies as the array beside it does, of float32,
-    float64 or int64 numbers."""
+    """Whether each tensor, of a type that was learnt, lies as the array beside it does, of int64
+    numbers or of a format."""
     cdef Py_ssize_t i
     cdef Tensor t
     cdef const ArrayHead *head
@@ -406,20 +462,22 @@ cpdef bint lie_as(list tensors, list arrays):
             PyErr_Clear()
             return False
         head = <const ArrayHead *>array
-        if (t.device.type != ON_CPU or t.dtype.lanes != 1
-                or not (t.dtype.code == FLOATING or t.dtype.code == INTEGER and t.dtype.bits == 64)
-                or t.dtype.bits < 32 or head.descr != type_like(&t)
-                or not alike(&t, head.ndim, head.shape, head.strides, t.dtype.bits == 64)
+        if (t.device.type != ON_CPU or t.dtype.lanes != 1 or not has_type(&t, head.descr)
+                or not alike(&t, head.ndim, head.shape, head.strides, t.dtype.bits // 8)
                 or not (<const char *>t.data + t.byte_offset == head.data or is_empty(&t))):
             return False
     return True
 
 
-cdef inline PyObject *type_like(const Tensor *t) noexcept:
-    """NumPy's type of such numbers."""
-    if t.dtype.bits == 64:
-        return <PyObject *>(DOUBLE if t.dtype.code == FLOATING else LONG)
-    return <PyObject *>FLOAT
+cdef inline bint has_type(const Tensor *t, const PyObject *dtype) noexcept:
+    """Whether NumPy's type is that of the numbers."""
+    cdef int k
+    if t.dtype.code == INTEGER:
+        return t.dtype.bits == 64 and dtype == <PyObject *>LONG
+    for k in range(formats):
+        if FORMATS[k].dtype == dtype:
+            return t.dtype.code == FORMATS[k].code and t.dtype.bits == FORMATS[k].bits
+    return False
 
 
 cpdef bint held_beside(list objects, Py_ssize_t own):

@@ -1,9 +1,10 @@
 """What may be stepped: arrays are checked once here, with errors that name the parameter, and
 become raw pointers with loop axes below.
 
-A parameter is an array that can be changed in place: float32 or float64, native byte order,
-writable, each element in its own place. It may have any strides. All written arrays must be
-disjoint, and no gradient may overlap one of them.
+A parameter is an array that can be changed in place: of a format (float32, float64; see `formats`),
+writable, each element in its own place. It may have any strides. Its gradient has its format, its
+states the type that its blocks are computed in. All written arrays must be disjoint, and no
+gradient may overlap one of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,17 +15,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from steepest.memory import formats
+from steepest.memory.formats import computed as computed
+
 Array = NDArray[Any]
 
 LINE = 64  # bytes of a cache line and of the widest vector
 
-DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+DTYPES = formats.FORMATS.keys()
+"""The types of parameters and gradients."""
 
 
 @dataclass(frozen=True)
 class Walk:
     """How a sweep walks one array: axes from the slowest to the fastest, strides in bytes, the
-    byte offset of the first element visited, and the codec (None: lent in place)."""
+    byte offset of the first element, and the codec (None: borrowed, as the array lies)."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -47,8 +52,9 @@ class Cut:
 @dataclass(frozen=True)
 class Layout:
     """The walks of a parameter's arrays and its gradient, all in the parameter's memory order,
-    that of the gradient in C order, and those unit by unit."""
+    that of the gradient in C order, and those unit by unit; and the type of their blocks."""
 
+    computed: np.dtype[Any]
     walks: tuple[Walk, ...]
     c_order: Walk
     cuts: tuple[Cut, ...]
@@ -73,7 +79,7 @@ class Matrices:
 
 def factors(matrices: Matrices, p: Array) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """New factors of the rows and columns of p, and the same memory as arrays of the shape of p."""
-    made = tuple(np.zeros(shape, p.dtype) for shape in matrices.factors)
+    made = tuple(np.zeros(shape, computed(p)) for shape in matrices.factors)
     return made, tuple(np.broadcast_to(x, p.shape) for x in made)
 
 
@@ -93,9 +99,9 @@ def _walk(x: Array, axes: Sequence[int], flips: Sequence[int]) -> Walk:
     if not shape:
         shape, strides = [1], [x.itemsize]
     dense = len(shape) == 1 and (strides[0] == x.itemsize or shape[0] == 1)
-    return Walk(
-        tuple(shape), tuple(strides), offset, None if dense and x.flags.aligned else "strided"
-    )
+    stored = formats.of(x)
+    borrowed = dense and x.flags.aligned and stored.dtype == stored.computed
+    return Walk(tuple(shape), tuple(strides), offset, None if borrowed else stored.codec)
 
 
 def layout(
@@ -118,6 +124,7 @@ def layout(
         flips = [axis for axis in used if p.strides[axis] < 0]
     walks = tuple(_walk(x, order, flips) for x in (*arrays, gradient))
     return Layout(
+        computed(p),
         walks,
         _walk(gradient, used, []),
         tuple(_cut(p, gradient, axis, factors) for axis, factors in cuts),
@@ -150,9 +157,9 @@ def unit_factors(
     """Ones, one for each unit, and the same memory as an array of the shape of p. With
     `of_matrices`, None and zeros where p has fewer than two dimensions."""
     if of_matrices and p.ndim < 2:
-        return None, np.broadcast_to(np.zeros((), p.dtype), p.shape)
+        return None, np.broadcast_to(np.zeros((), computed(p)), p.shape)
     count = units(p, axis)
-    factors: Array = np.ones(count, p.dtype)
+    factors: Array = np.ones(count, computed(p))
     shape = [1] * p.ndim
     if axis is not None and p.ndim > 1:
         shape[axis] = count
@@ -168,18 +175,22 @@ def in_memory_order(x: Array) -> Array:
     return x.transpose(_slowest_first(x))
 
 
-def zeros_like(p: Array, memory: Array | None = None) -> Array:
-    """A new array of zeros with the type, shape and memory order of p, as far from the start of a
-    cache line as p is, so that a vector that is aligned in one is aligned in the other.
+def zeros_like(p: Array, memory: Array | None = None, dtype: np.dtype[Any] | None = None) -> Array:
+    """A new array of zeros with the shape and memory order of p, of the type that blocks of p are
+    computed in, as far from the start of a cache line as p is, so that a vector that is aligned in
+    one is aligned in the other.
 
-    memory: zeros to make it of, as bytes, a line more than p has.
+    memory: zeros to make it of, as bytes, a line more than its own. dtype: another type.
     """
-    order = _slowest_first(p)
+    order, dtype = _slowest_first(p), dtype or computed(p)
     if memory is None:
-        memory = np.zeros(p.nbytes + LINE, np.uint8)
+        memory = np.zeros(p.size * dtype.itemsize + LINE, np.uint8)
     shift = (p.__array_interface__["data"][0] - memory.__array_interface__["data"][0]) % LINE
     dense: Array = np.ndarray(
-        [p.shape[axis] for axis in order], p.dtype, memory.data, shift // p.itemsize * p.itemsize
+        [p.shape[axis] for axis in order],
+        dtype,
+        memory.data,
+        shift // dtype.itemsize * dtype.itemsize,
     )
     return dense.transpose(np.argsort(order))
 
@@ -303,7 +314,7 @@ def parameter(x: Any, name: str) -> Array:
     p = as_array(x, what, writable=True)
     if p.dtype not in DTYPES:
         raise TypeError(
-            f"{what} has dtype {p.dtype}; expected float32 or float64 in native byte order: "
+            f"{what} has dtype {p.dtype}; expected {formats.expected()} in native byte order: "
             "convert it with .astype(numpy.float32)"
         )
     if not p.flags.writeable:
@@ -341,10 +352,10 @@ def _state_array(x: Any, what: str) -> Array:
 def state(x: Any, p: Array, name: str, key: str) -> Array:
     """x as a state array of the parameter p. Raises TypeError or ValueError if it cannot be."""
     what = f"state {key!r} of parameter {name!r}"
-    own = _state_array(x, what)
-    if own.dtype != p.dtype or own.shape != p.shape:
+    own, dtype = _state_array(x, what), computed(p)
+    if own.dtype != dtype or own.shape != p.shape:
         raise ValueError(
-            f"{what} is {own.dtype} of shape {own.shape}; expected {p.dtype} of shape {p.shape}"
+            f"{what} is {own.dtype} of shape {own.shape}; expected {dtype} of shape {p.shape}"
         )
     if not own.flags.writeable or overlaps_itself(own):
         raise ValueError(f"{what} is read-only or has elements that share memory; give a copy")

@@ -23,7 +23,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from steepest.memory import arrays
+from steepest.memory import arrays, formats
 from steepest.memory.arrays import LINE, Array
 
 _BLOCK = 1 << 20  # bytes that are copied, or written as zeros, at a time
@@ -109,7 +109,10 @@ class Scratch:
 
     def zeros_like(self, p: Array) -> Array:
         """As ``arrays.zeros_like``."""
-        return arrays.zeros_like(p, self._room(p.nbytes))
+        return self._like(p, formats.computed(p))
+
+    def _like(self, x: Array, dtype: np.dtype[Any]) -> Array:
+        return arrays.zeros_like(x, self._room(x.size * dtype.itemsize), dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Zeros in C order."""
@@ -117,7 +120,7 @@ class Scratch:
 
     def copy(self, x: Array) -> Array:
         """The array in a file. What is zero in it is not written."""
-        fresh = self.zeros_like(x)
+        fresh = self._like(x, x.dtype)
         new, old = arrays.in_memory_order(fresh).reshape(-1), arrays.in_memory_order(x).reshape(-1)
         step = _BLOCK // x.itemsize
         for start in range(0, x.size, step):

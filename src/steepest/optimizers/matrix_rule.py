@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from steepest.core.optimizer import Optimizer
+from steepest.memory import arrays
 from steepest.memory.arrays import Array
 
 __all__: list[str] = []
@@ -38,7 +39,7 @@ class MatrixRule(Optimizer, registered=False):
 
     @classmethod
     def initial(cls, key: str, p: Array, h: Mapping[str, Any]) -> Array:
-        return cls.begun(p.shape, p.dtype, h)[key]
+        return cls.begun(p.shape, arrays.computed(p), h)[key]
 
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:

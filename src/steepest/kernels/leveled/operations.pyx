@@ -1,9 +1,9 @@
 """What may be done to a block while it is in L1, before the rule or after it, and what may be
 measured of it. Compiled once per instruction-set level; the same limits as in ``rules.pxd``.
 
-A stage says in STAGES whether it makes a new gradient (``out``). A measure adds up in LANES
-doubles, element i in lane i modulo LANES, and folds the lanes in halves: the same tree on every
-level, so that the sum does not depend on the vector width.
+An operation says in OPERATIONS whether it makes a new gradient (``out``). A measure adds up in
+LANES doubles, element i in lane i modulo LANES, and folds the lanes in halves: the same tree on
+every level, so that the sum does not depend on the vector width.
 """
 from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport pow
@@ -11,16 +11,16 @@ from libc.stdint cimport INT32_MAX, INT64_MAX, int32_t, int64_t
 from libc.string cimport memcpy, memset
 
 from steepest.kernels.contract cimport (
-    LANES, magnitude, measure_double, measure_float, real, sign, stage_double, stage_float,
+    LANES, magnitude, measure_double, measure_float, operation_double, operation_float, real, sign,
 )
 
-STAGES = {}
+OPERATIONS = {}
 MEASURES = {}
 
 
-cdef object entry(stage_float of_float, stage_double of_double, bint makes_gradient):
-    return (PyCapsule_New(<void *>of_float, "steepest.stage", NULL),
-            PyCapsule_New(<void *>of_double, "steepest.stage", NULL), makes_gradient)
+cdef object entry(operation_float of_float, operation_double of_double, bint makes_gradient):
+    return (PyCapsule_New(<void *>of_float, "steepest.operation", NULL),
+            PyCapsule_New(<void *>of_double, "steepest.operation", NULL), makes_gradient)
 
 
 cdef object measure(measure_float of_float, measure_double of_double):
@@ -28,7 +28,7 @@ cdef object measure(measure_float of_float, measure_double of_double):
             PyCapsule_New(<void *>of_double, "steepest.measure", NULL))
 
 
-# Stages that make the next gradient
+# Operations that make the next gradient
 
 cdef void scale(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
                 Py_ssize_t n, const double *h) noexcept nogil:
@@ -37,17 +37,17 @@ cdef void scale(real *restrict p, const real *restrict g, real *restrict out, re
     for i in range(n):
         out[i] = factor * g[i]
 
-STAGES["scale"] = entry(scale, scale, True)
+OPERATIONS["scale"] = entry(scale, scale, True)
 
 
-cdef void clip_value(real *restrict p, const real *restrict g, real *restrict out,
-                     real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+cdef void clip_value(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
+                     Py_ssize_t n, const double *h) noexcept nogil:
     cdef real limit = <real>h[0]
     cdef Py_ssize_t i
     for i in range(n):
         out[i] = limit if g[i] > limit else (-limit if g[i] < -limit else g[i])
 
-STAGES["clip_value"] = entry(clip_value, clip_value, True)
+OPERATIONS["clip_value"] = entry(clip_value, clip_value, True)
 
 
 cdef void l2(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
@@ -57,7 +57,7 @@ cdef void l2(real *restrict p, const real *restrict g, real *restrict out, real 
     for i in range(n):
         out[i] = g[i] + weight * p[i]
 
-STAGES["l2"] = entry(l2, l2, True)
+OPERATIONS["l2"] = entry(l2, l2, True)
 
 
 cdef void l1(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
@@ -67,7 +67,7 @@ cdef void l1(real *restrict p, const real *restrict g, real *restrict out, real 
     for i in range(n):
         out[i] = g[i] + weight * sign(p[i])
 
-STAGES["l1"] = entry(l1, l1, True)
+OPERATIONS["l1"] = entry(l1, l1, True)
 
 
 cdef void toward(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
@@ -77,16 +77,16 @@ cdef void toward(real *restrict p, const real *restrict g, real *restrict out, r
     for i in range(n):
         out[i] = g[i] + weight * (p[i] - x[i])
 
-STAGES["toward"] = entry(toward, toward, True)
+OPERATIONS["toward"] = entry(toward, toward, True)
 
 
-cdef void scale_each(real *restrict p, const real *restrict g, real *restrict out,
-                     real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+cdef void scale_each(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
+                     Py_ssize_t n, const double *h) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n):
         out[i] = x[i] * g[i]
 
-STAGES["scale_each"] = entry(scale_each, scale_each, True)
+OPERATIONS["scale_each"] = entry(scale_each, scale_each, True)
 
 
 cdef void subtract_each(real *restrict p, const real *restrict g, real *restrict out,
@@ -95,11 +95,11 @@ cdef void subtract_each(real *restrict p, const real *restrict g, real *restrict
     for i in range(n):
         out[i] = g[i] - x[i]
 
-STAGES["subtract_each"] = entry(subtract_each, subtract_each, True)
+OPERATIONS["subtract_each"] = entry(subtract_each, subtract_each, True)
 
 
-cdef void grokfast(real *restrict p, const real *restrict g, real *restrict out,
-                   real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+cdef void grokfast(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
+                   Py_ssize_t n, const double *h) noexcept nogil:
     """The mean x is NaN before it has seen a gradient."""
     cdef real keep = <real>h[0], fresh = <real>h[1], weight = <real>h[2], xi
     cdef Py_ssize_t i
@@ -109,7 +109,7 @@ cdef void grokfast(real *restrict p, const real *restrict g, real *restrict out,
         x[i] = xi
         out[i] = g[i] + weight * xi
 
-STAGES["grokfast"] = entry(grokfast, grokfast, True)
+OPERATIONS["grokfast"] = entry(grokfast, grokfast, True)
 
 
 cdef void mars(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
@@ -122,8 +122,8 @@ cdef void mars(real *restrict p, const real *restrict g, real *restrict out, rea
         out[i] = weight * (gi - x[i]) + gi
         x[i] = gi
 
-STAGES["mars"] = entry(mars, mars, True)
-STAGES["hold"] = entry(scale, scale, True)  # by what the norm before it comes to
+OPERATIONS["mars"] = entry(mars, mars, True)
+OPERATIONS["hold"] = entry(scale, scale, True)  # by what the norm before it comes to
 
 
 cdef void hide(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
@@ -134,10 +134,10 @@ cdef void hide(real *restrict p, const real *restrict g, real *restrict out, rea
         gi = g[i]
         out[i] = <real>0 if x[i] == <real>0 else gi
 
-STAGES["hide"] = entry(hide, hide, True)
+OPERATIONS["hide"] = entry(hide, hide, True)
 
 
-# Stages on the parameter or on an array of their own
+# Operations on the parameter or on an array of their own
 
 cdef void pull(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
                Py_ssize_t n, const double *h) noexcept nogil:
@@ -146,7 +146,7 @@ cdef void pull(real *restrict p, const real *restrict g, real *restrict out, rea
     for i in range(n):
         p[i] = keep * p[i] + drawn * x[i]
 
-STAGES["pull"] = entry(pull, pull, False)
+OPERATIONS["pull"] = entry(pull, pull, False)
 
 
 cdef void soft_threshold(real *restrict p, const real *restrict g, real *restrict out,
@@ -157,29 +157,29 @@ cdef void soft_threshold(real *restrict p, const real *restrict g, real *restric
         rest = magnitude(p[i]) - threshold
         p[i] = <real>0 if rest < <real>0 else keep * (rest * sign(p[i]))
 
-STAGES["soft_threshold"] = entry(soft_threshold, soft_threshold, False)
+OPERATIONS["soft_threshold"] = entry(soft_threshold, soft_threshold, False)
 
 
-cdef void multiply(real *restrict p, const real *restrict g, real *restrict out,
-                   real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+cdef void multiply(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
+                   Py_ssize_t n, const double *h) noexcept nogil:
     cdef real factor = <real>h[0]
     cdef Py_ssize_t i
     for i in range(n):
         p[i] = factor * p[i]
 
-STAGES["multiply"] = entry(multiply, multiply, False)
+OPERATIONS["multiply"] = entry(multiply, multiply, False)
 
 
-cdef void set_aside(real *restrict p, const real *restrict g, real *restrict out,
-                    real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+cdef void set_aside(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
+                    Py_ssize_t n, const double *h) noexcept nogil:
     memcpy(x, p, n * sizeof(real))
     memset(p, 0, n * sizeof(real))
 
-STAGES["set_aside"] = entry(set_aside, set_aside, False)
+OPERATIONS["set_aside"] = entry(set_aside, set_aside, False)
 
 
-cdef void cautious(real *restrict p, const real *restrict g, real *restrict out,
-                   real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+cdef void cautious(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
+                   Py_ssize_t n, const double *h) noexcept nogil:
     """p is what the rule adds to the parameter x that was set aside."""
     cdef real against = <real>h[0], along = <real>h[1], away
     cdef Py_ssize_t i
@@ -187,11 +187,11 @@ cdef void cautious(real *restrict p, const real *restrict g, real *restrict out,
         away = p[i] if x[i] > <real>0 else -p[i]
         p[i] = (along if away <= <real>0 else against) * x[i] + p[i]
 
-STAGES["cautious"] = entry(cautious, cautious, False)
+OPERATIONS["cautious"] = entry(cautious, cautious, False)
 
 
-cdef void agree(real *restrict p, const real *restrict g, real *restrict out,
-                real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+cdef void agree(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
+                Py_ssize_t n, const double *h) noexcept nogil:
     """p is what the rule adds to the parameter x that was set aside."""
     cdef real keep = <real>h[0], factor = <real>h[1], pi
     cdef Py_ssize_t i
@@ -199,22 +199,22 @@ cdef void agree(real *restrict p, const real *restrict g, real *restrict out,
         pi = p[i]
         p[i] = keep * x[i] + (factor * pi if pi * g[i] < <real>0 else <real>0)
 
-STAGES["agree"] = entry(agree, agree, False)
+OPERATIONS["agree"] = entry(agree, agree, False)
 
 
-cdef void divide(real *restrict p, const real *restrict g, real *restrict out,
-                 real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+cdef void divide(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
+                 Py_ssize_t n, const double *h) noexcept nogil:
     """In double: the inverse of a small divisor may be beyond float."""
     cdef double divisor = h[0]
     cdef Py_ssize_t i
     for i in range(n):
         p[i] = <real>(<double>p[i] / divisor)
 
-STAGES["divide"] = entry(divide, divide, False)
+OPERATIONS["divide"] = entry(divide, divide, False)
 
 
-cdef void lower(real *restrict p, const real *restrict g, real *restrict out,
-                real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+cdef void lower(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
+                Py_ssize_t n, const double *h) noexcept nogil:
     """In double, down by two numbers whose sum may have fewer digits, and no further than 0."""
     cdef double first = h[0], second = h[1], rest
     cdef Py_ssize_t i
@@ -222,7 +222,7 @@ cdef void lower(real *restrict p, const real *restrict g, real *restrict out,
         rest = <double>p[i] - first - second
         p[i] = <real>(rest if rest > <double>0 else <double>0)
 
-STAGES["lower"] = entry(lower, lower, False)
+OPERATIONS["lower"] = entry(lower, lower, False)
 
 
 cdef void box(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
@@ -232,7 +232,7 @@ cdef void box(real *restrict p, const real *restrict g, real *restrict out, real
     for i in range(n):
         p[i] = low if p[i] < low else (high if p[i] > high else p[i])
 
-STAGES["box"] = entry(box, box, False)
+OPERATIONS["box"] = entry(box, box, False)
 
 
 cdef void zero(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
@@ -241,7 +241,7 @@ cdef void zero(real *restrict p, const real *restrict g, real *restrict out, rea
     for i in range(n):
         p[i] = <real>0 if x[i] == <real>0 else p[i]
 
-STAGES["zero"] = entry(zero, zero, False)
+OPERATIONS["zero"] = entry(zero, zero, False)
 
 
 cdef void ema(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
@@ -251,11 +251,11 @@ cdef void ema(real *restrict p, const real *restrict g, real *restrict out, real
     for i in range(n):
         x[i] = keep * x[i] + fresh * p[i]
 
-STAGES["ema"] = entry(ema, ema, False)
+OPERATIONS["ema"] = entry(ema, ema, False)
 
 
-cdef void lookahead(real *restrict p, const real *restrict g, real *restrict out,
-                    real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+cdef void lookahead(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
+                    Py_ssize_t n, const double *h) noexcept nogil:
     cdef real alpha = <real>h[0], xi
     cdef Py_ssize_t i
     for i in range(n):
@@ -263,7 +263,7 @@ cdef void lookahead(real *restrict p, const real *restrict g, real *restrict out
         x[i] = xi
         p[i] = xi
 
-STAGES["lookahead"] = entry(lookahead, lookahead, False)
+OPERATIONS["lookahead"] = entry(lookahead, lookahead, False)
 
 
 cdef void mean(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
@@ -274,7 +274,7 @@ cdef void mean(real *restrict p, const real *restrict g, real *restrict out, rea
     for i in range(n):
         x[i] = p[i] if first else x[i] + share * (p[i] - x[i])
 
-STAGES["mean"] = entry(mean, mean, False)
+OPERATIONS["mean"] = entry(mean, mean, False)
 
 
 # Measures

@@ -1,22 +1,22 @@
-"""What the terms of a tally come to in each row and each column. Compiled once per
-instruction-set level.
+"""What the terms of a row and column reduction come to in each row and each column. Compiled once
+per instruction-set level.
 
-FOLDS maps "squares" (their sum, in double: a row's in lanes, as ``rules.squares`` adds, a column's
-row by row) and "largest" (of terms that are not negative) to the function for each type; SPREAD
-makes factors of rows and columns into those of elements.
+COMBINERS maps "squares" (their sum, in double: a row's in lanes, as ``rules.squares`` adds, a
+column's row by row) and "largest" (of terms that are not negative) to the function for each type;
+SPREADS maps "factors" to what makes factors of rows and columns into those of elements.
 """
 from cpython.pycapsule cimport PyCapsule_New
 
 from steepest.kernels.contract cimport (
-    LANES, fold_double, fold_float, larger, real, spread_double, spread_float,
+    LANES, combine_double, combine_float, larger, real, spread_double, spread_float,
 )
 
-FOLDS = {}
+COMBINERS, SPREADS = {}, {}
 
 
-cdef object entry(fold_float of_float, fold_double of_double):
-    return (PyCapsule_New(<void *>of_float, "steepest.fold", NULL),
-            PyCapsule_New(<void *>of_double, "steepest.fold", NULL))
+cdef object entry(combine_float of_float, combine_double of_double):
+    return (PyCapsule_New(<void *>of_float, "steepest.combine", NULL),
+            PyCapsule_New(<void *>of_double, "steepest.combine", NULL))
 
 
 cdef inline double row_squares(const real *restrict x, double *restrict column,
@@ -70,8 +70,7 @@ cdef inline void rows_squares(const real *restrict terms, Py_ssize_t rows, Py_ss
 
 
 cdef void squares(const real *restrict terms, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t place,
-                  Py_ssize_t height, Py_ssize_t step, double *row,
-                  double *column) noexcept nogil:
+                  Py_ssize_t height, Py_ssize_t step, double *row, double *column) noexcept nogil:
     """Loops of a known length for the widths of kernels of convolutions."""
     if n == 1:
         rows_squares(terms, rows, 1, place, height, step, row, column)
@@ -84,7 +83,7 @@ cdef void squares(const real *restrict terms, Py_ssize_t rows, Py_ssize_t n, Py_
     else:
         rows_squares(terms, rows, n, place, height, step, row, column)
 
-FOLDS["squares"] = entry(squares, squares)
+COMBINERS["squares"] = entry(squares, squares)
 
 
 cdef inline real row_largest(const real *x, Py_ssize_t n) noexcept nogil:
@@ -112,8 +111,7 @@ cdef inline void column_largest(const real *restrict x, double *restrict column,
 
 
 cdef void largest(const real *restrict terms, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t place,
-                  Py_ssize_t height, Py_ssize_t step, double *row,
-                  double *column) noexcept nogil:
+                  Py_ssize_t height, Py_ssize_t step, double *row, double *column) noexcept nogil:
     cdef Py_ssize_t k
     for k in range(rows):
         row[k] = larger(<double>row_largest(terms + k * n, n), row[k])
@@ -124,7 +122,7 @@ cdef void largest(const real *restrict terms, Py_ssize_t rows, Py_ssize_t n, Py_
                 place = 0
                 column += step
 
-FOLDS["largest"] = entry(largest, largest)
+COMBINERS["largest"] = entry(largest, largest)
 
 
 cdef inline void spread_rows(const real *row, const real *column, Py_ssize_t rows,
@@ -175,5 +173,5 @@ cdef void spread(const real *row, const real *column, Py_ssize_t j, Py_ssize_t n
             column += passed // height * columns
             place = passed % height
 
-SPREAD = (PyCapsule_New(<void *><spread_float>spread, "steepest.spread", NULL),
-          PyCapsule_New(<void *><spread_double>spread, "steepest.spread", NULL))
+SPREADS["factors"] = (PyCapsule_New(<void *><spread_float>spread, "steepest.spread", NULL),
+                      PyCapsule_New(<void *><spread_double>spread, "steepest.spread", NULL))

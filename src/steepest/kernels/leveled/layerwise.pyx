@@ -1,17 +1,17 @@
 """Rules that go by norms over a whole parameter: see ``rules.pxd`` for what all rules share, and
-for surveys, which sum such norms up before the update. A norm that is NaN, or infinite because a
+for reductions, which sum such norms up before the update. A norm that is NaN, or infinite because a
 square left the range of double, makes NaN (or 0) of the whole parameter's step, as it does when a
 framework computes it."""
 from libc.math cimport sqrt
 
 from steepest.kernels.contract cimport LANES, magnitude, real, root
-from steepest.kernels.rules cimport empty, folded, rule, survey
+from steepest.kernels.rules cimport empty, folded, reduction, rule
 
 RULES = {}
 
 
 # LAMB: h = (b1, 1 - b1, b2, 1 - b2, unbias m, unbias v, eps, decay, lr, bounds of the parameter's
-# norm, whether to adapt); settled: lr times ratio.
+# norm, whether to adapt); finalized: lr times ratio.
 
 cdef inline real lamb_direction(real p, real m, real v, real scale, real unbias, real eps,
                                 real decay) noexcept nogil:
@@ -19,8 +19,8 @@ cdef inline real lamb_direction(real p, real m, real v, real scale, real unbias,
 
 
 cdef inline void lamb_row(const real *restrict p, const real *restrict g, real *restrict m,
-                          real *restrict v, real f, const double *h, double *length,
-                          double *taken, Py_ssize_t n) noexcept nogil:
+                          real *restrict v, real f, const double *h, double *length, double *taken,
+                          Py_ssize_t n) noexcept nogil:
     cdef real b1 = <real>h[0], fresh1 = <real>h[1], b2 = <real>h[2], fresh2 = <real>h[3]
     cdef real scale = <real>h[4], unbias = <real>h[5], eps = <real>h[6], decay = <real>h[7]
     cdef real gi, mi, vi
@@ -38,9 +38,9 @@ cdef inline void lamb_row(const real *restrict p, const real *restrict g, real *
         length[i] += x * x
 
 
-cdef void lamb_survey(const real *restrict p, const real *restrict g, real *restrict m,
-                      real *restrict v, real *restrict c, real *restrict d, Py_ssize_t n,
-                      double factor, double keep, const double *h, double *sums) noexcept nogil:
+cdef void lamb_reduction(const real *restrict p, const real *restrict g, real *restrict m,
+                         real *restrict v, real *restrict c, real *restrict d, Py_ssize_t n,
+                         double factor, double keep, const double *h, double *sums) noexcept nogil:
     cdef double length[LANES]
     cdef double taken[LANES]
     cdef Py_ssize_t i, k, whole = n // LANES
@@ -55,7 +55,7 @@ cdef void lamb_survey(const real *restrict p, const real *restrict g, real *rest
     sums[1] += folded(taken)
 
 
-cdef void lamb_settle(const double *sums, double *own, double *h) noexcept nogil:
+cdef void lamb_finalize(const double *sums, double *own, double *h) noexcept nogil:
     cdef double length = sqrt(sums[0]), taken = sqrt(sums[1])
     length = h[9] if length < h[9] else length
     length = h[10] if length > h[10] else length
@@ -72,11 +72,11 @@ cdef void lamb(real *restrict p, const real *restrict g, real *restrict m, real 
     for i in range(n):
         p[i] = p[i] - step * lamb_direction(p[i], m[i], v[i], scale, unbias, eps, decay)
 
-RULES["lamb"] = rule(lamb, lamb, (survey(lamb_survey, lamb_survey, lamb_settle),))
+RULES["lamb"] = rule(lamb, lamb, (reduction(lamb_reduction, lamb_reduction, lamb_finalize),))
 
 
 # LARS: h = (lr, decay, momentum, trust coefficient, eps, whether to adapt, whether to clip);
-# settled: lr times ratio.
+# finalized: lr times ratio.
 
 cdef inline void norms_row(const real *restrict p, const real *restrict g, real f, real kept,
                            double *length, double *slope, Py_ssize_t n) noexcept nogil:
@@ -89,9 +89,9 @@ cdef inline void norms_row(const real *restrict p, const real *restrict g, real 
         slope[i] += y * y
 
 
-cdef void norms_survey(const real *restrict p, const real *restrict g, real *restrict m,
-                       real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
-                       double factor, double keep, const double *h, double *sums) noexcept nogil:
+cdef void norms_reduction(const real *restrict p, const real *restrict g, real *restrict m,
+                          real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
+                          double factor, double keep, const double *h, double *sums) noexcept nogil:
     """The sums of squares of the parameter and of the gradient."""
     cdef double length[LANES]
     cdef double slope[LANES]
@@ -107,7 +107,7 @@ cdef void norms_survey(const real *restrict p, const real *restrict g, real *res
     sums[1] += folded(slope)
 
 
-cdef void lars_settle(const double *sums, double *own, double *h) noexcept nogil:
+cdef void lars_finalize(const double *sums, double *own, double *h) noexcept nogil:
     cdef double length = sqrt(sums[0]), slope = sqrt(sums[1]) + h[1] * sqrt(sums[0]), ratio
     if h[5] == 0 or length == 0 or slope == 0:
         return
@@ -126,7 +126,7 @@ cdef void lars_plain(real *restrict p, const real *restrict g, real *restrict m,
         p[i] = p[i] - step * (f * g[i] + decay * p[i])
 
 RULES["lars_plain"] = rule(lars_plain, lars_plain,
-                           (survey(norms_survey, norms_survey, lars_settle),))
+                           (reduction(norms_reduction, norms_reduction, lars_finalize),))
 
 
 cdef void lars(real *restrict p, const real *restrict g, real *restrict m, real *restrict b,
@@ -139,7 +139,7 @@ cdef void lars(real *restrict p, const real *restrict g, real *restrict m, real 
         m[i] = mi
         p[i] = p[i] - mi
 
-RULES["lars"] = rule(lars, lars, (survey(norms_survey, norms_survey, lars_settle),))
+RULES["lars"] = rule(lars, lars, (reduction(norms_reduction, norms_reduction, lars_finalize),))
 
 
 cdef void lars_nesterov(real *restrict p, const real *restrict g, real *restrict m,
@@ -154,10 +154,10 @@ cdef void lars_nesterov(real *restrict p, const real *restrict g, real *restrict
         p[i] = p[i] - (si + mu * mi)
 
 RULES["lars_nesterov"] = rule(lars_nesterov, lars_nesterov,
-                              (survey(norms_survey, norms_survey, lars_settle),))
+                              (reduction(norms_reduction, norms_reduction, lars_finalize),))
 
 
-# NovoGrad: h = (b1, share of the new direction, b2, 1 - b2, eps, decay, lr); settled: 1 / (√v +
+# NovoGrad: h = (b1, share of the new direction, b2, 1 - b2, eps, decay, lr); finalized: 1 / (√v +
 # eps) in place of eps. Kept: v, one number.
 
 cdef inline void novograd_row(const real *restrict g, real f, double *slope,
@@ -169,10 +169,10 @@ cdef inline void novograd_row(const real *restrict g, real f, double *slope,
         slope[i] += x * x
 
 
-cdef void novograd_survey(const real *restrict p, const real *restrict g, real *restrict m,
-                          real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
-                          double factor, double keep, const double *h,
-                          double *sums) noexcept nogil:
+cdef void novograd_reduction(const real *restrict p, const real *restrict g, real *restrict m,
+                             real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
+                             double factor, double keep, const double *h,
+                             double *sums) noexcept nogil:
     cdef double slope[LANES]
     cdef Py_ssize_t i, whole = n // LANES
     empty(slope)
@@ -182,7 +182,7 @@ cdef void novograd_survey(const real *restrict p, const real *restrict g, real *
     sums[0] += folded(slope)
 
 
-cdef void novograd_settle(const double *sums, double *own, double *h) noexcept nogil:
+cdef void novograd_finalize(const double *sums, double *own, double *h) noexcept nogil:
     cdef double divisor
     own[0] = h[2] * own[0] + h[3] * sums[0]
     divisor = sqrt(own[0]) + h[4]
@@ -201,15 +201,14 @@ cdef void novograd(real *restrict p, const real *restrict g, real *restrict m, r
         p[i] = p[i] - lr * mi
 
 RULES["novograd"] = rule(novograd, novograd,
-                         (survey(novograd_survey, novograd_survey, novograd_settle),))
+                         (reduction(novograd_reduction, novograd_reduction, novograd_finalize),))
 
 
-# StableAdamW: h = (b1, 1 - b1, b2, 1 - b2, lr, eps, eps², threshold, decay); settled: the rate in
+# StableAdamW: h = (b1, 1 - b1, b2, 1 - b2, lr, eps, eps², threshold, decay); finalized: the rate in
 # place of lr, what decay leaves of p in place of decay.
 
-cdef inline void stableadamw_row(const real *restrict g, real *restrict m, real *restrict v,
-                                 real f, const double *h, double *surprise,
-                                 Py_ssize_t n) noexcept nogil:
+cdef inline void stableadamw_row(const real *restrict g, real *restrict m, real *restrict v, real f,
+                                 const double *h, double *surprise, Py_ssize_t n) noexcept nogil:
     cdef real b1 = <real>h[0], fresh1 = <real>h[1], b2 = <real>h[2], fresh2 = <real>h[3]
     cdef real least = <real>h[6], gi, vi
     cdef Py_ssize_t i
@@ -221,10 +220,10 @@ cdef inline void stableadamw_row(const real *restrict g, real *restrict m, real 
         surprise[i] += <double>magnitude(gi * gi / (least if vi < least else vi))
 
 
-cdef void stableadamw_survey(const real *restrict p, const real *restrict g, real *restrict m,
-                             real *restrict v, real *restrict c, real *restrict d, Py_ssize_t n,
-                             double factor, double keep, const double *h,
-                             double *sums) noexcept nogil:
+cdef void stableadamw_reduction(const real *restrict p, const real *restrict g, real *restrict m,
+                                real *restrict v, real *restrict c, real *restrict d, Py_ssize_t n,
+                                double factor, double keep, const double *h,
+                                double *sums) noexcept nogil:
     cdef double surprise[LANES]
     cdef Py_ssize_t i, k, whole = n // LANES
     empty(surprise)
@@ -237,7 +236,7 @@ cdef void stableadamw_survey(const real *restrict p, const real *restrict g, rea
     sums[1] += <double>n
 
 
-cdef void stableadamw_settle(const double *sums, double *own, double *h) noexcept nogil:
+cdef void stableadamw_finalize(const double *sums, double *own, double *h) noexcept nogil:
     cdef double rms = sqrt(sums[0] / sums[1])
     if not rms <= h[7]:
         h[4] = h[4] * (h[7] / rms)
@@ -253,13 +252,14 @@ cdef void stableadamw(real *restrict p, const real *restrict g, real *restrict m
         p[i] = left * p[i] - step * m[i] / (root(v[i]) + eps)
 
 RULES["stableadamw"] = rule(
-    stableadamw, stableadamw, (survey(stableadamw_survey, stableadamw_survey, stableadamw_settle),)
+    stableadamw, stableadamw,
+    (reduction(stableadamw_reduction, stableadamw_reduction, stableadamw_finalize),),
 )
 
 
-# Fromage: h = (lr, 1 / √(1 + lr²)); settled: lr times ratio.
+# Fromage: h = (lr, 1 / √(1 + lr²)); finalized: lr times ratio.
 
-cdef void fromage_settle(const double *sums, double *own, double *h) noexcept nogil:
+cdef void fromage_finalize(const double *sums, double *own, double *h) noexcept nogil:
     cdef double length = sqrt(sums[0]), slope = sqrt(sums[1])
     if length != 0 and slope != 0:
         h[0] = h[0] * (length / slope)
@@ -274,4 +274,4 @@ cdef void fromage(real *restrict p, const real *restrict g, real *restrict a, re
         p[i] = left * (k * p[i] - step * (f * g[i]))
 
 RULES["fromage"] = rule(fromage, fromage,
-                        (survey(norms_survey, norms_survey, fromage_settle),))
+                        (reduction(norms_reduction, norms_reduction, fromage_finalize),))

@@ -1,5 +1,5 @@
 """Rules that change what Adam averages or divides by; see ``rules.pxd`` for what all share."""
-from steepest.kernels.arctan cimport arctan2
+from steepest.kernels.leveled.arctan cimport arctan2
 from steepest.kernels.contract cimport larger, magnitude, real, root, sign
 from steepest.kernels.rules cimport rule
 

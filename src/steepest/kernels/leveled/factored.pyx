@@ -1,13 +1,15 @@
-"""Rules that go by the rows and columns of matrices: see ``rules.pxd`` for what all rules share.
+"""Rules with row and column reductions of matrices: see ``rules.pxd`` for what all rules share.
 
-A tally of such a rule writes terms, which the engine adds up by rows and columns; what settles them
-then makes factors of rows and columns, which the loops that follow get for each element, as a and
-b. So a second moment is kept in as many numbers as there are rows and columns.
+The loop of such a reduction writes terms, which the engine adds up by rows and columns. What
+finalizes them makes factors of rows and columns, which the loops that follow get for each element,
+as a and b. So a second moment is kept in as many numbers as there are rows and columns.
 """
 from libc.math cimport sqrt
 
-from steepest.kernels.contract cimport LANES, MAXDIMS, Table, larger, real, root
-from steepest.kernels.rules cimport empty, folded, rule, survey, tabled, tally
+from steepest.kernels.contract cimport LANES, MAXDIMS, Matrices, larger, real, root
+from steepest.kernels.rules cimport (
+    axis_finalizer, axis_reduction, empty, folded, reduction, rule,
+)
 
 RULES = {}
 
@@ -54,10 +56,10 @@ cdef inline void inverse_state_roots(real *restrict factor, const real *restrict
         factor[i] = <real>(1.0 / sqrt(<double>x[i]))
 
 
-cdef inline void second_moments(Table *x, real *row, real *column, Py_ssize_t first,
+cdef inline void second_moments(Matrices *x, real *row, real *column, Py_ssize_t first,
                                 Py_ssize_t last, int state, double eps, double bound, double old,
                                 double fresh) noexcept nogil:
-    """The states of rows and columns, of two numbers, take in what a tally has found, plus eps. The
+    """The states of rows and columns, of two numbers, take in what was found of them, plus eps. The
     factors of rows are 1 / √(state / mean of them), which is at least `bound`; of columns
     1 / √state. Loops go over all matrices where they can: these may be as small as 3 x 3."""
     cdef Py_ssize_t k, j, start = first * x.rows, n = (last - first) * x.rows
@@ -86,8 +88,8 @@ cdef inline void second_moments(Table *x, real *row, real *column, Py_ssize_t fi
     inverse_state_roots(column + start, columns + start, n)
 
 
-# Adafactor: h = (1 - w, w, eps1, paper, eps2, rho, d, scale, decay, lr, b1, 1 - b1); settled: step,
-# keep. A negative eps1 is the type's own epsilon.
+# Adafactor: h = (1 - w, w, eps1, paper, eps2, rho, d, scale, decay, lr, b1, 1 - b1); finalized:
+# step, keep. A negative eps1 is the type's own epsilon.
 
 cdef inline double least(const real *x, double eps) noexcept nogil:
     if eps < 0:
@@ -95,8 +97,8 @@ cdef inline double least(const real *x, double eps) noexcept nogil:
     return eps
 
 
-cdef void adafactor_table(Table *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
-                          const double *h) noexcept nogil:
+cdef void adafactor_axes(Matrices *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
+                         const double *h) noexcept nogil:
     cdef double eps = least(row, h[2])
     second_moments(x, row, column, first, last, 0, eps if h[3] else 0.0, 0.0 if h[3] else eps,
                    h[0], h[1])
@@ -116,10 +118,10 @@ cdef inline void adafactor_row(const real *restrict p, const real *restrict g,
         steps[i] += x * x
 
 
-cdef void adafactor_survey(const real *restrict p, const real *restrict g, real *restrict row,
-                           real *restrict column, real *restrict c, real *restrict d, Py_ssize_t n,
-                           double factor, double keep, const double *h,
-                           double *sums) noexcept nogil:
+cdef void adafactor_reduction(const real *restrict p, const real *restrict g, real *restrict row,
+                              real *restrict column, real *restrict c, real *restrict d,
+                              Py_ssize_t n, double factor, double keep, const double *h,
+                              double *sums) noexcept nogil:
     cdef real cap = <real>(1.0 / (0.0 if h[3] else least(p, h[2]))), f = <real>factor
     cdef double sizes[LANES]
     cdef double steps[LANES]
@@ -136,7 +138,7 @@ cdef void adafactor_survey(const real *restrict p, const real *restrict g, real 
     sums[2] += <double>n
 
 
-cdef void adafactor_settle(const double *sums, double *own, double *h) noexcept nogil:
+cdef void adafactor_finalize(const double *sums, double *own, double *h) noexcept nogil:
     cdef double n = sqrt(sums[2]), size = sqrt(sums[0]) / n, ratio = sqrt(sums[1]) / (n * h[6])
     cdef double alpha = h[5]
     if h[7]:
@@ -156,8 +158,8 @@ cdef void adafactor(real *restrict p, const real *restrict g, real *restrict row
         p[i] = k * p[i] - step * ((cap if s > cap else s) * (f * g[i]))
 
 RULES["adafactor"] = rule(adafactor, adafactor, (
-    tally("squares", gradients, gradients, adafactor_table, adafactor_table, blind=True),
-    survey(adafactor_survey, adafactor_survey, adafactor_settle)))
+    axis_reduction("squares", gradients, gradients, adafactor_axes, adafactor_axes, blind=True),
+    reduction(adafactor_reduction, adafactor_reduction, adafactor_finalize)))
 
 
 cdef void adafactor_momentum(real *restrict p, const real *restrict g, real *restrict row,
@@ -174,8 +176,8 @@ cdef void adafactor_momentum(real *restrict p, const real *restrict g, real *res
         p[i] = k * p[i] - mi
 
 RULES["adafactor_momentum"] = rule(adafactor_momentum, adafactor_momentum, (
-    tally("squares", gradients, gradients, adafactor_table, adafactor_table, blind=True),
-    survey(adafactor_survey, adafactor_survey, adafactor_settle)))
+    axis_reduction("squares", gradients, gradients, adafactor_axes, adafactor_axes, blind=True),
+    reduction(adafactor_reduction, adafactor_reduction, adafactor_finalize)))
 
 
 cdef inline real adafactor_direction(real g, real v, real eps) noexcept nogil:
@@ -199,10 +201,10 @@ cdef inline void adafactor_vector_row(const real *restrict p, const real *restri
         steps[i] += x * x
 
 
-cdef void adafactor_vector_survey(const real *restrict p, const real *restrict g, real *restrict v,
-                                  real *restrict b, real *restrict c, real *restrict d,
-                                  Py_ssize_t n, double factor, double keep, const double *h,
-                                  double *sums) noexcept nogil:
+cdef void adafactor_vector_reduction(const real *restrict p, const real *restrict g,
+                                     real *restrict v, real *restrict b, real *restrict c,
+                                     real *restrict d, Py_ssize_t n, double factor, double keep,
+                                     const double *h, double *sums) noexcept nogil:
     cdef real eps = <real>(0.0 if h[3] else least(p, h[2])), f = <real>factor
     cdef double sizes[LANES]
     cdef double steps[LANES]
@@ -229,7 +231,7 @@ cdef void adafactor_vector(real *restrict p, const real *restrict g, real *restr
         p[i] = k * p[i] - step * adafactor_direction(f * g[i], v[i], eps)
 
 RULES["adafactor_vector"] = rule(adafactor_vector, adafactor_vector, (
-    survey(adafactor_vector_survey, adafactor_vector_survey, adafactor_settle),))
+    reduction(adafactor_vector_reduction, adafactor_vector_reduction, adafactor_finalize),))
 
 
 cdef void adafactor_vector_momentum(real *restrict p, const real *restrict g, real *restrict v,
@@ -245,17 +247,18 @@ cdef void adafactor_vector_momentum(real *restrict p, const real *restrict g, re
         p[i] = k * p[i] - mi
 
 RULES["adafactor_vector_momentum"] = rule(adafactor_vector_momentum, adafactor_vector_momentum, (
-    survey(adafactor_vector_survey, adafactor_vector_survey, adafactor_settle),))
+    reduction(adafactor_vector_reduction, adafactor_vector_reduction, adafactor_finalize),))
 
 
-# CAME: h = (b1, 1 - b1, b2, 1 - b2, b3, 1 - b3, eps1, eps2, clip, lr); settled: what is left of u.
+# CAME: h = (b1, 1 - b1, b2, 1 - b2, b3, 1 - b3, eps1, eps2, clip, lr); finalized: what is
+# left of u.
 
-cdef void came_moments(Table *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
+cdef void came_moments(Matrices *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
                        const double *h) noexcept nogil:
     second_moments(x, row, column, first, last, 0, h[6], 0.0, h[2], h[3])
 
 
-cdef void came_residuals(Table *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
+cdef void came_residuals(Matrices *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
                          const double *h) noexcept nogil:
     second_moments(x, row, column, first, last, 2, h[7], 0.0, h[4], h[5])
 
@@ -270,9 +273,9 @@ cdef inline void came_row(const real *restrict g, const real *restrict row,
         steps[i] += x * x
 
 
-cdef void came_survey(const real *restrict p, const real *restrict g, real *restrict row,
-                      real *restrict column, real *restrict m, real *restrict d, Py_ssize_t n,
-                      double factor, double keep, const double *h, double *sums) noexcept nogil:
+cdef void came_reduction(const real *restrict p, const real *restrict g, real *restrict row,
+                         real *restrict column, real *restrict m, real *restrict d, Py_ssize_t n,
+                         double factor, double keep, const double *h, double *sums) noexcept nogil:
     cdef double steps[LANES]
     cdef Py_ssize_t i, k, whole = n // LANES
     empty(steps)
@@ -285,12 +288,12 @@ cdef void came_survey(const real *restrict p, const real *restrict g, real *rest
     sums[1] += <double>n
 
 
-cdef void came_settle(const double *sums, double *own, double *h) noexcept nogil:
+cdef void came_finalize(const double *sums, double *own, double *h) noexcept nogil:
     cdef double ratio = sqrt(sums[0]) / (sqrt(sums[1]) * h[8])
     h[10] = 1.0 if ratio < 1 else 1.0 / ratio
 
 
-cdef void came_tally(const real *restrict p, const real *restrict g, real *restrict row,
+cdef void came_terms(const real *restrict p, const real *restrict g, real *restrict row,
                      real *restrict column, real *restrict m, real *restrict d, Py_ssize_t n,
                      double factor, double keep, const double *h,
                      real *restrict terms) noexcept nogil:
@@ -303,18 +306,18 @@ cdef void came_tally(const real *restrict p, const real *restrict g, real *restr
         terms[i] = u - mi
 
 
-cdef void came(real *restrict p, const real *restrict g, real *restrict row,
-               real *restrict column, real *restrict m, real *restrict d, Py_ssize_t n,
-               double factor, double keep, const double *h) noexcept nogil:
+cdef void came(real *restrict p, const real *restrict g, real *restrict row, real *restrict column,
+               real *restrict m, real *restrict d, Py_ssize_t n, double factor, double keep,
+               const double *h) noexcept nogil:
     cdef real lr = <real>h[9], k = <real>keep
     cdef Py_ssize_t i
     for i in range(n):
         p[i] = k * p[i] - lr * ((row[i] * column[i]) * m[i])
 
 RULES["came"] = rule(came, came, (
-    tally("squares", gradients, gradients, came_moments, came_moments, blind=True),
-    survey(came_survey, came_survey, came_settle),
-    tally("squares", came_tally, came_tally, came_residuals, came_residuals)))
+    axis_reduction("squares", gradients, gradients, came_moments, came_moments, blind=True),
+    reduction(came_reduction, came_reduction, came_finalize),
+    axis_reduction("squares", came_terms, came_terms, came_residuals, came_residuals)))
 
 
 cdef inline void came_vector_row(const real *restrict g, real *restrict v, real f, const double *h,
@@ -330,10 +333,10 @@ cdef inline void came_vector_row(const real *restrict g, real *restrict v, real 
         steps[i] += x * x
 
 
-cdef void came_vector_survey(const real *restrict p, const real *restrict g, real *restrict m,
-                             real *restrict v, real *restrict c, real *restrict d, Py_ssize_t n,
-                             double factor, double keep, const double *h,
-                             double *sums) noexcept nogil:
+cdef void came_vector_reduction(const real *restrict p, const real *restrict g, real *restrict m,
+                                real *restrict v, real *restrict c, real *restrict d, Py_ssize_t n,
+                                double factor, double keep, const double *h,
+                                double *sums) noexcept nogil:
     cdef double steps[LANES]
     cdef Py_ssize_t i, whole = n // LANES
     empty(steps)
@@ -357,13 +360,13 @@ cdef void came_vector(real *restrict p, const real *restrict g, real *restrict m
         p[i] = k * p[i] - lr * mi
 
 RULES["came_vector"] = rule(came_vector, came_vector, (
-    survey(came_vector_survey, came_vector_survey, came_settle),))
+    reduction(came_vector_reduction, came_vector_reduction, came_finalize),))
 
 
 # SM3: h = (lr, beta, share of g², eps, mu, 1 - mu). The accumulators are one for each dimension;
 # all but the last make the factors of rows.
 
-cdef void sm3_factors(Table *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
+cdef void sm3_factors(Matrices *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
                       const double *h) noexcept nogil:
     """Of each row the least of its accumulators; of columns theirs."""
     cdef Py_ssize_t index[MAXDIMS]
@@ -383,8 +386,8 @@ cdef void sm3_factors(Table *x, real *row, real *column, Py_ssize_t first, Py_ss
         column[i] = (<real *>x.state[rest])[i]
 
 
-cdef void sm3_table(Table *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
-                    const double *h) noexcept nogil:
+cdef void sm3_axes(Matrices *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
+                   const double *h) noexcept nogil:
     """Each accumulator is the largest of its slice."""
     cdef Py_ssize_t index[MAXDIMS]
     cdef Py_ssize_t i
@@ -404,7 +407,7 @@ cdef void sm3_table(Table *x, real *row, real *column, Py_ssize_t first, Py_ssiz
         (<real *>x.state[rest])[i] = <real>x.column[i]
 
 
-cdef inline void following(Table *x, Py_ssize_t *index, int n) noexcept nogil:
+cdef inline void following(Matrices *x, Py_ssize_t *index, int n) noexcept nogil:
     """The next row, as indices of the first n dimensions."""
     cdef int k = n - 1
     index[k] += 1
@@ -425,7 +428,7 @@ cdef inline real sm3_direction(real g, real v, real eps) noexcept nogil:
     return <real>0 if v == <real>0 else u
 
 
-cdef void sm3_tally(const real *restrict p, const real *restrict g, real *restrict row,
+cdef void sm3_terms(const real *restrict p, const real *restrict g, real *restrict row,
                     real *restrict column, real *restrict m, real *restrict d, Py_ssize_t n,
                     double factor, double keep, const double *h,
                     real *restrict terms) noexcept nogil:
@@ -448,8 +451,8 @@ cdef void sm3(real *restrict p, const real *restrict g, real *restrict row, real
         p[i] = k * p[i] - lr * sm3_direction(gi, v, eps)
 
 RULES["sm3"] = rule(sm3, sm3, (
-    tabled(sm3_factors, sm3_factors),
-    tally("largest", sm3_tally, sm3_tally, sm3_table, sm3_table)))
+    axis_finalizer(sm3_factors, sm3_factors),
+    axis_reduction("largest", sm3_terms, sm3_terms, sm3_axes, sm3_axes)))
 
 
 cdef void sm3_momentum(real *restrict p, const real *restrict g, real *restrict row,
@@ -466,8 +469,8 @@ cdef void sm3_momentum(real *restrict p, const real *restrict g, real *restrict 
         p[i] = k * p[i] - lr * mi
 
 RULES["sm3_momentum"] = rule(sm3_momentum, sm3_momentum, (
-    tabled(sm3_factors, sm3_factors),
-    tally("largest", sm3_tally, sm3_tally, sm3_table, sm3_table)))
+    axis_finalizer(sm3_factors, sm3_factors),
+    axis_reduction("largest", sm3_terms, sm3_terms, sm3_axes, sm3_axes)))
 
 
 cdef void sm3_vector(real *restrict p, const real *restrict g, real *restrict v, real *restrict b,
@@ -504,8 +507,8 @@ RULES["sm3_vector_momentum"] = rule(sm3_vector_momentum, sm3_vector_momentum)
 
 # Adam-mini: h = (b1, 1 - b1, b2, 1 - b2, unbias v, eps, step).
 
-cdef void adammini_table(Table *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
-                         const double *h) noexcept nogil:
+cdef void adammini_axes(Matrices *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
+                        const double *h) noexcept nogil:
     cdef Py_ssize_t i
     cdef real *v = <real *>x.state[0]
     averaged(v, x.row, x.rows, <double>x.columns, 0.0, h[2], h[3])
@@ -525,4 +528,4 @@ cdef void adammini(real *restrict p, const real *restrict g, real *restrict row,
         p[i] = k * p[i] - step * (mi * row[i])
 
 RULES["adammini"] = rule(adammini, adammini, (
-    tally("squares", gradients, gradients, adammini_table, adammini_table, blind=True),))
+    axis_reduction("squares", gradients, gradients, adammini_axes, adammini_axes, blind=True),))

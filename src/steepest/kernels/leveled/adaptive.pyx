@@ -134,9 +134,9 @@ cdef void adadelta(real *restrict p, const real *restrict g, real *restrict v, r
 RULES["adadelta"] = rule(adadelta, adadelta)
 
 
-cdef void rprop(real *restrict p, const real *restrict g, real *restrict prev,
-                real *restrict size, real *restrict c, real *restrict d, Py_ssize_t n,
-                double factor, double keep, const double *h) noexcept nogil:
+cdef void rprop(real *restrict p, const real *restrict g, real *restrict prev, real *restrict size,
+                real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
+                const double *h) noexcept nogil:
     cdef real minus = <real>h[0], plus = <real>h[1], least = <real>h[2], most = <real>h[3]
     cdef real first = <real>h[4]
     cdef real same, ratio, si
@@ -197,8 +197,8 @@ cdef inline real cube_root(real x) noexcept nogil:
 
 
 cdef void madgrad(real *restrict p, const real *restrict g, real *restrict v, real *restrict s,
-                  real *restrict start, real *restrict d, Py_ssize_t n, double factor,
-                  double keep, const double *h) noexcept nogil:
+                  real *restrict start, real *restrict d, Py_ssize_t n, double factor, double keep,
+                  const double *h) noexcept nogil:
     cdef real rate = <real>h[0], fresh = <real>h[1], eps = <real>h[2], pi, vi, si, zi
     cdef real f = <real>factor, gone = <real>(1.0 - keep), gi
     cdef Py_ssize_t i

@@ -1,5 +1,6 @@
 from typing import Any, Protocol, final
 
+import numpy as np
 from numpy.typing import NDArray
 
 from steepest.kernels.dispatch import Kernels
@@ -36,6 +37,8 @@ class _Cut(Protocol):
     def factors(self) -> _Array | None: ...
 
 class _Layout(Protocol):
+    @property
+    def computed(self) -> np.dtype[Any]: ...
     @property
     def walks(self) -> tuple[_Walk, ...]: ...
     @property

@@ -2,7 +2,7 @@
 from libc.math cimport pow
 
 from steepest.kernels.contract cimport real, root
-from steepest.kernels.rules cimport rule, settlement
+from steepest.kernels.rules cimport finalizer, rule
 
 RULES = {}
 
@@ -51,7 +51,7 @@ cdef void schedulefreesgd(real *restrict p, const real *restrict g, real *restri
         p[i] = (yi + share * (zi - yi)) - back * si
         z[i] = zi - si
 
-RULES["schedulefreesgd"] = rule(schedulefreesgd, schedulefreesgd, (settlement(weighed),))
+RULES["schedulefreesgd"] = rule(schedulefreesgd, schedulefreesgd, (finalizer(weighed),))
 
 
 cdef void schedulefreeadamw(real *restrict p, const real *restrict g, real *restrict z,
@@ -71,4 +71,4 @@ cdef void schedulefreeadamw(real *restrict p, const real *restrict g, real *rest
         p[i] = (yi + share * (zi - yi)) - back * si
         z[i] = zi - si
 
-RULES["schedulefreeadamw"] = rule(schedulefreeadamw, schedulefreeadamw, (settlement(weighed),))
+RULES["schedulefreeadamw"] = rule(schedulefreeadamw, schedulefreeadamw, (finalizer(weighed),))

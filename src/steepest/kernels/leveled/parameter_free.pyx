@@ -1,15 +1,15 @@
 """Rules that find their own rate from sums over all parameters: see ``rules.pxd`` for what all
-rules share, and for surveys. An estimate that is NaN leaves the one before in place, unless a
+rules share, and for reductions. An estimate that is NaN leaves the one before in place, unless a
 comment says otherwise."""
 from libc.math cimport sqrt
 
 from steepest.kernels.contract cimport LANES, magnitude, real, root
-from steepest.kernels.rules cimport empty, folded, rule, settlement, squares, survey
+from steepest.kernels.rules cimport empty, finalizer, folded, reduction, rule, squares
 
 RULES = {}
 
 
-# DoG: h = (lr, eps, reps_rel, decay); settled: the rate in place of lr, what decay leaves of p in
+# DoG: h = (lr, eps, reps_rel, decay); finalized: the rate in place of lr, what decay leaves of p in
 # place of eps, and first whether to begin. Kept: the largest distance from the start, which NaN
 # stays in, and the sum of all squared gradients.
 
@@ -17,9 +17,8 @@ cdef void dog_begin(const double *sums, double *own, double *h) noexcept nogil:
     h[4] = 1.0 if own[0] == 0 else 0.0
 
 
-cdef inline void dog_row(const real *restrict p, const real *restrict g,
-                         const real *restrict start, real f, double *far, double *steep,
-                         Py_ssize_t n) noexcept nogil:
+cdef inline void dog_row(const real *restrict p, const real *restrict g, const real *restrict start,
+                         real f, double *far, double *steep, Py_ssize_t n) noexcept nogil:
     cdef double x, y
     cdef Py_ssize_t i
     for i in range(n):
@@ -29,9 +28,9 @@ cdef inline void dog_row(const real *restrict p, const real *restrict g,
         steep[i] += y * y
 
 
-cdef void dog_survey(const real *restrict p, const real *restrict g, real *restrict start,
-                     real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
-                     double factor, double keep, const double *h, double *sums) noexcept nogil:
+cdef void dog_reduction(const real *restrict p, const real *restrict g, real *restrict start,
+                        real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
+                        double factor, double keep, const double *h, double *sums) noexcept nogil:
     cdef real f = <real>factor
     cdef double far[LANES]
     cdef double steep[LANES]
@@ -49,7 +48,7 @@ cdef void dog_survey(const real *restrict p, const real *restrict g, real *restr
         sums[2] += squares(p, n)
 
 
-cdef void dog_settle(const double *sums, double *own, double *h) noexcept nogil:
+cdef void dog_finalize(const double *sums, double *own, double *h) noexcept nogil:
     cdef double distance = sqrt(sums[0]), divisor
     if own[0] == 0:
         own[0] = h[2] * (1.0 + sqrt(sums[2]))
@@ -69,18 +68,18 @@ cdef void dog(real *restrict p, const real *restrict g, real *restrict start, re
         p[i] = left * p[i] - rate * (f * g[i])
 
 RULES["dog"] = RULES["ldog"] = rule(
-    dog, dog, (settlement(dog_begin), survey(dog_survey, dog_survey, dog_settle))
+    dog, dog, (finalizer(dog_begin), reduction(dog_reduction, dog_reduction, dog_finalize))
 )
 
 
-# DoWG: h = (lr, eps, first distance², decay); settled as DoG. Kept: the largest distance², and the
+# DoWG: h = (lr, eps, first distance², decay); as for DoG. Kept: the largest distance², and the
 # sum of all squared gradients, each times the distance² of its time.
 
 cdef void dowg_begin(const double *sums, double *own, double *h) noexcept nogil:
     h[4] = 0.0
 
 
-cdef void dowg_settle(const double *sums, double *own, double *h) noexcept nogil:
+cdef void dowg_finalize(const double *sums, double *own, double *h) noexcept nogil:
     cdef double divisor
     own[0] = own[0] if sums[0] <= own[0] or own[0] != own[0] else sums[0]
     own[1] += own[0] * sums[1]
@@ -89,12 +88,12 @@ cdef void dowg_settle(const double *sums, double *own, double *h) noexcept nogil
     h[1] = 1.0 - h[0] * h[3]
 
 RULES["dowg"] = rule(
-    dog, dog, (settlement(dowg_begin), survey(dog_survey, dog_survey, dowg_settle))
+    dog, dog, (finalizer(dowg_begin), reduction(dog_reduction, dog_reduction, dowg_finalize))
 )
 
 
 # Prodigy: h = (b1, 1 - b1, b2, 1 - b2, b3, lr, eps, decay, d0, d_coef, growth_rate, whether to
-# safeguard); settled first: what a gradient adds to m (1), v (3), the numerator (12), s (13), and
+# safeguard); finalized first: what a gradient adds to m (1), v (3), the numerator (12), s (13), and
 # lr times d (5); then eps times the new d (6), and what decay leaves of p (7). Kept: d, the largest
 # d found, and the numerator.
 
@@ -108,8 +107,8 @@ cdef void prodigy_begin(const double *sums, double *own, double *h) noexcept nog
 
 
 cdef inline void prodigy_row(const real *restrict p, const real *restrict g, real *restrict m,
-                             real *restrict v, real *restrict s, const real *restrict start,
-                             real f, const double *h, double *along, double *sizes,
+                             real *restrict v, real *restrict s, const real *restrict start, real f,
+                             const double *h, double *along, double *sizes,
                              Py_ssize_t n) noexcept nogil:
     cdef real b1 = <real>h[0], fresh1 = <real>h[1], b2 = <real>h[2], fresh2 = <real>h[3]
     cdef real b3 = <real>h[4], weight = <real>h[12], fresh3 = <real>h[13], gi, si
@@ -124,10 +123,10 @@ cdef inline void prodigy_row(const real *restrict p, const real *restrict g, rea
         sizes[i] += <double>magnitude(si)
 
 
-cdef void prodigy_survey(const real *restrict p, const real *restrict g, real *restrict m,
-                         real *restrict v, real *restrict s, real *restrict start, Py_ssize_t n,
-                         double factor, double keep, const double *h,
-                         double *sums) noexcept nogil:
+cdef void prodigy_reduction(const real *restrict p, const real *restrict g, real *restrict m,
+                            real *restrict v, real *restrict s, real *restrict start, Py_ssize_t n,
+                            double factor, double keep, const double *h,
+                            double *sums) noexcept nogil:
     cdef double along[LANES]
     cdef double sizes[LANES]
     cdef Py_ssize_t i, k, whole = n // LANES
@@ -143,7 +142,7 @@ cdef void prodigy_survey(const real *restrict p, const real *restrict g, real *r
     sums[1] += folded(sizes)
 
 
-cdef void prodigy_settle(const double *sums, double *own, double *h) noexcept nogil:
+cdef void prodigy_finalize(const double *sums, double *own, double *h) noexcept nogil:
     cdef double found, most
     own[2] = h[4] * own[2] + sums[0]
     if sums[1] != 0:
@@ -167,12 +166,12 @@ cdef void prodigy(real *restrict p, const real *restrict g, real *restrict m, re
 
 RULES["prodigy"] = rule(
     prodigy, prodigy,
-    (settlement(prodigy_begin), survey(prodigy_survey, prodigy_survey, prodigy_settle)),
+    (finalizer(prodigy_begin), reduction(prodigy_reduction, prodigy_reduction, prodigy_finalize)),
 )
 
 
 # D-Adapted Adam: h = (b1, 1 - b1, b2, 1 - b2, b3, 1 - b3, lr, eps, decay, growth_rate), where b3 is
-# the root of b2; settled first: lr times d (6); then what decay leaves of p (8). Kept: d and the
+# the root of b2; finalized first: lr times d (6); then what decay leaves of p (8). Kept: d and the
 # numerator.
 
 cdef void dadaptadam_begin(const double *sums, double *own, double *h) noexcept nogil:
@@ -197,10 +196,10 @@ cdef inline void dadaptadam_row(const real *restrict g, real *restrict m, real *
         sizes[i] += <double>magnitude(si)
 
 
-cdef void dadaptadam_survey(const real *restrict p, const real *restrict g, real *restrict m,
-                            real *restrict v, real *restrict s, real *restrict d, Py_ssize_t n,
-                            double factor, double keep, const double *h,
-                            double *sums) noexcept nogil:
+cdef void dadaptadam_reduction(const real *restrict p, const real *restrict g, real *restrict m,
+                               real *restrict v, real *restrict s, real *restrict d, Py_ssize_t n,
+                               double factor, double keep, const double *h,
+                               double *sums) noexcept nogil:
     cdef double along[LANES]
     cdef double sizes[LANES]
     cdef Py_ssize_t i, k, whole = n // LANES
@@ -215,7 +214,7 @@ cdef void dadaptadam_survey(const real *restrict p, const real *restrict g, real
     sums[1] += folded(sizes)
 
 
-cdef void dadaptadam_settle(const double *sums, double *own, double *h) noexcept nogil:
+cdef void dadaptadam_finalize(const double *sums, double *own, double *h) noexcept nogil:
     cdef double found, most, divisor = h[5] * sums[1]
     own[1] = h[4] * own[1] + h[5] * sums[0]
     if divisor != 0:
@@ -236,6 +235,6 @@ cdef void dadaptadam(real *restrict p, const real *restrict g, real *restrict m,
 
 RULES["dadaptadam"] = rule(
     dadaptadam, dadaptadam,
-    (settlement(dadaptadam_begin),
-     survey(dadaptadam_survey, dadaptadam_survey, dadaptadam_settle)),
+    (finalizer(dadaptadam_begin),
+     reduction(dadaptadam_reduction, dadaptadam_reduction, dadaptadam_finalize)),
 )

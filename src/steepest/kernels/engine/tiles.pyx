@@ -1,21 +1,24 @@
 """Rows and columns of matrices: who adds up which of them, and in what order.
 
-A parameter is taken as matrices, and they are cut into *items* by their shape alone: a band of rows
+A parameter is taken as matrices, and they are cut into *tiles* by their shape alone: a band of rows
 of a large matrix, or a run of small matrices; of rows longer than CHUNK, one panel of CHUNK columns
-of them. One thread does an item, row by row in blocks of at most BLOCK elements (of short rows,
-several make a block), and an item has memory of its own for what it finds of its rows (of each
-panel) and of its columns (of each band). One thread then folds the panels and bands of a matrix in
-their order and settles it. So no result depends on the number of threads. No Python, no threads.
+of them. One thread does a tile, row by row in blocks of at most BLOCK elements (of short rows,
+several make a block), and a tile has memory of its own for what it finds of its rows (of each
+panel) and of its columns (of each band). One thread then combines the panels and bands of a matrix
+in their order and finalizes it. So no result depends on the number of threads. No Python, no
+threads.
 """
 from libc.stdlib cimport free, malloc
 
 from steepest.kernels.contract cimport (
-    BLOCK, CHUNK, Table, fold_double, fold_float, larger, real, table_double, table_float,
+    BLOCK, CHUNK, Matrices, axis_finalize_double, axis_finalize_float, combine_double,
+    combine_float, larger, real,
 )
-from steepest.kernels.visits cimport Bands, Entry, Program, Stage, tallied
+from steepest.kernels.engine.blocks cimport terms_of
+from steepest.kernels.engine.structs cimport Entry, Operation, Program, Tiles
 
 cdef enum:
-    GRAIN = 32768                      # elements of an item, at least, if there are as many;
+    GRAIN = 32768                      # elements of a tile, at least, if there are as many;
     DEPTH = 16                         # rows of a band, at least: its columns cost memory
     MOST = 64                          # bands of a matrix
 
@@ -25,15 +28,15 @@ cdef inline Py_ssize_t parts(Py_ssize_t n, Py_ssize_t m) noexcept nogil:
     return (n + m - 1) // m
 
 
-cdef int divide(Bands *b) except -1:
-    """Cuts matrices into items, and gets the memory for what is found of them."""
-    cdef Table *x = &b.table
+cdef int divide(Tiles *b) except -1:
+    """Cuts matrices into tiles, and gets the memory for what is found of them."""
+    cdef Matrices *x = &b.table
     cdef Py_ssize_t size = max(x.rows * x.columns, 1)
     b.height = max(<Py_ssize_t>DEPTH, parts(GRAIN, max(x.columns, 1)), parts(x.rows, MOST))
     b.bands = max(parts(x.rows, b.height), 1)
     b.panels = max(parts(x.columns, CHUNK), 1)
     b.group = max(GRAIN // size, 1) if b.bands == 1 else 1
-    b.items = parts(x.matrices, b.group) * b.bands * b.panels
+    b.count = parts(x.matrices, b.group) * b.bands * b.panels
     x.step = b.bands * x.columns
     x.row = <double *>malloc(max(x.matrices * x.rows * b.panels, 1) * sizeof(double))
     if x.row == NULL:
@@ -45,7 +48,7 @@ cdef int divide(Bands *b) except -1:
     return 0
 
 
-cdef void release(Bands *b) noexcept:
+cdef void release(Tiles *b) noexcept:
     if b != NULL:
         free(b.table.row)
         free(b.table.column)
@@ -54,24 +57,24 @@ cdef void release(Bands *b) noexcept:
         free(b)
 
 
-cdef void tally_range(Entry *e, const Program *program, int number, const Stage *scale,
-                      Py_ssize_t start, Py_ssize_t stop, real *scratch) noexcept nogil:
-    """Does the items of a share that goes from one element to another."""
-    cdef Bands *b = e.bands
-    cdef Py_ssize_t item, each
+cdef void reduce_tiles(Entry *e, const Program *program, int number, const Operation *scale,
+                       Py_ssize_t start, Py_ssize_t stop, real *scratch) noexcept nogil:
+    """Does the tiles of a share that goes from one element to another."""
+    cdef Tiles *b = e.tiles
+    cdef Py_ssize_t tile, each
     if e.size == 0:
         return
-    each = max(e.size // b.items, 1)
-    for item in range(min(parts(start, each), b.items), min(parts(stop, each), b.items)):
-        tally_item(e, program, number, scale, item, scratch)
+    each = max(e.size // b.count, 1)
+    for tile in range(min(parts(start, each), b.count), min(parts(stop, each), b.count)):
+        reduce_tile(e, program, number, scale, tile, scratch)
 
 
-cdef void tally_item(Entry *e, const Program *program, int number, const Stage *scale,
-                     Py_ssize_t item, real *scratch) noexcept nogil:
-    cdef Bands *b = e.bands
-    cdef Table *x = &b.table
-    cdef Py_ssize_t panel = item % b.panels, band = item // b.panels % b.bands
-    cdef Py_ssize_t matrix = item // b.panels // b.bands * b.group
+cdef void reduce_tile(Entry *e, const Program *program, int number, const Operation *scale,
+                      Py_ssize_t tile, real *scratch) noexcept nogil:
+    cdef Tiles *b = e.tiles
+    cdef Matrices *x = &b.table
+    cdef Py_ssize_t panel = tile % b.panels, band = tile // b.panels % b.bands
+    cdef Py_ssize_t matrix = tile // b.panels // b.bands * b.group
     cdef Py_ssize_t past = min(matrix + b.group, x.matrices)
     cdef Py_ssize_t row = matrix * x.rows + band * b.height, stop, rows, n, i, j
     cdef Py_ssize_t left = panel * CHUNK, right = min(left + CHUNK, x.columns)
@@ -91,62 +94,62 @@ cdef void tally_item(Entry *e, const Program *program, int number, const Stage *
     if 2 * x.columns <= BLOCK:
         while row < stop:
             rows = min(BLOCK // x.columns, stop - row)
-            tallied(e, program, number, scale, &terms[0], row * x.columns, rows * x.columns,
-                    scratch)
-            fold(e, program, number, &terms[0], rows, x.columns, row, band, 0, found)
+            terms_of(e, program, number, scale, &terms[0], row * x.columns, rows * x.columns,
+                     scratch)
+            combine(e, program, number, &terms[0], rows, x.columns, row, band, 0, found)
             row += rows
         return
     while row < stop:
         j = left
         while j < right:
             n = min(right - j, <Py_ssize_t>BLOCK)
-            tallied(e, program, number, scale, &terms[0], row * x.columns + j, n, scratch)
-            fold(e, program, number, &terms[0], 1, n, row, band, j, found)
+            terms_of(e, program, number, scale, &terms[0], row * x.columns + j, n, scratch)
+            combine(e, program, number, &terms[0], 1, n, row, band, j, found)
             j += n
         row += 1
 
 
-cdef inline void fold(Entry *e, const Program *program, int number, const real *terms,
-                      Py_ssize_t rows, Py_ssize_t n, Py_ssize_t row, Py_ssize_t band,
-                      Py_ssize_t j, double *found) noexcept nogil:
-    cdef Table *x = &e.bands.table
+cdef inline void combine(Entry *e, const Program *program, int number, const real *terms,
+                         Py_ssize_t rows, Py_ssize_t n, Py_ssize_t row, Py_ssize_t band,
+                         Py_ssize_t j, double *found) noexcept nogil:
+    cdef Matrices *x = &e.tiles.table
     cdef double *column = NULL
     if x.column != NULL:
         column = x.column + row // x.rows * x.step + band * x.columns + j
     if real is float:
-        (<fold_float>program.fold_float[number])(terms, rows, n, row % x.rows, x.rows, x.step,
-                                                 found + row, column)
+        (<combine_float>program.combine_float[number])(
+            terms, rows, n, row % x.rows, x.rows, x.step, found + row, column)
     else:
-        (<fold_double>program.fold_double[number])(terms, rows, n, row % x.rows, x.rows, x.step,
-                                                   found + row, column)
+        (<combine_double>program.combine_double[number])(
+            terms, rows, n, row % x.rows, x.rows, x.step, found + row, column)
 
 
-cdef void table_range(Entry *e, const Program *program, int number, Py_ssize_t start,
-                      Py_ssize_t stop, real *scratch) noexcept nogil:
-    """Settles the matrices that begin in a share of the elements."""
-    cdef Bands *b = e.bands
-    cdef Table *x = &b.table
+cdef void finalize_range(Entry *e, const Program *program, int number, Py_ssize_t start,
+                         Py_ssize_t stop, real *scratch) noexcept nogil:
+    """Finalizes the matrices that begin in a share of the elements."""
+    cdef Tiles *b = e.tiles
+    cdef Matrices *x = &b.table
     cdef Py_ssize_t size = x.rows * x.columns, first, last
     if e.size == 0:
         return
     first, last = parts(start, size), parts(stop, size)
     if first >= last:
         return
-    if program.survey_float[number] != NULL:
-        for_panels(b, program.largest[number], first * x.rows, last * x.rows)
+    if program.reduction_float[number] != NULL:
+        combine_panels(b, program.largest[number], first * x.rows, last * x.rows)
         if x.column != NULL:
-            for_bands(b, program.largest[number], first, last)
+            combine_bands(b, program.largest[number], first, last)
     if real is float:
-        (<table_float>program.table_float[number])(
+        (<axis_finalize_float>program.axes_float[number])(
             x, <float *>b.row, <float *>b.column, first, last, e.h)
     else:
-        (<table_double>program.table_double[number])(
+        (<axis_finalize_double>program.axes_double[number])(
             x, <double *>b.row, <double *>b.column, first, last, e.h)
 
 
-cdef void for_panels(Bands *b, bint largest, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void combine_panels(Tiles *b, bint largest, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """Adds up, or finds the largest of, what was found of rows in all panels."""
-    cdef Table *x = &b.table
+    cdef Matrices *x = &b.table
     cdef Py_ssize_t panel, i
     cdef double *more
     for panel in range(1, b.panels):
@@ -155,9 +158,9 @@ cdef void for_panels(Bands *b, bint largest, Py_ssize_t first, Py_ssize_t last) 
             x.row[i] = larger(x.row[i], more[i]) if largest else x.row[i] + more[i]
 
 
-cdef void for_bands(Bands *b, bint largest, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void combine_bands(Tiles *b, bint largest, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """The same for columns in all bands."""
-    cdef Table *x = &b.table
+    cdef Matrices *x = &b.table
     cdef Py_ssize_t matrix, band, j
     cdef double *sums
     cdef double *more

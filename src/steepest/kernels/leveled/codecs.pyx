@@ -3,8 +3,9 @@ instruction-set level.
 
 CODECS maps the name of a stored form to (decode to float, decode to double, encode from float,
 encode from double); None where a form does not go with a type. A contiguous, aligned float or
-double array needs no codec: its blocks are lent in place. New formats (bfloat16, split masters,
-8-bit states) are added here and nowhere else.
+double array needs no codec: its blocks are borrowed. What else an array's format says stands in
+``memory/formats.py``; the codecs of further ones (bfloat16, split masters, 8-bit states) belong
+here, and no rule, operation or sweep knows of them.
 """
 from cpython.pycapsule cimport PyCapsule_New
 from libc.string cimport memcpy
@@ -16,8 +17,8 @@ from steepest.kernels.contract cimport (
 CODECS = {}
 
 
-cdef object entry(decode_float to_float, decode_double to_double,
-                  encode_float from_float, encode_double from_double):
+cdef object entry(decode_float to_float, decode_double to_double, encode_float from_float,
+                  encode_double from_double):
     return (PyCapsule_New(<void *>to_float, "steepest.codec", NULL),
             PyCapsule_New(<void *>to_double, "steepest.codec", NULL),
             PyCapsule_New(<void *>from_float, "steepest.codec", NULL),

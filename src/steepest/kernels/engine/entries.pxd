@@ -1,0 +1,6 @@
+"""A parameter's arrays, bound to its entry in a plan."""
+from steepest.kernels.engine.structs cimport Entry
+
+cdef int bind(Entry *e, object kernels, tuple arrays, object gradient, object layout) except -1
+cdef int bind_matrices(Entry *e, object kernels, tuple matrices) except -1
+cdef void release(Entry *e) noexcept
