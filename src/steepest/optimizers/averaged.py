@@ -88,7 +88,7 @@ class _ScheduleFree(Optimizer, registered=False):
         """The averaged points x by the names of their parameters: copies, nothing is changed."""
         points = {}
         for group in self.param_groups:
-            weight = 1.0 - 1.0 / self._momentum(group)[1]
+            weight = 1.0 - 1.0 / self.momentum_of(group)[1]
             for name, y in zip(group["param_names"], group["params"], strict=True):
                 points[name] = copy_of(y)
                 points[name] += y.dtype.type(weight) * (self.state[name]["z"] - y)
@@ -96,12 +96,12 @@ class _ScheduleFree(Optimizer, registered=False):
 
     @staticmethod
     @abstractmethod
-    def _momentum(h: Mapping[str, Any]) -> tuple[str, Any]:
+    def momentum_of(h: Mapping[str, Any]) -> tuple[str, Any]:
         """The name and the value of what x is computed with."""
 
     @classmethod
     def check(cls, h: Mapping[str, Any]) -> None:
-        name, beta = cls._momentum(h)
+        name, beta = cls.momentum_of(h)
         if callable(beta):
             raise TypeError(f"{name} = {beta!r}: expected a number; the average hangs on its value")
         if not 0.0 < beta < 1.0:
@@ -119,7 +119,7 @@ class _ScheduleFree(Optimizer, registered=False):
     def _averaging(cls, h: Mapping[str, Any]) -> tuple[float, float, float, float]:
         """What the share of a step in the average comes from."""
         weight = float(h["updates"]) ** h["r"]
-        return h["lr"], weight, h["weight_lr_power"], cls._momentum(h)[1]
+        return h["lr"], weight, h["weight_lr_power"], cls.momentum_of(h)[1]
 
 
 class ScheduleFreeSGD(_ScheduleFree):
@@ -158,7 +158,7 @@ class ScheduleFreeSGD(_ScheduleFree):
     weight_lr_power: NotNegative = 2.0
 
     @staticmethod
-    def _momentum(h: Mapping[str, Any]) -> tuple[str, Any]:
+    def momentum_of(h: Mapping[str, Any]) -> tuple[str, Any]:
         return "momentum", h["momentum"]
 
     @staticmethod
@@ -207,7 +207,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
     weight_lr_power: NotNegative = 2.0
 
     @staticmethod
-    def _momentum(h: Mapping[str, Any]) -> tuple[str, Any]:
+    def momentum_of(h: Mapping[str, Any]) -> tuple[str, Any]:
         return "betas[0]", h["betas"][0]
 
     @staticmethod

@@ -31,7 +31,7 @@ class ScheduleFree(Optimizer):
     def _put(self, training: bool) -> None:
         for group in self.param_groups:
             if group.get(_MODE, True) != training:
-                beta = float(views.numbers(self.rule._momentum(None, group)[1]))
+                beta = float(views.numbers(self.rule.momentum_of(group)[1]))
                 weight = 1.0 - beta if training else 1.0 - 1.0 / beta
                 with torch.no_grad():
                     for p in group["params"]:
