@@ -15,7 +15,46 @@ class Changes:
         self.any = True
 
 
-class WatchedDict(dict[str, Any]):
+class Marking(dict[Any, Any]):
+    """A dict that calls ``mark`` before every change of its keys or values."""
+
+    def mark(self) -> None:
+        raise NotImplementedError
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.mark()
+        super().__setitem__(key, value)
+
+    def __delitem__(self, key: Any) -> None:
+        self.mark()
+        super().__delitem__(key)
+
+    def __ior__(self, other: Any) -> Any:  # type: ignore[misc]
+        self.mark()
+        return super().__ior__(other)
+
+    def clear(self) -> None:
+        self.mark()
+        super().clear()
+
+    def pop(self, *arguments: Any) -> Any:
+        self.mark()
+        return super().pop(*arguments)
+
+    def popitem(self) -> tuple[Any, Any]:
+        self.mark()
+        return super().popitem()
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        self.mark()
+        return super().setdefault(key, default)
+
+    def update(self, *arguments: Any, **items: Any) -> None:
+        self.mark()
+        super().update(*arguments, **items)
+
+
+class WatchedDict(Marking):
     """A dict that marks every change of its keys or values, so that a plan made of them is not
     used any more. (The arrays in it are changed in place without a mark: they are the same.)"""
 
@@ -25,41 +64,9 @@ class WatchedDict(dict[str, Any]):
         super().__init__(items)
         self.changes = changes
 
-    def _mark(self) -> None:
+    def mark(self) -> None:
         if self.changes is not None:  # None while being unpickled
             self.changes.any = True
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self._mark()
-        super().__setitem__(key, value)
-
-    def __delitem__(self, key: str) -> None:
-        self._mark()
-        super().__delitem__(key)
-
-    def __ior__(self, other: Any) -> Any:  # type: ignore[misc]
-        self._mark()
-        return super().__ior__(other)
-
-    def clear(self) -> None:
-        self._mark()
-        super().clear()
-
-    def pop(self, *arguments: Any) -> Any:
-        self._mark()
-        return super().pop(*arguments)
-
-    def popitem(self) -> tuple[str, Any]:
-        self._mark()
-        return super().popitem()
-
-    def setdefault(self, key: str, default: Any = None) -> Any:
-        self._mark()
-        return super().setdefault(key, default)
-
-    def update(self, *arguments: Any, **items: Any) -> None:
-        self._mark()
-        super().update(*arguments, **items)
 
 
 def counters(n: int) -> list[Array]:

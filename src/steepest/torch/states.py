@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest.core.state import Changes, WatchedDict
+from steepest.core.state import Changes, Marking, WatchedDict
 from steepest.extras import require
 from steepest.kernels import sources
 from steepest.memory.arrays import Array
@@ -53,7 +53,7 @@ class State(WatchedDict):
 
     changes: Marks | None
 
-    def _mark(self) -> None:
+    def mark(self) -> None:
         if self.changes is not None:
             self.changes.any = self.changes.written = True
 
@@ -106,7 +106,7 @@ class State(WatchedDict):
         return made
 
 
-class States(defaultdict[Any, Any]):
+class States(Marking, defaultdict[Any, Any]):
     """The state of all parameters, which marks that one was put in or taken out."""
 
     def __init__(self, marks: Marks) -> None:
@@ -115,40 +115,8 @@ class States(defaultdict[Any, Any]):
 
     def __missing__(self, key: Any) -> State:
         made = State({}, self.marks)
-        super().__setitem__(key, made)  # of an empty state there is nothing to take over
+        dict.__setitem__(self, key, made)  # of an empty state there is nothing to take over
         return made
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self._mark()
-        super().__setitem__(key, value)
-
-    def __delitem__(self, key: Any) -> None:
-        self._mark()
-        super().__delitem__(key)
-
-    def __ior__(self, other: Any) -> Any:
-        self._mark()
-        return super().__ior__(other)
-
-    def clear(self) -> None:
-        self._mark()
-        super().clear()
-
-    def pop(self, *arguments: Any) -> Any:
-        self._mark()
-        return super().pop(*arguments)
-
-    def popitem(self) -> tuple[Any, Any]:
-        self._mark()
-        return super().popitem()
-
-    def setdefault(self, key: Any, default: Any = None) -> Any:
-        self._mark()
-        return super().setdefault(key, default)
-
-    def update(self, *arguments: Any, **items: Any) -> None:
-        self._mark()
-        super().update(*arguments, **items)
 
     def copy(self) -> Any:
         return defaultdict(dict, self)
@@ -166,12 +134,12 @@ class States(defaultdict[Any, Any]):
         """Makes the dicts that a pickle brings such that mark changes."""
         for key, value in self.items():
             if isinstance(key, torch.Tensor) and type(value) is OrderedDict:
-                super().__setitem__(key, State(value, self.marks))
+                dict.__setitem__(self, key, State(value, self.marks))
 
     def __reduce__(self) -> Any:
         return type(self), (self.marks,), None, None, iter(self.items())
 
-    def _mark(self) -> None:
+    def mark(self) -> None:
         self.marks.any = self.marks.written = True
 
 
