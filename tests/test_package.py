@@ -205,6 +205,141 @@ def test_imports_make_no_circle():
     TopologicalSorter(graph).prepare()
 
 
+# Who touches what
+
+
+def private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name != "_"
+
+
+def of_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in ("self", "cls")
+
+
+def made_by(definition: ast.ClassDef) -> set[str]:
+    """The private names that the body of a class gives to it or to its objects."""
+    names = {node.name for node in definition.body if isinstance(node, ast.FunctionDef)}
+    for node in definition.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        names |= {x.id for x in targets if isinstance(x, ast.Name)}
+    for node in ast.walk(definition):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names |= {node.attr} if of_self(node.value) else set()
+    return {name for name in names if private(name)}
+
+
+def touched(tree: ast.AST) -> list[tuple[ast.expr, str, str]]:
+    """The private attributes that are read, written or asked for: (of what, name, as written)."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and private(node.attr):
+            found.append((node.value, node.attr, ast.unparse(node)))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+            "getattr", "setattr", "hasattr", "delattr"
+        ):  # fmt: skip
+            name = node.args[1]
+            if isinstance(name, ast.Constant) and private(str(name.value)):
+                found.append((node.args[0], str(name.value), ast.unparse(node)))
+    return found
+
+
+class Rooms:
+    """The private names of all sources, and who makes them."""
+
+    def __init__(self, sources: dict[str, str]) -> None:
+        self.trees = {name: ast.parse(text) for name, text in sources.items()}
+        self.classes = [
+            (name, node) for name, tree in self.trees.items() for node in ast.walk(tree)
+            if isinstance(node, ast.ClassDef)
+        ]  # fmt: skip
+        self.makers: dict[str, set[str]] = {}
+        for name, definition in self.classes:
+            for made in made_by(definition):
+                self.makers.setdefault(made, set()).add(floor(name))
+
+    def bases(self, name: str, definition: ast.ClassDef) -> list[tuple[str, ast.ClassDef]]:
+        """The bases of a class in a source, and their bases, each with its source."""
+        imports = {
+            alias.asname or alias.name: node.module.split(".")[1:] or [alias.name]
+            for node in ast.walk(self.trees[name])
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "steepest"
+            for alias in node.names
+        }
+        found = []
+        for base in definition.bases:
+            parts = ast.unparse(base).split("[")[0].split(".")
+            where = imports.get(parts[0], [])
+            for other, node in self.classes:
+                if node.name == parts[-1] and node is not definition:
+                    # A package may offer what a room below it makes.
+                    near = other == name if not where else floor(other) == where[0]
+                    below = where and FLOORS.index(floor(other)) > FLOORS.index(where[0])
+                    if near or below:
+                        found += [(other, node), *self.bases(other, node)]
+        return found
+
+    def reaches(self) -> list[str]:
+        """Where a source names something private of another room.
+
+        What is an object's own is what its class makes, or a base in the same room. Of another
+        object, whose class is not told, the name has to be one that this room makes, and none that
+        is made below: so a room's private names differ from those of rooms that it may import.
+        """
+        found = []
+        for name, tree in self.trees.items():
+            here = floor(name)
+            below = set(FLOORS[FLOORS.index(here) + 1 :])
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ImportFrom) and node.module.startswith("steepest."):
+                    away = floor(node.module.split(".")[1]) != here
+                    found += [f"{name}: {x.name}" for x in node.names if away and private(x.name)]
+            for owner, attribute, written in touched(tree):
+                by = self.makers.get(attribute, set())
+                if by and not of_self(owner) and (here not in by or by & below):
+                    found.append(f"{name}: {written}")
+        for name, definition in self.classes:
+            bases = self.bases(name, definition)
+            away = [made_by(x) for other, x in bases if floor(other) != floor(name)]
+            own = made_by(definition) | {x for of, x, _ in touched(definition) if of_self(of)}
+            known = [made_by(x) for other, x in bases if floor(other) == floor(name)]
+            reached = own.intersection(set().union(*away)).difference(*known)
+            found += [f"{name}: {definition.name}.{x}" for x in sorted(reached)]
+        return found
+
+
+def python_sources() -> dict[str, str]:
+    return {
+        str(p.relative_to(SOURCE).as_posix()): p.read_text(encoding="utf-8")
+        for p in SOURCE.rglob("*.py")
+        if p != SOURCE / "__init__.py"
+    }
+
+
+def test_what_a_reach_is():
+    made = "class A:\n    _x = 1\n    def _f(self): self._y = 2"
+    own = "class C:\n    def g(self, c): self._z, c._z = self._v, c._v"
+    sub = """
+from steepest.core.a import A
+class B(A):
+    def f(self): self._y
+    def _f(self): pass
+"""
+    other = """
+from steepest.core.a import _h
+def g(a): a._x; getattr(a, "_y"); a.__dict__; a._of_another_library
+"""
+    sources = {"core/a.py": made, "torch/c.py": own, "mpi/b.py": sub, "data/o.py": other}
+    assert Rooms(sources).reaches() == [
+        "data/o.py: _h", "data/o.py: a._x", "data/o.py: getattr(a, '_y')",
+        "mpi/b.py: B._f", "mpi/b.py: B._y",
+    ]  # fmt: skip
+
+
+def test_no_room_touches_what_is_private_to_another():
+    """``core.internal`` has what others need of an optimizer."""
+    assert Rooms(python_sources()).reaches() == []
+
+
 def test_only_one_file_starts_threads():
     for path in SOURCE.rglob("*.p[yx][xd]"):
         found = re.search(r"cython\.parallel|prange|#pragma omp", path.read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from torch_facts import ADAGRAD_TAKES_LATER_GROUPS  # noqa: E402
 
 import steepest.torch as stt  # noqa: E402
-from steepest.torch import optimizer as module_of_optimizers  # noqa: E402
+from steepest.torch import inner as module_of_inner  # noqa: E402
 from steepest.torch import state_dicts  # noqa: E402
 
 BOTH = (stt, torch.optim)
@@ -354,8 +354,8 @@ def test_memory_is_looked_at_as_long_as_a_tensor_is_held():
 def test_memory_is_looked_at_only_where_a_tensor_may_be_held(monkeypatch):
     """To look costs as much as a step of small tensors."""
     looks = []
-    own = module_of_optimizers.lie_as
-    monkeypatch.setattr(module_of_optimizers, "lie_as", lambda *x: looks.append(1) or own(*x))
+    own = module_of_inner.lie_as
+    monkeypatch.setattr(module_of_inner, "lie_as", lambda *x: looks.append(1) or own(*x))
     params, optimizer = made(stt, "Adam", lr=0.1)
     step(params, optimizer, range(3))
     looks.clear()
@@ -778,4 +778,4 @@ def test_a_state_in_a_file_needs_no_class_of_ours():
     assert isinstance(loaded[0], dict) and loaded[0]["step"] == 2
     assert torch.equal(loaded[0]["exp_avg"], optimizer.state[params[0]]["exp_avg"])
     _, other = pickle.loads(pickle.dumps((params, optimizer)))
-    assert not other._ready() or not other._unwatched
+    assert not other._current() or not other._unwatched

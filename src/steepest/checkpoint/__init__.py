@@ -37,6 +37,7 @@ import numpy as np
 
 from steepest.checkpoint import container, json_values, named_arrays
 from steepest.checkpoint.error import CheckpointError as CheckpointError
+from steepest.core import internal
 from steepest.fields import Call
 from steepest.memory.arrays import Array, as_array
 from steepest.memory.files import Scratch
@@ -91,7 +92,11 @@ def save(
     for name, given in (("extra", extra), ("arrays", arrays)):
         if given is not None and not isinstance(given, Mapping):
             raise TypeError(f"{name} is a {type(given).__name__}; expected a dict")
-    state = optimizer._lent() if isinstance(optimizer, Optimizer) else optimizer.state_dict()
+    state = (
+        internal.own_state_dict(optimizer)
+        if isinstance(optimizer, Optimizer)
+        else optimizer.state_dict()
+    )
     stored = _stored(named_arrays.by_name(optimizer, params), state.pop("state"), arrays or {})
     metadata = {
         "format": _FORMAT,
@@ -234,7 +239,7 @@ def load(path: Path, optimizer: named_arrays.Saved, params: Any = None) -> Check
             (np.ndarray.__setitem__, (x, ..., found.params[name])) for name, x in named.items()
         ]
     try:
-        optimizer._load(state_dict, copying)
+        internal.load_with(optimizer, state_dict, copying)
     except (MemoryError, OSError):
         raise
     except KeyError as error:

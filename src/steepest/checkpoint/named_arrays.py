@@ -1,12 +1,11 @@
 """The arrays of a model by name: those that are saved, and those that a file is loaded into."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
 from steepest.checkpoint.error import CheckpointError
 from steepest.core import trees
-from steepest.fields import Call
 from steepest.memory import arrays
 from steepest.memory.arrays import Array
 from steepest.optimizers import LBFGS, Optimizer
@@ -21,10 +20,6 @@ class Sharded(Protocol):
 
     @property
     def param_groups(self) -> list[Any]: ...
-
-    def _load(self, state_dict: Mapping[str, Any], also: Sequence[Call]) -> None:
-        """Takes over a state, and makes calls in the same moment; see ``machine.at_once``."""
-        ...
 
     def as_one(self, work: Callable[[Any], None]) -> None:
         """Calls work in one of the processes, with an optimizer that has the whole state; raises in

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from steepest.core.group_program import LiveGroup
+from steepest.core import internal
+from steepest.core.group_program import GroupProgram
 from steepest.memory.arrays import Array, unmasked
 from steepest.optimizers import Optimizer
 
@@ -121,7 +122,7 @@ def in_order(optimizer: Optimizer, names: Sequence[str] | None = None) -> list[s
     `names` are all of its names."""
     own = [name for group in optimizer.param_groups for name in group["param_names"]]
     if names is None:
-        given = sorted(zip(optimizer._order, own, strict=True))
+        given = sorted(zip(internal.given_order(optimizer), own, strict=True))
         return [name for _, name in given]
     names = list(names)
     if sorted(names) != sorted(own):
@@ -248,7 +249,7 @@ def only_rule(optimizer: Any, rules: Collection[str], package: str) -> None:
 def lives(optimizer: Optimizer, groups: Sequence[Mapping[str, Any]], count: int) -> Iterator[Any]:
     """For each group: its rule with its numbers after `count` updates."""
     for group in groups:
-        yield LiveGroup(optimizer._rule_of(group), group, count)
+        yield GroupProgram(internal.rule_of(optimizer, group), group, count)
 
 
 def put_in(
@@ -297,11 +298,11 @@ def _state(
             f"{package} has no state {lacking[0]!r} of parameter {name!r}, which the options here "
             "ask for; make the optimizer without them"
         )
-    fresh = {key: optimizer._new_array(key, p, name, live) for key in live.keys(p)}
+    fresh = internal.new_state(optimizer, live, name, p)
     rule = live.rule
-    fresh |= {key: np.array(rule.initial_number(key, live.h)) for key in rule.scalars(live.h)}
     if given is None:
-        return {"step": 0, **fresh}
+        return fresh
+    del fresh["step"]
     if set(given.arrays) != set(fresh):
         raise ValueError(
             f"parameter {name!r} has the states {sorted(given.arrays)} there; {rule.rule} with "

@@ -15,7 +15,7 @@ from steepest.memory import arrays
 from steepest.memory.arrays import Array
 from steepest.options import average, decay, filters, regularize
 
-__all__ = ["LiveGroup", "stage_arrays"]
+__all__ = ["GroupProgram", "stage_arrays"]
 
 
 _OPERATIONS = frozenset({"clip", "filter", "regularize", "lookahead", "average"})
@@ -79,7 +79,7 @@ def stage_arrays(h: Mapping[str, Any]) -> tuple[str, ...]:
     return regularize.arrays(h) + filters.arrays(h["filter"])
 
 
-class LiveGroup:
+class GroupProgram:
     """What a live group asks for at a step; remembered while its hyper-parameters stay the same."""
 
     h: dict[str, Any]

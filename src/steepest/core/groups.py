@@ -3,19 +3,18 @@
 import copy
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from steepest.core import trees
 from steepest.core.constructor import bound
 from steepest.core.group_keys import GROUP_KEYS, check_own
-from steepest.core.group_program import LiveGroup
+from steepest.core.group_program import GroupProgram
 from steepest.core.held_rule import HeldRule, other_rule, settled_defaults
 from steepest.core.norms import Peers
 from steepest.core.rule import Rule
 from steepest.core.scalar_states import new_scalars
-from steepest.core.selection import Selection
 from steepest.core.state import Changes, WatchedDict, counters
 from steepest.kernels import dispatch, machine
 from steepest.kernels.engine import Plan
@@ -24,12 +23,12 @@ from steepest.memory.arrays import Array
 from steepest.memory.files import Scratch
 from steepest.options import decay, filters
 
-__all__ = ["Grouped"]
+__all__ = ["WithGroups"]
 
 _POLICIES = ("propagate", "raise", "skip")
 
 
-class Grouped(Rule, registered=False):
+class WithGroups(Rule, registered=False):
     """A rule with parameters in groups."""
 
     _early = True
@@ -71,13 +70,13 @@ class Grouped(Rule, registered=False):
         self._shapes: list[trees.Shape] = []
         self._shape: trees.Shape = None
         self._grouped = trees.is_groups(params)
-        self._groups: list[LiveGroup] = []
+        self._groups: list[GroupProgram] = []
         self._rules: dict[str, HeldRule] = {self.rule: HeldRule(cls, self.defaults)}
         self._given: list[int] = []
         self._names: list[str] = []
         self._order: list[int] = []
         self._in_order = True
-        self._selection = self._selects(given)
+        self._selection = self.selection(given)
         self._plan: Plan | None = None
         self._plan_kernels: dispatch.Kernels | None = None
         self._lock = machine.Lock()
@@ -91,14 +90,6 @@ class Grouped(Rule, registered=False):
         own = [g for g in self.param_groups if g.get("rule", self.rule) == self.rule]
         self._check_idle(self.defaults, self.defaults, own)
         decay.check_peak(given.get("peak_lr"), {g["decay_mode"] for g in self.param_groups})
-
-    def _selects(self, given: Mapping[str, Any]) -> Selection:
-        """Which parameters get hyper-parameters of their own, by the arguments that were given."""
-        return Selection(given.get("exclude", ()), given.get("overrides", {}))
-
-    def _known(self) -> dict[str, tuple[str, ...]]:
-        """The hyper-parameters of each rule in use."""
-        return {name: rule.hyper_names for name, rule in self._rules.items()}
 
     def _names_of(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         """The hyper-parameters of the rule that a group uses."""
@@ -133,10 +124,10 @@ class Grouped(Rule, registered=False):
                 raise ValueError(f"parameter name {name!r} is given twice; names must differ")
             taken.add(name)
         first = len(self._names)
-        split = self._selection.split(group, names, added)
+        split = self._selection.split(group, names, added, self._names_of)
         self._check_keys(group, [changes for changes, _ in split])
         groups = [self._filled(group, changes, part, names, added) for changes, part in split]
-        lives = [LiveGroup(self._rule_of(filled), filled, self.updates) for filled in groups]
+        lives = [GroupProgram(self._rule_of(filled), filled, self.updates) for filled in groups]
         for filled, live in zip(groups, lives, strict=True):
             self._share(filled, live)
         self._make_room(self._files, groups, lives, {})
@@ -220,7 +211,7 @@ class Grouped(Rule, registered=False):
             self._rules[name] = other_rule(name, self.defaults, group)
         return self._rules[name]
 
-    def _share(self, filled: dict[str, Any], live: LiveGroup) -> None:
+    def _share(self, filled: dict[str, Any], live: GroupProgram) -> None:
         """Gives a new group the numbers that its rule keeps of groups."""
         for key in live.shared:
             alike = (
@@ -231,7 +222,7 @@ class Grouped(Rule, registered=False):
             first = next(alike, live.rule.initial_number(key, live.h))
             filled[key] = live.number(key, filled.get(key, first))
 
-    def _again(self) -> "Grouped":
+    def _again(self) -> Self:
         """An optimizer like this one without its groups: same settings, same counts of updates."""
         again = copy.copy(self)
         again.param_groups, again._groups = [], []
@@ -243,7 +234,7 @@ class Grouped(Rule, registered=False):
         again.clip_history = {key: list(norms) for key, norms in self.clip_history.items()}
         return again
 
-    def _new_state(self, p: Array, name: str, step: Array, live: LiveGroup) -> WatchedDict:
+    def _new_state(self, p: Array, name: str, step: Array, live: GroupProgram) -> WatchedDict:
         live.check_axes(p, name)
         if not self._early:
             return WatchedDict({"step": step}, self._changes)
@@ -254,7 +245,7 @@ class Grouped(Rule, registered=False):
         self,
         files: Scratch | None,
         groups: Sequence[Mapping[str, Any]],
-        lives: Sequence[LiveGroup],
+        lives: Sequence[GroupProgram],
         known: Mapping[str, Mapping[str, Any]],
     ) -> None:
         """Makes room in the files, if any, for the arrays that the groups' parameters will have
@@ -270,12 +261,12 @@ class Grouped(Rule, registered=False):
                 sizes += [live.nbytes(p, key) for key in live.keys(p) if key not in has]
         files.reserve(sizes)
 
-    def _new_array(self, key: str, p: Array, name: str, live: LiveGroup) -> Array:
+    def _new_array(self, key: str, p: Array, name: str, live: GroupProgram) -> Array:
         """A state array as it begins, in a file if states are to be there."""
         begun = self._begun(key, p, name, live)
         return begun if self._files is None else self._files.copy(begun)
 
-    def _begun(self, key: str, p: Array, name: str, live: LiveGroup) -> Array:
+    def _begun(self, key: str, p: Array, name: str, live: GroupProgram) -> Array:
         """A state array as it begins: the rule's own, a filter's, or a copy of the parameter."""
         if live.of_rule(key):
             begun: Array = live.rule.initial(key, p, live.h)

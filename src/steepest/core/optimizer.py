@@ -5,8 +5,9 @@ all that is needed is allocated. Nothing of the caller's is written meanwhile, s
 leaves parameters, state and counters as they were. Then one call of ``Plan.commit``, which cannot
 fail, does the whole update and advances the counters.
 
-``Optimizer`` is the top of four layers: ``rules`` has what a rule says of itself, ``grouped`` its
-parameters in groups, ``planned`` the plan, ``keeping`` state dicts and copies.
+``Optimizer`` is the top of four layers: ``rule`` has what a rule says of itself, ``groups`` its
+parameters in groups, ``planning`` the plan, ``state_dicts`` state dicts and copies. What the rest
+of the library asks of it, beside users, is in ``internal``.
 """
 
 import math
@@ -21,7 +22,7 @@ from steepest.core.constructor import KW_ONLY, Argument
 from steepest.core.hyper_parameters import Number, Schedule
 from steepest.core.norms import Norms
 from steepest.core.rule import RULES
-from steepest.core.state_dicts import Keeping
+from steepest.core.state_dicts import WithStateDict
 from steepest.kernels import machine, threads
 from steepest.kernels.engine import Plan
 from steepest.memory import arrays
@@ -35,7 +36,7 @@ __all__ = ["KW_ONLY", "RULES", "Argument", "Number", "Optimizer", "Schedule"]
 _MISSING: Any = type("_Missing", (), {"__repr__": lambda _: "<required>"})()
 
 
-class Optimizer(Keeping, CommonOptions, registered=False):
+class Optimizer(WithStateDict, CommonOptions, registered=False):
     """Base of all optimizers; see ``AdamW`` or ``SGD`` for one to use."""
 
     def averaged(self) -> dict[str, Array]:

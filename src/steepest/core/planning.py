@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from steepest.core.group_program import LiveGroup
-from steepest.core.groups import Grouped
+from steepest.core.group_program import GroupProgram
+from steepest.core.groups import WithGroups
 from steepest.core.norms import Clipping
 from steepest.core.scalar_states import packed_scalars
 from steepest.core.state import WatchedDict, counter
@@ -18,10 +18,10 @@ from steepest.kernels.engine import Plan
 from steepest.memory import arrays
 from steepest.memory.arrays import Array
 
-__all__ = ["Planned"]
+__all__ = ["WithPlan"]
 
 
-class Planned(Grouped, registered=False):
+class WithPlan(WithGroups, registered=False):
     """An optimizer that knows how to plan a step."""
 
     def _resolved(self, flat: list[Any]) -> Plan:
@@ -52,7 +52,7 @@ class Planned(Grouped, registered=False):
         written: list[tuple[str, Array]] = []
         replaced: dict[str, dict[str, Array]] = {}
         cuts: list[list[tuple[int | None, Array | None]]] = []
-        places: list[tuple[LiveGroup, str]] = []
+        places: list[tuple[GroupProgram, str]] = []
         self._make_room(self._files, self.param_groups, self._groups, self._state)
         for number, (group, live) in enumerate(zip(self.param_groups, self._groups, strict=True)):
             ordered = live.in_c_order

@@ -14,6 +14,7 @@ import numpy as np
 
 from steepest.core.constructor import Field
 from steepest.core.hyper_parameters import Check, Range, range_of
+from steepest.core.selection import Selection
 from steepest.kernels import dispatch
 from steepest.memory import arrays
 from steepest.memory.arrays import Array
@@ -225,6 +226,11 @@ class Rule(ABC):
         """The arguments that were given, once those that are no hyper-parameters, such as
         PyTorch's ``decoupled_weight_decay``, have become hyper-parameters or options."""
         return given
+
+    @staticmethod
+    def selection(given: Mapping[str, Any]) -> Selection:
+        """Which parameters get hyper-parameters of their own, by the arguments that were given."""
+        return Selection(given.get("exclude", ()), given.get("overrides", {}))
 
     @staticmethod
     def check(h: Mapping[str, Any]) -> None:

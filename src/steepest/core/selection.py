@@ -14,6 +14,10 @@ VECTORS = "vectors"
 _NOTHING: dict[str, Any] = {"weight_decay": 0.0, "l1": 0.0, "regularize": ()}
 
 
+NamesOf = Callable[[Mapping[str, Any]], Sequence[str]]
+"""The function that gives the hyper-parameters of the rule of a group."""
+
+
 class Selection:
     """The options ``exclude`` and ``overrides``: patterns of names, or the word ``"vectors"``."""
 
@@ -36,7 +40,7 @@ class Selection:
     def check(
         self,
         groups: Sequence[Mapping[str, Any]],
-        names_of: Callable[[Mapping[str, Any]], Sequence[str]],
+        names_of: NamesOf,
     ) -> None:
         """Raises ValueError for patterns without a parameter, and for hyper-parameters that the
         rules of their parameters do not know; `names_of` gives those of the rule of a group."""
@@ -56,7 +60,11 @@ class Selection:
                 )
 
     def split(
-        self, group: Mapping[str, Any], names: Sequence[str], params: Sequence[Array]
+        self,
+        group: Mapping[str, Any],
+        names: Sequence[str],
+        params: Sequence[Array],
+        names_of: NamesOf,
     ) -> list[tuple[dict[str, Any], list[int]]]:
         """Parameters of a new group that get the same changes: (the changes, which parameters)."""
         parts: dict[tuple[int, ...], list[int]] = {}
@@ -90,7 +98,6 @@ def _check_pattern(pattern: str, names: Sequence[str]) -> None:
 class RuleTable(Selection):
     """Rules by patterns of names, the first that fits, and ``exclude`` and ``overrides`` within.
 
-    `known` gives the hyper-parameters of each rule in use, `names_of` those of the rule of a group.
     With `rest`, what no pattern fits goes by the optimizer's own rule, and there may be no vectors.
 
     What the table says for a rule stands before what a group says, unless no part of the group
@@ -101,27 +108,23 @@ class RuleTable(Selection):
         self,
         table: Mapping[str, Mapping[str, Any]],
         options: Mapping[str, Any],
-        known: Callable[[], Mapping[str, Sequence[str]]],
-        names_of: Callable[[Mapping[str, Any]], Sequence[str]],
         rest: bool = False,
     ) -> None:
         super().__init__(options.get("exclude", ()), options.get("overrides", {}))
         self._table = list(table.items())
-        self._known, self._names_of = known, names_of
         self._rest = rest
 
     def check(
         self,
         groups: Sequence[Mapping[str, Any]],
-        names_of: Callable[[Mapping[str, Any]], Sequence[str]],
+        names_of: NamesOf,
     ) -> None:
-        hyper = self._known()
         names = [name for group in groups for name in group["param_names"]]
         super().check(groups, names_of)
         for pattern, changes in self._table:
             if self._rest:
                 _check_pattern(pattern, names)
-            allowed = ("rule", *hyper.get(changes["rule"], ()))
+            allowed = ("rule", *names_of(changes))
             unknown = [key for key in changes if key not in allowed]
             if unknown:
                 raise ValueError(
@@ -130,10 +133,14 @@ class RuleTable(Selection):
                 )
 
     def split(
-        self, group: Mapping[str, Any], names: Sequence[str], params: Sequence[Array]
+        self,
+        group: Mapping[str, Any],
+        names: Sequence[str],
+        params: Sequence[Array],
+        names_of: NamesOf,
     ) -> list[tuple[dict[str, Any], list[int]]]:
         if "rule" in group:  # which then says what its parameters go by
-            return super().split(group, names, params)
+            return super().split(group, names, params, names_of)
         same = [id(changes) for _, changes in self._table]
         # Patterns with the same dict make one group; the last is the optimizer's own rule.
         alike = [*map(same.index, same), len(same)]
@@ -157,21 +164,24 @@ class RuleTable(Selection):
             raise ValueError(f"rules[{idle[0]!r}] has no parameter left to go by it")
         parts = []
         tables = {k: dict(self._table[k][1]) if k < len(self._table) else {} for k in found}
-        left = self._left(group, tables.values())
+        left = _left(group, tables.values(), names_of)
         for k, members in found.items():
-            chosen = super().split(group, [names[i] for i in members], [params[i] for i in members])
+            own_names, own_params = [names[i] for i in members], [params[i] for i in members]
+            chosen = super().split(group, own_names, own_params, names_of)
             own = tables[k] | {key: group[key] for key in left & tables[k].keys()}
             parts += [(own | changes, [members[i] for i in part]) for changes, part in chosen]
         return parts
 
-    def _left(self, group: Mapping[str, Any], tables: Collection[Mapping[str, Any]]) -> set[str]:
-        """The keys of a group that would have no effect if the tables of its parts stood first."""
-        taken = [self._names_of({**group, **table}) for table in tables]
-        return {
-            key
-            for key in group
-            if not any(
-                key in names and key not in table
-                for names, table in zip(taken, tables, strict=True)
-            )
-        }
+
+def _left(
+    group: Mapping[str, Any], tables: Collection[Mapping[str, Any]], names_of: NamesOf
+) -> set[str]:
+    """The keys of a group that would have no effect if the tables of its parts stood first."""
+    taken = [names_of({**group, **table}) for table in tables]
+    return {
+        key
+        for key in group
+        if not any(
+            key in names and key not in table for names, table in zip(taken, tables, strict=True)
+        )
+    }

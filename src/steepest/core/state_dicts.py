@@ -7,10 +7,10 @@ from typing import Any, Self
 import numpy as np
 
 from steepest.core.common_options import GROUP_OPTIONS
-from steepest.core.group_program import LiveGroup, stage_arrays
+from steepest.core.group_program import GroupProgram, stage_arrays
 from steepest.core.held_rule import HeldRule
 from steepest.core.norms import checked_history
-from steepest.core.planning import Planned
+from steepest.core.planning import WithPlan
 from steepest.core.scalar_states import packed_scalars
 from steepest.core.state import WatchedDict, counter
 from steepest.fields import Call, continued
@@ -20,10 +20,10 @@ from steepest.memory.arrays import Array
 from steepest.memory.files import Scratch, lies_in_file
 from steepest.options import filters
 
-__all__ = ["Keeping"]
+__all__ = ["WithStateDict"]
 
 
-class Keeping(Planned, registered=False):
+class WithStateDict(WithPlan, registered=False):
     """An optimizer whose state can be taken out and put back."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Keeping(Planned, registered=False):
         range.
         """
         for group in self.param_groups:
-            LiveGroup.loaded(self._rule_of(group), group, self.updates)
+            GroupProgram.loaded(self._rule_of(group), group, self.updates)
         return self._state_dict(np.asarray)
 
     def _needed_state(self, given: Callable[[Any], Array]) -> dict[str, dict[str, Array]]:
@@ -74,7 +74,7 @@ class Keeping(Planned, registered=False):
                     if key in state and not (key == "mask" and renewed):
                         needed[name][key] = given(state[key])
                     else:
-                        live = LiveGroup(rule, group, self.updates)
+                        live = GroupProgram(rule, group, self.updates)
                         needed[name][key] = np.array(self._begun(key, p, name, live))
                 for key in rule.scalars(h):
                     begun = state[key] if key in state else rule.initial_number(key, h)
@@ -111,7 +111,7 @@ class Keeping(Planned, registered=False):
         if [g["param_names"] for g in groups] != [g["param_names"] for g in self.param_groups]:
             raise ValueError("the state's groups have other parameter names than this optimizer's")
         fresh: list[dict[str, Any]] = []
-        lives: list[LiveGroup] = []
+        lives: list[GroupProgram] = []
         state: dict[str, WatchedDict] = {}
         skipped = int(counter(np.array(state_dict.get("skipped", 0)), "skipped"))
         updates = counter(np.array(state_dict["updates"]), "all")
@@ -120,7 +120,7 @@ class Keeping(Planned, registered=False):
         for group, loaded in zip(self.param_groups, groups, strict=True):
             rule, hyper = self._loaded(group, loaded)
             extra = {key: copy.deepcopy(loaded[key]) for key in loaded if key != "params"}
-            live = LiveGroup.loaded(rule, hyper, int(updates))
+            live = GroupProgram.loaded(rule, hyper, int(updates))
             numbers = {key: live.number(key, loaded.get(key), len(fresh)) for key in live.shared}
             fresh.append(extra | hyper | numbers)
             lives.append(live)
@@ -147,7 +147,7 @@ class Keeping(Planned, registered=False):
         given: Mapping[str, Any],
         p: Array,
         name: str,
-        live: LiveGroup,
+        live: GroupProgram,
         files: Scratch | None,
     ) -> WatchedDict:
         """A copy of the state that was given for a parameter, checked."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from steepest import reference
+from steepest.core import internal
 from steepest.core.optimizer import Optimizer
 from steepest.kernels import dispatch, threads
 from steepest.kernels.engine import BLOCK_SIZE, CHUNK_SIZE
@@ -168,7 +169,7 @@ def running(level: str, workers: int) -> Iterator[None]:
 def reference_hyper(opt: Optimizer, group: int = 0) -> dict[str, Any]:
     """A group's hyper-parameters as ``reference.step`` takes them."""
     found = opt.param_groups[group]
-    return {key: found[key] for key in opt._rule_of(found).defaults}
+    return {key: found[key] for key in internal.rule_of(opt, found).defaults}
 
 
 def same_bits(actual: Array, expected: Array, what: str = "") -> None:

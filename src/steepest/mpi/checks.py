@@ -4,14 +4,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from steepest.core.group_program import LiveGroup
+from steepest.core import internal
+from steepest.core.group_program import GroupProgram
 from steepest.optimizers import Optimizer
 from steepest.options import filters
 
 __all__ = ["check_masks", "check_rules", "checked", "needs_whole", "settings_of"]
 
 
-def needs_whole(live: LiveGroup) -> bool:
+def needs_whole(live: GroupProgram) -> bool:
     """Whether something of the group needs whole parameters. Norms do not: they are combined."""
     sums = live.in_c_order or bool(live.units) or bool(live.h["cautious"])
     return sums or live.rule.prepares
@@ -21,7 +22,7 @@ def settings_of(optimizer: Optimizer) -> list[str]:
     """The hyper-parameters as text that is the same in every process."""
     facts = [f"{optimizer.updates} updates, nonfinite={optimizer.nonfinite!r}"]
     for i, group in enumerate(optimizer.param_groups):
-        rule = optimizer._rule_of(group)
+        rule = internal.rule_of(optimizer, group)
         facts += [f"{key}={group[key]!r} in group {i}" for key in rule.hyper_names]
     return [re.sub(r" at 0x[0-9a-fA-F]+", "", fact) for fact in facts]
 
@@ -38,7 +39,7 @@ def checked(made: Any) -> Optimizer:
 
 def check_rules(optimizer: Optimizer) -> None:
     """Raises ValueError for a rule whose sums would be over all ranks."""
-    for live in optimizer._groups:
+    for live in internal.group_programs(optimizer):
         if live.rule.needs == "global":
             raise ValueError(
                 f"{live.rule.cls.__name__} needs sums over all parameters, which no rank has: "

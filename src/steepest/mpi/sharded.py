@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from steepest.core import trees
-from steepest.core.group_program import LiveGroup
+from steepest.core import internal, trees
+from steepest.core.group_program import GroupProgram
 from steepest.core.state import counter
 from steepest.fields import Call
 from steepest.memory import arrays
@@ -95,7 +95,7 @@ class Sharded:
             self.optimizer = made(self._part)
             self._shares = [arrays.zeros_like(self._part(i, p)) for i, p in enumerate(self._params)]
             self._exchange = Exchange(ranks, self._params, self._pieces, bucket_bytes)
-        self.optimizer._peers = _Peers(self)
+        internal.set_peers(self.optimizer, _Peers(self))
 
     # What is where
 
@@ -143,7 +143,8 @@ class Sharded:
     def _whole(self, optimizer: Optimizer) -> list[bool]:
         """Which parameters must not be cut."""
         whole = [False] * len(self._names)
-        for group, live in zip(optimizer.param_groups, optimizer._groups, strict=True):
+        programs = internal.group_programs(optimizer)
+        for group, live in zip(optimizer.param_groups, programs, strict=True):
             for name in group["param_names"]:
                 whole[self._number[name]] = needs_whole(live)
         return whole
@@ -191,14 +192,15 @@ class Sharded:
         """Of element-wise rules every rank steps every parameter, even one without elements, so
         that counters, and the numbers that depend on them, are the same everywhere."""
         own: list[Array | None] = [None] * len(given)
-        for group, live in zip(self.optimizer.param_groups, self.optimizer._groups, strict=True):
+        programs = internal.group_programs(self.optimizer)
+        for group, live in zip(self.optimizer.param_groups, programs, strict=True):
             everywhere = live.rule.needs == "element-wise" and not live.rule.prepares
             for i in (self._number[name] for name in group["param_names"]):
                 if given[i] and (everywhere or self._mine[i]):
                     own[i] = self._shares[i]
         return own
 
-    def _check_cuts(self, lives: Sequence[LiveGroup]) -> None:
+    def _check_cuts(self, lives: Sequence[GroupProgram]) -> None:
         """Raises ValueError where a group now needs whole a parameter that is cut."""
         for group, live in zip(self.optimizer.param_groups, lives, strict=True):
             bad = [name for name in group["param_names"] if self._cut[self._number[name]]]
@@ -319,9 +321,9 @@ class Sharded:
         Raises on all ranks what the optimizer's raises, and nothing is changed. With gather=False,
         this rank's own part, for the same number of ranks.
         """
-        self._load(state_dict, [], gather)
+        self._load_parts(state_dict, [], gather)
 
-    def _load(
+    def _load_parts(
         self, state_dict: Mapping[str, Any], also: Sequence[Call], gather: bool = True
     ) -> None:
         """``load_state_dict``, and calls that are made in the same moment."""
@@ -331,15 +333,14 @@ class Sharded:
             # Where they differ, the optimizer itself refuses the state.
             if gather and state_dict["rule"] == self.rule and loaded == names:
                 state_dict = {**state_dict, "state": self._parts(state_dict)}
-            self.optimizer._load(state_dict, also)
+            internal.load_with(self.optimizer, state_dict, also)
 
     def _parts(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         """This rank's part of a whole state."""
         optimizer = self.optimizer
         found: dict[str, Any] = {}
         updates = int(counter(np.array(state_dict["updates"]), "all"))
-        pairs = zip(optimizer.param_groups, state_dict["param_groups"], strict=True)
-        lives = [LiveGroup.loaded(*optimizer._loaded(*pair), updates) for pair in pairs]
+        lives = internal.loaded_programs(optimizer, state_dict["param_groups"], updates)
         self._check_cuts(lives)
         for group, live in zip(optimizer.param_groups, lives, strict=True):
             for name, part in zip(group["param_names"], group["params"], strict=True):
@@ -347,7 +348,7 @@ class Sharded:
                 whole, piece = state_dict["state"][name], self._mine[i]
                 if piece is None:
                     step = counter(np.array(whole["step"]), name)
-                    found[name] = dict(optimizer._new_state(part, name, step, live))
+                    found[name] = internal.new_state(optimizer, live, name, part) | {"step": step}
                 else:
                     found[name] = {key: self._slice(i, key, x) for key, x in whole.items()}
         return found
@@ -389,5 +390,10 @@ class _Peers:
         return self._whole._ranks.norms(own)
 
     def ready(self) -> None:
-        self._whole._check_cuts(self._whole.optimizer._groups)
+        self._whole._check_cuts(internal.group_programs(self._whole.optimizer))
         self._whole._ranks.ready()
+
+
+@internal.load_with.register
+def _load_sharded(optimizer: Sharded, state_dict: Mapping[str, Any], also: Sequence[Call]) -> None:
+    optimizer._load_parts(state_dict, also)

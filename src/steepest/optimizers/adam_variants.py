@@ -7,9 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
-
-from steepest.core import trees
+from steepest.core import internal, sweeps
 from steepest.core.hyper_parameters import (
     Betas,
     Convention,
@@ -22,8 +20,6 @@ from steepest.core.hyper_parameters import (
     Weight,
 )  # fmt: skip
 from steepest.core.optimizer import KW_ONLY, Optimizer
-from steepest.kernels import dispatch, machine, threads
-from steepest.kernels.engine import Plan
 from steepest.kernels.scalars import one_minus_power
 from steepest.memory import arrays
 from steepest.memory.arrays import Array
@@ -441,35 +437,25 @@ class Sophia(Optimizer):
         RuntimeError while another thread steps this optimizer.
         """
         what = "update_hessian() or step() of this optimizer"
-        machine.alone(self._lock, self._update_hessian, estimate, what)
+        internal.change_alone(self, self._update_hessian, estimate, what)
 
     def _update_hessian(self, estimate: Any) -> None:
-        self._check_process()
-        flat = trees.take(self._shape, estimate, "estimate")
-        flat = flat if self._in_order else [flat[i] for i in self._order]
-        if self._plan is None or self._changes.any or self._state_shown:
-            self._built()  # which checks the state
-        names = [name for group in self.param_groups for name in group["param_names"]]
-        means = [self._state[name]["hessian"] for name in names]
-        plan = Plan(dispatch.current, len(names), np.zeros((), np.int64))
+        flat = internal.flattened(self, estimate, "estimate")
+        internal.bring_up_to_date(self)
+        state = internal.unmarked_state(self)
+        means: dict[str, Array] = {}
+        groups: list[int] = []
         for number, group in enumerate(self.param_groups):
-            for name in group["param_names"]:
-                h = self._state[name]["hessian"]
-                plan.add(number, (h,), np.zeros((), np.int64), 0, arrays.layout((h,), h))
-        plan.guard(arrays.disjoint_bounds(list(zip(names, means, strict=True))))
-        for i in plan.resolve(means, flat) or ():
-            x = flat[i] = arrays.gradient(flat[i], means[i], names[i], "estimate")
-            if any(arrays.share_memory(x, h) for h in means):
-                raise ValueError(
-                    f"estimate of parameter {names[i]!r} shares memory with a state 'hessian'; "
-                    "give a copy"
-                )
-            plan.bind_gradient(i, x, arrays.layout((means[i],), x))
-        for row, (number, _, _) in enumerate(plan.rows()):
+            means |= {name: state[name]["hessian"] for name in group["param_names"]}
+            groups += [number] * len(group["param_names"])
+
+        def mean(number: int) -> tuple[str, tuple[float, ...]]:
             group = self.param_groups[number]
-            b2 = self._rule_of(group).settle("betas", group["betas"], self.updates)[1]
-            plan.program(row, "sophia_hessian", (b2, 1.0 - b2), 1.0, [], [], [], [])
-        plan.commit(threads.workers(plan.elements()))
+            rule = internal.rule_of(self, group)
+            b2 = rule.settle("betas", group["betas"], self.updates)[1]
+            return "sophia_hessian", (b2, 1.0 - b2)
+
+        sweeps.take_in(means, flat, groups, mean, "estimate", "hessian")
 
 
 class Grams(Optimizer):

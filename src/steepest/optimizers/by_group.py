@@ -37,7 +37,8 @@ class ByGroup(Optimizer, registered=False):
 
     rules: Argument[Mapping[str, Mapping[str, Any]]]
 
-    def _selects(self, given: Mapping[str, Any]) -> Selection:
+    @staticmethod
+    def selection(given: Mapping[str, Any]) -> Selection:
         rules = given["rules"]
         if not isinstance(rules, Mapping) or not all(
             isinstance(pattern, str) and isinstance(chosen, Mapping) and "rule" in chosen
@@ -47,7 +48,7 @@ class ByGroup(Optimizer, registered=False):
                 f"rules = {rules!r}: expected a dict of patterns of names, each with a rule and "
                 'its hyper-parameters, such as {"*.bias": {"rule": "sgd", "lr": 0.1}}'
             )
-        return RuleTable(dict(rules), given, self._known, self._names_of)
+        return RuleTable(dict(rules), given)
 
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from steepest.extras import require
 from steepest.matrix import muon, newton_schulz
 from steepest.memory.arrays import Array
 from steepest.optimizers import bfloat16
+from steepest.optimizers.adam import AdamW
 from steepest.optimizers.matrix_rule import MatrixRule
 
 __all__ = ["Muon", "NorMuon"]
@@ -74,7 +75,8 @@ class WithAdamW(MatrixRule, registered=False):
         if h["ns_dtype"] is not None:
             require("torch", extra="torch", purpose=f"ns_dtype={h['ns_dtype']!r}")
 
-    def _selects(self, given: Mapping[str, Any]) -> Selection:
+    @staticmethod
+    def selection(given: Mapping[str, Any]) -> Selection:
         adamw, patterns = given.get("adamw"), given.get("adamw_for", ())
         if adamw is not None and not isinstance(adamw, Mapping):
             raise TypeError(f"adamw = {adamw!r}: expected a dict of AdamW's hyper-parameters")
@@ -82,14 +84,14 @@ class WithAdamW(MatrixRule, registered=False):
         if not isinstance(patterns, (tuple, list)) or not all(isinstance(x, str) for x in patterns):
             raise TypeError(f"adamw_for = {patterns!r}: expected patterns of names")
         chosen = {"rule": "adamw", **ADAMW, **(adamw or {})}
-        names = self._rule_of(chosen).hyper_names
+        names = list(AdamW.checks)
         unknown = [key for key in adamw or {} if key not in names]
         if unknown:
             raise ValueError(
                 f"adamw: there is no hyper-parameter {unknown[0]!r}; there are {', '.join(names)}"
             )
         table = dict.fromkeys((VECTORS, *patterns), chosen)
-        return RuleTable(table, given, self._known, self._names_of, rest=True)
+        return RuleTable(table, given, rest=True)
 
 
 class Muon(WithAdamW):

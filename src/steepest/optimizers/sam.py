@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest.core import trees
+from steepest.core import internal
 from steepest.fields import Number, Range, Scheduled, Truth
 from steepest.kernels import machine
 from steepest.memory import arrays
@@ -120,8 +120,7 @@ class SAM:
     def _resolved(self, grads: Any) -> list[tuple[Array, Array, bool]]:
         """The parameters that have a gradient, with it, and whether they climb."""
         opt = self.optimizer
-        flat = trees.take(opt._shape, grads)
-        flat = [flat[i] for i in opt._order]
+        flat = internal.flattened(opt, grads)
         own = [
             (name, p, bool(group["maximize"]))
             for group in opt.param_groups

@@ -10,10 +10,9 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
+from steepest.core import internal
 from steepest.core.norms import clips as clips_of
-from steepest.core.norms import joined
+from steepest.core.split_update import SplitUpdate
 from steepest.extras import require
 from steepest.kernels import machine
 from steepest.options import clip as clips
@@ -70,7 +69,7 @@ class InBackward:
         self._hooks: list[Any] = []
         self._task: int | None = None
         self._tensors: list[Any] = []
-        _check(optimizer._ready(), optimizer._company)
+        _check(optimizer._current(), optimizer._company)
         self.check_done("step_in_backward()")
         self.attach()
         optimizer._in_backward = self
@@ -123,7 +122,7 @@ class InBackward:
     def check_new(self, group: Mapping[str, Any]) -> None:
         """Raises ValueError for a new group that cannot be stepped in the backward pass."""
         inner = self.optimizer._inner
-        _check_group(inner._rule_of(group), group.get("clip", inner.defaults["clip"]))
+        _check_group(internal.rule_of(inner, group), group.get("clip", inner.defaults["clip"]))
 
     # In a backward pass
 
@@ -134,7 +133,7 @@ class InBackward:
         task = torch._C._current_graph_task_id()
         if task != self._task:
             self._begin(task)
-        if self._waits:
+        if self._update.waits:
             return
         i = self._index.get(p)
         if i is None:  # no longer in a group
@@ -165,7 +164,7 @@ class InBackward:
             )
         optimizer = self.optimizer
         optimizer._check_mode()
-        self._inner = inner = optimizer._ready()
+        self._inner = inner = optimizer._current()
         _check(inner, optimizer._company)
         if self._tensors is not optimizer._tensors:
             self._tensors = optimizer._tensors
@@ -173,27 +172,13 @@ class InBackward:
             self._special = {i for i, _, _ in optimizer._special}
             self._flat: list[Any] = [None] * len(self._tensors)
             self.attach()
-        self._sharing = [place for place in optimizer._places if place.live.shared]
+        self._sharing = [x for x in optimizer._followers if x.program.shared]
         scale = getattr(optimizer, "grad_scale", None)
-        inner._unscale = 1.0 if scale is None else inverse(scale)
-        self._count = int(inner._updates)
-        inner._take_hyper(self._count)
-        if inner._plan is None:
-            inner._built()
-        clipping = inner._clipping
-        self._norms = (inner.last_norm, inner._last_norms)
-        self._history = {domain.key: [] for domain in clipping.memories} | inner.clip_history
-        self._measures = bool(clipping.domains) or inner._nonfinite != "propagate"
-        self._each = [0.0] * len(self._tensors)
-        self._parts: dict[str, list[float]] = {d.key: [] for d in clipping.memories}
-        self._waits = clipping.first_step(inner.clip_history)
-        if self._waits or self._measures:
+        self._update = SplitUpdate(inner, 1.0 if scale is None else inverse(scale))
+        if self._update.waits or self._update.measures:
             torch.autograd.Variable._execution_engine.queue_callback(self._end)
         optimizer._opt_called = True  # for torch's schedulers, which look for a step
         self._task = task
-
-    def _go(self, flat: list[Any]) -> None:
-        self._inner._go(flat, self._count)
 
     def _step(self, i: int, p: Any) -> None:
         """The step of one parameter, at the count at which the pass began."""
@@ -203,55 +188,30 @@ class InBackward:
             if i in self._special
             else p.grad
         )
-        updates = inner._updates
-        done = updates.item()
-        updates[...] = self._count
         try:
-            machine.alone(inner._lock, self._go, flat, "a backward pass that steps")
-            if self._measures:
-                self._remember(i)
+            plan = self._update.step(i, flat)
         finally:
             flat[i] = None
-            updates[...] = max(done, updates.item())
-            if self._measures:
-                inner.last_norm, inner._last_norms = self._norms
-                inner.clip_history.update(self._history)
         views.changed([p])
-        for place in self._sharing:
-            place.give_back()
-        if inner._plan is not optimizer._plan_seen:
+        for follower in self._sharing:
+            follower.give_back()
+        if plan is not optimizer._plan_seen:
             optimizer._expose(inner)
         elif i in optimizer._waiting:
             optimizer._waiting.remove(i)
-            optimizer._expose_one(i, p, inner._state[optimizer._by_index[i]])
-
-    def _remember(self, i: int) -> None:
-        """Keeps the norms that a step has measured, each of one parameter."""
-        inner = self._inner
-        if inner._last_norms is not self._norms[1]:
-            self._each[i] = inner._last_norms[i]
-        for key, norms in self._parts.items():
-            known = inner.clip_history.get(key)
-            fresh = known and known is not self._history[key]
-            norms.append(known[-1] if fresh else np.inf)
+            state = internal.unmarked_state(inner)[optimizer._by_index[i]]
+            optimizer._expose_one(i, p, state)
 
     @machine.in_default_mode
     def _end(self) -> None:
         """After a backward pass that has not failed: the norms of all gradients together."""
-        inner = self._inner
-        if self._waits:
+        if self._update.waits:
             self._task = None
             self.optimizer._step_all()
             for p in self._tensors:
                 p.grad = None
             return
-        order = inner._clipping.orders[0]
-        if any(self._each):
-            inner.last_norm, inner._last_norms = _joined(self._each, order), self._each
-        for key, norms in self._parts.items():
-            norm = _joined(norms, 2.0)
-            if np.isfinite(norm):
-                inner.clip_history[key] = [norm]
+        self._update.end()
 
 
 def _calls(handle: InBackward) -> Callable[[Any], None]:
@@ -276,10 +236,6 @@ def _remove(hooks: list[Any]) -> None:
         hooks.pop().remove()
 
 
-def _joined(norms: list[float], order: float) -> float:
-    return float(joined(np.array(norms)[:, None], order)[0])
-
-
 def _nested() -> bool:
     """Whether this is in a backward pass that another one has begun."""
     frame: Any = sys._getframe()
@@ -292,18 +248,19 @@ def _nested() -> bool:
 
 def _check(inner: Any, company: Any) -> None:
     """Raises ValueError for what needs all gradients before the first parameter is stepped."""
-    if inner._nonfinite == "skip":
+    if inner.nonfinite == "skip":
         raise ValueError(
             "nonfinite='skip' with step_in_backward: the first parameters are stepped before the "
             "gradients of the last are known; expected 'propagate' or 'raise'"
         )
-    if company is not None or inner._peers is not None:
+    if company is not None or internal.steps_with_peers(inner):
         raise ValueError(
             "step_in_backward of an optimizer that steps parts of parameters: the others' parts "
             "are needed at the same time"
         )
-    for group, live in zip(inner.param_groups, inner._groups, strict=True):
-        _check_group(live.rule, group["clip"])
+    programs = internal.group_programs(inner)
+    for group, program in zip(inner.param_groups, programs, strict=True):
+        _check_group(program.rule, group["clip"])
 
 
 def _check_group(rule: Any, clip: Any) -> None:

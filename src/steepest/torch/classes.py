@@ -79,7 +79,7 @@ def _forward(rule: Any, name: str) -> Any:
 
 def _share_memory(self: Optimizer) -> None:
     """Moves the states, but for the counts, into memory that processes share."""
-    self._ready()
+    self._current()
     for p, state in self.state.items():
         if isinstance(p, torch.Tensor):
             for key, x in state.items():

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from steepest.core.group_program import LiveGroup
+from steepest.core import internal
+from steepest.core.group_program import GroupProgram
 from steepest.core.norms import Clipping, clips
 from steepest.extras import require
 from steepest.memory.arrays import Array
@@ -135,13 +136,13 @@ class Company:
             raise
         finally:
             if self._inner is not None:
-                self._inner._peers = None
+                internal.set_peers(self._inner, None)
             self._inner, self._torch_groups = None, ()
 
     def joins(self, inner: Any, groups: Groups) -> None:
         """Lets an optimizer go by the norms of all until the step's end."""
         self._inner, self._torch_groups = inner, groups
-        inner._peers = self
+        internal.set_peers(inner, self)
 
     # What the optimizer inside calls
 
@@ -261,7 +262,7 @@ class _Dealt(Company):
         super().__init__([zero.process_group], zero._default_device.type)
 
     def check(self, inner: Any, groups: Groups) -> None:
-        for live in inner._groups:
+        for live in internal.group_programs(inner):
             if live.rule.needs == "global":
                 raise ValueError(_sums(live))
         clip = groups[0]["clip"]
@@ -282,7 +283,7 @@ class _Dealt(Company):
 
     def norms(self, own: Array) -> Array:
         """Only norms of all gradients together are put together: others are this process's own."""
-        clipping = self._inner._clipping
+        clipping = internal.clipping_of(self._inner)
         first = 1 + clipping.count
         at = [0]
         for domain in clipping.domains:
@@ -305,7 +306,8 @@ class _Dealt(Company):
 def _check_parts(inner: Any, groups: Groups, cut: Callable[[Any], Any]) -> None:
     """Raises ValueError where what is cut would have to be whole."""
     full = [group["params"] for group in groups if group["params"]]
-    for params, own, live in zip(full, inner.param_groups, inner._groups, strict=True):
+    programs = internal.group_programs(inner)
+    for params, own, live in zip(full, inner.param_groups, programs, strict=True):
         if live.rule.needs == "global":
             raise ValueError(_sums(live))
         names = [name for name, p in zip(own["param_names"], params, strict=True) if cut(p)]
@@ -319,7 +321,7 @@ def _check_parts(inner: Any, groups: Groups, cut: Callable[[Any], Any]) -> None:
             )
 
 
-def _whole(live: LiveGroup) -> str:
+def _whole(live: GroupProgram) -> str:
     """What of a group goes by whole arrays. Norms do not: they are put together."""
     h = live.h
     rule = live.rule
@@ -336,7 +338,7 @@ def _whole(live: LiveGroup) -> str:
     return "filter.mask with masks" if masks is not None and masks.masks is not None else ""
 
 
-def _sums(live: LiveGroup) -> str:
+def _sums(live: GroupProgram) -> str:
     return (
         f"{live.rule.cls.__name__} goes by sums over all parameters, of which no process has "
         "all: take another rule, or DistributedDataParallel alone, where each has all state"

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from steepest.core import internal
 from steepest.extras import require
 from steepest.fields import Call, continued, snapshot
 from steepest.kernels import machine
@@ -36,20 +37,20 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
         """
         for hook in self._optimizer_state_dict_pre_hooks.values():
             hook(self)
-        inner = self._ready()
+        inner = self._current()
         state: dict[Any, Any] = {}
         steps: dict[int, int] = {}
         index: dict[Any, int] = {}
         for group in self.param_groups:
             for p in group["params"]:
                 index.setdefault(p, len(index))
-        for place in self._places:
-            h = {k: place.live.rule.settle(k, place.inner[k], inner.updates) for k in place.names}
-            for p in place.group["params"]:
+        for follower in self._followers:
+            h = follower.settled(inner.updates)
+            for p in follower.group["params"]:
                 own = self.state.get(p)
                 if not own:
                     continue
-                laid = layout.state_to_torch(place.live.rule.rule, own, h)
+                laid = layout.state_to_torch(follower.program.rule.rule, own, h)
                 if laid:
                     state[index[p]] = laid
                 if "step" in own and "step" not in laid:
@@ -80,12 +81,12 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
         loaded = dict(state_dict)
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             loaded = hook(self, loaded) or loaded
-        machine.alone(self._inner._lock, self._load, loaded, "step() of this optimizer")
+        internal.change_alone(self._inner, self._load, loaded)
         for hook in self._optimizer_load_state_dict_post_hooks.values():
             hook(self)
 
     def _load(self, loaded: Mapping[str, Any]) -> None:
-        before = self._ready()
+        before = self._current()
         saved = copy.deepcopy(loaded["param_groups"])
         sizes = [len(group["params"]) for group in self.param_groups]
         if [len(group["params"]) for group in saved] != sizes:
@@ -96,7 +97,7 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
         record = saved[0].pop(layout.RECORD, {}) if saved else {}
         groups = []
         for group, found in zip(self.param_groups, saved, strict=True):
-            rule = before._rule_of(group)
+            rule = internal.rule_of(before, group)
             if found.get("rule", rule.rule) != rule.rule:
                 raise ValueError(f"state of rule {found['rule']!r} given to {rule.rule!r}")
             new = layout.group_from_torch(rule.rule, found, group)
@@ -109,31 +110,32 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
         states, steps = self._loaded_states(loaded["state"], record, names_of)
         tensors = [p for group in groups for p in group["params"]]
         by_tensor = {p: states[name] for p, name in zip(tensors, names, strict=True)}
-        inner, places, _ = self._built(groups, names, by_tensor, steps)
-        begun = {name for name in names if inner._state[name].keys() > {"step"}}
+        inner, followers, _ = self._inner_of(groups, names, by_tensor, steps)
+        own = internal.unmarked_state(inner)
+        begun = {name for name in names if own[name].keys() > {"step"}}
         begun |= {name for name in names if "step" in states[name]}
         updates = record.get("updates")
         if updates is None:
-            updates = max((int(inner._state[name]["step"]) for name in begun), default=0)
-        inner._updates[...] = updates
+            updates = max((int(own[name]["step"]) for name in begun), default=0)
+        internal.set_updates(inner, updates)
         inner.skipped = int(record.get("skipped", 0))
         inner.clip_history = {
             str(key): [float(x) for x in norms]
             for key, norms in record.get("clip_history", {}).items()
         }
-        for place in places:
-            for name, p in zip(place.inner["param_names"], place.group["params"], strict=True):
+        for follower in followers:
+            for name, p in follower.named():
                 if name in begun:
-                    _check_keys(inner._state[name], place.live, p, name)
-        inner._built()
+                    _check_keys(own[name], follower.program, p, name)
+        internal.build_plan(inner)
         fresh: dict[Any, Any] = {}
         for p, name in zip(tensors, names, strict=True):
-            made = inner._state[name] if name in begun else {}
+            made = own[name] if name in begun else {}
             if states[name]:
                 fresh[p] = State(states[name], self._marks)
                 fresh[p].update({key: views.tensor(x, p) for key, x in made.items()})
         fresh |= {k: x for k, x in loaded["state"].items() if k not in names_of}
-        self._assign(groups, fresh, inner._again(), told)
+        self._assign(groups, fresh, internal.without_groups(inner), told)
 
     def _assign(
         self,
@@ -164,9 +166,9 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
         states: dict[str, dict[str, Any]] = {name: {} for name in names.values()}
         counts = {name: steps.get(i, record.get("updates", 1)) for i, name in names.items()}
         rules = {
-            name: place.live.rule.rule
-            for place in self._places
-            for name in place.inner["param_names"]
+            name: follower.program.rule.rule
+            for follower in self._followers
+            for name in follower.inner["param_names"]
         }
         for i, name in names.items():
             given = loaded.get(i)
@@ -180,7 +182,7 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
         return states, counts
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_inner": self._inner._again()}
+        return {**super().__getstate__(), "_inner": internal.without_groups(self._inner)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -194,7 +196,7 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
             self._marks = self.state.marks
             self.state.watch()
         self._watched = None
-        self._again()
+        self._empty()
 
 
 def _check_keys(state: Mapping[str, Any], live: Any, p: Any, name: str) -> None:

@@ -9,45 +9,19 @@ so the buffers hold the mean after every ``add``, and nothing is left to do at t
 """
 
 import math
-from collections.abc import Callable
 from functools import reduce
 from operator import add
 from typing import Any
 
 import numpy as np
 
-from steepest.core import trees
-from steepest.core.state import counters
+from steepest.core import internal, sweeps, trees
 from steepest.fields import Call, real
-from steepest.kernels import dispatch, machine, threads
-from steepest.kernels.engine import Plan
-from steepest.memory.arrays import Array, layout, parameter, zeros_like
+from steepest.kernels import machine
+from steepest.memory.arrays import Array, parameter, zeros_like
 from steepest.optimizers.sgd import SGD
 
 __all__ = ["Accumulator"]
-
-
-class _Mean(SGD, registered=False):
-    """Gradient descent whose step is planned here and committed by its accumulator."""
-
-    def alone(self, work: Callable[[Any], None], given: Any) -> None:
-        """Calls the function, in one thread at a time."""
-        machine.alone(self._lock, work, given, "add() of this accumulator")
-
-    def planned(self, flat: list[Any], rate: float, measured: bool) -> tuple[float | None, Call]:
-        """The norm of the gradients, if it is to be measured, and the call that takes the step."""
-        count = self._updates.item()
-        self.param_groups[0]["lr"] = rate
-        self._take_hyper(count)
-        plan = self._resolved(flat)
-        for row, (number, t, by_rows) in enumerate(plan.rows()):
-            live = self._groups[number]
-            live.program(plan, row, count, t, self._domains[number], by_rows)
-        workers = threads.workers(plan.elements())
-        norm = plan.norms(workers)[0] if measured else None
-        plan.rescale(self._climbing(1.0))
-        plan.factors(workers)
-        return norm, (plan.commit, (workers,))
 
 
 class Accumulator:
@@ -83,7 +57,7 @@ class Accumulator:
         self._buffers: list[Array] = [
             zeros_like(parameter(p, name)) for name, p in zip(self._names, leaves, strict=True)
         ]
-        self._mean = _Mean(
+        self._mean = SGD(
             dict(zip(self._names, self._buffers, strict=True)),
             lr=1.0,
             weight_decay=1.0,
@@ -91,7 +65,7 @@ class Accumulator:
             maximize=True,
         )
         self._measured = norms
-        self._plan: Plan | None = None
+        self._norm = sweeps.Norm(self._buffers)
         self._given = [False] * len(leaves)
         self.norms: list[float] = []
         """The norms of the gradients since the window began, where they are measured."""
@@ -118,7 +92,7 @@ class Accumulator:
         for what does not fit. After any exception, Ctrl-C too, the window is as before.
         """
         weight = real("weight", weight, "a finite number above 0", lambda x: 0 < x < math.inf)
-        self._mean.alone(self._add, (grads, weight))
+        internal.change_alone(self._mean, self._add, (grads, weight), "add() of this accumulator")
 
     def _add(self, given: tuple[Any, float]) -> None:
         grads, weight = given
@@ -134,7 +108,8 @@ class Accumulator:
             if flat[i] is None and known[i]:
                 flat[i] = np.broadcast_to(buffer.dtype.type(0), buffer.shape)
         share = weight / (reduce(add, weights, 0.0) + weight)
-        norm, step = self._mean.planned(flat, share, self._measured)
+        self._mean.param_groups[0]["lr"] = share
+        norm, step = internal.planned_step(self._mean, flat, self._measured)
         new = {
             "_given": now,
             "weights": [*weights, weight],
@@ -167,10 +142,4 @@ class Accumulator:
     @machine.in_default_mode
     def norm(self) -> float:
         """The Euclidean norm of the mean of the window, also just after ``take``: one sweep."""
-        if self._plan is None or self._plan.resolve(self._buffers, list(self._buffers)) is None:
-            self._plan = Plan(dispatch.current, len(self._buffers), np.zeros((), np.int64))
-            for b, step in zip(self._buffers, counters(len(self._buffers)), strict=True):
-                self._plan.add(0, (b,), step, 0, layout((b,), b))
-            self._plan.resolve(self._buffers, list(self._buffers))
-        self._plan.rows()
-        return self._plan.norms(threads.workers(self._plan.elements()))[0]
+        return self._norm.measure()

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from steepest.core import group_keys, trees
+from steepest.core import group_keys, internal, trees
 from steepest.core.hyper_parameters import Number, within
 from steepest.fields import Call, continued
 from steepest.kernels import machine
@@ -240,9 +240,9 @@ class LBFGS:
         Raises KeyError, TypeError or ValueError, and changes nothing, if rule, names, keys, shapes
         or dtypes differ; RuntimeError while a step is under way.
         """
-        self._load(state_dict, [])
+        self._load_with(state_dict, [])
 
-    def _load(self, state_dict: Mapping[str, Any], also: Sequence[Call]) -> None:
+    def _load_with(self, state_dict: Mapping[str, Any], also: Sequence[Call]) -> None:
         """``load_state_dict``, and calls that are made in the same moment."""
         given = state_dict, also
         machine.alone(self._lock, self._take_over, given, "step() of this optimizer")
@@ -344,6 +344,11 @@ def _disjoint(params: list[Array], names: list[str]) -> None:
 
 
 # Arguments
+
+
+@internal.load_with.register
+def _load_lbfgs(optimizer: LBFGS, state_dict: Mapping[str, Any], also: Sequence[Call]) -> None:
+    optimizer._load_with(state_dict, also)
 
 
 def _settled(hyper: Mapping[str, Any], updates: int | None = None) -> dict[str, Any]:

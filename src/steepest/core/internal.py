@@ -1,0 +1,251 @@
+"""What the rest of the library does with an optimizer beside what its users do.
+
+PyTorch classes, process groups, converters and checkpoints come in here: names with an underscore
+are touched in ``core`` alone. Functions, and not methods, so that ``dir(optimizer)`` stays what is
+for users.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import singledispatch
+from typing import Any
+
+from steepest.core import trees
+from steepest.core.group_program import GroupProgram
+from steepest.core.held_rule import HeldRule
+from steepest.core.norms import Clipping, Peers
+from steepest.core.optimizer import Optimizer
+from steepest.core.selection import Selection
+from steepest.core.state import WatchedDict, counters
+from steepest.fields import Call
+from steepest.kernels import machine, threads
+from steepest.kernels.engine import Plan
+from steepest.memory.arrays import Array
+
+__all__ = [
+    "add_whole_group",
+    "bring_up_to_date",
+    "build_plan",
+    "change_alone",
+    "clipping_of",
+    "current_plan",
+    "filled_group",
+    "flat_step",
+    "flattened",
+    "following",
+    "given_order",
+    "group_programs",
+    "held_rules",
+    "load_with",
+    "loaded_programs",
+    "new_state",
+    "own_state_dict",
+    "planned_step",
+    "rule_of",
+    "set_peers",
+    "set_updates",
+    "steps_with_peers",
+    "unmarked_state",
+    "without_groups",
+]
+
+
+# Rules and groups
+
+
+def rule_of(optimizer: Optimizer, group: Mapping[str, Any]) -> HeldRule:
+    """The rule that a group goes by. Raises ValueError for one that there is not."""
+    return optimizer._rule_of(group)
+
+
+def held_rules(optimizer: Optimizer) -> list[HeldRule]:
+    """All rules that the optimizer has had groups of."""
+    return list(optimizer._rules.values())
+
+
+def group_programs(optimizer: Optimizer) -> Sequence[GroupProgram]:
+    """What each group asked for at the last step, or when it was added."""
+    return optimizer._groups
+
+
+def clipping_of(optimizer: Optimizer) -> Clipping:
+    """The clips of all groups, and the norms that they go by, once there is a plan."""
+    return optimizer._clipping
+
+
+def filled_group(optimizer: Optimizer, group: Mapping[str, Any]) -> dict[str, Any]:
+    """A group without parameters, with all hyper-parameters; it is not added."""
+    return optimizer._filled(group, {}, [], [], [])
+
+
+def add_whole_group(optimizer: Optimizer, group: Mapping[str, Any]) -> None:
+    """``add_param_group`` of parameters that ``exclude`` and ``overrides`` have been asked of."""
+    selection, optimizer._selection = optimizer._selection, Selection((), {})
+    try:
+        optimizer.add_param_group(group)
+    finally:
+        optimizer._selection = selection
+
+
+# Gradients in the order of the groups
+
+
+def flattened(optimizer: Optimizer, tree: Any, where: str = "grads") -> list[Any]:
+    """The leaves of a tree of the structure of ``params``, in the order of the groups."""
+    flat = trees.take(optimizer._shape, tree, where)
+    return flat if optimizer._in_order else [flat[i] for i in optimizer._order]
+
+
+def given_order(optimizer: Optimizer) -> list[int]:
+    """For each parameter in the order of the groups: its place in ``params``."""
+    return optimizer._order
+
+
+# Steps
+
+
+def flat_step(optimizer: Optimizer, grads: list[Any], factor: float) -> Plan | None:
+    """A step with gradients in the order of the groups, times a factor; the plan it went by.
+
+    Alone, and in the default floating-point mode. Raises what ``step`` raises.
+    """
+    optimizer._unscale = factor
+    machine.alone(optimizer._lock, optimizer._flat_step, grads, "step() of this optimizer")
+    return optimizer._plan
+
+
+def planned_step(
+    optimizer: Optimizer, grads: list[Any], measured: bool
+) -> tuple[float | None, Call]:
+    """The call that takes a step, which cannot fail and is made later, beside others.
+
+    Also the norm of all gradients if it is to be measured. For element-wise rules without clips;
+    gradients are in the order of the groups. The caller has to be in ``change_alone``.
+    """
+    count = optimizer._updates.item()
+    optimizer._take_hyper(count)
+    plan = optimizer._resolved(grads)
+    for row, (number, t, by_rows) in enumerate(plan.rows()):
+        program = optimizer._groups[number]
+        program.program(plan, row, count, t, optimizer._domains[number], by_rows)
+    workers = threads.workers(plan.elements())
+    norm = plan.norms(workers)[0] if measured else None
+    plan.rescale(optimizer._climbing(1.0))
+    plan.factors(workers)
+    return norm, (plan.commit, (workers,))
+
+
+def change_alone(
+    optimizer: Optimizer,
+    function: Callable[[Any], Any],
+    argument: Any,
+    what: str = "step() of this optimizer",
+) -> None:
+    """Calls a function that changes the optimizer: in one thread at a time, as its steps are, and
+    in the default floating-point mode. Raises RuntimeError, which names `what`, in another."""
+    machine.alone(optimizer._lock, function, argument, what)
+
+
+def set_updates(optimizer: Optimizer, count: int) -> None:
+    """Says how many steps were done."""
+    optimizer._updates[...] = count
+
+
+def set_peers(optimizer: Optimizer, peers: Peers | None) -> None:
+    """Says who steps other parts of the parameters; None if the optimizer has them whole."""
+    optimizer._peers = peers
+
+
+def steps_with_peers(optimizer: Optimizer) -> bool:
+    """Whether others step other parts of the parameters."""
+    return optimizer._peers is not None
+
+
+# Plans
+
+
+def current_plan(optimizer: Optimizer) -> Plan | None:
+    """The plan of the last step; None if the next one makes another."""
+    return optimizer._plan
+
+
+def build_plan(optimizer: Optimizer) -> Plan:
+    """A new plan. All parameters and states are checked, and states made that there are not."""
+    return optimizer._built()
+
+
+def bring_up_to_date(optimizer: Optimizer) -> None:
+    """Checks all states and makes those that there are not, where anyone may have changed some.
+
+    Raises RuntimeError where they lie in files of another process.
+    """
+    optimizer._check_process()
+    if optimizer._plan is None or optimizer._changes.any or optimizer._state_shown:
+        optimizer._built()
+
+
+# An optimizer over the memory of another library
+
+
+def following(
+    cls: type[Optimizer], groups: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
+) -> tuple[Optimizer, list[int]]:
+    """An optimizer of a class that follows another library's groups, in which keys of other
+    programs may be; its states are made by the first plan.
+
+    Also, for each of its groups, the number of the one that it was made of.
+    """
+    made = object.__new__(cls)
+    made._early, made._borrows_groups = False, True
+    made.__init__(groups, **options)  # type: ignore[misc]
+    return made, made._given
+
+
+def without_groups(optimizer: Optimizer) -> Optimizer:
+    """An optimizer like this one, to which groups are yet to be added: same settings, same counts
+    of updates and skipped steps, same remembered norms."""
+    return optimizer._again()
+
+
+# State
+
+
+def unmarked_state(optimizer: Optimizer) -> Mapping[str, WatchedDict]:
+    """``state``, for who does not change it: no step has to look at it again for that."""
+    return optimizer._state
+
+
+def new_state(optimizer: Optimizer, program: GroupProgram, name: str, p: Array) -> dict[str, Any]:
+    """The state of a parameter as it begins, in files if states are to be there."""
+    [step] = counters(1)
+    return dict(optimizer._new_state(p, name, step, program))
+
+
+def own_state_dict(optimizer: Optimizer) -> dict[str, Any]:
+    """``state_dict`` with the optimizer's own arrays: copies might be larger than memory.
+
+    Raises what loading it would raise, such as ValueError for a schedule that never was in range.
+    """
+    return optimizer._lent()
+
+
+def loaded_programs(
+    optimizer: Optimizer, groups: Sequence[Mapping[str, Any]], count: int
+) -> list[GroupProgram]:
+    """What the groups of a state dict of `count` updates ask for. Raises what loading them would
+    raise."""
+    pairs = zip(optimizer.param_groups, groups, strict=True)
+    return [GroupProgram.loaded(*optimizer._loaded(*pair), count) for pair in pairs]
+
+
+@singledispatch
+def load_with(optimizer: Any, state_dict: Mapping[str, Any], also: Sequence[Call]) -> None:
+    """``load_state_dict``, and calls that are made in the same moment, and only if it succeeds.
+
+    Whoever is no ``Optimizer`` but loads checkpoints registers how.
+    """
+    raise TypeError(f"a {type(optimizer).__name__} cannot load a checkpoint")
+
+
+@load_with.register
+def _load_whole(optimizer: Optimizer, state_dict: Mapping[str, Any], also: Sequence[Call]) -> None:
+    optimizer._load(state_dict, also)

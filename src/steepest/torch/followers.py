@@ -1,0 +1,80 @@
+"""The groups of the optimizer inside, which follow torch's."""
+
+from collections.abc import Iterator
+from operator import itemgetter
+from typing import Any
+
+from steepest.extras import require
+from steepest.torch import layout, views
+
+torch: Any = require("torch", extra="torch", purpose="steepest.torch")
+
+__all__ = ["Follower"]
+
+_NONE = object()
+
+
+class Follower:
+    """A group of torch's, the group inside that follows it, and the program of that."""
+
+    def __init__(
+        self, group: dict[str, Any], inner: dict[str, Any], program: Any, rule: Any
+    ) -> None:
+        self.group, self.inner, self.program = group, inner, program
+        self.params = group["params"]
+        self.names = rule.hyper_names
+        self.flagged = rule.rule in layout.DECOUPLED
+        self.at = self.names.index("decay_mode")
+        self.get = itemgetter(*self.names, *([layout.FLAG] * self.flagged))
+        self.seen: tuple[Any, ...] = ()
+
+    def sync(self) -> None:
+        """Takes over the hyper-parameters that torch's group has now."""
+        values = self.get(self.group)
+        try:
+            same = values == self.seen
+        except (RuntimeError, ValueError):  # tensors or arrays of several numbers
+            same = False
+        if not same:
+            self._take(values)
+        if self.program.shared:
+            for key in self.program.shared:
+                if key in self.group:
+                    self.inner[key] = views.numbers(self.group[key])
+
+    def _take(self, values: tuple[Any, ...]) -> None:
+        """Takes over hyper-parameters of which some are others than before."""
+        before, self.seen = self.seen or (_NONE,) * len(values), ()
+        if self.flagged and (
+            values[-1] is not before[-1] or values[self.at] is not before[self.at]
+        ):
+            layout.agree(self.group, self.inner["decay_mode"])
+            values = self.get(self.group)
+        constant = True
+        for name, x, old in zip(self.names, values, before, strict=False):
+            if type(x) is float:
+                self.inner[name] = x
+            elif x is not old:
+                self.inner[name] = views.numbers(x)
+                constant = constant and not _changing(x)
+        if constant:
+            self.seen = values
+
+    def settled(self, count: int) -> dict[str, Any]:
+        """The hyper-parameters after `count` updates, as numbers."""
+        rule = self.program.rule
+        return {name: rule.settle(name, self.inner[name], count) for name in self.names}
+
+    def named(self) -> Iterator[tuple[str, Any]]:
+        """The parameters with their names."""
+        return zip(self.inner["param_names"], self.group["params"], strict=True)
+
+    def give_back(self) -> None:
+        """Hands the numbers that the rule keeps of the group to torch's."""
+        for key in self.program.shared:
+            self.group[key] = self.inner[key]
+
+
+def _changing(x: Any) -> bool:
+    """Whether a hyper-parameter may get another value in place."""
+    return isinstance(x, (list, torch.Tensor)) or (isinstance(x, tuple) and any(map(_changing, x)))
