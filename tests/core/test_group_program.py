@@ -9,7 +9,7 @@ from cases import same_bits
 
 import steepest as st
 from steepest import schedules
-from steepest.core.group_program import Asked
+from steepest.core.asked import Asked
 from steepest.optimizers import RULES
 
 G = np.array([0.5, -1.0, 2.0])

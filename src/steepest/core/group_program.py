@@ -2,15 +2,16 @@
 
 import contextlib
 import math
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from typing import Any, Self
 
 import numpy as np
 
+from steepest.core.asked import Asked
 from steepest.core.hyper_parameters import variable
 from steepest.core.norms import clips
-from steepest.kernels.engine import SPARE_OPERAND, UNIT_STAGE_LIMIT
+from steepest.core.operands import Operands, Staged, operands
+from steepest.kernels.engine import UNIT_STAGE_LIMIT
 from steepest.memory import arrays
 from steepest.memory.arrays import Array
 from steepest.options import average, decay, filters, regularize
@@ -22,65 +23,18 @@ _OPERATIONS = frozenset({"clip", "filter", "regularize", "lookahead", "average"}
 """Options that are values with numbers of their own."""
 
 
-class Asked(Mapping[str, Any]):
-    """A mapping that remembers which of its keys were read.
-
-    What a pure function makes of it stays the same as long as these do.
-    """
-
-    def __init__(self, given: Mapping[str, Any]) -> None:
-        self._all = given
-        self._read: set[str] = set()
-
-    def __getitem__(self, key: str) -> Any:
-        self._read.add(key)
-        return self._all[key]
-
-    def __contains__(self, key: object) -> bool:
-        self._read.add(str(key))
-        return key in self._all
-
-    def __iter__(self) -> Iterator[str]:
-        self._read.update(self._all)
-        return iter(self._all)
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    @property
-    def keys_read(self) -> frozenset[str]:
-        """The keys that were read so far."""
-        return frozenset(self._read)
-
-
-@dataclass(frozen=True)
-class Operands:
-    """The arrays of the group's parameters that have the parameter's shape, and the stages that go
-    by their numbers; one for parameters that the rule takes by elements, one for those that it
-    takes by rows and columns."""
-
-    bound: tuple[str, ...]
-    """The states: the rule's and then those of stages."""
-    taken: int
-    """How many arrays the rule itself takes."""
-    place: dict[str | None, int]
-    """The operand number of each array."""
-    before: list["_Staged"]
-    after: list["_Staged"]
-    late: list["_Staged"]
-
-
-_Staged = tuple[str, tuple[float, ...], int]
-"""A stage as the plan takes it: name, coefficients, the number of its own array or 0."""
-
-
 def stage_arrays(h: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of the arrays that stages need, besides the rule's states."""
     return regularize.arrays(h) + filters.arrays(h["filter"])
 
 
 class GroupProgram:
-    """What a live group asks for at a step; remembered while its hyper-parameters stay the same."""
+    """What the engine is told to do for a group's parameters: which states there are, and at each
+    step which kernels, with which numbers.
+
+    What comes of a hyper-parameter is computed again only when that was written to, or is a
+    schedule.
+    """
 
     h: dict[str, Any]
     """The hyper-parameters at this step, and what follows from them."""
@@ -358,11 +312,11 @@ class GroupProgram:
         rule = self.rule
         staged = (before + work.prologue, work.epilogue, work.late)
         self.by_elements = (
-            _operands(2, (), around, makes, staged)
+            operands(2, (), around, makes, staged)
             if rule.prepares
-            else _operands(0, h["states"], around, makes, staged)
+            else operands(0, h["states"], around, makes, staged)
         )
-        self.by_rows = _operands(rule.factors, h["beside"], around, makes, staged)
+        self.by_rows = operands(rule.factors, h["beside"], around, makes, staged)
         self._decay(h)
         self._staged = asked.keys_read
         self.of_stages, self._projects = around, bool(work.units)
@@ -410,7 +364,7 @@ class GroupProgram:
             return int(math.prod(matrices.states[key]) * arrays.computed(p).itemsize)
         return p.size * arrays.computed(p).itemsize
 
-    def _closing(self, x: Operands, count: int, t: int) -> tuple[list[_Staged], list[_Staged]]:
+    def _closing(self, x: Operands, count: int, t: int) -> tuple[list[Staged], list[Staged]]:
         """The stages after the rule and after those of units, at a parameter's t-th step."""
         if not self._averages:
             return x.after, x.late
@@ -438,21 +392,3 @@ def _is_number(value: Any) -> bool:
     if type(value) is tuple:
         return all(type(x) in (float, int) for x in value)
     return type(value) in (float, int) or isinstance(value, (np.floating, np.integer))
-
-
-def _operands(
-    first: int,
-    own: tuple[str, ...],
-    of_stages: tuple[str, ...],
-    makes: tuple[str, ...],
-    stages: Any,
-) -> Operands:
-    """The rule takes `first` arrays that are no states, and then its own; stages are (name,
-    numbers, name of its own array or None)."""
-    bound = (*own, *of_stages)
-    place: dict[str | None, int] = {name: 2 + first + i for i, name in enumerate((*bound, *makes))}
-    place |= {None: 0, "spare": SPARE_OPERAND}
-    before, after, late = (
-        [(stage, numbers, place[own]) for stage, numbers, own in some] for some in stages
-    )
-    return Operands(bound, first + len(own), place, before, after, late)

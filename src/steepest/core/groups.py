@@ -29,7 +29,7 @@ _POLICIES = ("propagate", "raise", "skip")
 
 
 class WithGroups(Rule, registered=False):
-    """A rule with parameters in groups."""
+    """A rule with parameters in groups, each with a program, and their states."""
 
     _early = True
     """Whether states are made with the parameters, and not by the first plan."""

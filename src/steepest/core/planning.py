@@ -22,7 +22,7 @@ __all__ = ["WithPlan"]
 
 
 class WithPlan(WithGroups, registered=False):
-    """An optimizer that knows how to plan a step."""
+    """Parameters in groups, and the plan of a step over them and their states."""
 
     def _resolved(self, flat: list[Any]) -> Plan:
         """The plan, with this step's gradients bound."""
