@@ -18,7 +18,7 @@ from steepest.memory.arrays import Array, unmasked
 from steepest.optimizers import Optimizer
 
 __all__ = ["Found", "Taken", "array_of", "check_same_formula", "checked", "count_of", "counted",
-           "in_order", "lives", "merged", "number_of", "only_rule", "put_in", "rescaled",
+           "in_order", "programs", "merged", "number_of", "only_rule", "put_in", "rescaled",
            "take_out", "warmed"]  # fmt: skip
 
 _AVERAGES = ("ema", "average")
@@ -246,7 +246,9 @@ def only_rule(optimizer: Any, rules: Collection[str], package: str) -> None:
             )
 
 
-def lives(optimizer: Optimizer, groups: Sequence[Mapping[str, Any]], count: int) -> Iterator[Any]:
+def programs(
+    optimizer: Optimizer, groups: Sequence[Mapping[str, Any]], count: int
+) -> Iterator[Any]:
     """For each group: its rule with its numbers after `count` updates."""
     for group in groups:
         yield GroupProgram(internal.rule_of(optimizer, group), group, count)
@@ -272,12 +274,12 @@ def put_in(
     if updates is None and step is None and any(x.step is None for x in found.values()):
         count = max(count, 1)
     state: dict[str, dict[str, Any]] = {}
-    for live, own, group in zip(
-        lives(optimizer, groups, count), optimizer.param_groups, groups, strict=True
+    for program, own, group in zip(
+        programs(optimizer, groups, count), optimizer.param_groups, groups, strict=True
     ):
-        check_same_formula(live.rule.rule, live.h, convention)
+        check_same_formula(program.rule.rule, program.h, convention)
         for name, p in zip(own["param_names"], own["params"], strict=True):
-            state[name] = _state(optimizer, live, group, name, p, found.get(name), step, package)
+            state[name] = _state(optimizer, program, group, name, p, found.get(name), step, package)
     state_dict = optimizer.state_dict()
     state_dict |= {"state": state, "param_groups": groups, "updates": count, "skipped": 0}
     optimizer.load_state_dict(state_dict | {"clip_history": {}})
@@ -285,7 +287,7 @@ def put_in(
 
 def _state(
     optimizer: Optimizer,
-    live: Any,
+    program: Any,
     group: Mapping[str, Any],
     name: str,
     p: Array,
@@ -293,13 +295,13 @@ def _state(
     step: int | None,
     package: str,
 ) -> dict[str, Any]:
-    if lacking := [k for k in live.of_stages if given is None or k not in given.arrays]:
+    if lacking := [k for k in program.of_stages if given is None or k not in given.arrays]:
         raise ValueError(
             f"{package} has no state {lacking[0]!r} of parameter {name!r}, which the options here "
             "ask for; make the optimizer without them"
         )
-    fresh = internal.new_state(optimizer, live, name, p)
-    rule = live.rule
+    fresh = internal.new_state(optimizer, program, name, p)
+    rule = program.rule
     if given is None:
         return fresh
     del fresh["step"]
@@ -325,14 +327,14 @@ def take_out(optimizer: Optimizer, package: str, convention: str) -> list[Taken]
     """All parameters, in the order of the groups. Raises ValueError for what the package lacks."""
     state_dict = optimizer.state_dict()
     taken = []
-    rules = lives(optimizer, state_dict["param_groups"], optimizer.updates)
-    for i, (live, group) in enumerate(zip(rules, optimizer.param_groups, strict=True)):
-        check_same_formula(live.rule.rule, live.h, convention)
+    rules = programs(optimizer, state_dict["param_groups"], optimizer.updates)
+    for i, (program, group) in enumerate(zip(rules, optimizer.param_groups, strict=True)):
+        check_same_formula(program.rule.rule, program.h, convention)
         for option in _OPTIONS:
-            if live.h[option]:
+            if program.h[option]:
                 raise ValueError(f"{package} has no {option}, which group {i} uses")
         for name, p in zip(group["param_names"], group["params"], strict=True):
             state = {k: x for k, x in state_dict["state"][name].items() if k not in _AVERAGES}
             step = int(state.pop("step"))
-            taken.append(Taken(name, p, i, live.h, step, state))
+            taken.append(Taken(name, p, i, program.h, step, state))
     return taken

@@ -64,16 +64,16 @@ def _each(optimizer: Optimizer, names: Sequence[str] | None) -> list[tuple[str, 
     """(name, parameter, numbers of its group), in the order of Keras's variables."""
     common.only_rule(optimizer, _RULES, "Keras")
     groups = optimizer.state_dict()["param_groups"]
-    lives = common.lives(optimizer, groups, optimizer.updates)
+    programs = common.programs(optimizer, groups, optimizer.updates)
     known = {}
-    for live, group in zip(lives, optimizer.param_groups, strict=True):
-        common.check_same_formula(optimizer.rule, live.h, "keras")
-        if optimizer.rule == "lamb" and live.h["weight_decay"]:
+    for program, group in zip(programs, optimizer.param_groups, strict=True):
+        common.check_same_formula(optimizer.rule, program.h, "keras")
+        if optimizer.rule == "lamb" and program.h["weight_decay"]:
             raise ValueError(
                 "Keras's Lamb has its decay outside the trust ratio; leave weight_decay at 0 here"
             )
         for name, p in zip(group["param_names"], group["params"], strict=True):
-            known[name] = (name, p, live.h)
+            known[name] = (name, p, program.h)
     each = [known[name] for name in common.in_order(optimizer, names)]
     if len({str(_slots(optimizer.rule, h)) for _, _, h in each}) > 1:
         raise ValueError("groups differ in their states; Keras has one rule for all variables")
@@ -143,10 +143,10 @@ def from_keras(
     step = common.count_of(values[0], "variable 0, iteration")
     hyper = {"lr": common.number_of(values[1], "variable 1, learning_rate")} if rated else {}
     groups = common.merged(optimizer, [hyper] * len(optimizer.param_groups), keep)
-    lives = list(common.lives(optimizer, groups, step))
+    programs = list(common.programs(optimizer, groups, step))
     of = {
-        name: live.h
-        for live, group in zip(lives, groups, strict=True)
+        name: program.h
+        for program, group in zip(programs, groups, strict=True)
         for name in group["param_names"]
     }
     param = {name: p for name, p, _ in each}

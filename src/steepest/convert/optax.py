@@ -107,8 +107,8 @@ def _foreign(name: str, rule: str, wanted: Mapping[str, Any]) -> ValueError:
 
 def _numbers(optimizer: Optimizer) -> Iterator[dict[str, Any]]:
     groups = optimizer.state_dict()["param_groups"]
-    for live in common.lives(optimizer, groups, optimizer.updates):
-        yield live.h
+    for program in common.programs(optimizer, groups, optimizer.updates):
+        yield program.h
 
 
 def _wanted(optimizer: Optimizer) -> dict[str, dict[str, str]]:

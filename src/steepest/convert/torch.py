@@ -66,15 +66,15 @@ def take_over(
     theirs = [read_group(optimizer.rule, g, i) for i, g in enumerate(state_dict["param_groups"])]
     groups = common.merged(optimizer, _hyper(theirs, optimizer, number), keep)
     found: dict[str, Found] = {}
-    lives = common.lives(optimizer, groups, step or 0)
-    for live, group in zip(lives, optimizer.param_groups, strict=True):
+    programs = common.programs(optimizer, groups, step or 0)
+    for program, group in zip(programs, optimizer.param_groups, strict=True):
         for name in group["param_names"]:
             state = state_dict["state"].get(owner[name], {})
             if not isinstance(state, Mapping):
                 raise TypeError(
                     f"state of parameter {name!r} is a {type(state).__name__}, not a dict"
                 )
-            one = read_state(live.rule.rule, live.h, name, state)
+            one = read_state(program.rule.rule, program.h, name, state)
             if one is not None:
                 found[name] = one
     common.put_in(optimizer, groups, found, package=package, convention=convention, step=step)

@@ -325,7 +325,7 @@ class GroupProgram:
         self.states, self.axes, self.makes, self.clip, self.in_c_order, self.blocks = now
         self.masks = masks or self.masks
 
-    def program(self, plan: Any, row: int, count: int, t: int, domain: int, by_rows: bool) -> None:
+    def tell(self, plan: Any, row: int, count: int, t: int, domain: int, by_rows: bool) -> None:
         """Tells the plan what to do for the group's parameters at their t-th step; for those that
         the rule takes by elements, or for those that it takes by rows and columns."""
         x = self.by_rows if by_rows else self.by_elements

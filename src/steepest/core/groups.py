@@ -127,15 +127,15 @@ class WithGroups(Rule, registered=False):
         split = self._selection.split(group, names, added, self._names_of)
         self._check_keys(group, [changes for changes, _ in split])
         groups = [self._filled(group, changes, part, names, added) for changes, part in split]
-        lives = [GroupProgram(self._rule_of(filled), filled, self.updates) for filled in groups]
-        for filled, live in zip(groups, lives, strict=True):
-            self._share(filled, live)
-        self._make_room(self._files, groups, lives, {})
+        programs = [GroupProgram(self._rule_of(filled), filled, self.updates) for filled in groups]
+        for filled, program in zip(groups, programs, strict=True):
+            self._share(filled, program)
+        self._make_room(self._files, groups, programs, {})
         state = {}
-        for filled, live in zip(groups, lives, strict=True):
+        for filled, program in zip(groups, programs, strict=True):
             steps = counters(len(filled["params"]))
             for name, p, step in zip(filled["param_names"], filled["params"], steps, strict=True):
-                state[name] = self._new_state(p, name, step, live)
+                state[name] = self._new_state(p, name, step, program)
         named = [
             (f"parameter {name!r}", arrays.as_array(p, f"parameter {name!r}"))
             for g in [*self.param_groups, *groups]
@@ -160,7 +160,7 @@ class WithGroups(Rule, registered=False):
                 if self._grouped or len(shapes) > 1
                 else shape
             ),
-            "_groups": [*self._groups, *lives],
+            "_groups": [*self._groups, *programs],
         }
         machine.at_once(
             [
@@ -189,7 +189,7 @@ class WithGroups(Rule, registered=False):
         names: Sequence[str],
         added: Sequence[Array],
     ) -> dict[str, Any]:
-        """A live group of some of the parameters, with all hyper-parameters."""
+        """A group of some of the parameters, with all hyper-parameters."""
         chosen = {"params": [added[i] for i in part], "param_names": [names[i] for i in part]}
         given = dict(group) | dict(changes)
         rule = self._rule_of(given)
@@ -211,16 +211,16 @@ class WithGroups(Rule, registered=False):
             self._rules[name] = other_rule(name, self.defaults, group)
         return self._rules[name]
 
-    def _share(self, filled: dict[str, Any], live: GroupProgram) -> None:
+    def _share(self, filled: dict[str, Any], program: GroupProgram) -> None:
         """Gives a new group the numbers that its rule keeps of groups."""
-        for key in live.shared:
+        for key in program.shared:
             alike = (
                 group[key]
                 for group, known in zip(self.param_groups, self._groups, strict=True)
-                if known.rule.rule == live.rule.rule and live.together
+                if known.rule.rule == program.rule.rule and program.together
             )
-            first = next(alike, live.rule.initial_number(key, live.h))
-            filled[key] = live.number(key, filled.get(key, first))
+            first = next(alike, program.rule.initial_number(key, program.h))
+            filled[key] = program.number(key, filled.get(key, first))
 
     def _again(self) -> Self:
         """An optimizer like this one without its groups: same settings, same counts of updates."""
@@ -234,18 +234,18 @@ class WithGroups(Rule, registered=False):
         again.clip_history = {key: list(norms) for key, norms in self.clip_history.items()}
         return again
 
-    def _new_state(self, p: Array, name: str, step: Array, live: GroupProgram) -> WatchedDict:
-        live.check_axes(p, name)
+    def _new_state(self, p: Array, name: str, step: Array, program: GroupProgram) -> WatchedDict:
+        program.check_axes(p, name)
         if not self._early:
             return WatchedDict({"step": step}, self._changes)
-        fresh = {key: self._new_array(key, p, name, live) for key in live.keys(p)}
-        return WatchedDict({"step": step} | fresh | new_scalars(live), self._changes)
+        fresh = {key: self._new_array(key, p, name, program) for key in program.keys(p)}
+        return WatchedDict({"step": step} | fresh | new_scalars(program), self._changes)
 
     def _make_room(
         self,
         files: Scratch | None,
         groups: Sequence[Mapping[str, Any]],
-        lives: Sequence[GroupProgram],
+        programs: Sequence[GroupProgram],
         known: Mapping[str, Mapping[str, Any]],
     ) -> None:
         """Makes room in the files, if any, for the arrays that the groups' parameters will have
@@ -253,26 +253,26 @@ class WithGroups(Rule, registered=False):
         if files is None:
             return
         sizes: list[int] = []
-        for group, live in zip(groups, lives, strict=True):
+        for group, program in zip(groups, programs, strict=True):
             for name, x in zip(group["param_names"], group["params"], strict=True):
                 p = arrays.parameter(x, name)
-                live.check_axes(p, name)
-                has = set(known.get(name, {})) - ({"mask"} if live.other_masks else set())
-                sizes += [live.nbytes(p, key) for key in live.keys(p) if key not in has]
+                program.check_axes(p, name)
+                has = set(known.get(name, {})) - ({"mask"} if program.other_masks else set())
+                sizes += [program.nbytes(p, key) for key in program.keys(p) if key not in has]
         files.reserve(sizes)
 
-    def _new_array(self, key: str, p: Array, name: str, live: GroupProgram) -> Array:
+    def _new_array(self, key: str, p: Array, name: str, program: GroupProgram) -> Array:
         """A state array as it begins, in a file if states are to be there."""
-        begun = self._begun(key, p, name, live)
+        begun = self._begun(key, p, name, program)
         return begun if self._files is None else self._files.copy(begun)
 
-    def _begun(self, key: str, p: Array, name: str, live: GroupProgram) -> Array:
+    def _begun(self, key: str, p: Array, name: str, program: GroupProgram) -> Array:
         """A state array as it begins: the rule's own, a filter's, or a copy of the parameter."""
-        if live.of_rule(key):
-            begun: Array = live.rule.initial(key, p, live.h)
+        if program.of_rule(key):
+            begun: Array = program.rule.initial(key, p, program.h)
             return begun
         fresh = arrays.zeros_like(p)
-        fresh[...] = filters.initial(live.h["filter"], key, p, name)
+        fresh[...] = filters.initial(program.h["filter"], key, p, name)
         return fresh
 
     @property

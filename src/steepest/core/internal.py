@@ -126,7 +126,7 @@ def planned_step(
     plan = optimizer._resolved(grads)
     for row, (number, t, by_rows) in enumerate(plan.rows()):
         program = optimizer._groups[number]
-        program.program(plan, row, count, t, optimizer._domains[number], by_rows)
+        program.tell(plan, row, count, t, optimizer._domains[number], by_rows)
     workers = threads.workers(plan.elements())
     norm = plan.norms(workers)[0] if measured else None
     plan.rescale(optimizer._climbing(1.0))

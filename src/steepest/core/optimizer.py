@@ -109,9 +109,9 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
 
     def _take_hyper(self, count: int) -> None:
         """Takes over what the groups say after `count` updates."""
-        for number, live in enumerate(self._groups):
-            live.update(self.param_groups[number], count)
-            if live.stale:
+        for number, program in enumerate(self._groups):
+            program.update(self.param_groups[number], count)
+            if program.stale:
                 self._plan = None
 
     def _go(self, flat: list[Any], count: int) -> None:
@@ -121,9 +121,9 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
             self._check_shared()
         climbing = False
         for row, (number, t, by_rows) in enumerate(plan.rows()):
-            live = self._groups[number]
-            live.program(plan, row, count, t, self._domains[number], by_rows)
-            if live.sign < 0:
+            program = self._groups[number]
+            program.tell(plan, row, count, t, self._domains[number], by_rows)
+            if program.sign < 0:
                 climbing = True
         elements = plan.elements()
         workers = 1 if elements < threads.SMALL else threads.workers(elements)
@@ -151,20 +151,20 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
         plan.stage()
         copies: list[tuple[Array, Array]] = []
         for i, t in plan.steps():
-            live, name = self._places[i]
-            if live.rule.prepares:
+            program, name = self._places[i]
+            if program.rule.prepares:
                 g, p = plan.arrays(i)[1:3]
-                state = {key: self._state[name][key] for key in live.rule_keys(p)}
-                fresh = given(state, live.rule.copies)
+                state = {key: self._state[name][key] for key in program.rule_keys(p)}
+                fresh = given(state, program.rule.copies)
                 before = dict(fresh)
                 try:
                     with np.errstate(under="ignore"):  # whatever the caller wants raised
-                        live.rule.prepare(name, p, g, fresh, t, live.h)
+                        program.rule.prepare(name, p, g, fresh, t, program.h)
                 except Exception as error:
                     error.add_note(f"in the step of parameter {name!r}; nothing was changed")
                     raise
                 for key, x in state.items():
-                    if live.rule.copies or fresh[key] is not before[key]:
+                    if program.rule.copies or fresh[key] is not before[key]:
                         copies.append((x, fresh[key]))
         plan.replace(copies)
 
@@ -237,8 +237,8 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
         if isinstance(factors, float):
             factors = [factors] * len(self._names)
         signs = [
-            live.sign
-            for live, group in zip(self._groups, self.param_groups, strict=True)
+            program.sign
+            for program, group in zip(self._groups, self.param_groups, strict=True)
             for _ in group["params"]
         ]
         return [sign * x for sign, x in zip(signs, factors, strict=True)]

@@ -54,32 +54,36 @@ class WithPlan(WithGroups, registered=False):
         cuts: list[list[tuple[int | None, Array | None]]] = []
         places: list[tuple[GroupProgram, str]] = []
         self._make_room(self._files, self.param_groups, self._groups, self._state)
-        for number, (group, live) in enumerate(zip(self.param_groups, self._groups, strict=True)):
-            ordered = live.in_c_order
+        for number, (group, program) in enumerate(
+            zip(self.param_groups, self._groups, strict=True)
+        ):
+            ordered = program.in_c_order
             for name, x in zip(group["param_names"], group["params"], strict=True):
                 p = arrays.parameter(x, name)
-                live.check_axes(p, name)
-                keys = live.keys(p)
+                program.check_axes(p, name)
+                keys = program.keys(p)
                 state = dict(self._state.get(name, {}))
                 state["step"] = counter(state.get("step", 0), name)
                 for key in keys:
-                    if key not in state or (key == "mask" and live.other_masks):
-                        state[key] = self._new_array(key, p, name, live)
-                    state[key] = live.checked(state[key], p, name, key)
-                numbers = packed_scalars(state, live, name)
+                    if key not in state or (key == "mask" and program.other_masks):
+                        state[key] = self._new_array(key, p, name, program)
+                    state[key] = program.checked(state[key], p, name, key)
+                numbers = packed_scalars(state, program, name)
                 replaced[name] = state
-                places.append((live, name))
-                matrices = live.rule.matrices(p, live.h)
-                operands = live.by_elements if matrices is None else live.by_rows
+                places.append((program, name))
+                matrices = program.rule.matrices(p, program.h)
+                operands = program.by_elements if matrices is None else program.by_rows
                 own = tuple(state[key] for key in operands.bound)
                 written.append((f"parameter {name!r}", p))
-                shown = {key: state[key] for key in ("step", *keys, *live.rule.scalars(live.h))}
+                shown = {
+                    key: state[key] for key in ("step", *keys, *program.rule.scalars(program.h))
+                }
                 written += [(f"state {key!r} of parameter {name!r}", x) for key, x in shown.items()]
-                cut: list[tuple[int | None, Array | None]] = [(axis, None) for axis in live.axes]
-                if live.rule.prepares:
+                cut: list[tuple[int | None, Array | None]] = [(axis, None) for axis in program.axes]
+                if program.rule.prepares:
                     own = (*(np.zeros(p.shape, arrays.computed(p)) for _ in range(2)), *own)
-                for k, key in enumerate(live.makes):
-                    axis = live.axes[k]
+                for k, key in enumerate(program.makes):
+                    axis = program.axes[k]
                     of_units, spread = arrays.unit_factors(p, axis, of_matrices=key == "means")
                     cut[k] = (axis, of_units)
                     own += (spread,)
@@ -103,14 +107,14 @@ class WithPlan(WithGroups, registered=False):
                 self._state[name] = WatchedDict(state, self._changes)
         each = zip(self._groups, self.param_groups, self._given, strict=True)
         self._clipping = Clipping(
-            [(live.clip, len(group["params"]), given) for live, group, given in each]
+            [(program.clip, len(group["params"]), given) for program, group, given in each]
         )
         self._cuts, self._places, self._written = cuts, places, written
-        self._preparing = any(live.rule.prepares for live in self._groups)
+        self._preparing = any(program.rule.prepares for program in self._groups)
         self._join()
         self._changes.any = False
-        for live in self._groups:
-            live.stale = live.other_masks = False
+        for program in self._groups:
+            program.stale = program.other_masks = False
         self._plan, self._plan_kernels = plan, dispatch.current
         return plan
 
@@ -118,16 +122,16 @@ class WithPlan(WithGroups, registered=False):
         """Says which groups share the numbers that their rules keep, and their sums."""
         first: dict[str, int] = {}
         self._domains = [
-            first.setdefault(live.rule.rule, number) if live.together else number
-            for number, live in enumerate(self._groups)
+            first.setdefault(program.rule.rule, number) if program.together else number
+            for number, program in enumerate(self._groups)
         ]
         self._sharing = any(number != domain for number, domain in enumerate(self._domains))
         self._keeping = [
-            (group, live.shared, domain)
-            for group, live, domain in zip(
+            (group, program.shared, domain)
+            for group, program, domain in zip(
                 self.param_groups, self._groups, self._domains, strict=True
             )
-            if live.shared
+            if program.shared
         ]
 
     def _check_shared(self) -> None:
@@ -143,13 +147,13 @@ class WithPlan(WithGroups, registered=False):
                         f"{key} of group {number} = {group[key]!r}: expected that of group "
                         f"{domain}, {first[key]!r}; they go by the same"
                     )
-            live = self._groups[number]
-            for key in live.rule.alike:
-                x, y = live.h[key], self._groups[domain].h[key]
+            program = self._groups[number]
+            for key in program.rule.alike:
+                x, y = program.h[key], self._groups[domain].h[key]
                 if x != y:
                     raise ValueError(
                         f"{key} of group {number} = {x!r}: expected that of group {domain}, {y!r}; "
-                        f"groups of {live.rule.rule} share what follows from it"
+                        f"groups of {program.rule.rule} share what follows from it"
                     )
 
     def _rebind(self, plan: Plan, flat: list[Any], stale: list[int]) -> None:

@@ -15,20 +15,20 @@ def _side_by_side(values: list[float]) -> dict[int, Array]:
     return {i: together[i : i + 1].reshape(()) for i in range(len(values))}
 
 
-def new_scalars(live: Any) -> dict[str, Array]:
+def new_scalars(program: Any) -> dict[str, Array]:
     """The numbers of a parameter as they begin."""
-    keys = live.rule.scalars(live.h)
-    views = _side_by_side([live.rule.initial_number(key, live.h) for key in keys])
+    keys = program.rule.scalars(program.h)
+    views = _side_by_side([program.rule.initial_number(key, program.h) for key in keys])
     return {key: views[i] for i, key in enumerate(keys)}
 
 
-def packed_scalars(state: Any, live: Any, name: str) -> Array | None:
+def packed_scalars(state: Any, program: Any, name: str) -> Array | None:
     """The numbers of a parameter as one array, which the entries of its state are views of; None
     for a rule without. Raises ValueError for what is not a number."""
-    keys = live.rule.scalars(live.h)
+    keys = program.rule.scalars(program.h)
     if not keys:
         return None
-    values = [_checked(state, key, live, name) for key in keys]
+    values = [_checked(state, key, program, name) for key in keys]
     first = values[0].base
     if (
         isinstance(first, np.ndarray)
@@ -44,8 +44,8 @@ def packed_scalars(state: Any, live: Any, name: str) -> Array | None:
     return views[0].base
 
 
-def _checked(state: Mapping[str, Any], key: str, live: Any, name: str) -> Array:
-    x = state.get(key, live.rule.initial_number(key, live.h))
+def _checked(state: Mapping[str, Any], key: str, program: Any, name: str) -> Array:
+    x = state.get(key, program.rule.initial_number(key, program.h))
     try:
         number = np.asarray(x if x is not None else (), np.float64)
     except (TypeError, ValueError):

@@ -74,8 +74,8 @@ class WithStateDict(WithPlan, registered=False):
                     if key in state and not (key == "mask" and renewed):
                         needed[name][key] = given(state[key])
                     else:
-                        live = GroupProgram(rule, group, self.updates)
-                        needed[name][key] = np.array(self._begun(key, p, name, live))
+                        program = GroupProgram(rule, group, self.updates)
+                        needed[name][key] = np.array(self._begun(key, p, name, program))
                 for key in rule.scalars(h):
                     begun = state[key] if key in state else rule.initial_number(key, h)
                     needed[name][key] = np.array(begun, np.float64)
@@ -111,7 +111,7 @@ class WithStateDict(WithPlan, registered=False):
         if [g["param_names"] for g in groups] != [g["param_names"] for g in self.param_groups]:
             raise ValueError("the state's groups have other parameter names than this optimizer's")
         fresh: list[dict[str, Any]] = []
-        lives: list[GroupProgram] = []
+        programs: list[GroupProgram] = []
         state: dict[str, WatchedDict] = {}
         skipped = int(counter(np.array(state_dict.get("skipped", 0)), "skipped"))
         updates = counter(np.array(state_dict["updates"]), "all")
@@ -120,18 +120,20 @@ class WithStateDict(WithPlan, registered=False):
         for group, loaded in zip(self.param_groups, groups, strict=True):
             rule, hyper = self._loaded(group, loaded)
             extra = {key: copy.deepcopy(loaded[key]) for key in loaded if key != "params"}
-            live = GroupProgram.loaded(rule, hyper, int(updates))
-            numbers = {key: live.number(key, loaded.get(key), len(fresh)) for key in live.shared}
+            program = GroupProgram.loaded(rule, hyper, int(updates))
+            numbers = {
+                key: program.number(key, loaded.get(key), len(fresh)) for key in program.shared
+            }
             fresh.append(extra | hyper | numbers)
-            lives.append(live)
-            self._make_room(files, [group], [live], {})
+            programs.append(program)
+            self._make_room(files, [group], [program], {})
             for name, p in zip(group["param_names"], group["params"], strict=True):
-                state[name] = self._loaded_state(state_dict["state"][name], p, name, live, files)
+                state[name] = self._loaded_state(state_dict["state"][name], p, name, program, files)
         held, told = continued(self.param_groups, fresh)
         new = {
             "_plan": None,
             "_state": WatchedDict(state, self._changes),
-            "_groups": lives,
+            "_groups": programs,
             "_files": files,
             "_updates": updates,
             "skipped": skipped,
@@ -147,13 +149,13 @@ class WithStateDict(WithPlan, registered=False):
         given: Mapping[str, Any],
         p: Array,
         name: str,
-        live: GroupProgram,
+        program: GroupProgram,
         files: Scratch | None,
     ) -> WatchedDict:
         """A copy of the state that was given for a parameter, checked."""
-        live.check_axes(p, name)
-        keys = ("step", *live.keys(p))
-        scalars = live.rule.scalars(live.h)
+        program.check_axes(p, name)
+        keys = ("step", *program.keys(p))
+        scalars = program.rule.scalars(program.h)
         if set(given) != {*keys, *scalars}:
             raise ValueError(
                 f"state of parameter {name!r} has keys {sorted(given)}; "
@@ -161,15 +163,15 @@ class WithStateDict(WithPlan, registered=False):
             )
         state = WatchedDict({"step": counter(np.array(given["step"]), name)}, self._changes)
         for key in keys[1:]:
-            x = live.checked(np.array(arrays.unmasked(given[key], key)), p, name, key)
-            if x.shape != p.shape or (live.rule.prepares and live.of_rule(key)):
+            x = program.checked(np.array(arrays.unmasked(given[key], key)), p, name, key)
+            if x.shape != p.shape or (program.rule.prepares and program.of_rule(key)):
                 state[key] = x if files is None else files.copy(x)
                 continue
             state[key] = (arrays if files is None else files).zeros_like(p)
             state[key][...] = x
         for key in scalars:
             state[key] = np.array(given[key])
-        packed_scalars(state, live, name)
+        packed_scalars(state, program, name)
         return state
 
     def _loaded(
@@ -216,9 +218,9 @@ class WithStateDict(WithPlan, registered=False):
 
     def _state_arrays(self) -> Iterator[tuple[dict[str, Any], str]]:
         """Where all state arrays are, in the order of a sweep: (the state of a parameter, key)."""
-        for group, live in zip(self.param_groups, self._groups, strict=True):
+        for group, program in zip(self.param_groups, self._groups, strict=True):
             for name, p in zip(group["param_names"], group["params"], strict=True):
                 state = self._state.get(name, {})
-                for key in live.keys(p):
+                for key in program.keys(p):
                     if isinstance(state.get(key), np.ndarray):
                         yield state, key

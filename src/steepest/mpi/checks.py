@@ -12,10 +12,10 @@ from steepest.options import filters
 __all__ = ["check_masks", "check_rules", "checked", "needs_whole", "settings_of"]
 
 
-def needs_whole(live: GroupProgram) -> bool:
+def needs_whole(program: GroupProgram) -> bool:
     """Whether something of the group needs whole parameters. Norms do not: they are combined."""
-    sums = live.in_c_order or bool(live.units) or bool(live.h["cautious"])
-    return sums or live.rule.prepares
+    sums = program.in_c_order or bool(program.units) or bool(program.h["cautious"])
+    return sums or program.rule.prepares
 
 
 def settings_of(optimizer: Optimizer) -> list[str]:
@@ -39,10 +39,10 @@ def checked(made: Any) -> Optimizer:
 
 def check_rules(optimizer: Optimizer) -> None:
     """Raises ValueError for a rule whose sums would be over all ranks."""
-    for live in internal.group_programs(optimizer):
-        if live.rule.needs == "global":
+    for program in internal.group_programs(optimizer):
+        if program.rule.needs == "global":
             raise ValueError(
-                f"{live.rule.cls.__name__} needs sums over all parameters, which no rank has: "
+                f"{program.rule.cls.__name__} needs sums over all parameters, which no rank has: "
                 "take another rule, or let every rank have all state, with gradients from "
                 "st.mpi.mean"
             )

@@ -144,9 +144,9 @@ class Sharded:
         """Which parameters must not be cut."""
         whole = [False] * len(self._names)
         programs = internal.group_programs(optimizer)
-        for group, live in zip(optimizer.param_groups, programs, strict=True):
+        for group, program in zip(optimizer.param_groups, programs, strict=True):
             for name in group["param_names"]:
-                whole[self._number[name]] = needs_whole(live)
+                whole[self._number[name]] = needs_whole(program)
         return whole
 
     def _facts(self, make: Any, probe: Optimizer | None) -> list[str]:
@@ -193,18 +193,18 @@ class Sharded:
         that counters, and the numbers that depend on them, are the same everywhere."""
         own: list[Array | None] = [None] * len(given)
         programs = internal.group_programs(self.optimizer)
-        for group, live in zip(self.optimizer.param_groups, programs, strict=True):
-            everywhere = live.rule.needs == "element-wise" and not live.rule.prepares
+        for group, program in zip(self.optimizer.param_groups, programs, strict=True):
+            everywhere = program.rule.needs == "element-wise" and not program.rule.prepares
             for i in (self._number[name] for name in group["param_names"]):
                 if given[i] and (everywhere or self._mine[i]):
                     own[i] = self._shares[i]
         return own
 
-    def _check_cuts(self, lives: Sequence[GroupProgram]) -> None:
+    def _check_cuts(self, programs: Sequence[GroupProgram]) -> None:
         """Raises ValueError where a group now needs whole a parameter that is cut."""
-        for group, live in zip(self.optimizer.param_groups, lives, strict=True):
+        for group, program in zip(self.optimizer.param_groups, programs, strict=True):
             bad = [name for name in group["param_names"] if self._cut[self._number[name]]]
-            if bad and needs_whole(live):
+            if bad and needs_whole(program):
                 raise ValueError(
                     f"parameter {bad[0]!r} is cut between ranks, and its group now has an option "
                     "that needs it whole: make a new optimizer with that option"
@@ -340,15 +340,17 @@ class Sharded:
         optimizer = self.optimizer
         found: dict[str, Any] = {}
         updates = int(counter(np.array(state_dict["updates"]), "all"))
-        lives = internal.loaded_programs(optimizer, state_dict["param_groups"], updates)
-        self._check_cuts(lives)
-        for group, live in zip(optimizer.param_groups, lives, strict=True):
+        programs = internal.loaded_programs(optimizer, state_dict["param_groups"], updates)
+        self._check_cuts(programs)
+        for group, program in zip(optimizer.param_groups, programs, strict=True):
             for name, part in zip(group["param_names"], group["params"], strict=True):
                 i = self._number[name]
                 whole, piece = state_dict["state"][name], self._mine[i]
                 if piece is None:
                     step = counter(np.array(whole["step"]), name)
-                    found[name] = internal.new_state(optimizer, live, name, part) | {"step": step}
+                    found[name] = internal.new_state(optimizer, program, name, part) | {
+                        "step": step
+                    }
                 else:
                     found[name] = {key: self._slice(i, key, x) for key, x in whole.items()}
         return found

@@ -262,9 +262,9 @@ class _Dealt(Company):
         super().__init__([zero.process_group], zero._default_device.type)
 
     def check(self, inner: Any, groups: Groups) -> None:
-        for live in internal.group_programs(inner):
-            if live.rule.needs == "global":
-                raise ValueError(_sums(live))
+        for program in internal.group_programs(inner):
+            if program.rule.needs == "global":
+                raise ValueError(_sums(program))
         clip = groups[0]["clip"]
         for one in clips(clip):
             if one.order is not None and one.parts == "group":
@@ -307,11 +307,11 @@ def _check_parts(inner: Any, groups: Groups, cut: Callable[[Any], Any]) -> None:
     """Raises ValueError where what is cut would have to be whole."""
     full = [group["params"] for group in groups if group["params"]]
     programs = internal.group_programs(inner)
-    for params, own, live in zip(full, inner.param_groups, programs, strict=True):
-        if live.rule.needs == "global":
-            raise ValueError(_sums(live))
+    for params, own, program in zip(full, inner.param_groups, programs, strict=True):
+        if program.rule.needs == "global":
+            raise ValueError(_sums(program))
         names = [name for name, p in zip(own["param_names"], params, strict=True) if cut(p)]
-        what = _whole(live) if names else ""
+        what = _whole(program) if names else ""
         if what:
             raise ValueError(
                 f"parameter {names[0]!r} is sharded, and {what} goes by whole arrays, of which no "
@@ -321,16 +321,16 @@ def _check_parts(inner: Any, groups: Groups, cut: Callable[[Any], Any]) -> None:
             )
 
 
-def _whole(live: GroupProgram) -> str:
+def _whole(program: GroupProgram) -> str:
     """What of a group goes by whole arrays. Norms do not: they are put together."""
-    h = live.h
-    rule = live.rule
+    h = program.h
+    rule = program.rule
     if rule.needs != "element-wise" or rule.prepares:
         name: str = rule.cls.__name__
         return name
-    if live.units:
+    if program.units:
         return f"one of clip={h['clip']!r}, filter={h['filter']!r}, regularize={h['regularize']!r}"
-    if live.in_c_order:
+    if program.in_c_order:
         return f"filter={h['filter']!r}"
     if h["cautious"]:
         return "cautious=True"
@@ -338,9 +338,9 @@ def _whole(live: GroupProgram) -> str:
     return "filter.mask with masks" if masks is not None and masks.masks is not None else ""
 
 
-def _sums(live: GroupProgram) -> str:
+def _sums(program: GroupProgram) -> str:
     return (
-        f"{live.rule.cls.__name__} goes by sums over all parameters, of which no process has "
+        f"{program.rule.cls.__name__} goes by sums over all parameters, of which no process has "
         "all: take another rule, or DistributedDataParallel alone, where each has all state"
     )
 

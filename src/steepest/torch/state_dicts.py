@@ -199,10 +199,10 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
         self._empty()
 
 
-def _check_keys(state: Mapping[str, Any], live: Any, p: Any, name: str) -> None:
+def _check_keys(state: Mapping[str, Any], program: Any, p: Any, name: str) -> None:
     """Raises ValueError for a loaded state that lacks what the rule needs."""
-    keys = keys_of(live, views.array(p, f"parameter {name!r}"))
-    if state["step"] and keys - {*live.of_stages} - state.keys():
+    keys = keys_of(program, views.array(p, f"parameter {name!r}"))
+    if state["step"] and keys - {*program.of_stages} - state.keys():
         raise ValueError(
             f"state of parameter {name!r} has keys {sorted(state)}; expected {sorted(keys)}"
         )

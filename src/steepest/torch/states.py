@@ -160,24 +160,26 @@ class Unwatched:
         )
 
 
-def keys_of(live: Any, p: Any) -> set[str]:
+def keys_of(program: Any, p: Any) -> set[str]:
     """What the state of a parameter has of the rule and of its options."""
-    return {"step", *live.rule_keys(p), *live.rule.scalars(live.h), *live.of_stages}
+    return {"step", *program.rule_keys(p), *program.rule.scalars(program.h), *program.of_stages}
 
 
-def adopted(live: Any, p: Any, state: Any, name: str, step: int, retyped: bool) -> dict[str, Any]:
+def adopted(
+    program: Any, p: Any, state: Any, name: str, step: int, retyped: bool
+) -> dict[str, Any]:
     """A state of torch's as one of ours: arrays over the same memory, of the parameter's type.
 
     Of entries that are not the rule's, those that may become so, when an option is set later.
     """
-    found = layout.state_from_torch(live.rule.rule, state, name, step)
-    keys = keys_of(live, views.array(p, f"parameter {name!r}"))
+    found = layout.state_from_torch(program.rule.rule, state, name, step)
+    keys = keys_of(program, views.array(p, f"parameter {name!r}"))
     if "step" not in state and not (keys - {"step"}) & found.keys():
         return {}
     made = {}
     for key, x in found.items():
         if key in keys:
-            if retyped and key not in live.rule.scalars(live.h):
+            if retyped and key not in program.rule.scalars(program.h):
                 x = _retyped(x, p)
             made[key] = views.state(x, f"state {key!r} of parameter {name!r}")
         elif isinstance(x, torch.Tensor) and x.shape == p.shape and views.ordinary(x):
