@@ -50,6 +50,7 @@ torch.serialization.add_safe_globals(layout.values())
 
 _OWN = ("params", "param_names")
 _NONE = object()
+_PLAIN = (float, int, str, type(None))
 
 
 class _Place:
@@ -63,6 +64,8 @@ class _Place:
         self.at = self.names.index("decay_mode")
         self.get = itemgetter(*self.names, *([layout.FLAG] * self.flagged))
         self.seen: tuple[Any, ...] = ()
+        self.objects: list[int] = []
+        """The places of what may be equal to something else and change in another way."""
 
     def sync(self) -> None:
         """Takes over the hyper-parameters that torch's group has now."""
@@ -71,6 +74,8 @@ class _Place:
             same = values == self.seen
         except (RuntimeError, ValueError):  # tensors or arrays of several numbers
             same = False
+        if same and self.objects:
+            same = all(values[i] is self.seen[i] for i in self.objects)
         if not same:
             self._take(values)
         if self.live.shared:
@@ -95,6 +100,7 @@ class _Place:
                 constant = constant and not _changing(x)
         if constant:
             self.seen = values
+            self.objects = [i for i, x in enumerate(values) if not _plain(x)]
 
     def give_back(self) -> None:
         """Hands the numbers that the rule keeps of the group to torch's."""
@@ -637,6 +643,11 @@ def inverse(scale: Any) -> float:
 
 def _is_none(x: Any) -> bool:
     return x is None
+
+
+def _plain(x: Any) -> bool:
+    """Whether a hyper-parameter is a number, a word or several, equal to what has its value."""
+    return all(map(_plain, x)) if isinstance(x, tuple) else isinstance(x, _PLAIN)
 
 
 def _changing(x: Any) -> bool:
