@@ -95,7 +95,7 @@ def result(rule: str, run: Callable[[str, Rate | None], float], steps: int) -> R
     losses = {lr: run(rule, st.schedules.cosine(lr, steps=steps)) for lr in RATES}
     finite = {lr: x for lr, x in losses.items() if math.isfinite(x)}
     best = min(finite, key=finite.__getitem__) if finite else math.nan
-    needs_lr = inspect.signature(RULES[rule].__init__).parameters["lr"].default
+    needs_lr = inspect.signature(RULES[rule]).parameters["lr"].default
     default = run(rule, None) if needs_lr is not inspect.Parameter.empty else math.nan
     return Result(rule, default, finite.get(best, math.nan), best)
 

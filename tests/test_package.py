@@ -205,6 +205,56 @@ def test_imports_make_no_circle():
     TopologicalSorter(graph).prepare()
 
 
+FAMILY = """
+from typing import Any, ClassVar
+import numpy as np
+from steepest.core.hyper_parameters import Rate, Weight
+from steepest.core.optimizer import Optimizer
+
+class Unheard(Optimizer):
+    \"\"\"Gradient descent by another name.
+
+        p ← p - lr · g
+    \"\"\"
+    lr: Rate = 1.0
+    weight_decay: Weight = 0.0
+
+    @staticmethod
+    def states(h): return ()
+
+    @staticmethod
+    def coefficients(h, t): return "sgd", (h["lr"],)
+"""
+TWIN = """
+def unheard(p, g, state, t, *, lr, weight_decay):
+    p[...] = p - p.dtype.type(lr) * g
+"""
+
+
+def test_a_new_family_is_found_by_its_place(tmp_path):
+    """One file in the package of classes and one in that of references, and no list."""
+    for package, source in (("optimizers", FAMILY), ("reference", TWIN)):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "unheard_of.py").write_text(source, encoding="utf-8")
+    code = f"""
+import json, sys
+class Finder:  # as if the files lay in the packages
+    def find_spec(self, name, path=None, target=None):
+        found = (x.find_spec(name, path, target) for x in sys.meta_path if x is not self)
+        spec = next((x for x in found if x is not None), None)
+        if name in ("steepest.optimizers", "steepest.reference"):
+            spec.submodule_search_locations.append({str(tmp_path)!r} + "/" + name.split(".")[1])
+        return spec
+sys.meta_path.insert(0, Finder())
+import numpy as np, steepest
+from steepest import reference
+w = np.ones(2)
+steepest.Unheard(w, lr=0.5).step(np.ones(2))
+print(json.dumps([w.tolist(), "unheard" in reference.RULES]))
+"""
+    assert answer(code) == [[0.5, 0.5], True]
+
+
 # Who touches what
 
 

@@ -8,7 +8,7 @@
 array([-0.1,  0.1,  0. ])
 """
 
-import sys
+import sys as _sys
 
 from steepest import checkpoint as checkpoint
 from steepest import convert as convert
@@ -19,7 +19,7 @@ from steepest import schedules as schedules
 from steepest import tuning as tuning
 from steepest.checkpoint import load as load
 from steepest.checkpoint import save as save
-from steepest.checkpoint.former_names import FORMER_MODULES
+from steepest.checkpoint.former_names import FORMER_MODULES as _FORMER_MODULES
 from steepest.extension.build import get_include as get_include
 from steepest.kernels.information import info as info
 from steepest.kernels.threads import get_num_threads as get_num_threads
@@ -60,6 +60,8 @@ from steepest.tuning import tune as tune
 __version__ = "0.1.0"
 
 for _module in (initializers, logs, losses):  # so that ``import steepest.losses`` finds them
-    sys.modules[f"steepest.{_module.__name__.rpartition('.')[2]}"] = _module
-for _now, _before in FORMER_MODULES.items():  # and so do files that were written then
-    sys.modules[_before] = sys.modules[_now]
+    _sys.modules[f"steepest.{_module.__name__.rpartition('.')[2]}"] = _module
+for _now, _before in _FORMER_MODULES.items():  # and so do files that were written then
+    _sys.modules[_before] = _sys.modules[_now]
+for _rule in optimizers.RULES.values():  # of families that are found by their place
+    globals().setdefault(_rule.__name__, _rule)

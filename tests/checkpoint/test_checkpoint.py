@@ -405,7 +405,7 @@ def test_hyper_parameters_that_make_no_sense_are_refused(file):
     for old, new, message in [
         ('"lr": 0.1', '"lr": -0.1', "lr = -0.1"),
         ('"lr": 0.1', '"lr": "fast"', "lr = 'fast'"),
-        ('"lr": 0.1', f'"lr": 1{"0" * 400}', "lr = 10+: expected a finite"),
+        ('"lr": 0.1', f'"lr": 1{"0" * 400}', "lr = inf: expected a finite"),
         ('"amsgrad": false', '"amsgrad": 3', "amsgrad = 3"),
         ('"amsgrad": false', '"amsgrad": true', "max_exp_avg_sq"),
         ('{"$tuple": [0.9, 0.999]}', "[0.9]", "betas"),

@@ -260,7 +260,7 @@ REGRESSION = ["TABLE", "--target", "y", "--ignore", "sign", "--loss"]
         (["digits", "--target", "y"], "--target is for CSV files"),
         (["digits", "--task", "regression"], "--task is for CSV files"),
         (["digits", "--optimizer", "adamv"], "expected one of sgd, .*; did you mean adam"),
-        (["digits", "--optimizer", "sgd:momentum=-1"], "momentum = -1.0: expected"),
+        (["digits", "--optimizer", "sgd:momentum=-1"], "momentum = -1: expected"),
         (["digits", "--optimizer", "sgd:speed=1"], "SGD has no argument 'speed'"),
         (["digits", "--optimizer", "sgd:momentum"], "expected sgd, or sgd:arguments written as in"),
         (["digits", "--optimizer", "sgd:momentum=open('x')"], "expected sgd, or sgd:arguments"),

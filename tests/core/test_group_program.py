@@ -1,5 +1,6 @@
 """A step costs what has changed: only what was written to, or is a schedule, is looked at again."""
 
+import dataclasses
 import sys
 from collections.abc import Callable
 
@@ -147,6 +148,57 @@ def test_numbers_that_do_not_go_together_are_refused_when_one_is_written() -> No
     opt.param_groups[0]["step_sizes"] = (2.0, 1.0)
     with pytest.raises(ValueError, match="step_sizes"):
         opt.step(G)
+
+
+@dataclasses.dataclass
+class Halving:
+    """A schedule that remembers what it was told, and is equal to one that was told the same."""
+
+    lr: float
+    told: list = dataclasses.field(default_factory=list)
+
+    def __call__(self, t: int) -> float:
+        return self.lr * 0.5 ** len(self.told)
+
+
+def in_numpy(**hyper):
+    w = np.ones(3)
+    opt = st.SGD(w, **hyper)
+    return opt.param_groups[0], lambda: opt.step(np.ones(3)), w
+
+
+def in_torch(**hyper):
+    torch = pytest.importorskip("torch")
+    import steepest.torch as stt
+
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    p.grad = torch.ones(3, dtype=torch.float64)
+    opt = stt.SGD([p], **hyper)
+    return opt.param_groups[0], opt.step, p.detach().numpy()
+
+
+@pytest.mark.parametrize("door", [in_numpy, pytest.param(in_torch, marks=pytest.mark.torch)])
+@pytest.mark.parametrize(
+    ("key", "put", "left"),
+    [
+        ("lr", lambda x: x, [0.5, 0.0, -0.25]),
+        ("clip", lambda x: st.clip.value(x), [0.5, 0.0, -0.25]),
+        ("filter", lambda x: (st.filters.grokfast(alpha=1.0, lamb=x),), [-0.5, -2.0, -3.25]),
+    ],
+    ids=["lr", "clip", "filter"],
+)
+def test_an_equal_object_in_the_place_of_another_is_the_one_that_is_heard(door, key, put, left):
+    hyper = {"lr": 1.0, key: put(Halving(0.5))}
+    group, step, w = door(**hyper)
+    step()
+    found = [w[0]]
+    other = Halving(0.5)
+    group[key] = put(other)
+    step()
+    found.append(w[0])
+    other.told.append(1)
+    step()
+    assert [*found, w[0]] == left
 
 
 def test_a_mapping_remembers_what_was_read() -> None:

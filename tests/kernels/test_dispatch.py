@@ -227,8 +227,8 @@ def test_a_name_that_is_taken(package):
 
 def test_a_rule_that_no_module_has(monkeypatch):
     w = np.zeros(3)
-    opt = st.SignSGD(w)
     monkeypatch.setattr(st.SignSGD, "coefficients", staticmethod(lambda h, t: ("nothing", ())))
+    opt = st.SignSGD(w)
     level = dispatch.current.level
     with pytest.raises(
         LookupError, match=rf"no compiled rule 'nothing' at level '{level}'.*kernels"

@@ -9,7 +9,7 @@ import pytest
 from matrix_rules import RULES, gradients, run
 
 from steepest.matrix import (
-    adam,
+    adam_moments,
     kron,
     linalg,
     low_rank,
@@ -224,7 +224,7 @@ def test_defaults_are_those_of_the_packages_they_are_named_after():
     }
 
 
-MODULES = [linalg, random_numbers, adam, newton_schulz, muon, soap, shampoo, kron, low_rank]
+MODULES = [linalg, random_numbers, adam_moments, newton_schulz, muon, soap, shampoo, kron, low_rank]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)

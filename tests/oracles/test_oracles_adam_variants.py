@@ -378,7 +378,7 @@ def test_descends_rosenbrock(rule):
 def test_the_oracles_name_every_argument():
     """A new argument of one of these rules is to be given above; conventions have their file."""
     common = {"self", "params", "options", "lr", "betas", "eps", "weight_decay", "convention"}
-    own = {n for rule in FAMILY for n in inspect.signature(RULES[rule].__init__).parameters}
+    own = {n for rule in FAMILY for n in inspect.signature(RULES[rule]).parameters}
     named = {
         "initial_accumulator_value", "bias_correction", "use_clipping", "alpha", "a", "b", "rho",
     }  # fmt: skip

@@ -86,7 +86,7 @@ def test_what_is_no_number_is_refused(value):
 @pytest.mark.parametrize("value", [10**400, -(10**400)], ids=["large", "small"])
 def test_an_integer_beyond_double_is_out_of_range(value):
     for key in ("lr", "momentum"):
-        with pytest.raises(ValueError, match=f"{key} = -?10*: expected a finite number"):
+        with pytest.raises(ValueError, match=f"{key} = -?inf: expected a finite number"):
             st.SGD(MATRIX, **{key: value})
 
 

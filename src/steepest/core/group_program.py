@@ -78,6 +78,8 @@ class GroupProgram:
         """Where a number needs no further check, by name."""
         self._lengths: dict[str, int] = {}
         """How many numbers there are, where there are several."""
+        self._varying: list[int] = []
+        """The places of those that may have another value at the next step."""
         self._timed = False
         """Whether a clip, filter or penalty has a schedule."""
         self._whole = False
@@ -138,6 +140,9 @@ class GroupProgram:
         except ValueError:  # an array, which does not say whether it equals a number
             same = False
         before, self._seen = self._seen, ()  # whatever ends this early, the next step looks again
+        for i in self._varying if same else ():
+            if seen[i] is not before[i]:  # equal now, and perhaps not later
+                same = False
         if self._whole or not (same or self._takes(before, seen, count)):
             self._rebuild(seen, count)
         elif self._moving or self._timed:
@@ -162,7 +167,8 @@ class GroupProgram:
         self._stage(h, count)
         self.h = h
         self.sign = -1.0 if h["maximize"] else 1.0
-        moving = [(name, x) for name, x in given.items() if variable(x)]
+        self._varying = [i for i, x in enumerate(seen) if variable(x)]
+        moving = [(names[i], seen[i]) for i in self._varying]
         self._timed = any(name in _OPERATIONS for name, _ in moving)
         moving = [(name, x) for name, x in moving if name not in _OPERATIONS]
         self._whole = not all(callable(x) or type(x) is tuple for _, x in moving)

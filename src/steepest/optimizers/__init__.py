@@ -1,4 +1,11 @@
-"""Every optimizer, from simple to elaborate; ``RULES`` is the one list of them."""
+"""Every optimizer, from simple to elaborate; ``RULES`` is the one list of them.
+
+A family is a module here. One that is not imported by name is found all the same, after the others.
+"""
+
+import importlib
+import pkgutil
+import sys
 
 # The order of these imports is the order of RULES.
 from steepest.core.optimizer import RULES as RULES
@@ -20,3 +27,8 @@ from steepest.optimizers.by_group import *  # isort: skip
 
 # It evaluates the function itself, so it is no Optimizer and not in RULES.
 from steepest.optimizers.lbfgs import LBFGS as LBFGS  # isort: skip
+
+for _found in pkgutil.iter_modules(sys.modules[__name__].__path__, f"{__name__}."):
+    importlib.import_module(_found.name)
+for _rule in RULES.values():
+    globals().setdefault(_rule.__name__, _rule)

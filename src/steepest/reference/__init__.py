@@ -10,20 +10,10 @@ the operations and the roundings matter: scalars are computed in double and roun
 
 import inspect
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any, TypeVar
 
-from steepest.reference import (
-    adam,
-    adam_variants,
-    adaptive,
-    averaged,
-    factored,
-    layerwise,
-    matrix_rules,
-    parameter_free,
-    sgd,
-    sign,
-)
 from steepest.reference.operation_order import StepOptions
 from steepest.reference.reductions import norm as norm
 
@@ -41,24 +31,15 @@ def _is_rule(function: object) -> bool:
     return list(inspect.signature(function).parameters)[:4] in (ONE, ALL)
 
 
-# Every such function of a family is a rule; a global rule takes lists.
+_FAMILIES = [import_module(found.name) for found in iter_modules(__path__, f"{__name__}.")]
+
 RULES: dict[str, Callable[..., None]] = {
     name: function
-    for family in (
-        sgd,
-        adaptive,
-        adam,
-        adam_variants,
-        sign,
-        averaged,
-        layerwise,
-        parameter_free,
-        matrix_rules,
-        factored,
-    )
+    for family in _FAMILIES
     for name, function in vars(family).items()
-    if _is_rule(function)
+    if _is_rule(function) and function.__module__ == family.__name__
 }
+"""Every such function of a module here is a rule; a global rule takes lists."""
 
 
 def register(function: _Rule) -> _Rule:

@@ -12,6 +12,7 @@ torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 __all__ = ["Follower"]
 
 _NONE = object()
+_PLAIN = (float, int, str, type(None))
 
 
 class Follower:
@@ -27,6 +28,8 @@ class Follower:
         self.at = self.names.index("decay_mode")
         self.get = itemgetter(*self.names, *([layout.FLAG] * self.flagged))
         self.seen: tuple[Any, ...] = ()
+        self.objects: list[int] = []
+        """The places of what may be equal to something else and change in another way."""
 
     def sync(self) -> None:
         """Takes over the hyper-parameters that torch's group has now."""
@@ -35,6 +38,8 @@ class Follower:
             same = values == self.seen
         except (RuntimeError, ValueError):  # tensors or arrays of several numbers
             same = False
+        if same and self.objects:
+            same = all(values[i] is self.seen[i] for i in self.objects)
         if not same:
             self._take(values)
         if self.program.shared:
@@ -59,6 +64,7 @@ class Follower:
                 constant = constant and not _changing(x)
         if constant:
             self.seen = values
+            self.objects = [i for i, x in enumerate(values) if not _plain(x)]
 
     def settled(self, count: int) -> dict[str, Any]:
         """The hyper-parameters after `count` updates, as numbers."""
@@ -73,6 +79,11 @@ class Follower:
         """Hands the numbers that the rule keeps of the group to torch's."""
         for key in self.program.shared:
             self.group[key] = self.inner[key]
+
+
+def _plain(x: Any) -> bool:
+    """Whether a hyper-parameter is a number, a word or several, equal to what has its value."""
+    return all(map(_plain, x)) if isinstance(x, tuple) else isinstance(x, _PLAIN)
 
 
 def _changing(x: Any) -> bool:
