@@ -182,3 +182,13 @@ def test_what_a_type_checker_sees(tmp_path):
     order = ["params", "lr", "betas", "eps", "weight_decay", "amsgrad", "*, ", "clip", "convention"]
     at = [revealed.index(f" {name}:" if name.isidentifier() else name) for name in order]
     assert at == sorted(at), revealed
+
+
+def test_a_rule_without_the_fields_that_all_have_is_refused():
+    known = dict(RULES)
+    with pytest.raises(TypeError, match="Bare has no weight_decay: every rule has both fields"):
+
+        class Bare(st.Optimizer):
+            lr: Rate = 1.0
+
+    assert known == RULES

@@ -106,6 +106,12 @@ class Rule(ABC):
                 )
         if cls.kernels:
             dispatch.register(cls.kernels)
+        lacking = [name for name in ("lr", "weight_decay") if name not in cls.checks]
+        if registered and lacking:
+            raise TypeError(
+                f"{cls.__name__} has no {' and no '.join(lacking)}: every rule has both fields, "
+                "which schedules, decay and penalties use: weight_decay: Weight = 0.0"
+            )
         if registered:
             RULES[cls.rule] = cls
 
