@@ -805,7 +805,7 @@ def test_metamorphic_properties(rule, arguments):
         same_bits(final(-start, -grads), -whole, "odd symmetry")
     same_bits(final(start, -grads, maximize=True), whole, "climbing is descending the negative")
     if RULES[rule].needs != "element-wise":
-        return  # what is elsewhere matters, and sums hang on the order
+        return  # what is elsewhere matters, and sums depend on the order
     halves = [final(start[:20], grads[:, :20]), final(start[20:], grads[:, 20:])]
     same_bits(np.concatenate(halves), whole, "partition")
     order = rng.permutation(50)

@@ -133,7 +133,7 @@ def test_many_dimensions_have_many_accumulators():
 
 @pytest.mark.parametrize("rule", ["adafactor", "came", "sm3"])
 def test_a_matrix_of_rank_one_has_its_own_scale(rule):
-    """The squares of g = r cᵀ are products of their means, so each element goes by its own."""
+    """The squares of g = r cᵀ are products of their means, so each element uses its own."""
     rng = np.random.default_rng(0)
     g = np.outer(rng.uniform(0.1, 9.0, 7), rng.uniform(0.1, 9.0, 5))
     p = np.zeros_like(g)

@@ -1,4 +1,4 @@
-"""Muon and AdamW in one optimizer: which parameter goes by which, and with what."""
+"""Muon and AdamW in one optimizer: which parameter uses which, and with what."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Gradients in parts: an optimizer that steps some of them goes by the norms of all."""
+"""Gradients in parts: an optimizer that steps some of them uses the norms of all."""
 
 import math
 import sys

@@ -187,7 +187,7 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def precise(monkeypatch):
-    """torch's Muon goes by bfloat16 inside, on any dtype: here its own code in the parameter's."""
+    """torch's Muon uses bfloat16 inside, on any dtype: here its own code in the parameter's."""
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
     if "Muon" in INFOS:  # which says x.bfloat16(), or from 2.15 on x.to(torch.bfloat16)
         same = types.SimpleNamespace(**vars(torch) | {"bfloat16": None})

@@ -23,7 +23,7 @@ def made(*steps, lr=0.1):
 
 
 def seen(opt):
-    """Everything that a step goes by, as text."""
+    """Everything that a step uses, as text."""
     names = [group["param_names"] for group in opt.param_groups]
     plateau = opt.param_groups[1]["lr"].state
     return repr((names, opt._order, opt._given, plateau, opt.state_dict()))

@@ -125,7 +125,7 @@ def test_stages_around_every_rule(rule, arguments, options, levels):
                 run(rule, options, dtype, (1, 7, BLOCK_SIZE + 1), 4, draw)
 
 
-# What goes by the shape of a parameter, and not by its elements alone.
+# What depends on the shape of a parameter, and not on its elements alone.
 SHAPED = [(r, a) for r, a in CONFIGURATIONS if RULES[r].needs in ("layer-wise", "global")]
 BY_ROWS = [(rule, a) for rule, a in SHAPED if RULES[rule].factors]
 SHAPES = (

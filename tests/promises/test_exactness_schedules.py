@@ -1,5 +1,5 @@
 """Hyper-parameters whose schedules pass through the ends of their ranges, such as a momentum of 0:
-the kernels and the reference have the same bits, whatever structure hangs on the value."""
+the kernels and the reference have the same bits, whatever structure depends on the value."""
 
 from itertools import product
 
@@ -87,7 +87,7 @@ DECAYS = [0.1, *(through(0.1, 0.0, order) for order in ORDERS)]
 
 
 def decays(mode):
-    """Combinations of what decay goes by, that are allowed."""
+    """Combinations of what decay uses, that are allowed."""
     penalties = [(), *map(regularize.decoupled, DECAYS)]
     for cautious, weight, lr, penalty in product((False, True), (0.0, *DECAYS), DECAYS, penalties):
         given = {"lr": lr, "weight_decay": weight, "cautious": cautious, "regularize": penalty}

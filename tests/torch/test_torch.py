@@ -395,7 +395,7 @@ def test_the_state_is_made_at_the_first_step_and_shares_memory():
     assert list(optimizer.state) == [params[0]]
     state = optimizer.state[params[0]]
     assert state["step"].dtype == torch.int64
-    state["exp_avg"].zero_()  # in place: the next step goes by it
+    state["exp_avg"].zero_()  # in place: the next step uses it
     g = values(2)[0]
     optimizer.step()
     expected = np.float32(1.0 - 0.9) * g

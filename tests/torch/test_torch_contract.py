@@ -217,7 +217,7 @@ def test_a_rate_that_is_a_tensor(name):
 
 
 def test_asgd_goes_by_its_rate_at_once():
-    """torch's goes by the rate that there was at the end of the step before: one step later."""
+    """torch's uses the rate that there was at the end of the step before: one step later."""
     (p, ours), (q, theirs) = both("ASGD", lambd=0.0, weight_decay=0.0)
     for params, optimizer in ((p, ours), (q, theirs)):
         step(params, optimizer, range(2))

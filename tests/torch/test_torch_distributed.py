@@ -141,7 +141,7 @@ for rule in RULES:
     def made(parameters):
         return ZeroRedundancyOptimizer(parameters, cls(rule))
     if RULES[rule].needs == "global":
-        raises(ValueError, "goes by sums over all parameters", lambda: made(m.parameters()))
+        raises(ValueError, "needs sums over all parameters", lambda: made(m.parameters()))
         refused.add(rule)
         continue
     own, one = made(m.parameters()), cls(rule)(q.parameters())

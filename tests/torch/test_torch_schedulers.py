@@ -207,7 +207,7 @@ def test_every_class_is_driven(name, scheduler, monkeypatch, double):
 
 def test_where_two_rules_differ_from_torchs_under_a_scheduler(monkeypatch, double):
     """NAdam's product of momentums is that of the present β₁, torch's of all that there were; ASGD
-    goes by a new rate at once, torch's one step later."""
+    uses a new rate at once, torch's one step later."""
     monkeypatch.setitem(OPTIMIZERS, "NAdam", ("NAdam", {"lr": 0.05}))
     monkeypatch.setitem(OPTIMIZERS, "ASGD", ("ASGD", {"lr": 0.05, "lambd": 0.0}))
     runs = [Training(module, "NAdam", "OneCycleLR") for module in (stt, torch.optim)]

@@ -23,7 +23,7 @@ class CommonOptions(WithFields, options=True):
     filter: one of ``st.filters``, or a tuple of them.
     l1: weight of the L1 penalty. decay_mode: whether weight_decay enters the gradient (``"l2"``)
     or shrinks the parameter (``"decoupled"``), or another of ``steepest.options.decay.MODES``;
-    peak_lr: the largest lr, for the modes that go by it. maximize: climb instead of descend.
+    peak_lr: the largest lr, for the modes that use it. maximize: climb instead of descend.
     cautious: move only elements that the rule moves against their gradient, by as much more as
     there are fewer
     (arXiv:2411.16085). ema: decay rate

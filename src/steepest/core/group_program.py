@@ -45,20 +45,20 @@ class GroupProgram:
     units: list[regularize.UnitStage]
     sign: float
     _averages: bool
-    """Whether the group has stages that go by a parameter's own count of steps."""
+    """Whether the group has operations that depend on a parameter's own count of steps."""
     _projects: bool
     """Whether a parameter is whole only after the stages of units."""
 
     def __init__(self, rule: Any, group: Mapping[str, Any], count: int) -> None:
         self.rule = rule
-        """The optimizer whose rule the group goes by."""
+        """The rule that the group uses."""
         self._own_decay: bool = rule.own_decay
         self._prepares: bool = rule.prepares
         self._coefficients = rule.at_steps()
         self.together = rule.needs == "global"
-        """Whether all groups of this rule go by the same sums and numbers."""
+        """Whether all groups of this rule use the same sums and numbers."""
         self.in_c_order = False
-        """Whether arrays are walked in C order, which sums over them hang on."""
+        """Whether arrays are walked in C order, which sums over them depend on."""
         self.shared: tuple[str, ...] = ()
         """The numbers that the rule keeps of the group."""
         self._kept: tuple[float, ...] = ()
@@ -298,7 +298,7 @@ class GroupProgram:
         if len(units) > UNIT_STAGE_LIMIT:
             kinds = ", ".join(kind for kind, _ in units)
             raise ValueError(
-                f"clip, filter and regularize go by units {len(units)} times ({kinds}); "
+                f"clip, filter and regularize use units {len(units)} times ({kinds}); "
                 f"expected at most {UNIT_STAGE_LIMIT} times"
             )
         around = stage_arrays(h)
@@ -384,7 +384,7 @@ class GroupProgram:
 
     def check_axes(self, p: Array, name: str) -> None:
         """Raises ValueError where the rule is not for the parameter, or the parameter lacks an axis
-        that a clip or penalty goes by."""
+        that a clip or penalty uses."""
         self.rule.check_parameter(p, name)
         for axis in self.axes:
             try:

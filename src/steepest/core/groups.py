@@ -1,4 +1,4 @@
-"""The parameters of an optimizer: groups, what each group goes by, and state as it begins."""
+"""The parameters of an optimizer: groups, what each group uses, and state as it begins."""
 
 import copy
 import os
@@ -205,7 +205,7 @@ class WithGroups(Rule, registered=False):
         return filled | decay.with_peak(hyper)
 
     def _rule_of(self, group: Mapping[str, Any]) -> HeldRule:
-        """The rule that a group goes by: this optimizer's, or that of its ``"rule"``."""
+        """The rule that a group uses: this optimizer's, or that of its ``"rule"``."""
         name = group.get("rule", self.rule)
         if name not in self._rules:
             self._rules[name] = other_rule(name, self.defaults, group)

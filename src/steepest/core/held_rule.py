@@ -92,7 +92,7 @@ def settled_defaults(cls: type[Rule], given: Mapping[str, Any]) -> dict[str, Any
 
 
 def other_rule(name: str, defaults: Mapping[str, Any], group: Mapping[str, Any]) -> HeldRule:
-    """Another rule for groups to go by: with its own defaults, and the options that all rules share
+    """Another rule for groups to use: with its own defaults, and the options that all rules share
     as in `defaults`; `group` has what has no default. Raises ValueError for an unknown rule."""
     cls: type[Rule] | None = RULES.get(name, OWN.get(name))
     if cls is None:

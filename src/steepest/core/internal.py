@@ -53,7 +53,7 @@ __all__ = [
 
 
 def rule_of(optimizer: Optimizer, group: Mapping[str, Any]) -> HeldRule:
-    """The rule that a group goes by. Raises ValueError for one that there is not."""
+    """The rule that a group uses. Raises ValueError for one that there is not."""
     return optimizer._rule_of(group)
 
 
@@ -68,7 +68,7 @@ def group_programs(optimizer: Optimizer) -> Sequence[GroupProgram]:
 
 
 def clipping_of(optimizer: Optimizer) -> Clipping:
-    """The clips of all groups, and the norms that they go by, once there is a plan."""
+    """The clips of all groups, and the norms that they use, once there is a plan."""
     return optimizer._clipping
 
 
@@ -104,7 +104,7 @@ def given_order(optimizer: Optimizer) -> list[int]:
 
 
 def flat_step(optimizer: Optimizer, grads: list[Any], factor: float) -> Plan | None:
-    """A step with gradients in the order of the groups, times a factor; the plan it went by.
+    """A step with gradients in the order of the groups, times a factor; the plan it used.
 
     Alone, and in the default floating-point mode. Raises what ``step`` raises.
     """

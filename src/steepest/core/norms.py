@@ -165,7 +165,7 @@ class Clipping:
         """Domains whose clips need the norms of this step only at the next."""
 
     def first_step(self, history: History) -> bool:
-        """Whether a clip that goes by an earlier norm has none yet."""
+        """Whether a clip that uses an earlier norm has none yet."""
         return any(not history.get(key) for key, _ in self.following)
 
     def measure(self, plan: Plan, workers: int, peers: Peers | None = None) -> Norms:

@@ -169,7 +169,7 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
         plan.replace(copies)
 
     def _clipped_step(self, plan: Plan, workers: int, count: int, climbing: bool) -> None:
-        """The rest of a step that goes by norms."""
+        """The rest of a step that uses norms."""
         clipping, history = self._clipping, self.clip_history
         norms: Norms | None = None
         fresh: dict[str, list[float]] = {}

@@ -145,7 +145,7 @@ class WithPlan(WithGroups, registered=False):
                 if group[key] != first[key] and group[key] == group[key]:
                     raise ValueError(
                         f"{key} of group {number} = {group[key]!r}: expected that of group "
-                        f"{domain}, {first[key]!r}; they go by the same"
+                        f"{domain}, {first[key]!r}; they use the same"
                     )
             program = self._groups[number]
             for key in program.rule.alike:

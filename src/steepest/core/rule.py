@@ -77,7 +77,7 @@ class Rule(ABC):
     fixed: ClassVar[tuple[str, ...]] = ()
     """Hyper-parameters that give states their shapes: those of a group cannot change."""
     factors: ClassVar[int] = 0
-    """What a rule that goes by rows and columns takes beside its states: 1, factors of rows, or 2,
+    """What a rule that uses rows and columns takes beside its states: 1, factors of rows, or 2,
     factors of rows and of columns."""
 
     def __init_subclass__(cls, registered: bool = True) -> None:
@@ -135,12 +135,12 @@ class Rule(ABC):
         if p.ndim < cls.least_axes:
             raise ValueError(
                 f"parameter {name!r} has shape {p.shape}; {cls.__name__} needs "
-                f"{cls.least_axes} axes or more: let it go by another rule, such as adamw"
+                f"{cls.least_axes} axes or more: let it use another rule, such as adamw"
             )
 
     @staticmethod
     def matrices(p: Array, h: Mapping[str, Any]) -> arrays.Matrices | None:
-        """How the rule takes p that goes by rows and columns, and the states that hold numbers of
+        """How the rule takes p by its rows and columns, and the states that hold numbers of
         these; None for a parameter that it takes by elements, with ``states``."""
         return None
 

@@ -98,7 +98,7 @@ def _check_pattern(pattern: str, names: Sequence[str]) -> None:
 class RuleTable(Selection):
     """Rules by patterns of names, the first that fits, and ``exclude`` and ``overrides`` within.
 
-    With `rest`, what no pattern fits goes by the optimizer's own rule, and there may be no vectors.
+    With `rest`, what no pattern fits uses the optimizer's own rule, and there may be no vectors.
 
     What the table says for a rule stands before what a group says, unless no part of the group
     would take it otherwise: so a group all of AdamW's, say, has a rate of its own.
@@ -139,7 +139,7 @@ class RuleTable(Selection):
         params: Sequence[Array],
         names_of: NamesOf,
     ) -> list[tuple[dict[str, Any], list[int]]]:
-        if "rule" in group:  # which then says what its parameters go by
+        if "rule" in group:  # which then says what its parameters use
             return super().split(group, names, params, names_of)
         same = [id(changes) for _, changes in self._table]
         # Patterns with the same dict make one group; the last is the optimizer's own rule.
@@ -161,7 +161,7 @@ class RuleTable(Selection):
             found.setdefault(alike[first], []).append(i)
         idle = [pattern for k, (pattern, _) in enumerate(self._table) if k not in used]
         if idle and not self._rest:
-            raise ValueError(f"rules[{idle[0]!r}] has no parameter left to go by it")
+            raise ValueError(f"rules[{idle[0]!r}] has no parameter left to use it")
         parts = []
         tables = {k: dict(self._table[k][1]) if k < len(self._table) else {} for k in found}
         left = _left(group, tables.values(), names_of)

@@ -15,7 +15,7 @@ __all__ = ["SplitUpdate"]
 class SplitUpdate:
     """One update of an optimizer, in a step for each parameter.
 
-    All of these go by the hyper-parameters, the count of updates and the remembered norms that the
+    All of these use the hyper-parameters, the count of updates and the remembered norms that the
     first has found, and count as one. For rules and clips that take each parameter for itself.
     """
 
@@ -42,7 +42,7 @@ class SplitUpdate:
 
     def step(self, i: int, grads: list[Any]) -> Plan | None:
         """Steps the i-th parameter in the order of the groups, the others' gradients being None;
-        the plan that it went by. Raises what a step raises; the parameter is as before then."""
+        the plan that it used. Raises what a step raises; the parameter is as before then."""
         optimizer, updates = self._optimizer, self._optimizer._updates
         done = updates.item()
         updates[...] = self._count

@@ -62,10 +62,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Matrices:
-    """A parameter as a rule takes it that goes by rows and columns: `count` matrices, one after the
+    """A parameter as a rule takes it that uses rows and columns: `count` matrices, one after the
     other in C order.
 
-    `factors` are the shapes of the factors of all rows, and of all columns unless the rule goes by
+    `factors` are the shapes of the factors of all rows, and of all columns unless the rule uses
     rows alone, which NumPy would spread over the parameter's shape; `states` those of the states
     that hold numbers of rows and columns.
     """

@@ -103,7 +103,7 @@ class _ScheduleFree(Optimizer, registered=False):
     def check(cls, h: Mapping[str, Any]) -> None:
         name, beta = cls.momentum_of(h)
         if callable(beta):
-            raise TypeError(f"{name} = {beta!r}: expected a number; the average hangs on its value")
+            raise TypeError(f"{name} = {beta!r}: expected a number; the average depends on it")
         if not 0.0 < beta < 1.0:
             raise ValueError(f"{name} = {beta!r}: expected a number in (0, 1)")
 

@@ -10,9 +10,9 @@ __all__ = ["ByGroup"]
 
 
 class ByGroup(Optimizer, registered=False):
-    """One optimizer in which each parameter goes by the rule that its name asks for.
+    """One optimizer in which each parameter uses the rule that its name asks for.
 
-    ``rules`` says what goes by which rule, the first that fits: patterns of names such as
+    ``rules`` says what uses which rule, the first that fits: patterns of names such as
     ``"*.bias"``, or ``"vectors"`` for what has fewer than two dimensions, with a dict of the
     ``"rule"`` and its hyper-parameters; what is left out has the rule's own default. Everything
     else is as in one optimizer: gradients keep the structure of ``params``, options hold for all,

@@ -1,4 +1,4 @@
-"""Rules that go by the rows and columns of matrices: Adafactor, CAME, SM3, Adam-mini."""
+"""Rules that use the rows and columns of matrices: Adafactor, CAME, SM3, Adam-mini."""
 
 import math
 from collections.abc import Mapping

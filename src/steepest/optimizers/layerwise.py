@@ -1,4 +1,4 @@
-"""Rules that go by norms over a whole parameter: LAMB, LARS, NovoGrad, StableAdamW, Fromage."""
+"""Rules that use norms over a whole parameter: LAMB, LARS, NovoGrad, StableAdamW, Fromage."""
 
 import math
 from collections.abc import Mapping

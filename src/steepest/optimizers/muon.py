@@ -111,7 +111,7 @@ class Muon(WithAdamW):
     all others.
 
     What has fewer than two axes, and what has a name like one of ``adamw_for`` (embeddings, heads),
-    goes by AdamW with the hyper-parameters ``adamw``, a dict; what it leaves out is that of Muon's
+    uses AdamW with the hyper-parameters ``adamw``, a dict; what it leaves out is that of Muon's
     authors: lr 3e-4, betas (0.9, 0.95), eps 1e-10, weight_decay 0. These are groups of their own,
     with the key ``"rule"``; a group that is given with that key uses that rule. What a group says
     that has no matrices (lr, betas) stands before ``adamw``. momentum is in [0, 1), ns_steps a

@@ -1,7 +1,7 @@
 """Each parameter stepped in the backward pass, as soon as its gradient is there.
 
 A hook on each parameter runs the optimizer's own plan with the gradients of all others None. All
-hooks of one backward pass go by the hyper-parameters, the count of updates and the remembered norms
+hooks of one backward pass use the hyper-parameters, the count of updates and the remembered norms
 that its first one has found, and count one update together.
 """
 
@@ -266,7 +266,7 @@ def _check(inner: Any, company: Any) -> None:
 def _check_group(rule: Any, clip: Any) -> None:
     if rule.needs == "global":
         raise ValueError(
-            f"{rule.cls.__name__} with step_in_backward: its step goes by sums over all "
+            f"{rule.cls.__name__} with step_in_backward: its step needs sums over all "
             "gradients, which are not known before the last one is there"
         )
     for one in clips_of(clips.settled(clip)):
@@ -274,5 +274,5 @@ def _check_group(rule: Any, clip: Any) -> None:
             raise ValueError(
                 f"clip = {one!r} with step_in_backward: the norm of several gradients is not known "
                 "before the last one is there; expected st.clip.value, norm, adaptive, or "
-                "previous_norm, which goes by the norm of the step before"
+                "previous_norm, which uses the norm of the step before"
             )

@@ -17,7 +17,7 @@ FACE = ("foreach", "fused", "capturable", "differentiable")
 
 
 def made(rule: Any, module: str) -> type[Optimizer]:
-    """The class of torch optimizers that go by a rule."""
+    """The class of torch optimizers of a rule."""
     theirs = getattr(torch.optim, rule.__name__, None)
     signature = _signature(rule, theirs)
     face = {name: x.default for name, x in signature.parameters.items() if name in FACE}

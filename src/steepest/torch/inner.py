@@ -32,7 +32,7 @@ class WithInner(Saving):
     """The part of an ``Optimizer`` that makes the optimizer inside, and keeps it up to date."""
 
     rule: ClassVar[Any]
-    """The class of ``steepest`` that it goes by."""
+    """The class of ``steepest`` whose rule it uses."""
     state: Any
     param_groups: list[dict[str, Any]]
     defaults: dict[str, Any]
@@ -323,7 +323,7 @@ def _parameter(p: Any, name: str, rule: Any) -> Any:
     what = f"parameter {name!r}"
     if p.is_complex() and (rule.prepares or rule.factors):
         raise TypeError(
-            f"{what} is complex; {rule.__name__} goes by rows and columns, which are those of real "
+            f"{what} is complex; {rule.__name__} uses rows and columns, which are those of real "
             "numbers: give it to another rule, such as AdamW"
         )
     return views.array(p, what, writable=True)

@@ -140,7 +140,7 @@ class Company:
             self._inner, self._torch_groups = None, ()
 
     def joins(self, inner: Any, groups: Groups) -> None:
-        """Lets an optimizer go by the norms of all until the step's end."""
+        """Lets an optimizer use the norms of all until the step's end."""
         self._inner, self._torch_groups = inner, groups
         internal.set_peers(inner, self)
 
@@ -314,7 +314,7 @@ def _check_parts(inner: Any, groups: Groups, cut: Callable[[Any], Any]) -> None:
         what = _whole(program) if names else ""
         if what:
             raise ValueError(
-                f"parameter {names[0]!r} is sharded, and {what} goes by whole arrays, of which no "
+                f"parameter {names[0]!r} is sharded, and {what} needs whole arrays, of which no "
                 "process has one: take an element-wise rule and options, leave the parameter whole "
                 "(ignored_params= of fully_shard), or use DistributedDataParallel with "
                 "ZeroRedundancyOptimizer, which deals out whole parameters"
@@ -322,7 +322,7 @@ def _check_parts(inner: Any, groups: Groups, cut: Callable[[Any], Any]) -> None:
 
 
 def _whole(program: GroupProgram) -> str:
-    """What of a group goes by whole arrays. Norms do not: they are put together."""
+    """What of a group needs whole arrays. Norms do not: they are put together."""
     h = program.h
     rule = program.rule
     if rule.needs != "element-wise" or rule.prepares:
@@ -340,7 +340,7 @@ def _whole(program: GroupProgram) -> str:
 
 def _sums(program: GroupProgram) -> str:
     return (
-        f"{program.rule.cls.__name__} goes by sums over all parameters, of which no process has "
+        f"{program.rule.cls.__name__} needs sums over all parameters, of which no process has "
         "all: take another rule, or DistributedDataParallel alone, where each has all state"
     )
 

@@ -1,4 +1,4 @@
-"""Rules that go by norms over a whole parameter: see ``rules.pxd`` for what all rules share, and
+"""Rules that use norms over a whole parameter: see ``rules.pxd`` for what all rules share, and
 for reductions, which sum such norms up before the update. A norm that is NaN, or infinite because a
 square left the range of double, makes NaN (or 0) of the whole parameter's step, as it does when a
 framework computes it."""

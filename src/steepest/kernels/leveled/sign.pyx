@@ -1,4 +1,4 @@
-"""Rules that go by signs; see ``rules.pxd`` for what all rules share."""
+"""Rules that use signs; see ``rules.pxd`` for what all rules share."""
 from steepest.kernels.contract cimport real, sign
 from steepest.kernels.rules cimport rule
 
