@@ -466,7 +466,7 @@ def test_wrong_arguments(make, error, message):
 
 
 def test_too_many_passes_over_units_are_refused():
-    with pytest.raises(ValueError, match=r"by units 9 times \(adaptive, group_lasso, .*at most 8"):
+    with pytest.raises(ValueError, match=r"use units 9 times \(adaptive, group_lasso, .*at most 8"):
         st.SGD(np.ones(3), clip=st.clip.adaptive(), regularize=[R.group_lasso(0.1)] * 8)
 
 
