@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import brief
 
 import steepest as st
 from steepest import cli
@@ -217,7 +218,7 @@ def test_tests_of_ctrl_c_pass_where_it_is_ignored() -> None:
     test = "training/test_shield_and_watch.py::test_a_shield_puts_ctrl_c_off"
     program = (
         "import signal, sys, pytest; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', sys.argv[1]]))"
+        "sys.exit(pytest.main(['-q', '-n', '0', '-p', 'no:cacheprovider', sys.argv[1]]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, test],
@@ -251,7 +252,10 @@ def signals_at_call(n):
     return profile
 
 
-@pytest.mark.parametrize("n", [*range(2, 100, 17), *range(100, 4000, 157)])
+MOMENTS = [*range(2, 100, 17), *range(100, 4000, 157)]
+
+
+@pytest.mark.parametrize("n", brief(MOMENTS, MOMENTS[::3]))
 def test_ctrl_c_at_any_moment(table, tmp_path, whole, capsys, n) -> None:
     """Before, while or after training: the exit code says so, and the run goes on."""
     expected = whole("--epochs", "3")

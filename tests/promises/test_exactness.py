@@ -24,14 +24,21 @@ from steepest.options import decay
 
 THREADS = (1, 2, 3)
 
+# The levels between the least and the best run the first configuration of each rule.
+_PAIRS = [(rule, arguments, level) for rule, arguments in CONFIGURATIONS for level in LEVELS]
+_FIRST = list(dict(reversed(CONFIGURATIONS)).items())
+AT_LEVELS = brief(
+    _PAIRS,
+    [x for x in _PAIRS if x[2] in (LEVELS[0], LEVELS[-1]) or x[:2] in _FIRST],
+)
+
 
 def run(rule: str, arguments: dict[str, Any], *axes: Any, **options: Any) -> None:
     equals_reference(RULES[rule], arguments, *axes, **options)
 
 
-@pytest.mark.parametrize(("rule", "arguments"), CONFIGURATIONS, ids=label)
+@pytest.mark.parametrize(("rule", "arguments", "level"), AT_LEVELS, ids=label)
 @pytest.mark.parametrize("dtype", DTYPES, ids=label)
-@pytest.mark.parametrize("level", LEVELS)
 def test_fifty_steps_equal_the_reference(rule, arguments, dtype, level):
     """Three threads; the exhaustive test below runs the other counts."""
     dispatch.use(level)
@@ -61,7 +68,7 @@ def test_special_values(rule, arguments, level, draw):
         run(rule, arguments, dtype, (0, 1, 7, 331), 6, draw)
 
 
-@pytest.mark.parametrize(("rule", "arguments"), CONFIGURATIONS, ids=label)
+@pytest.mark.parametrize(("rule", "arguments"), BY_RULE, ids=label)
 @pytest.mark.parametrize("dtype", DTYPES, ids=label)
 @pytest.mark.parametrize("levels", SETS_OF_LEVELS, ids="+".join)
 def test_the_tail_of_every_vector_width(rule, arguments, dtype, levels):
@@ -116,13 +123,13 @@ def fitting(rule: str, arguments: dict[str, Any], options: dict[str, Any]) -> di
 @pytest.mark.parametrize(("rule", "arguments"), BY_RULE, ids=label)
 @pytest.mark.parametrize("options", STAGES, ids="+".join)
 @pytest.mark.parametrize("levels", SETS_OF_LEVELS, ids="+".join)
-def test_stages_around_every_rule(rule, arguments, options, levels):
+@pytest.mark.parametrize("draw", brief([normal, special], [normal]), ids=lambda f: f.__name__)
+def test_stages_around_every_rule(rule, arguments, options, levels, draw):
     options = fitting(rule, arguments, options)
     for level in levels:
         dispatch.use(level)
         for dtype in DTYPES:
-            for draw in (normal, special):
-                run(rule, options, dtype, (1, 7, BLOCK_SIZE + 1), 4, draw)
+            run(rule, options, dtype, (1, 7, BLOCK_SIZE + 1), 4, draw)
 
 
 # What depends on the shape of a parameter, and not on its elements alone.
