@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from steepest.schedules import (
@@ -233,6 +233,7 @@ lengths = st.integers(1, 10**9)
 
 
 @given(levels, levels, lengths, st.integers(0, 2 * 10**9), st.floats(0.01, 100), st.floats(0, 0.99))
+@example(0.5, 2.0**52 + 2.0, 172140925, 1, 1.0, 0.0)
 def test_falls_stay_between_their_ends(lr, end, steps, t, power, beta) -> None:
     for schedule in (
         linear(lr, steps, end),
@@ -243,6 +244,7 @@ def test_falls_stay_between_their_ends(lr, end, steps, t, power, beta) -> None:
         rex(lr, steps, end, beta=beta),
         cosine_restarts(lr, steps, 3, end),
         interpolate((lr, end), (steps,), shape="cosine"),
+        interpolate((lr, end), (steps,)),
         *(
             warmup_stable_decay(lr, 2 * steps, steps, end, shape=shape)
             for shape in ("linear", "cosine", "1-sqrt", "1-square")

@@ -17,8 +17,10 @@ def between(a: float, b: float, u: float, shape: str) -> float:
     if u <= 0.0 or u >= 1.0:
         return a if u <= 0.0 else b
     if shape == "linear":
-        return a + (b - a) * u
-    return b + (a - b) * ((1.0 + math.cos(math.pi * u)) / 2.0)
+        x = a + (b - a) * u
+    else:
+        x = b + (a - b) * ((1.0 + math.cos(math.pi * u)) / 2.0)
+    return min(max(x, min(a, b)), max(a, b))  # a difference of far ends is rounded by their larger
 
 
 @dataclass(frozen=True, repr=False)
