@@ -213,6 +213,7 @@ def test_schedules_are_those_of_torch(schedule: str) -> None:
             rival.step()
     for other in others:
         p = ours.optimizer.param_groups[0]["params"][0]
+        # PyTorch computes in float32, in another order, and its schedulers by recurrences.
         np.testing.assert_allclose(p, other.params[0].detach().numpy(), rtol=1e-5, atol=1e-6)
         group = other.optimizer.param_groups[0]
         rate = ours.optimizer.param_groups[0]["lr"]

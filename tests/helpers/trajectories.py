@@ -60,6 +60,7 @@ def optax_path(transform, grads, start):
 
 
 def assert_close(path, other, rtol=1e-12):
+    """Equality but for the roundings of 100 steps in float64, done in another order."""
     for t, (p, q) in enumerate(zip(path, other, strict=True), 1):
         np.testing.assert_allclose(p, q, rtol=rtol, atol=1e-14, err_msg=f"step {t}")
 

@@ -104,6 +104,7 @@ def test_a_statistic_is_wide_while_it_has_to_be(dtype):
     assert once.tolist() == [0.5, 4.5] and not scaled_sums.is_wide(once)
     x = scaled_sums.taken_in(once, ordinary * dtype(half) * dtype(4), **mean)
     assert scaled_sums.is_wide(x) and (x < 0).all()
+    # The root of a float32 statistic is rounded to float32, as are the 60 steps below.
     np.testing.assert_allclose(scaled_sums.root(x) / dtype(half), [8**0.5, 72**0.5], rtol=1e-6)
     for _ in range(60):
         x = scaled_sums.taken_in(x, np.zeros(2, dtype), **mean)

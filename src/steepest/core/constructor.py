@@ -76,6 +76,7 @@ class WithFields:
         if "decay_mode" in found:  # which a class may say by itself
             mode = getattr(cls, "decay_mode", "l2")
             found["decay_mode"] = replace(found["decay_mode"], default=mode)
+        # ``inspect`` looks for this attribute, which the type of a class does not declare.
         cls.__signature__ = _signature(found)  # type: ignore[attr-defined]
 
 

@@ -196,6 +196,7 @@ def following(
     """
     made = object.__new__(cls)
     made._early, made._borrows_groups = False, True
+    # Called by hand, since these two marks have to stand before the groups are added.
     made.__init__(groups, **options)  # type: ignore[misc]
     return made, made._given
 

@@ -66,6 +66,8 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
         """The norm of each gradient of the last step that measured them, by parameter."""
         return dict(zip(self._names, self._last_norms, strict=False))
 
+    # To type checkers these three are fields of CommonOptions, and no properties.
+
     @property  # type: ignore[misc]
     def clip(self) -> Clip | tuple[Clip, ...] | None:  # type: ignore[override]
         """How gradients are clipped, where a group has no ``clip`` of its own."""
