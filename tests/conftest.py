@@ -2,10 +2,17 @@
 
 import signal
 
+import hypothesis
 import pytest
 
 import steepest as st
 from steepest.kernels import dispatch, machine
+
+# A busy machine is no fault, and a gate asks the same of every change. New examples are looked for
+# by hand: pytest --hypothesis-profile=search.
+hypothesis.settings.register_profile("gate", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("search", deadline=None, max_examples=1000, print_blob=True)
+hypothesis.settings.load_profile("gate")
 
 
 @pytest.fixture(autouse=True)

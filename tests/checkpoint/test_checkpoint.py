@@ -461,7 +461,7 @@ odd = hs.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(hs.sampled_from(["groups", "optimizer", "extra"]), fractions, odd)
 def test_whatever_the_metadata_says_nothing_or_all_is_loaded(tmp_path_factory, key, where, value):
     file = Given(tmp_path_factory.getbasetemp())

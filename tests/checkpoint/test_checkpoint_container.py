@@ -379,7 +379,7 @@ entries = hs.fixed_dictionaries(
 headers = hs.dictionaries(hs.text(max_size=3), entries | sizes, max_size=3)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(headers, hs.binary(max_size=24))
 def test_whatever_is_accepted_the_judge_accepts_with_the_same_arrays(tmp_path_factory, made, data):
     path = tmp_path_factory.getbasetemp() / "made"
@@ -413,7 +413,7 @@ layouts = hs.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(layouts, hs.randoms(use_true_random=False))
 def test_whatever_the_judge_writes_is_read(tmp_path_factory, made, random):
     path = tmp_path_factory.getbasetemp() / "judged"
@@ -429,7 +429,7 @@ def test_whatever_the_judge_writes_is_read(tmp_path_factory, made, random):
         assert found[name].tobytes() == x.tobytes()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(hs.binary(max_size=200) | hs.binary(max_size=100).map(lambda x: b"\x64" + bytes(7) + x))
 def test_any_bytes_are_refused(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "bytes"

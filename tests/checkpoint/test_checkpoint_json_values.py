@@ -50,7 +50,7 @@ def same(a, b):
         assert a == b
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(json_able)
 def test_values_come_back_with_their_types_and_bits(value):
     same(value, json_values.loads(json_values.dumps(value, "x"), "x"))

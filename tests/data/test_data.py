@@ -536,7 +536,7 @@ CELLS = strategies.sampled_from(["1", "2.5", "-3e9", "1e300", "x", "", '"', "nan
 ROWS = strategies.lists(CELLS, min_size=1, max_size=4).map(",".join)
 
 
-@hypothesis.settings(max_examples=150, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=150)
 @hypothesis.given(
     strategies.binary(max_size=200)
     | strategies.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass"))

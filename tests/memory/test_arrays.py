@@ -52,7 +52,7 @@ def test_layouts_give_the_bits_of_contiguous_arrays(dtype, p_layout, g_layout):
 
 
 @given(hs.data())
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 def test_random_views_give_the_bits_of_copies(data):
     ndim = data.draw(hs.integers(0, 4))
     shape = tuple(data.draw(hs.integers(1, 7)) for _ in range(ndim))

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 from cases import CONFIGURATIONS, LEVELS, MATRICES_ONLY, hyper, same_bits, use_threads
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as hs
 from layouts import laid_out
 
@@ -124,8 +124,7 @@ def draw_gradient(rng, shape, dtype, data):
     return g
 
 
-@seed(7)
-@settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(data=hs.data())
 def test_any_step_equals_the_reference(data):
     rule, arguments = data.draw(hs.sampled_from(DRAWN))
