@@ -16,21 +16,21 @@ from steepest.optimizers import RULES
 G = np.array([0.5, -1.0, 2.0])
 
 
-def settled(opt, names: list[str], monkeypatch) -> list[str]:
+def looked_up(opt, names: list[str], monkeypatch) -> list[str]:
     """Notes the name of every hyper-parameter whose value is looked at from here on."""
     [live] = opt._groups
-    settle, check = live._settled, live.rule.settle
+    check_number, check = live._checked_number, live.rule.checked
 
     def noted(name, *rest):
         names.append(name)
-        return settle(name, *rest)
+        return check_number(name, *rest)
 
     def checked(name, *rest):
         names.append(name)
         return check(name, *rest)
 
-    monkeypatch.setattr(live, "_settled", noted)
-    monkeypatch.setattr(live.rule, "settle", checked, raising=False)
+    monkeypatch.setattr(live, "_checked_number", noted)
+    monkeypatch.setattr(live.rule, "checked", checked, raising=False)
     return names
 
 
@@ -47,7 +47,7 @@ def settled(opt, names: list[str], monkeypatch) -> list[str]:
 def test_only_what_was_written_is_looked_at(monkeypatch, written, looked_at) -> None:
     opt = st.AdamW(np.ones(3), lr=0.5)
     opt.step(G)
-    names = settled(opt, [], monkeypatch)
+    names = looked_up(opt, [], monkeypatch)
     for _ in range(3):
         opt.param_groups[0].update(written)
         opt.step(G)
@@ -57,7 +57,7 @@ def test_only_what_was_written_is_looked_at(monkeypatch, written, looked_at) -> 
 def test_a_schedule_alone_is_evaluated_at_every_step(monkeypatch) -> None:
     opt = st.AdamW(np.ones(3), lr=schedules.cosine(0.5, steps=9))
     opt.step(G)
-    names = settled(opt, [], monkeypatch)
+    names = looked_up(opt, [], monkeypatch)
     for _ in range(3):
         opt.step(G)
     assert names == ["lr"] * 3

@@ -109,7 +109,7 @@ def test_a_filter_of_ones_own(restored):
         def initial(self, p: Any, name: str) -> Any:
             return 8.0
 
-        def stages(self, count: int) -> list[Operation]:
+        def operations(self, count: int) -> list[Operation]:
             alpha = self.at("alpha", count)
             return [("grokfast", (alpha, 1.0 - alpha, 1.0), "lasting")]
 

@@ -295,7 +295,7 @@ def _state(
     step: int | None,
     package: str,
 ) -> dict[str, Any]:
-    if lacking := [k for k in program.of_stages if given is None or k not in given.arrays]:
+    if lacking := [k for k in program.operation_states if given is None or k not in given.arrays]:
         raise ValueError(
             f"{package} has no state {lacking[0]!r} of parameter {name!r}, which the options here "
             "ask for; make the optimizer without them"

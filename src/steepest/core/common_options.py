@@ -53,17 +53,17 @@ class CommonOptions(WithFields, options=True):
     ] = "l2"  # fmt: skip
     peak_lr: Annotated[Number | None, Maybe(within(0))] = None
     regularize: Annotated[
-        penalties.Penalty | Sequence[penalties.Penalty] | None, Made(penalties.settled)
+        penalties.Penalty | Sequence[penalties.Penalty] | None, Made(penalties.checked)
     ] = ()
-    filter: Annotated[filters.Filter | Sequence[filters.Filter] | None, Made(filters.settled)] = ()
-    clip: Annotated[clips.Clip | tuple[clips.Clip, ...] | None, Made(clips.settled)] = None
+    filter: Annotated[filters.Filter | Sequence[filters.Filter] | None, Made(filters.checked)] = ()
+    clip: Annotated[clips.Clip | tuple[clips.Clip, ...] | None, Made(clips.checked)] = None
     maximize: Flag = False
     ema: Annotated[Number | None, Maybe(within(0, 1, below=True))] = None
     average: Annotated[
-        averages.tail | None, Made(averages.settled(averages.tail, "average"))
+        averages.tail | None, Made(averages.checked(averages.tail, "average"))
     ] = None  # fmt: skip
     lookahead: Annotated[
-        averages.lookahead | None, Made(averages.settled(averages.lookahead, "lookahead"))
+        averages.lookahead | None, Made(averages.checked(averages.lookahead, "lookahead"))
     ] = None
     cautious: Flag = False
     exclude: Argument[str | Sequence[str]] = ()

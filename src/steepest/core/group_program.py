@@ -1,4 +1,4 @@
-"""What a group of parameters asks for at a step: hyper-parameters as numbers, stages, states."""
+"""What a group of parameters asks for at a step: numbers, operations, states."""
 
 import contextlib
 import math
@@ -10,21 +10,21 @@ import numpy as np
 from steepest.core.asked import Asked
 from steepest.core.hyper_parameters import variable
 from steepest.core.norms import clips
-from steepest.core.operands import Operands, Staged, operands
-from steepest.kernels.engine import UNIT_STAGE_LIMIT
+from steepest.core.operands import Operands, PlacedOperation, operands
+from steepest.kernels.engine import UNIT_OPERATION_LIMIT
 from steepest.memory import arrays
 from steepest.memory.arrays import Array
 from steepest.options import average, decay, filters, regularize
 
-__all__ = ["GroupProgram", "stage_arrays"]
+__all__ = ["GroupProgram", "states_of_operations"]
 
 
 _OPERATIONS = frozenset({"clip", "filter", "regularize", "lookahead", "average"})
 """Options that are values with numbers of their own."""
 
 
-def stage_arrays(h: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of the arrays that stages need, besides the rule's states."""
+def states_of_operations(h: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the arrays that operations need, besides the rule's states."""
     return regularize.arrays(h) + filters.arrays(h["filter"])
 
 
@@ -38,16 +38,16 @@ class GroupProgram:
 
     h: dict[str, Any]
     """The hyper-parameters at this step, and what follows from them."""
-    keep: float
+    decay_factor: float
     """What decoupled decay leaves of a parameter before the rule."""
     by_elements: Operands
     by_rows: Operands
-    units: list[regularize.UnitStage]
+    units: list[regularize.UnitOperation]
     sign: float
     _averages: bool
     """Whether the group has operations that depend on a parameter's own count of steps."""
     _projects: bool
-    """Whether a parameter is whole only after the stages of units."""
+    """Whether a parameter is whole only after the operations on units."""
 
     def __init__(self, rule: Any, group: Mapping[str, Any], count: int) -> None:
         self.rule = rule
@@ -68,8 +68,8 @@ class GroupProgram:
         """The same by name."""
         self._asked: Collection[str] = ()
         """Those that the rule's states depend on."""
-        self._staged: frozenset[str] = frozenset()
-        """Those that the stages' numbers depend on."""
+        self._read_by_operations: frozenset[str] = frozenset()
+        """Those that the numbers of operations depend on."""
         self._moving: list[tuple[str, Any]] = []
         """Those that are schedules."""
         self._moved: frozenset[str] = frozenset()
@@ -85,15 +85,15 @@ class GroupProgram:
         self._whole = False
         """Whether one may be changed in place, so that all are taken over at every step."""
         self.states: tuple[str, ...] = ()
-        """The state arrays: those of the rule, then those of stages; see ``keys``."""
+        """The state arrays: those of the rule, then those of operations; see ``keys``."""
         self._shaping: tuple[Any, ...] | None = None
         """The values of the rule's ``fixed`` hyper-parameters, once there are some."""
-        self.of_stages: tuple[str, ...] = ()
-        """Those of stages."""
+        self.operation_states: tuple[str, ...] = ()
+        """Those of operations."""
         self.axes: tuple[int | None, ...] = ()
-        """The axis of the units of each unit stage."""
+        """The axis of the units of each unit operation."""
         self.makes: tuple[str, ...] = ()
-        """The arrays that the first unit stages make, of a number for each unit."""
+        """The arrays that the first unit operations make, of a number for each unit."""
         self.clip: Any = None
         self.masks: filters.mask | None = None
         """The filter that has masked last, whose masks are in the state."""
@@ -153,7 +153,7 @@ class GroupProgram:
     def _rebuild(self, seen: tuple[Any, ...], count: int) -> None:
         """Takes over everything: numbers and structure."""
         rule, names = self.rule, self.rule.hyper_names
-        h = {name: rule.settle(name, x, count) for name, x in zip(names, seen, strict=True)}
+        h = {name: rule.checked(name, x, count) for name, x in zip(names, seen, strict=True)}
         given = dict(zip(names, seen, strict=True))
         asked = Asked(given)
         structure = self._structure(asked)
@@ -164,7 +164,7 @@ class GroupProgram:
         h["terms"] = regularize.terms(h["regularize"], count)
         h["masked"] = filters.masks(h["filter"]) is not None
         self._given, self.shared, self._asked = given, shared, asked.keys_read
-        self._stage(h, count)
+        self._set_operations(h, count)
         self.h = h
         self.sign = -1.0 if h["maximize"] else 1.0
         self._varying = [i for i, x in enumerate(seen) if variable(x)]
@@ -204,18 +204,18 @@ class GroupProgram:
                 changed[name] = x
         if not changed.keys().isdisjoint(self.rule.fixed):
             return False
-        settled = {name: self._settled(name, x, count) for name, x in changed.items()}
+        checked = {name: self._checked_number(name, x, count) for name, x in changed.items()}
         if not changed.keys().isdisjoint(self._asked):
             asked = Asked(self._given | changed)
             if self._structure(asked) != (self.h["states"], self.h["beside"], self.shared):
                 return False
             self._asked = asked.keys_read
-        self.h.update(settled)
+        self.h.update(checked)
         self._given.update(changed)
         self._follow(changed, count)
         return True
 
-    def _settled(self, name: str, x: Any, count: int) -> Any:
+    def _checked_number(self, name: str, x: Any, count: int) -> Any:
         """A number or several, checked."""
         low, high = self._ranges[name]
         length = self._lengths.get(name)
@@ -227,7 +227,7 @@ class GroupProgram:
             if type(one) is not float or not low <= one < high:
                 if callable(one):
                     raise TypeError(f"{name} = {one!r}: expected a number from a schedule")
-                return self.rule.settle(name, x, count)
+                return self.rule.checked(name, x, count)
         return x
 
     def _move(self, count: int) -> None:
@@ -235,21 +235,21 @@ class GroupProgram:
         h = self.h
         for name, value in self._moving:
             if self._ranges[name][0] == math.inf:  # the rule may call it itself
-                h[name] = self.rule.settle(name, value, count)
+                h[name] = self.rule.checked(name, value, count)
                 continue
             if type(value) is tuple:
                 x: Any = tuple([part(count) if callable(part) else part for part in value])
             else:
                 x = value(count)
-            h[name] = self._settled(name, x, count)
+            h[name] = self._checked_number(name, x, count)
         self._follow(self._moved, count)
 
     def _follow(self, changed: Collection[str], count: int) -> None:
         """Takes over what depends on numbers that may have changed."""
         if self._timed:
             self.h["terms"] = regularize.terms(self.h["regularize"], count)
-        if self._timed or not self._staged.isdisjoint(changed):
-            self._stage(self.h, count)
+        if self._timed or not self._read_by_operations.isdisjoint(changed):
+            self._set_operations(self.h, count)
         elif not decay.NUMBERS.isdisjoint(changed):
             self._decay(self.h)
 
@@ -257,9 +257,9 @@ class GroupProgram:
         """Takes over what decoupled decay comes to."""
         decoupled = h["terms"].get("decoupled", 0.0)
         if self._own_decay:
-            self.keep, h["decay"] = 1.0, decay.weight_in_rule(h, decoupled)
+            self.decay_factor, h["decay"] = 1.0, decay.weight_in_rule(h, decoupled)
         else:
-            self.keep = decay.factor(h, decoupled)
+            self.decay_factor = decay.factor(h, decoupled)
 
     def _check_fixed(self, h: Mapping[str, Any]) -> None:
         """Raises ValueError where a hyper-parameter that gives states their shapes has changed."""
@@ -274,8 +274,8 @@ class GroupProgram:
                 )
 
     def keys(self, p: Array) -> tuple[str, ...]:
-        """The state arrays of the parameter p: those of the rule, then those of stages."""
-        return (*self.rule_keys(p), *self.of_stages)
+        """The state arrays of the parameter p: those of the rule, then those of operations."""
+        return (*self.rule_keys(p), *self.operation_states)
 
     def rule_keys(self, p: Array) -> tuple[str, ...]:
         """The state arrays that the rule has of the parameter p."""
@@ -283,25 +283,25 @@ class GroupProgram:
         return own
 
     def of_rule(self, key: str) -> bool:
-        """Whether a state array is the rule's, and not a stage's."""
-        return key not in self.of_stages
+        """Whether a state array is the rule's, and not an operation's."""
+        return key not in self.operation_states
 
-    def _stage(self, h: dict[str, Any], count: int) -> None:
-        """Takes over the stages of filters, clips and penalties."""
+    def _set_operations(self, h: dict[str, Any], count: int) -> None:
+        """Takes over the operations of filters, clips and penalties."""
         asked = Asked(h)
         work = regularize.work(asked)
         ahead = filters.in_order(h["filter"], clips(h["clip"]))
-        before = [stage for x in ahead for stage in x.stages(count)]
+        before = [operation for x in ahead for operation in x.operations(count)]
         making = [unit for x in ahead for unit in x.units(count)]
         makes = tuple(x.makes for x in ahead if x.makes)
-        units = [stage for stage, _ in making] + work.units
-        if len(units) > UNIT_STAGE_LIMIT:
+        units = [unit for unit, _ in making] + work.units
+        if len(units) > UNIT_OPERATION_LIMIT:
             kinds = ", ".join(kind for kind, _ in units)
             raise ValueError(
                 f"clip, filter and regularize use units {len(units)} times ({kinds}); "
-                f"expected at most {UNIT_STAGE_LIMIT} times"
+                f"expected at most {UNIT_OPERATION_LIMIT} times"
             )
-        around = stage_arrays(h)
+        around = states_of_operations(h)
         states = (*h["states"], *h["beside"], *around)
         axes = (*(axis for _, axis in making), *work.axes)
         masks = filters.masks(h["filter"])
@@ -316,16 +316,16 @@ class GroupProgram:
         elif masks is not None and masks.masks is None:
             self.other_masks = False
         rule = self.rule
-        staged = (before + work.prologue, work.epilogue, work.late)
+        around_rule = (before + work.prologue, work.epilogue, work.late)
         self.by_elements = (
-            operands(2, (), around, makes, staged)
+            operands(2, (), around, makes, around_rule)
             if rule.prepares
-            else operands(0, h["states"], around, makes, staged)
+            else operands(0, h["states"], around, makes, around_rule)
         )
-        self.by_rows = operands(rule.factors, h["beside"], around, makes, staged)
+        self.by_rows = operands(rule.factors, h["beside"], around, makes, around_rule)
         self._decay(h)
-        self._staged = asked.keys_read
-        self.of_stages, self._projects = around, bool(work.units)
+        self._read_by_operations = asked.keys_read
+        self.operation_states, self._projects = around, bool(work.units)
         self._averages = bool(average.arrays(h))
         self.units = units
         self.states, self.axes, self.makes, self.clip, self.in_c_order, self.blocks = now
@@ -339,7 +339,7 @@ class GroupProgram:
         rule, h = ("take", ()) if self._prepares else self._coefficients(self.h, t)
         after, late = self._closing(x, count, t)
         plan.program(
-            row, rule, h, self.keep, x.before, after, self.units, late,
+            row, rule, h, self.decay_factor, x.before, after, self.units, late,
             domain, self.together, self._kept, self._prepares,
         )  # fmt: skip
 
@@ -370,13 +370,15 @@ class GroupProgram:
             return int(math.prod(matrices.states[key]) * arrays.computed(p).itemsize)
         return p.size * arrays.computed(p).itemsize
 
-    def _closing(self, x: Operands, count: int, t: int) -> tuple[list[Staged], list[Staged]]:
-        """The stages after the rule and after those of units, at a parameter's t-th step."""
+    def _closing(
+        self, x: Operands, count: int, t: int
+    ) -> tuple[list[PlacedOperation], list[PlacedOperation]]:
+        """The operations after the rule and after those on units, at a parameter's t-th step."""
         if not self._averages:
             return x.after, x.late
         last = [
-            (stage, numbers, x.place[own])
-            for stage, numbers, own in average.stages(self.h, count, t)
+            (operation, numbers, x.place[own])
+            for operation, numbers, own in average.operations(self.h, count, t)
         ]
         if self._projects:
             return x.after, x.late + last

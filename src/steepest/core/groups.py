@@ -11,7 +11,7 @@ from steepest.core import trees
 from steepest.core.constructor import bound
 from steepest.core.group_keys import GROUP_KEYS, check_own
 from steepest.core.group_program import GroupProgram
-from steepest.core.held_rule import HeldRule, other_rule, settled_defaults
+from steepest.core.held_rule import HeldRule, checked_defaults, other_rule
 from steepest.core.norms import Peers
 from steepest.core.rule import Rule
 from steepest.core.scalar_states import new_scalars
@@ -57,7 +57,7 @@ class WithGroups(Rule, registered=False):
                 f"nonfinite = {self._nonfinite!r}: expected one of {', '.join(_POLICIES)}"
             )
         self._files = files_in(given.get("state_dir"))
-        self.defaults: dict[str, Any] = settled_defaults(cls, given)
+        self.defaults: dict[str, Any] = checked_defaults(cls, given)
         self.param_groups: list[dict[str, Any]] = []
         self._changes = Changes()
         self._state = WatchedDict({}, self._changes)
@@ -199,7 +199,7 @@ class WithGroups(Rule, registered=False):
         filled = rule.defaults | given | chosen
         if "convention" in filled and "convention" not in rule.hyper_names:
             raise ValueError(rule._not_a_convention(filled["convention"]))
-        hyper = rule.settled({name: filled[name] for name in rule.hyper_names})
+        hyper = rule.all_checked({name: filled[name] for name in rule.hyper_names})
         if not given.keys() >= {*rule.hyper_names}:  # else it was another optimizer's
             rule._check_idle(hyper, given, [hyper])
         return filled | decay.with_peak(hyper)

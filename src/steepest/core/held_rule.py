@@ -10,7 +10,7 @@ from steepest.core.constructor import EMPTY
 from steepest.core.hyper_parameters import Check, range_of
 from steepest.core.rule import OWN, RULES, Rule
 
-__all__ = ["HeldRule", "settled_defaults"]
+__all__ = ["HeldRule", "checked_defaults"]
 
 
 class HeldRule:
@@ -30,7 +30,7 @@ class HeldRule:
         """Whether numbers must lie in their ranges, and go together as ``check`` says: not what
         stands in torch's groups later."""
         self._in_range, self.checks_together = in_range, checks
-        self._settling: Mapping[str, Check] = self.cls.checks if in_range else self.cls.lenient
+        self._checks: Mapping[str, Check] = self.cls.checks if in_range else self.cls.lenient
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # what Python looks for in an object
@@ -40,22 +40,22 @@ class HeldRule:
     def __reduce__(self) -> Any:
         return _held, (self.cls, self.defaults, self._in_range, self.checks_together)
 
-    def settle(self, name: str, value: Any, count: int | None) -> Any:
+    def checked(self, name: str, value: Any, count: int | None) -> Any:
         """The checked value of a hyper-parameter after `count` updates; None keeps schedules."""
-        check = self._settling[name]
+        check = self._checks[name]
         return check.check(value, "", name) if count is None else check.at(value, count, "", name)
 
     def bounds(self, name: str) -> tuple[float, float]:
         """Between which numbers, the first allowed, one, or each of several, needs no further
         check; between none for what may be something else than numbers and schedules."""
-        found = range_of(self._settling[name])
+        found = range_of(self._checks[name])
         if found is None or found.above:
             return math.inf, -math.inf
         return max(found.low, -sys.float_info.max), found.high
 
-    def settled(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
+    def all_checked(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         """Checked hyper-parameters, schedules as they are."""
-        found = {name: self.settle(name, value, None) for name, value in hyper.items()}
+        found = {name: self.checked(name, value, None) for name, value in hyper.items()}
         if self.checks_together:
             self.cls.check(found)
         return found
@@ -80,15 +80,15 @@ def _held(cls: type[Rule], defaults: dict[str, Any], in_range: bool, checks: boo
     return rule
 
 
-def settled_defaults(cls: type[Rule], given: Mapping[str, Any]) -> dict[str, Any]:
+def checked_defaults(cls: type[Rule], given: Mapping[str, Any]) -> dict[str, Any]:
     """A class's hyper-parameters as they are given, or by default, in order and checked."""
     chosen = {name: given.get(name, cls.fields[name].default) for name in cls.checks}
     missing = [name for name, x in chosen.items() if x is EMPTY]
     if missing:
         raise TypeError(f"{cls.__name__} needs {', '.join(missing)}")
-    settled = {name: check.check(chosen[name], "", name) for name, check in cls.checks.items()}
-    cls.check(settled)
-    return settled
+    checked = {name: check.check(chosen[name], "", name) for name, check in cls.checks.items()}
+    cls.check(checked)
+    return checked
 
 
 def other_rule(name: str, defaults: Mapping[str, Any], group: Mapping[str, Any]) -> HeldRule:
@@ -99,6 +99,6 @@ def other_rule(name: str, defaults: Mapping[str, Any], group: Mapping[str, Any])
         raise ValueError(f"rule {name!r} of a group: expected one of {', '.join([*RULES, *OWN])}")
     needed = {x.name: group[x.name] for x in cls.fields.values()
               if x.default is EMPTY and x.name in group}  # fmt: skip
-    own = settled_defaults(cls, needed)
+    own = checked_defaults(cls, needed)
     shared = {x.name: defaults[x.name] for x in cls.fields.values() if x.option and x.check}
     return HeldRule(cls, own | shared | {key: own[key] for key in ("decay_mode", "peak_lr")})

@@ -150,7 +150,7 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
 
     def _prepare(self, plan: Plan) -> None:
         """Computes the steps that rules in Python prepare; nothing of the caller's changes."""
-        plan.stage()
+        plan.prepare()
         copies: list[tuple[Array, Array]] = []
         for i, t in plan.steps():
             program, name = self._places[i]

@@ -189,8 +189,8 @@ class Rule(ABC):
         """The step of a rule that ``prepares``: changes p in place, and puts new arrays into
         `state`, whose own are read-only, or changes them in place where the class says ``copies``.
 
-        p is a copy, times what decay leaves of it; g has all stages behind it and may be changed.
-        What is raised here leaves the parameters and their state as they were.
+        p is a copy, times what decay leaves of it; g has been through the prologue and may be
+        changed. What is raised here leaves the parameters and their state as they were.
         """
         raise NotImplementedError
 

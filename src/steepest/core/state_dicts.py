@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 
 from steepest.core.common_options import GROUP_OPTIONS
-from steepest.core.group_program import GroupProgram, stage_arrays
+from steepest.core.group_program import GroupProgram, states_of_operations
 from steepest.core.held_rule import HeldRule
 from steepest.core.norms import checked_history
 from steepest.core.planning import WithPlan
@@ -65,12 +65,12 @@ class WithStateDict(WithPlan, registered=False):
         needed: dict[str, dict[str, Array]] = {}
         for group, now in zip(self.param_groups, self._groups, strict=True):
             rule = self._rule_of(group)
-            h = {name: rule.settle(name, group[name], None) for name in rule.hyper_names}
+            h = {name: rule.checked(name, group[name], None) for name in rule.hyper_names}
             renewed = filters.renewed(now.masks, filters.masks(h["filter"])) or now.other_masks
             for name, p in zip(group["param_names"], group["params"], strict=True):
                 state = self._state.get(name, {})
                 needed[name] = {"step": np.array(state.get("step", 0))}
-                for key in (*rule.state_names(p, h), *stage_arrays(h)):
+                for key in (*rule.state_names(p, h), *states_of_operations(h)):
                     if key in state and not (key == "mask" and renewed):
                         needed[name][key] = given(state[key])
                     else:
@@ -184,7 +184,7 @@ class WithStateDict(WithPlan, registered=False):
         # An older state may lack a newer option.
         usual = {"convention": next(iter(rule.conventions), None)}
         known = GROUP_OPTIONS | usual | dict(loaded)
-        return rule, rule.settled({name: known[name] for name in rule.hyper_names})
+        return rule, rule.all_checked({name: known[name] for name in rule.hyper_names})
 
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()

@@ -452,7 +452,7 @@ class Sophia(Optimizer):
         def mean(number: int) -> tuple[str, tuple[float, ...]]:
             group = self.param_groups[number]
             rule = internal.rule_of(self, group)
-            b2 = rule.settle("betas", group["betas"], self.updates)[1]
+            b2 = rule.checked("betas", group["betas"], self.updates)[1]
             return "sophia_hessian", (b2, 1.0 - b2)
 
         sweeps.take_in(means, flat, groups, mean, "estimate", "hessian")

@@ -18,8 +18,8 @@ class MatrixRule(Optimizer, registered=False):
     """An optimizer whose step is  p ← p - lr · d  with a direction d of ``steepest.matrix``.
 
     BLAS runs outside the engine's parallel region, with threads of its own. The plan holds two
-    arrays of the size of a parameter, its staged gradient and its next value; a step makes d, the
-    new states and what the rule needs meanwhile, all freed after it.
+    arrays of the size of a parameter, its gradient as the prologue makes it and its next value; a
+    step makes d, the new states and what the rule needs meanwhile, all freed after it.
     """
 
     needs = "matrix"

@@ -70,7 +70,7 @@ class tail(Value):
         return max(0, (t - self.start) // self.every)
 
 
-def settled(kind: type[Value], name: str) -> Any:
+def checked(kind: type[Value], name: str) -> Any:
     """What checks the option `name`: a value of one kind, or None."""
 
     def check(value: Any) -> Value | None:
@@ -87,7 +87,7 @@ def arrays(h: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name, option in options.items() if option is not None)
 
 
-def stages(h: Mapping[str, Any], count: int, t: int) -> list[Operation]:
+def operations(h: Mapping[str, Any], count: int, t: int) -> list[Operation]:
     """The last epilogue operations of a parameter's t-th step, after `count` updates."""
     found: list[Operation] = []
     ahead, mean, ema = h["lookahead"], h["average"], h["ema"]

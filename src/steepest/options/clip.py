@@ -85,7 +85,7 @@ class Clip(Value, family=CLIPS):
         known = [*history, norm] if math.isfinite(norm) else list(history)
         return known[-self.memory :]
 
-    def stages(self, count: int) -> list[Operation]:
+    def operations(self, count: int) -> list[Operation]:
         """The prologue operations that clip elements."""
         return []
 
@@ -137,7 +137,7 @@ class value(Clip):
     def order(self) -> None:
         return None
 
-    def stages(self, count: int) -> list[Operation]:
+    def operations(self, count: int) -> list[Operation]:
         return [("clip_value", (self.at("limit", count),), None)]
 
 
@@ -305,7 +305,7 @@ class adaptive(Clip):
     def order(self) -> None:
         return None
 
-    def stages(self, count: int) -> list[Operation]:
+    def operations(self, count: int) -> list[Operation]:
         return [("scale_each", (), "factors")]
 
     def units(self, count: int) -> list[tuple[UnitOperation, int | None]]:
@@ -360,7 +360,7 @@ class skip_spikes(Clip):
         )
 
 
-def settled(clip: Any) -> Clip | tuple[Clip, ...] | None:
+def checked(clip: Any) -> Clip | tuple[Clip, ...] | None:
     """The clip, or several as a tuple. Raises TypeError or ValueError for anything else."""
     if clip is None or isinstance(clip, Clip):
         return clip

@@ -80,7 +80,7 @@ class Filter(Value, family=FILTERS):
         """What its state arrays begin with, for the parameter of that name."""
         return 0.0
 
-    def stages(self, count: int) -> list[Operation]:
+    def operations(self, count: int) -> list[Operation]:
         """Its prologue operations, which come before those of the penalties."""
         return []
 
@@ -116,7 +116,7 @@ class centralize(Filter):
     rank: ClassVar[int] = 0
     makes: ClassVar[str] = "means"
 
-    def stages(self, count: int) -> list[Operation]:
+    def operations(self, count: int) -> list[Operation]:
         return [("subtract_each", (), "means")]
 
     def units(self, count: int) -> list[tuple[UnitOperation, int | None]]:
@@ -153,7 +153,7 @@ class mars(Filter):
     arrays: ClassVar[tuple[str, ...]] = ("last_grad",)
     in_c_order: ClassVar[bool] = True
 
-    def stages(self, count: int) -> list[Operation]:
+    def operations(self, count: int) -> list[Operation]:
         beta = self.at("beta", count)
         weight = self.at("gamma", count) * (beta / (1.0 - beta))
         held = ("hold", (self.at("max_norm", count),), None)
@@ -190,7 +190,7 @@ class grokfast(Filter):
     def initial(self, p: Any, name: str) -> Any:
         return np.nan
 
-    def stages(self, count: int) -> list[Operation]:
+    def operations(self, count: int) -> list[Operation]:
         alpha = self.at("alpha", count)
         return [("grokfast", (alpha, 1.0 - alpha, self.at("lamb", count)), "grokfast")]
 
@@ -250,7 +250,7 @@ class mask(Filter):
         object.__setattr__(self, "masks", masks)
 
 
-def settled(value: Any) -> tuple[Filter, ...]:
+def checked(value: Any) -> tuple[Filter, ...]:
     """One filter, several or None, as a tuple. Raises TypeError or ValueError for anything else."""
     if value is None:
         return ()

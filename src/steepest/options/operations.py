@@ -7,7 +7,7 @@ from steepest.fields import Axis
 __all__ = ["Operation", "UnitOperation", "Units"]
 
 Operation = tuple[str, tuple[float, ...], str | None]
-"""Its name in ``kernels.stages``, its coefficients, the name of its own array or None."""
+"""Its name in ``kernels.operations``, its coefficients, the name of its own array or None."""
 UnitOperation = tuple[str, tuple[float, float]]
 """One that works on units, with the norm or sum of each: its name and its two coefficients."""
 Units = Annotated[int | None, Axis()]

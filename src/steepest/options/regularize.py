@@ -26,8 +26,6 @@ from steepest.fields import Number, Range, Scheduled, Truth, Value
 from steepest.options import average, decay
 from steepest.options.operations import Operation, UnitOperation, Units
 
-UnitStage = UnitOperation
-
 Weight = Annotated[Number, Scheduled(Range(float, 0))]
 Bound = Annotated[Number, Scheduled(Range(float, finite=False))]
 Flag = Annotated[bool, Truth()]
@@ -296,7 +294,7 @@ class simplex(Penalty):
         return {"simplex": [(self.at("total", count), self.axis)]}
 
 
-def settled(value: Any) -> tuple[Penalty, ...]:
+def checked(value: Any) -> tuple[Penalty, ...]:
     """One penalty, a sequence of them or None, as a tuple. Raises TypeError for anything else."""
     if value is None:
         return ()

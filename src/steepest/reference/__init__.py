@@ -114,10 +114,10 @@ def step(
     elif "keep" in takes:  # or by the decay factor
         hyper["keep"] = options.decay_factor
     shrinks = not {"decay", "keep"} & set(takes)
-    staged = [options.prologue(x, y, z) for x, y, z, _ in each]
+    gradients = [options.prologue(x, y, z) for x, y, z, _ in each]
     aside = [options.decoupled_decay(x) if shrinks else x for x, _, _, _ in each]
-    function(p, staged if together else staged[0], state, t, lr=lr, **hyper)
-    for (x, _, z, k), y, kept in zip(each, staged, aside, strict=True):
+    function(p, gradients if together else gradients[0], state, t, lr=lr, **hyper)
+    for (x, _, z, k), y, kept in zip(each, gradients, aside, strict=True):
         options.epilogue(x, y, z, k, kept)
 
 

@@ -269,7 +269,7 @@ def _check_group(rule: Any, clip: Any) -> None:
             f"{rule.cls.__name__} with step_in_backward: its step needs sums over all "
             "gradients, which are not known before the last one is there"
         )
-    for one in clips_of(clips.settled(clip)):
+    for one in clips_of(clips.checked(clip)):
         if one.sweeps and one.parts != "each":
             raise ValueError(
                 f"clip = {one!r} with step_in_backward: the norm of several gradients is not known "

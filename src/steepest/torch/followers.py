@@ -66,10 +66,10 @@ class Follower:
             self.seen = values
             self.objects = [i for i, x in enumerate(values) if not _plain(x)]
 
-    def settled(self, count: int) -> dict[str, Any]:
+    def all_checked(self, count: int) -> dict[str, Any]:
         """The hyper-parameters after `count` updates, as numbers."""
         rule = self.program.rule
-        return {name: rule.settle(name, self.inner[name], count) for name in self.names}
+        return {name: rule.checked(name, self.inner[name], count) for name in self.names}
 
     def named(self) -> Iterator[tuple[str, Any]]:
         """The parameters with their names."""

@@ -45,7 +45,7 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
             for p in group["params"]:
                 index.setdefault(p, len(index))
         for follower in self._followers:
-            h = follower.settled(inner.updates)
+            h = follower.all_checked(inner.updates)
             for p in follower.group["params"]:
                 own = self.state.get(p)
                 if not own:
@@ -202,7 +202,7 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
 def _check_keys(state: Mapping[str, Any], program: Any, p: Any, name: str) -> None:
     """Raises ValueError for a loaded state that lacks what the rule needs."""
     keys = keys_of(program, views.array(p, f"parameter {name!r}"))
-    if state["step"] and keys - {*program.of_stages} - state.keys():
+    if state["step"] and keys - {*program.operation_states} - state.keys():
         raise ValueError(
             f"state of parameter {name!r} has keys {sorted(state)}; expected {sorted(keys)}"
         )

@@ -162,7 +162,12 @@ class Unwatched:
 
 def keys_of(program: Any, p: Any) -> set[str]:
     """What the state of a parameter has of the rule and of its options."""
-    return {"step", *program.rule_keys(p), *program.rule.scalars(program.h), *program.of_stages}
+    return {
+        "step",
+        *program.rule_keys(p),
+        *program.rule.scalars(program.h),
+        *program.operation_states,
+    }
 
 
 def adopted(

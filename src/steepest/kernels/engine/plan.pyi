@@ -7,7 +7,7 @@ from steepest.kernels.dispatch import Kernels
 
 BLOCK_SIZE: int
 CHUNK_SIZE: int
-UNIT_STAGE_LIMIT: int
+UNIT_OPERATION_LIMIT: int
 SPARE_OPERAND: int
 
 _Array = NDArray[Any]
@@ -74,7 +74,7 @@ class Plan:
         row: int,
         rule: str,
         h: tuple[float, ...],
-        keep: float,
+        decay_factor: float,
         before: list[_Stage],
         after: list[_Stage],
         units: list[tuple[str, tuple[float, float]]],
@@ -84,7 +84,7 @@ class Plan:
         kept: tuple[float, ...] = (),
         prepared: bool = False,
     ) -> None: ...
-    def stage(self) -> None: ...
+    def prepare(self) -> None: ...
     def steps(self) -> list[tuple[int, int]]: ...
     def replace(self, copies: list[tuple[_Array, _Array]]) -> None: ...
     def rescale(self, scales: float | list[float]) -> None: ...

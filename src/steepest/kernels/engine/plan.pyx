@@ -5,7 +5,7 @@ Before a step, `resolve` takes the parameters and gradients and compares them wi
 knows (pointer, type, shape, strides); `rows` tells which (group, t) pairs occur; `program` says
 what to do for each pair (see `programs`). None of that writes to a parameter. `norms`, `factors`
 and `commit` run the sweeps (see `sweeps`, `norms`, `reductions`). A rule in Python computes its
-step before the commit, from what `stage` makes, and `replace` says what else the commit copies.
+step before the commit, from what `prepare` makes, and `replace` says what else the commit copies.
 Once `commit` has its scratch memory it cannot fail: it allocates nothing and calls no Python until
 the counters have advanced with the parameters.
 
@@ -38,7 +38,7 @@ from steepest.kernels.sources cimport address, counter, held, same, still_as, st
 cdef enum:
     VISIT = 64                         # what a parameter costs besides its elements, in elements
 
-BLOCK_SIZE, CHUNK_SIZE, UNIT_STAGE_LIMIT = BLOCK, CHUNK, UNIT_OPERATIONS
+BLOCK_SIZE, CHUNK_SIZE, UNIT_OPERATION_LIMIT = BLOCK, CHUNK, UNIT_OPERATIONS
 SPARE_OPERAND = SPARE
 
 
@@ -278,7 +278,7 @@ cdef class Plan:
             self.step.programs, self.program_capacity, self.made = programs, n, [None] * n
         return 0
 
-    def program(self, Py_ssize_t row, str rule, tuple h, double keep, list before, list after,
+    def program(self, Py_ssize_t row, str rule, tuple h, double decay_factor, list before, list after,
                 list units, list late, int domain=0, bint together=False, tuple kept=(),
                 bint prepared=False):
         """What to do for a row of `rows`: the rule, its coefficients, the decay factor of the
@@ -293,8 +293,8 @@ cdef class Plan:
         if (row >= self.program_capacity or len(h) > COEFFICIENTS or len(units) > UNIT_OPERATIONS
                 or len(before) + len(after) + len(late) > OPERATIONS or len(kept) > SCALARS
                 or not 0 <= domain < max(self.step.capacity, 1)):
-            raise ValueError(f"{rule}: more coefficients or stages than a program has room for")
-        program.decay, program.domain, program.together = keep, domain, together
+            raise ValueError(f"{rule}: more coefficients or operations than a program has room for")
+        program.decay, program.domain, program.together = decay_factor, domain, together
         program.prepared = prepared
         self.step.preparing = self.step.preparing or prepared
         set_numbers(program, h, kept)
@@ -308,7 +308,7 @@ cdef class Plan:
             self.made[row] = (rule, before, after, units, late)
         note(&self.step, program)
 
-    def stage(self):
+    def prepare(self):
         """Makes the gradients, and the parameters, that prepared rules start from; on one thread,
         see `elements`."""
         if self.step.preparing:

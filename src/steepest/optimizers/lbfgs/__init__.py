@@ -84,7 +84,7 @@ class LBFGS:
             "line_search_fn": line_search_fn,
             "maximize": maximize,
         }
-        self.defaults: dict[str, Any] = _settled(hyper)
+        self.defaults: dict[str, Any] = _checked(hyper)
         self._grouped = trees.is_groups(params)
         group = params[0] if self._grouped else {"params": params}
         if self._grouped and len(params) > 1:
@@ -105,7 +105,7 @@ class LBFGS:
         _disjoint(params, names)
         filled = hyper | dict(group)
         chosen = {"params": params, "param_names": list(names)}
-        self.param_groups: list[dict[str, Any]] = [filled | _settled(filled) | chosen]
+        self.param_groups: list[dict[str, Any]] = [filled | _checked(filled) | chosen]
         self._like = [(p.shape, p.dtype) for p in params]
         self._rows = vectors.Rows(sum(p.size for p in params), vectors.common_type(params))
         self._memory = Memory()
@@ -179,7 +179,7 @@ class LBFGS:
 
     def _step(self, closure: Closure) -> float:
         before = self._memory
-        h = _settled(self.param_groups[0], before.updates)
+        h = _checked(self.param_groups[0], before.updates)
         params = self._checked()
         self._rows.begin(before.rows())
         start = self._rows.take()
@@ -255,7 +255,7 @@ class LBFGS:
         if [g["param_names"] for g in groups] != [self._names]:
             raise ValueError("the state's groups have other parameter names than this optimizer's")
         loaded = {key: copy.deepcopy(x) for key, x in groups[0].items() if key != "params"}
-        loaded |= _settled(loaded)
+        loaded |= _checked(loaded)
         (held,), told = continued(self.param_groups, [loaded])
         self._rows.begin(self._memory.rows())
         memory = self._loaded(state_dict)
@@ -351,7 +351,7 @@ def _load_lbfgs(optimizer: LBFGS, state_dict: Mapping[str, Any], also: Sequence[
     optimizer._load_with(state_dict, also)
 
 
-def _settled(hyper: Mapping[str, Any], updates: int | None = None) -> dict[str, Any]:
+def _checked(hyper: Mapping[str, Any], updates: int | None = None) -> dict[str, Any]:
     """Checked arguments, and the value of a schedule after so many steps; None keeps schedules."""
     rate = within(0)
     lr = hyper["lr"]
