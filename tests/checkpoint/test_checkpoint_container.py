@@ -295,7 +295,7 @@ def entry(dtype="F32", shape=(1,), offsets=(0, 4), **more):
         ({"x": entry() | {"shape": 1}}, "expected lists of counts"),
         ({"x": entry(offsets=(0, 4, 4))}, "expected lists of counts"),
         ({"x": entry(offsets=(0, 4.0))}, "expected lists of counts"),
-        ({"x": entry(dtype="BF16", shape=(2,))}, "has dtype 'BF16'; expected one of F64, F32"),
+        ({"x": entry(dtype="F4", shape=(2,))}, "has dtype 'F4'; expected one of F64, F32"),
         ({"x": entry(dtype="|O")}, r"has dtype '\|O'"),
         ({"x": entry(dtype=None)}, "has dtype None"),
         ({"x": entry(dtype=[])}, r"has dtype \[\]"),

@@ -381,6 +381,9 @@ def changed(rule, arguments, name):
         "momentum_into_precondition_update": False, "balance_interval": 3, "seed": 5, "rank": 2,
         "update_proj_gap": 3, "proj_type": "left", "scale_type": "tensor", "growth": 1.5,
     }  # fmt: skip
+    if name == "state_dtype":
+        states = dict.fromkeys((*RULES[rule].states(arguments), *RULES[rule].beside(arguments)))
+        return {next(iter(states), "none"): "float16"}
     if (rule, name) == ("muon", "eps"):
         return 50.0  # it matters only where ‖u‖ is less
     if name in other:
@@ -417,6 +420,7 @@ def arguments_of(rule):
         if name != "clip" or rule not in ("signsgd", "rprop")  # no clip changes a gradient's sign
         if name != "lookahead" or RULES[rule].may_be_moved
         if name != "state_dir"  # which must not; see test_state_dir.py
+        if name != "dtype"  # which says what arrays of uint16 hold; see test_formats.py
         if name != "ns_dtype"  # which needs PyTorch; see test_optimizers_muon.py
         # These move every element against its gradient.
         if name != "cautious" or rule not in ("adagrad", "adadelta", "signsgd", "grams")
@@ -433,6 +437,10 @@ def test_every_argument_changes_the_result(rule, name):
     if name == "cautious" and not RULES[rule].additive:
         with pytest.raises(ValueError, match="does not add a step"):
             RULES[rule](np.ones((3, 3)), cautious=True)
+        return
+    if name == "state_dtype" and (RULES[rule].prepares or rule in ("signsgd", "sm3")):
+        with pytest.raises(ValueError, match=r"matrices in float32|has no effect|names 'none'"):
+            RULES[rule](np.ones((3, 3)), state_dtype="float16")
         return
     if name == "peak_lr" and RULES[rule].own_decay:
         with pytest.raises(ValueError, match=r"peak_lr = 0\.5 has no effect"):

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 import steepest as st
+from steepest import checkpoint, codecs
 from steepest.checkpoint import container
 from steepest.extension import testing
 from steepest.kernels import dispatch
 from steepest.memory import arrays, formats
 from steepest.optimizers import RULES
 
-FLOAT, HALF = np.dtype(np.float32), np.dtype(np.float16)
+FLOAT, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
+QUARTER = np.dtype([("e5m2", "u1")])
 
 
 class Operand(ctypes.Structure):
@@ -69,15 +71,18 @@ def codec(stored_as):
     return (to, None, back, None), functions
 
 
-def half(x):
-    return x.astype(np.float16)
+def narrow(x):
+    """The upper half of a float16, towards 0."""
+    with np.errstate(over="ignore", under="ignore"):
+        bits = x.astype(np.float16).view(np.uint16)
+    return (bits >> 8).astype(np.uint8).view(QUARTER)
 
 
 def wide(x):
-    return x.astype(np.float32)
+    return (x.view(np.uint8).astype(np.uint16) << 8).view(np.float16).astype(np.float32)
 
 
-TOY = formats.Format("float16", HALF, FLOAT, "half", "F16", (2, 16), decode=wide, encode=half)
+TOY = formats.Format("float8_e5m2", QUARTER, FLOAT, "F8_E5M2", (12, 8), decode=wide, encode=narrow)
 
 
 @pytest.fixture
@@ -85,7 +90,7 @@ def toy(monkeypatch):
     """What a new format needs: one object, and one codec at each level."""
     table = dict(formats.FORMATS)
     entry, functions = codec(TOY)
-    monkeypatch.setitem(dispatch.current.codecs, "half", entry)
+    monkeypatch.setitem(dispatch.current.codecs, TOY.name, entry)
     formats.register(TOY)
     yield TOY
     formats.FORMATS.clear()
@@ -93,7 +98,7 @@ def toy(monkeypatch):
     assert functions
 
 
-def test_the_first_two():
+def test_what_is_computed_as_it_is_stored():
     for dtype, code in ((np.float32, "F32"), (np.float64, "F64")):
         x = np.arange(6, dtype=dtype)
         found = formats.of(x)
@@ -101,20 +106,68 @@ def test_the_first_two():
         assert (found.code, found.dlpack) == (code, (2, 8 * x.itemsize))
         assert found.decode(x) is x and found.encode(x) is x
         assert formats.borrowed(x) and formats.computed(x) == dtype
-    assert formats.expected() == "float32 or float64"
-    assert list(arrays.DTYPES) == [np.float32, np.float64]
+
+
+@pytest.mark.parametrize(("name", "code"), [("bfloat16", "BF16"), ("float16", "F16")])
+def test_sixteen_bits(name, code):
+    x = np.zeros(3, formats.named(name))
+    found = formats.of(x)
+    assert (found.name, found.code, found.dlpack[1]) == (name, code, 16)
+    assert not formats.borrowed(x) and formats.computed(x) == FLOAT
+    assert formats.decoded(x).tolist() == [0.0, 0.0, 0.0]
+    assert formats.encoded(np.ones(2), x.dtype).dtype == x.dtype
+    assert formats.expected() == "float32, float64, bfloat16 or float16"
+
+
+def test_the_two_types_of_bfloat16_are_one_format():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    theirs, ours = np.dtype(ml_dtypes.bfloat16), codecs.BFLOAT16
+    assert formats.alike(theirs, ours) and not formats.alike(theirs, FLOAT)
+    assert formats.named("bfloat16") == theirs
+    rng = np.random.default_rng(0)
+    x, g = (codecs.to_bfloat16(rng.standard_normal(9)) for _ in range(2))
+    one, two = x.copy(), x.view(theirs).copy()
+    first, second = (st.AdamW(p, lr=0.1, state_dtype="bfloat16") for p in (one, two))
+    first.step(g.view(theirs))
+    second.step(g)
+    np.testing.assert_array_equal(one.view(np.uint16), two.view(np.uint16))
+    state = first.state_dict()
+    for key in ("exp_avg", "exp_avg_sq"):
+        state["state"]["0"][key] = state["state"]["0"][key].view(ours)
+    second.load_state_dict(state)
+    first.step(g)
+    second.step(g)
+    np.testing.assert_array_equal(one.view(np.uint16), two.view(np.uint16))
+
+
+def test_bits_of_bfloat16():
+    """Arrays of uint16, where the optimizer is told what they hold."""
+    rng = np.random.default_rng(0)
+    bits, g = (codecs.to_bfloat16(rng.standard_normal((5, 4))).view(np.uint16) for _ in range(2))
+    twin = bits.copy().view(codecs.BFLOAT16)
+    first, second = st.Lion({"w": bits}, lr=0.1, dtype="bfloat16"), st.Lion({"w": twin}, lr=0.1)
+    for _ in range(3):
+        first.step({"w": g})
+        second.step({"w": g.view(codecs.BFLOAT16)})
+        np.testing.assert_array_equal(bits, twin.view(np.uint16))
+    with pytest.raises(TypeError, match=r'has dtype uint16; .* with dtype="bfloat16"'):
+        st.Lion(bits)
+    with pytest.raises(ValueError, match="dtype = 'float32': expected None, or \"bfloat16\""):
+        st.Lion(bits, dtype="float32")
 
 
 def test_what_has_no_format():
-    with pytest.raises(TypeError, match="int64 cannot be stepped; expected float32 or float64"):
+    with pytest.raises(TypeError, match="int64 cannot be stepped; expected float32, float64, bf"):
         formats.of(np.arange(3, dtype=np.int64))
-    with pytest.raises(TypeError, match="float16; expected float32 or float64 in native"):
-        st.SGD(np.zeros(3, HALF))
+    with pytest.raises(TypeError, match=r"dtype int8; expected float32, float64, .* in native"):
+        st.SGD(np.zeros(3, np.int8))
+    with pytest.raises(ValueError, match="format 'int3': expected one of float32, float64"):
+        formats.named("int3")
 
 
 def test_what_is_refused():
-    with pytest.raises(ValueError, match="'float16' is computed in float16; expected float32 or"):
-        formats.register(replace(TOY, computed=HALF))
+    with pytest.raises(ValueError, match="'float8_e5m2' is computed in float16; expected float32"):
+        formats.register(replace(TOY, computed=np.dtype(np.float16)))
     with pytest.raises(ValueError, match="float32 is how 'float32' is stored already"):
         formats.register(replace(TOY, dtype=FLOAT))
 
@@ -123,28 +176,28 @@ def test_what_is_refused():
 def test_a_step_of_a_new_format_is_that_of_its_blocks(toy, name):
     """encode(rule(decode(x))), with states of the computing type; no rule knows of it."""
     rng = np.random.default_rng(0)
-    p = rng.standard_normal((70, 30)).astype(HALF)
+    p = narrow(rng.standard_normal((70, 30)))
     opt = RULES[name](p)
     twin, state = p.copy(), {key: x.copy() for key, x in opt.state["0"].items()}
     hyper, shared = testing.reference_hyper(opt), testing.shared_numbers(opt)
     for t in range(1, 4):
-        g = rng.standard_normal(p.shape).astype(HALF)
+        g = narrow(rng.standard_normal(p.shape))
         opt.step(g)
         block = toy.decode(twin)
         testing.reference_step(opt, [block], [toy.decode(g)], [state], t, shared, **hyper)
         twin = toy.encode(block)
         np.testing.assert_array_equal(p, twin)
     for key, x in opt.state["0"].items():
-        assert x.dtype != HALF
+        assert x.dtype != QUARTER
         if key != "step":  # which the reference is given
             np.testing.assert_array_equal(x, state[key])
 
 
 def test_strided_arrays_of_a_new_format(toy):
     rng = np.random.default_rng(1)
-    memory = rng.standard_normal((40, 50)).astype(HALF)
+    memory = narrow(rng.standard_normal((40, 50)))
     dense = memory[::2, ::5].copy()
-    g = rng.standard_normal(dense.shape).astype(HALF)
+    g = narrow(rng.standard_normal(dense.shape))
     strided, plain = st.AdamW(memory[::2, ::5], lr=0.1), st.AdamW(dense, lr=0.1)
     for _ in range(2):
         strided.step(g)
@@ -152,35 +205,76 @@ def test_strided_arrays_of_a_new_format(toy):
     np.testing.assert_array_equal(memory[::2, ::5], dense)
 
 
-def test_a_gradient_has_the_format_of_its_parameter(toy):
-    opt = st.SGD(np.zeros(3, HALF), lr=0.1)
-    with pytest.raises(TypeError, match="has dtype float32; expected the parameter's float16"):
+def test_the_format_of_gradients_may_change_from_step_to_step():
+    rng = np.random.default_rng(2)
+    p = np.zeros(700, np.float32)
+    twin = p.copy()
+    opt, other = st.AdamW(p, lr=0.1), st.AdamW(twin, lr=0.1)
+    for name in ("float32", "bfloat16", "float16", "bfloat16", "float64", "float32"):
+        g = formats.encoded(rng.standard_normal(700), formats.named(name))
+        opt.step(g)
+        other.step(codecs.decoded(g, np.float32))
+        np.testing.assert_array_equal(p, twin)
+
+
+def test_a_format_for_some_states():
+    opt = st.AdamW(np.ones(5, np.float32), state_dtype={"exp_avg": "bfloat16"}, ema=0.9)
+    opt.step(np.ones(5, np.float32))
+    types = {key: formats.of(x).name for key, x in opt.state["0"].items() if key != "step"}
+    assert types == {"exp_avg": "bfloat16", "exp_avg_sq": "float32", "ema": "float32"}
+    assert opt.param_groups[0]["state_dtype"] == (("exp_avg", "bfloat16"),)
+    again = st.AdamW(np.ones(5, np.float32), ema=0.9, state_dtype=(("exp_avg", "bfloat16"),))
+    again.load_state_dict(opt.state_dict())
+    assert again.state["0"]["exp_avg"].dtype == opt.state["0"]["exp_avg"].dtype
+
+
+def test_states_that_are_places_keep_their_precision():
+    """What begins as a copy of the parameter: its changes would be lost in 16 bits."""
+    opt = st.ScheduleFreeAdamW(np.ones(5, np.float32), state_dtype="bfloat16")
+    types = {key: formats.of(x).name for key, x in opt.state["0"].items() if key != "step"}
+    assert types == {"z": "float32", "exp_avg_sq": "bfloat16"}
+
+
+def test_states_of_parameters_of_sixteen_bits_are_float32():
+    for dtype in (np.float16, formats.named("bfloat16")):
+        opt = st.AdamW(np.zeros(3, dtype))
+        assert opt.state["0"]["exp_avg"].dtype == np.float32
+
+
+def test_formats_that_are_refused():
+    p = np.ones((3, 3), np.float32)
+    for value, error, message in (
+        ("float8", ValueError, "state_dtype = 'float8': expected one of float32, float64"),
+        (np.int32, ValueError, "expected one of float32"),
+        ({"exp": "float16"}, ValueError, "state_dtype names 'exp'; the states of adamw .* exp_avg"),
+        ({1: "float16"}, TypeError, "expected names of states with a dtype each"),
+    ):
+        with pytest.raises(error, match=message):
+            st.AdamW(p, state_dtype=value)
+    with pytest.raises(ValueError, match="the states of muon are matrices"):
+        st.Muon(p, state_dtype="float16")
+    with pytest.raises(ValueError, match="has no effect: SGD, as it is here, has no states"):
+        st.SGD(p, state_dtype="float16")
+    assert st.AdamW(p, state_dtype=np.float16).param_groups[0]["state_dtype"] == "float16"
+
+
+def test_the_format_of_states_cannot_change():
+    opt = st.AdamW(np.ones(3, np.float32))
+    opt.step(np.ones(3, np.float32))
+    opt.param_groups[0]["state_dtype"] = "float16"
+    with pytest.raises(ValueError, match="state_dtype = 'float16': the group's states were made"):
         opt.step(np.ones(3, np.float32))
-    opt.step(np.ones(3, HALF))
-    with pytest.raises(TypeError, match="has dtype float32; expected the parameter's float16"):
-        opt.step(np.ones(3, np.float32))
+    opt.param_groups[0]["state_dtype"] = None
+    opt.step(np.ones(3, np.float32))
 
 
 def test_a_checkpoint_of_a_new_format(toy, tmp_path):
-    p = np.arange(5).astype(HALF)
+    p = narrow(np.arange(5.0))
     container.write(tmp_path / "x", {"p": p}, {})
+    assert b'"F8_E5M2"' in (tmp_path / "x").read_bytes()
     found = container.read(tmp_path / "x")[0]["p"]
     assert found.dtype == toy.dtype
     np.testing.assert_array_equal(found, p)
-
-
-def test_a_name_of_its_own_in_checkpoints(toy, monkeypatch, tmp_path):
-    """One that safetensors has and this library did not."""
-    swapped = np.dtype([("e5m2", "u1")])
-    monkeypatch.setitem(
-        formats.FORMATS, swapped, replace(toy, name="e5m2", dtype=swapped, code="F8_E5M2")
-    )
-    x = np.zeros(3, swapped)
-    x["e5m2"] = 1, 2, 3
-    container.write(tmp_path / "x", {"p": x}, {})
-    assert b'"F8_E5M2"' in (tmp_path / "x").read_bytes()
-    found = container.read(tmp_path / "x")[0]["p"]
-    assert found.dtype == swapped and found["e5m2"].tolist() == [1, 2, 3]
 
 
 def test_an_operand_without_a_codec_is_refused():
@@ -191,3 +285,20 @@ def test_an_operand_without_a_codec_is_refused():
     layout = arrays.layout((p,), p)
     with pytest.raises(ValueError, match="an array of float64 without a codec"):
         opt._plan.bind_gradient(0, other, layout)
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+def test_a_checkpoint_of_sixteen_bits(name, tmp_path):
+    rng = np.random.default_rng(3)
+    p = formats.encoded(rng.standard_normal((40, 5)), formats.named(name))
+    twin = p.copy()
+    opt, other = (st.AdamW({"w": x}, lr=0.1, state_dtype=name) for x in (p, twin))
+    g = formats.encoded(rng.standard_normal((40, 5)), p.dtype)
+    opt.step({"w": g})
+    other.step({"w": g})
+    checkpoint.save(tmp_path / "x", opt, arrays={"w": p})
+    opt.step({"w": g})
+    kept = p.copy()
+    twin[...] = checkpoint.load(tmp_path / "x", other).arrays["w"]
+    other.step({"w": g})
+    np.testing.assert_array_equal(twin.view(np.uint16), kept.view(np.uint16))

@@ -65,7 +65,7 @@ def test_an_estimate_is_checked_before_anything_changes():
     good = np.ones(3)
     for bad, error, message in (
         (np.ones(3), ValueError, r"estimate of parameter 'b' has shape \(3,\); expected"),
-        (np.ones(2, np.float32), TypeError, "estimate of parameter 'b' has dtype float32"),
+        (np.ones(2, np.int64), TypeError, "estimate of parameter 'b' has dtype int64"),
         ([1.0, 1.0], TypeError, "estimate of parameter 'b' is a list"),
         (opt.state["b"]["hessian"], ValueError, "estimate of parameter 'b' shares memory with a"),
     ):

@@ -55,12 +55,13 @@ _FURTHER: dict[str, np.dtype[Any]] = {
 def stored_types() -> dict[str, np.dtype[Any]]:
     """What can be stored, by name: what formats of parameters are stored as, and others."""
     largest_first = sorted(formats.FORMATS.values(), key=lambda x: -x.dtype.itemsize)
-    stored = {x.code: x.dtype.newbyteorder("<") for x in largest_first}
+    stored = {x.code: formats.named(x.name).newbyteorder("<") for x in largest_first}
     return stored | {code: dtype for code, dtype in _FURTHER.items() if code not in stored}
 
 
 def _codes() -> dict[np.dtype[Any], str]:
-    return {dtype: code for code, dtype in stored_types().items()}
+    codes = {dtype: code for code, dtype in stored_types().items()}
+    return codes | {dtype: x.code for dtype, x in formats.FORMATS.items()}
 
 
 MAX_HEADER = 100_000_000

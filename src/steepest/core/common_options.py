@@ -6,6 +6,7 @@ from dataclasses import KW_ONLY
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
+from steepest.core import state_formats
 from steepest.core.constructor import Argument, WithFields
 from steepest.core.hyper_parameters import Choice, Flag, Made, Maybe, Number, Weight, within
 from steepest.options import average as averages
@@ -30,8 +31,11 @@ class CommonOptions(WithFields, options=True):
     of an averaged copy of the parameters, kept as state ``"ema"``. average: ``st.average.tail``,
     their mean from a step on. lookahead: ``st.average.lookahead``. nonfinite: what an infinite or
     NaN gradient does: ``"propagate"``, ``"raise"`` FloatingPointError, or ``"skip"`` the step and
-    count it in ``skipped``. state_dir: a folder, in files of which the state arrays then lie, so
-    that they may be larger than memory; see docs/state-dir.md.
+    count it in ``skipped``. state_dtype: how the rule's states are stored: ``"float32"``,
+    ``"float64"``, ``"bfloat16"``, ``"float16"``, or one for each of some states by name; by default
+    float32 for parameters of 16 bits, else as the parameter; see docs/formats.md. dtype:
+    ``"bfloat16"`` where arrays of uint16 hold its bits. state_dir: a folder, in files of which the
+    state arrays then lie, so that they may be larger than memory; see docs/state-dir.md.
 
     exclude: parameters that weight_decay, l1 and regularize leave alone: ``"vectors"`` (what has
     fewer than two dimensions: biases, scales of norms), or patterns of names such as ``"*.bias"``.
@@ -66,10 +70,14 @@ class CommonOptions(WithFields, options=True):
         averages.lookahead | None, Made(averages.checked(averages.lookahead, "lookahead"))
     ] = None
     cautious: Flag = False
+    state_dtype: Annotated[
+        str | Mapping[str, str] | None, Made(state_formats.checked)
+    ] = None  # fmt: skip
     exclude: Argument[str | Sequence[str]] = ()
     overrides: Argument[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
     nonfinite: Argument[Literal["propagate", "raise", "skip"]] = "propagate"
     state_dir: Argument[str | os.PathLike[str] | None] = None
+    dtype: Argument[str | None] = None
 
 
 OPTIONS = tuple(name for name, field in CommonOptions.fields.items() if field.option)

@@ -18,7 +18,7 @@ __all__ = ["GROUP_KEYS", "check_borrowed", "check_own"]
 GROUP_KEYS = ("params", "param_names", "rule")
 """What a group has beside hyper-parameters."""
 
-_WHOLE = ("exclude", "overrides", "nonfinite", "state_dir", "adamw", "adamw_for", "rules")
+_WHOLE = ("exclude", "overrides", "nonfinite", "state_dir", "dtype", "adamw", "adamw_for", "rules")
 """Arguments that hold for an optimizer, not for one of its groups."""
 
 _CLOSE = 0.85

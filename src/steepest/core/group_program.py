@@ -11,10 +11,12 @@ from steepest.core.asked import Asked
 from steepest.core.hyper_parameters import variable
 from steepest.core.norms import clips
 from steepest.core.operands import Operands, PlacedOperation, operands
+from steepest.core.state_formats import StateFormats
 from steepest.kernels.engine import UNIT_OPERATION_LIMIT
 from steepest.memory import arrays
 from steepest.memory.arrays import Array
 from steepest.options import average, decay, filters, regularize
+from steepest.options.operations import UnitOperation
 
 __all__ = ["GroupProgram", "states_of_operations"]
 
@@ -42,7 +44,7 @@ class GroupProgram:
     """What decoupled decay leaves of a parameter before the rule."""
     by_elements: Operands
     by_rows: Operands
-    units: list[regularize.UnitOperation]
+    units: list[UnitOperation]
     sign: float
     _averages: bool
     """Whether the group has operations that depend on a parameter's own count of steps."""
@@ -90,6 +92,8 @@ class GroupProgram:
         """The values of the rule's ``fixed`` hyper-parameters, once there are some."""
         self.operation_states: tuple[str, ...] = ()
         """Those of operations."""
+        self._formats = StateFormats(None, ())
+        """How states are stored."""
         self.axes: tuple[int | None, ...] = ()
         """The axis of the units of each unit operation."""
         self.makes: tuple[str, ...] = ()
@@ -158,6 +162,8 @@ class GroupProgram:
         asked = Asked(given)
         structure = self._structure(asked)
         self._check_fixed(h)
+        if not self._formats.chosen and h["state_dtype"] is not None:
+            self._formats = StateFormats(h["state_dtype"], rule.points)
         # A schedule may be 0 now and not later: what it needs is kept all along.
         h["states"], h["beside"], shared = structure
         h["updates"] = count + 1
@@ -165,6 +171,8 @@ class GroupProgram:
         h["masked"] = filters.masks(h["filter"]) is not None
         self._given, self.shared, self._asked = given, shared, asked.keys_read
         self._set_operations(h, count)
+        if self._formats.chosen:
+            self._check_formats(h)
         self.h = h
         self.sign = -1.0 if h["maximize"] else 1.0
         self._varying = [i for i, x in enumerate(seen) if variable(x)]
@@ -263,15 +271,42 @@ class GroupProgram:
 
     def _check_fixed(self, h: Mapping[str, Any]) -> None:
         """Raises ValueError where a hyper-parameter that gives states their shapes has changed."""
-        shaping = tuple(h[key] for key in self.rule.fixed)
+        fixed = (*self.rule.fixed, "state_dtype")
+        shaping = tuple(h[key] for key in fixed)
         if self._shaping is None:
             self._shaping = shaping
-        for key, now, before in zip(self.rule.fixed, shaping, self._shaping, strict=True):
+        for key, now, before in zip(fixed, shaping, self._shaping, strict=True):
             if now != before:
                 raise ValueError(
                     f"{key} = {now!r}: the group's states were made for {before!r}, which cannot "
                     "change; make a new optimizer, or add the parameters as a group with the other"
                 )
+
+    def _check_formats(self, h: Mapping[str, Any]) -> None:
+        """Raises ValueError for formats of states that have none, or are not there."""
+        if self.rule.prepares:
+            raise ValueError(
+                f"state_dtype = {h['state_dtype']!r}: the states of {self.rule.rule} are matrices "
+                "in float32 or float64; leave it at None"
+            )
+        has = (*h["states"], *h["beside"], *self.operation_states)
+        for key in self._formats.named:
+            if key not in has:
+                raise ValueError(
+                    f"state_dtype names {key!r}; the states of {self.rule.rule} that have their "
+                    f"parameter's shape are {', '.join(dict.fromkeys(has)) or 'none'}"
+                )
+
+    def computing_type(self, p: Array) -> np.dtype[Any]:
+        """The type in which blocks of the parameter p are computed."""
+        return self._formats.blocks(p)
+
+    def state_type(self, key: str, p: Array) -> np.dtype[Any]:
+        """The dtype of a state array of the parameter p."""
+        matrices = self.rule.matrices(p, self.h)
+        if matrices is not None and key in matrices.states:
+            return self.computing_type(p)
+        return self._formats.of(key, p, self.of_rule(key))
 
     def keys(self, p: Array) -> tuple[str, ...]:
         """The state arrays of the parameter p: those of the rule, then those of operations."""
@@ -357,8 +392,8 @@ class GroupProgram:
             return arrays.like(x, self.rule.initial(key, p, self.h), name, key)
         matrices = self.rule.matrices(p, self.h)
         if matrices is not None and key in matrices.states:
-            return arrays.shaped(x, arrays.computed(p), matrices.states[key], name, key)
-        return arrays.state(x, p, name, key)
+            return arrays.shaped(x, self.computing_type(p), matrices.states[key], name, key)
+        return arrays.state(x, p, name, key, self.state_type(key, p))
 
     def nbytes(self, p: Array, key: str) -> int:
         """How many bytes a state array of the parameter p has."""
@@ -367,8 +402,8 @@ class GroupProgram:
             return int(begun.nbytes)
         matrices = self.rule.matrices(p, self.h)
         if matrices is not None and key in matrices.states:
-            return int(math.prod(matrices.states[key]) * arrays.computed(p).itemsize)
-        return p.size * arrays.computed(p).itemsize
+            return int(math.prod(matrices.states[key]) * self.computing_type(p).itemsize)
+        return p.size * self.state_type(key, p).itemsize
 
     def _closing(
         self, x: Operands, count: int, t: int

@@ -16,9 +16,10 @@ from steepest.core.norms import Peers
 from steepest.core.rule import Rule
 from steepest.core.scalar_states import new_scalars
 from steepest.core.state import Changes, WatchedDict, counters
+from steepest.core.state_formats import bits_of
 from steepest.kernels import dispatch, machine
 from steepest.kernels.engine import Plan
-from steepest.memory import arrays
+from steepest.memory import arrays, formats
 from steepest.memory.arrays import Array
 from steepest.memory.files import Scratch
 from steepest.options import decay, filters
@@ -43,6 +44,8 @@ class WithGroups(Rule, registered=False):
     """Whether others may hold the state's arrays, and so may change how they lie."""
     _unscale = 1.0
     """What gradients are multiplied with before all else, by who has scaled the loss."""
+    _bits: str | None = None
+    """The format whose bits arrays of uint16 hold."""
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         """Takes the arguments that the class's fields say."""
@@ -57,6 +60,7 @@ class WithGroups(Rule, registered=False):
                 f"nonfinite = {self._nonfinite!r}: expected one of {', '.join(_POLICIES)}"
             )
         self._files = files_in(given.get("state_dir"))
+        self._bits = bits_of(given.get("dtype"))
         self.defaults: dict[str, Any] = checked_defaults(cls, given)
         self.param_groups: list[dict[str, Any]] = []
         self._changes = Changes()
@@ -117,7 +121,7 @@ class WithGroups(Rule, registered=False):
         if not names:
             raise ValueError("params is empty; give at least one parameter")
         names = trees.own_names(group, names)
-        added = [arrays.parameter(x, name) for name, x in zip(names, leaves, strict=True)]
+        added = [arrays.parameter(x, k, self._bits) for k, x in zip(names, leaves, strict=True)]
         taken = set(self._names)
         for name in names:
             if name in taken:
@@ -144,7 +148,9 @@ class WithGroups(Rule, registered=False):
         arrays.disjoint_bounds(named)
         for filled, (_, part) in zip(groups, split, strict=True):
             for k, i in enumerate(part):
-                if isinstance(leaves[i], np.ndarray):  # as it was given, where that is a subclass
+                if (
+                    isinstance(leaves[i], np.ndarray) and leaves[i].dtype == added[i].dtype
+                ):  # as it was given, where that is a subclass
                     filled["params"][k] = leaves[i]
         order = [*self._order, *(first + i for _, part in split for i in part)]
         shapes = [*self._shapes, shape]
@@ -268,12 +274,15 @@ class WithGroups(Rule, registered=False):
 
     def _begun(self, key: str, p: Array, name: str, program: GroupProgram) -> Array:
         """A state array as it begins: the rule's own, a filter's, or a copy of the parameter."""
+        numbers = formats.decoded(p)
         if program.of_rule(key):
-            begun: Array = program.rule.initial(key, p, program.h)
-            return begun
-        fresh = arrays.zeros_like(p)
-        fresh[...] = filters.initial(program.h["filter"], key, p, name)
-        return fresh
+            begun: Array = program.rule.initial(key, numbers, program.h)
+            if program.rule.prepares:  # its states have types of their own
+                return begun
+        else:
+            begun = arrays.zeros_like(p)
+            begun[...] = filters.initial(program.h["filter"], key, numbers, name)
+        return formats.encoded(begun, program.state_type(key, p))
 
     @property
     def state(self) -> dict[str, dict[str, Array]]:

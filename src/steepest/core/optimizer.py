@@ -25,7 +25,7 @@ from steepest.core.rule import RULES
 from steepest.core.state_dicts import WithStateDict
 from steepest.kernels import machine, threads
 from steepest.kernels.engine import Plan
-from steepest.memory import arrays
+from steepest.memory import arrays, formats
 from steepest.memory.arrays import Array
 from steepest.options import average as averages
 from steepest.options.clip import Clip
@@ -58,7 +58,7 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
                         "averages, such as ScheduleFreeAdamW"
                     ) from None
                 points[name] = arrays.zeros_like(p)
-                points[name][...] = p if key is None else state.get(key, p)
+                points[name][...] = formats.decoded(p if key is None else state.get(key, p))
         return points
 
     @property
@@ -101,6 +101,8 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
         if self._files is not None:
             self._files.check_process()
         flat = [grads] if self._shape is None else trees.take(self._shape, grads)
+        if self._bits is not None:
+            flat = [arrays.of_bits(g, self._bits) for g in flat]
         self._flat_step(flat if self._in_order else [flat[i] for i in self._order])
 
     def _flat_step(self, flat: list[Any]) -> None:

@@ -61,7 +61,7 @@ class WithPlan(WithGroups, registered=False):
             for name, x in zip(group["param_names"], group["params"], strict=True):
                 p = arrays.parameter(x, name)
                 program.check_axes(p, name)
-                keys = program.keys(p)
+                keys, blocks = program.keys(p), program.computing_type(p)
                 state = dict(self._state.get(name, {}))
                 state["step"] = counter(state.get("step", 0), name)
                 for key in keys:
@@ -81,20 +81,22 @@ class WithPlan(WithGroups, registered=False):
                 written += [(f"state {key!r} of parameter {name!r}", x) for key, x in shown.items()]
                 cut: list[tuple[int | None, Array | None]] = [(axis, None) for axis in program.axes]
                 if program.rule.prepares:
-                    own = (*(np.zeros(p.shape, arrays.computed(p)) for _ in range(2)), *own)
+                    own = (*(np.zeros(p.shape, blocks) for _ in range(2)), *own)
                 for k, key in enumerate(program.makes):
                     axis = program.axes[k]
-                    of_units, spread = arrays.unit_factors(p, axis, of_matrices=key == "means")
+                    of_units, spread = arrays.unit_factors(
+                        p, axis, blocks, of_matrices=key == "means"
+                    )
                     cut[k] = (axis, of_units)
                     own += (spread,)
                 cuts.append(cut)
                 table = None
                 if matrices is not None:
-                    factors, spreads = arrays.factors(matrices, p)
+                    factors, spreads = arrays.factors(matrices, p, blocks)
                     own = (*spreads, *own)
                     shape = (matrices.count, matrices.rows, matrices.columns)
                     table = (*shape, factors, tuple(state[key] for key in matrices.states))
-                walks = arrays.layout((p, *own), p, cut, ordered)
+                walks = arrays.layout((p, *own), p, cut, ordered, blocks)
                 plan.add(
                     number, (p, *own), state["step"], operands.taken, walks, numbers, table, x,
                     tuple(shown.values()),
@@ -171,6 +173,9 @@ class WithPlan(WithGroups, registered=False):
                             f"gradient of parameter {names[i]!r} shares memory with {what}; "
                             "give a copy"
                         )
-            ordered = self._places[i][0].in_c_order
-            plan.bind_gradient(i, g, arrays.layout(own, g, self._cuts[i], ordered))
+            program = self._places[i][0]
+            layout = arrays.layout(
+                own, g, self._cuts[i], program.in_c_order, program.computing_type(own[0])
+            )
+            plan.bind_gradient(i, g, layout)
         self._plan = plan

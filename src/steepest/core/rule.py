@@ -74,6 +74,8 @@ class Rule(ABC):
     """Whether ``check`` is asked at each step, too, for what schedules have come to."""
     positive: ClassVar[tuple[str, ...]] = ()
     """The numbers of ``shared`` that are never below 0."""
+    points: ClassVar[tuple[str, ...]] = ()
+    """States that begin as copies of the parameter, and so are not in a format for all states."""
     fixed: ClassVar[tuple[str, ...]] = ()
     """Hyper-parameters that give states their shapes: those of a group cannot change."""
     factors: ClassVar[int] = 0
@@ -217,6 +219,13 @@ class Rule(ABC):
         cls, h: Mapping[str, Any], given: Collection[str], groups: Sequence[Mapping[str, Any]]
     ) -> None:
         """Raises ValueError for an argument that is given and changes nothing in any group."""
+        if isinstance(h["state_dtype"], str) and "state_dtype" in given and not cls.prepares:
+            has = {key for group in groups for key in (*cls.states(group), *cls.beside(group))}
+            if not has - {*cls.points}:
+                raise ValueError(
+                    f"state_dtype = {h['state_dtype']!r} has no effect: {cls.__name__}, as it is "
+                    "here, has no states of the parameter's shape but copies of it"
+                )
         for name, (why, usual) in cls.idle(h).items():
             idle = all(name in cls.idle(group) for group in groups)
             if name in given and idle and h[name] != usual:

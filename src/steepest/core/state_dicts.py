@@ -167,7 +167,7 @@ class WithStateDict(WithPlan, registered=False):
             if x.shape != p.shape or (program.rule.prepares and program.of_rule(key)):
                 state[key] = x if files is None else files.copy(x)
                 continue
-            state[key] = (arrays if files is None else files).zeros_like(p)
+            state[key] = (arrays if files is None else files).zeros_like(p, dtype=x.dtype)
             state[key][...] = x
         for key in scalars:
             state[key] = np.array(given[key])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from steepest import reference
+from steepest.codecs import encoded, from_bfloat16, is_bfloat16
 from steepest.core import internal
 from steepest.core.optimizer import Optimizer
 from steepest.kernels import dispatch, threads
@@ -75,7 +76,7 @@ def check_rule(
 def equals_reference(
     cls: type[Optimizer],
     arguments: Mapping[str, Any],
-    dtype: type,
+    dtype: Any,
     sizes: Sequence[int | tuple[int, ...]],
     steps: int,
     draw: Callable[[np.random.Generator, int], Array],
@@ -85,9 +86,11 @@ def equals_reference(
     """Steps all sizes as one list of parameters, and each by the reference; compares the bits.
 
     A size may be a shape; with `layouts` up to 4, such arrays lie in memory in as many ways, which
-    change from step to step for gradients. Raises AssertionError where bits differ. Parameters and
-    gradients are misaligned.
+    change from step to step for gradients. `dtype` is that of parameters and gradients, or a pair
+    of one for each. Raises AssertionError where bits differ. Parameters and gradients are
+    misaligned.
     """
+    dtype, of_gradients = dtype if isinstance(dtype, tuple) else (dtype, dtype)
     rng = np.random.default_rng(seed)
     shapes = [n if isinstance(n, tuple) else (n,) for n in sizes]
     params = [_new(draw, rng, s, dtype, i % 5, i % layouts) for i, s in enumerate(shapes)]
@@ -96,13 +99,15 @@ def equals_reference(
     opt: Optimizer = make(params, **arguments)
     for state in opt.state.values():
         if "hessian" in state:  # which no step makes
-            state["hessian"][...] = draw(rng, state["hessian"].size).astype(dtype)
+            x = state["hessian"]
+            x[...] = encoded(draw(rng, x.size).reshape(x.shape), x.dtype)
     states = [{k: x.copy() for k, x in opt.state[str(i)].items()} for i in range(len(sizes))]
     hyper, shared = reference_hyper(opt), shared_numbers(opt)
     where = f"{opt.rule}, level {dispatch.current.level}, {np.dtype(dtype)}, {draw.__name__} values"
     for t in range(1, steps + 1):
         grads = [
-            _new(draw, rng, s, dtype, (i + t) % 7, (i + t) % layouts) for i, s in enumerate(shapes)
+            _new(draw, rng, s, of_gradients, (i + t) % 7, (i + t) % layouts)
+            for i, s in enumerate(shapes)
         ]
         kept = [g.copy() for g in grads]
         opt.step(grads)
@@ -175,6 +180,8 @@ def reference_hyper(opt: Optimizer, group: int = 0) -> dict[str, Any]:
 def same_bits(actual: Array, expected: Array, what: str = "") -> None:
     """Equality to the last bit, the sign of zero included; NaN equals NaN whatever its payload."""
     assert actual.dtype == expected.dtype and actual.shape == expected.shape, what
+    if is_bfloat16(actual.dtype):
+        actual, expected = from_bfloat16(actual), from_bfloat16(expected)
     np.testing.assert_array_equal(actual, expected, err_msg=what)
     numbers = ~np.isnan(expected)
     np.testing.assert_array_equal(
@@ -186,13 +193,13 @@ def _new(
     draw: Callable[[np.random.Generator, int], Array],
     rng: np.random.Generator,
     shape: tuple[int, ...],
-    dtype: type,
+    dtype: Any,
     shift: int,
     kind: int,
 ) -> Array:
     """An array of a draw: misaligned, or in Fortran's order, or every other element of a larger
     one, or with its first axis running backwards."""
-    values: Array = draw(rng, math.prod(shape)).astype(dtype)
+    values = encoded(draw(rng, math.prod(shape)), np.dtype(dtype))
     if kind == 0 or not shape:
         return misaligned(values, shift).reshape(shape)
     if kind == 1:

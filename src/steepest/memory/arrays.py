@@ -1,12 +1,12 @@
 """What may be stepped: arrays are checked once here, with errors that name the parameter, and
 become raw pointers with loop axes below.
 
-A parameter is an array that can be changed in place: of a format (float32, float64; see `formats`),
-writable, each element in its own place. It may have any strides. Its gradient has its format, its
-states the type that its blocks are computed in. All written arrays must be disjoint, and no
-gradient may overlap one of them.
+A parameter is an array that can be changed in place: of a format (see `formats`), writable, each
+element in its own place. It may have any strides. Its gradient and its states have formats of their
+own. All written arrays must be disjoint, and no gradient may overlap one of them.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,9 +21,6 @@ from steepest.memory.formats import computed as computed
 Array = NDArray[Any]
 
 LINE = 64  # bytes of a cache line and of the widest vector
-
-DTYPES = formats.FORMATS.keys()
-"""The types of parameters and gradients."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +74,17 @@ class Matrices:
     states: Mapping[str, tuple[int, ...]]
 
 
-def factors(matrices: Matrices, p: Array) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+def factors(
+    matrices: Matrices, p: Array, dtype: np.dtype[Any]
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """New factors of the rows and columns of p, and the same memory as arrays of the shape of p."""
-    made = tuple(np.zeros(shape, computed(p)) for shape in matrices.factors)
+    made = tuple(np.zeros(shape, dtype) for shape in matrices.factors)
     return made, tuple(np.broadcast_to(x, p.shape) for x in made)
 
 
-def _walk(x: Array, axes: Sequence[int], flips: Sequence[int]) -> Walk:
-    """Walks x along `axes`, backwards along `flips`; joins neighbouring axes where x allows."""
+def _walk(x: Array, axes: Sequence[int], flips: Sequence[int], blocks: np.dtype[Any]) -> Walk:
+    """Walks x along `axes`, backwards along `flips`, in blocks of a type; joins neighbouring axes
+    where x allows."""
     offset = sum((x.shape[axis] - 1) * x.strides[axis] for axis in flips) if x.size else 0
     shape: list[int] = []
     strides: list[int] = []
@@ -99,9 +99,8 @@ def _walk(x: Array, axes: Sequence[int], flips: Sequence[int]) -> Walk:
     if not shape:
         shape, strides = [1], [x.itemsize]
     dense = len(shape) == 1 and (strides[0] == x.itemsize or shape[0] == 1)
-    stored = formats.of(x)
-    borrowed = dense and x.flags.aligned and stored.dtype == stored.computed
-    return Walk(tuple(shape), tuple(strides), offset, None if borrowed else stored.codec)
+    borrowed = dense and x.flags.aligned and x.dtype == blocks
+    return Walk(tuple(shape), tuple(strides), offset, None if borrowed else formats.of(x).name)
 
 
 def layout(
@@ -109,25 +108,27 @@ def layout(
     gradient: Array,
     cuts: Sequence[tuple[int | None, Array | None]] = (),
     in_c_order: bool = False,
+    blocks: np.dtype[Any] | None = None,
 ) -> Layout:
     """The walks of arrays of one shape, in the memory order of the first, the parameter, unless
     they are to be `in_c_order`.
 
-    `cuts` are (axis of the units, factors of the units or None).
+    `cuts` are (axis of the units, factors of the units or None). `blocks` is the type in which
+    blocks are computed: float64 where one of the arrays is, unless it is given.
     """
-    p = arrays[0]
+    p, blocks = arrays[0], blocks or formats.wider(x.dtype for x in arrays)
     used = [axis for axis in range(p.ndim) if p.shape[axis] != 1]
     if in_c_order or p.flags.c_contiguous:  # strides along axes of length 1 mean nothing
         order, flips = used, []
     else:
         order = sorted(used, key=lambda axis: -abs(p.strides[axis]))
         flips = [axis for axis in used if p.strides[axis] < 0]
-    walks = tuple(_walk(x, order, flips) for x in (*arrays, gradient))
+    walks = tuple(_walk(x, order, flips, blocks) for x in (*arrays, gradient))
     return Layout(
-        computed(p),
+        blocks,
         walks,
-        _walk(gradient, used, []),
-        tuple(_cut(p, gradient, axis, factors) for axis, factors in cuts),
+        _walk(gradient, used, [], blocks),
+        tuple(_cut(p, gradient, axis, factors, blocks) for axis, factors in cuts),
     )
 
 
@@ -141,25 +142,31 @@ def units(p: Array, axis: int | None) -> int:
     return int(p.shape[axis])
 
 
-def _cut(p: Array, gradient: Array, axis: int | None, factors: Array | None) -> Cut:
+def _cut(
+    p: Array, gradient: Array, axis: int | None, factors: Array | None, blocks: np.dtype[Any]
+) -> Cut:
     count = units(p, axis)
     first = [] if axis is None or p.ndim < 2 else [axis % p.ndim]
     order = first + [k for k in range(p.ndim) if k not in first]
     order = [k for k in order if p.shape[k] != 1]
     return Cut(
-        count, p.size // max(count, 1), _walk(p, order, []), _walk(gradient, order, []), factors
+        count,
+        p.size // max(count, 1),
+        _walk(p, order, [], blocks),
+        _walk(gradient, order, [], blocks),
+        factors,
     )
 
 
 def unit_factors(
-    p: Array, axis: int | None, *, of_matrices: bool = False
+    p: Array, axis: int | None, dtype: np.dtype[Any], *, of_matrices: bool = False
 ) -> tuple[Array | None, Array]:
     """Ones, one for each unit, and the same memory as an array of the shape of p. With
     `of_matrices`, None and zeros where p has fewer than two dimensions."""
     if of_matrices and p.ndim < 2:
-        return None, np.broadcast_to(np.zeros((), computed(p)), p.shape)
+        return None, np.broadcast_to(np.zeros((), dtype), p.shape)
     count = units(p, axis)
-    factors: Array = np.ones(count, computed(p))
+    factors: Array = np.ones(count, dtype)
     shape = [1] * p.ndim
     if axis is not None and p.ndim > 1:
         shape[axis] = count
@@ -227,7 +234,7 @@ def as_array(
         if from_torch:  # what PyTorch marks
             x = in_memory(x, what, writable=writable)
         try:
-            made = np.from_dlpack(x)
+            made = _shared(x)
             # Read-only is also what does not say, as before DLPack 1: PyTorch's own array can tell.
             made = made if made.flags.writeable or not from_torch else x.numpy()
         except (BufferError, RuntimeError, TypeError) as error:
@@ -243,6 +250,14 @@ def as_array(
         f"{what} is a {type(x).__name__}, not an array; it must be a NumPy array "
         f"or share memory with one{used}"
     )
+
+
+def _shared(x: Any) -> Array:
+    """NumPy's array over the memory of a tensor; of one of bfloat16, in its own format."""
+    if str(x.dtype) == "torch.bfloat16":
+        made: Array = x.view(sys.modules["torch"].int16).numpy()
+        return made.view(formats.named("bfloat16"))
+    return np.from_dlpack(x)
 
 
 def check_values(x: Any, what: str) -> None:
@@ -282,9 +297,9 @@ def _check_tensor(x: Any, what: str) -> None:
             f"{what} has layout {layout}; expected a dense tensor: convert it with .to_dense(), or "
             "make the layer it comes from with sparse=False"
         )
-    if str(getattr(x, "dtype", "")).endswith(("float16", "float8_e4m3fn", "float8_e5m2")):
+    if str(getattr(x, "dtype", "")).startswith("torch.float8"):
         raise TypeError(
-            f"{what} has dtype {x.dtype}; expected float32 or float64: convert it to one of them"
+            f"{what} has dtype {x.dtype}; expected {formats.expected()}: convert it to one of them"
         )
 
 
@@ -308,15 +323,32 @@ def overlaps_itself(x: Array) -> bool:
     return False
 
 
-def parameter(x: Any, name: str) -> Array:
-    """x as an array that may be updated in place. Raises TypeError or ValueError if it may not."""
-    what = f"parameter {name!r}"
-    p = as_array(x, what, writable=True)
-    if p.dtype not in DTYPES:
+def of_bits(x: Any, name: str) -> Any:
+    """An array of uint16 as one of the format whose bits it holds; anything else as it is."""
+    if isinstance(x, np.ndarray) and x.dtype == np.uint16:
+        return x.view(formats.named(name))
+    return x
+
+
+def _of_a_format(x: Array, what: str, bits: str | None) -> Array:
+    """x, or a view of its bits. Raises TypeError if they are no format's."""
+    x = x if bits is None else of_bits(x, bits)
+    if formats.found(x.dtype) is None:
+        hint = "convert it with .astype(numpy.float32)"
+        if x.dtype == np.uint16:
+            hint = 'if it holds the bits of bfloat16, make the optimizer with dtype="bfloat16"'
         raise TypeError(
-            f"{what} has dtype {p.dtype}; expected {formats.expected()} in native byte order: "
-            "convert it with .astype(numpy.float32)"
+            f"{what} has dtype {x.dtype}; expected {formats.expected()} in native byte order: "
+            f"{hint}"
         )
+    return x
+
+
+def parameter(x: Any, name: str, bits: str | None = None) -> Array:
+    """x as an array that may be updated in place; `bits` is the format of those of uint16. Raises
+    TypeError or ValueError if it may not."""
+    what = f"parameter {name!r}"
+    p = _of_a_format(as_array(x, what, writable=True), what, bits)
     if not p.flags.writeable:
         raise ValueError(f"{what} is read-only; give a writable array, such as a copy")
     if overlaps_itself(p):
@@ -326,18 +358,21 @@ def parameter(x: Any, name: str) -> Array:
     return p
 
 
+def unpacked(x: Array, what: str) -> Array:
+    """x itself. Raises TypeError unless it is float32 or float64, for who computes with NumPy."""
+    if x.dtype not in (formats.FLOAT32, formats.FLOAT64):
+        raise TypeError(f"{what} has dtype {x.dtype}; expected float32 or float64 here")
+    return x
+
+
 def gradient(x: Any, p: Array, name: str, kind: str = "gradient") -> Array:
-    """x as a gradient for the parameter p. Raises TypeError or ValueError if it does not fit."""
+    """x as a gradient for the parameter p, of any format. Raises TypeError or ValueError if it does
+    not fit."""
     what = f"{kind} of parameter {name!r}"
     if isinstance(x, (np.generic, float)) and p.ndim == 0:
         g: Array = np.asarray(x)
     else:
-        g = as_array(x, what, used="")
-    if g.dtype != p.dtype:
-        raise TypeError(
-            f"{what} has dtype {g.dtype}; expected the parameter's {p.dtype}: "
-            f"convert it with .astype(numpy.{p.dtype})"
-        )
+        g = _of_a_format(as_array(x, what, used=""), what, None)
     if g.shape != p.shape:
         raise ValueError(f"{what} has shape {g.shape}; expected the parameter's {p.shape}")
     return g
@@ -349,10 +384,13 @@ def _state_array(x: Any, what: str) -> Array:
     return as_array(x, what)
 
 
-def state(x: Any, p: Array, name: str, key: str) -> Array:
-    """x as a state array of the parameter p. Raises TypeError or ValueError if it cannot be."""
+def state(x: Any, p: Array, name: str, key: str, dtype: np.dtype[Any]) -> Array:
+    """x as a state array of the parameter p, of the format of a dtype. Raises TypeError or
+    ValueError if it cannot be."""
     what = f"state {key!r} of parameter {name!r}"
-    own, dtype = _state_array(x, what), computed(p)
+    own = _state_array(x, what)
+    if own.dtype != dtype and formats.alike(own.dtype, dtype):
+        own = own.view(dtype)
     if own.dtype != dtype or own.shape != p.shape:
         raise ValueError(
             f"{what} is {own.dtype} of shape {own.shape}; expected {dtype} of shape {p.shape}"

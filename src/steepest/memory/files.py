@@ -107,9 +107,9 @@ class Scratch:
         begin, self._used = self._used, self._used + _lines(nbytes)
         return self._memory[begin : self._used]
 
-    def zeros_like(self, p: Array) -> Array:
+    def zeros_like(self, p: Array, dtype: np.dtype[Any] | None = None) -> Array:
         """As ``arrays.zeros_like``."""
-        return self._like(p, formats.computed(p))
+        return self._like(p, dtype or formats.computed(p))
 
     def _like(self, x: Array, dtype: np.dtype[Any]) -> Array:
         return arrays.zeros_like(x, self._room(x.size * dtype.itemsize), dtype)

@@ -38,10 +38,8 @@ def mean(grads: Any, *, comm: Any = None, bucket_bytes: int = BUCKET) -> Any:
         ]
         some = [g for g in given if g is not None]
         for g, name in zip(given, names, strict=True):
-            if g is not None and g.dtype not in arrays.DTYPES:
-                raise TypeError(
-                    f"gradient {name!r} has dtype {g.dtype}; expected float32 or float64"
-                )
+            if g is not None:
+                arrays.unpacked(g, f"gradient {name!r}")
         means = [arrays.zeros_like(g) for g in some]
         pieces = layout(some, [False] * len(some), ranks.size)
         exchange = Exchange(ranks, some, pieces, bucket_bytes)

@@ -110,7 +110,10 @@ class Sharded:
         for group in groups:
             shape, names, leaves = trees.flatten(group.pop("params"), len(self._names))
             names = trees.own_names(group, names)
-            self._params += map(arrays.parameter, leaves, names)
+            self._params += [
+                arrays.unpacked(arrays.parameter(x, name), f"parameter {name!r}")
+                for x, name in zip(leaves, names, strict=True)
+            ]
             self._names += names
             self._sizes.append(len(names))
             shapes.append(shape)
@@ -186,7 +189,7 @@ class Sharded:
     def _checked_gradients(self, grads: Any) -> list[Array | None]:
         flat = trees.take(self._shape, grads)
         every = zip(flat, self._params, self._names, strict=True)
-        return [None if g is None else arrays.gradient(g, p, name) for g, p, name in every]
+        return [None if g is None else _gradient(g, p, name) for g, p, name in every]
 
     def _own_gradients(self, given: Sequence[int]) -> list[Array | None]:
         """Of element-wise rules every rank steps every parameter, even one without elements, so
@@ -399,3 +402,13 @@ class _Peers:
 @internal.load_with.register
 def _load_sharded(optimizer: Sharded, state_dict: Mapping[str, Any], also: Sequence[Call]) -> None:
     optimizer._load_parts(state_dict, also)
+
+
+def _gradient(x: Any, p: Array, name: str) -> Array:
+    g = arrays.gradient(x, p, name)
+    if g.dtype != p.dtype:  # in which the mean over the ranks is made
+        raise TypeError(
+            f"gradient of parameter {name!r} has dtype {g.dtype}; "
+            f"expected the parameter's {p.dtype}"
+        )
+    return g

@@ -296,6 +296,8 @@ class MADGRAD(Optimizer):
     _: KW_ONLY
     convention: Convention = "paper"
 
+    points = ("x0",)
+
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("grad_sum_sq", "s", "x0")

@@ -62,6 +62,8 @@ class ASGD(Optimizer):
         """The mean points by the names of their parameters: copies, no parameter is changed."""
         return {name: copy_of(state["ax"]) for name, state in self.state.items()}
 
+    points = ("ax",)
+
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("ax",)
@@ -161,6 +163,8 @@ class ScheduleFreeSGD(_ScheduleFree):
     def momentum_of(h: Mapping[str, Any]) -> tuple[str, Any]:
         return "momentum", h["momentum"]
 
+    points = ("z",)
+
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("z",)
@@ -209,6 +213,8 @@ class ScheduleFreeAdamW(_ScheduleFree):
     @staticmethod
     def momentum_of(h: Mapping[str, Any]) -> tuple[str, Any]:
         return "betas[0]", h["betas"][0]
+
+    points = ("z",)
 
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:

@@ -62,6 +62,8 @@ class DoG(Optimizer):
     weight_decay: Weight = 0.0
     eps: Eps = 1e-8
 
+    points = ("x0",)
+
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("x0",)
@@ -109,6 +111,8 @@ class LDoG(Optimizer):
     reps_rel: NotNegative = 1e-6
     weight_decay: Weight = 0.0
     eps: Eps = 1e-8
+
+    points = ("x0",)
 
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
@@ -160,6 +164,8 @@ class DoWG(Optimizer):
     init_estim_sq_dist: Annotated[float | None, Maybe(within(0))] = None
     weight_decay: Weight = 0.0
     eps: Eps = 1e-4
+
+    points = ("x0",)
 
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
@@ -251,6 +257,8 @@ class Prodigy(Optimizer):
     @staticmethod
     def check(h: Mapping[str, Any]) -> None:
         _needs_d0(h)
+
+    points = ("p0",)
 
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:

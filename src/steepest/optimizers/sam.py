@@ -9,7 +9,7 @@ import numpy as np
 from steepest.core import internal
 from steepest.fields import Number, Range, Scheduled, Truth
 from steepest.kernels import machine
-from steepest.memory import arrays
+from steepest.memory import arrays, formats
 from steepest.memory.arrays import Array
 from steepest.optimizers import Optimizer
 
@@ -127,7 +127,7 @@ class SAM:
             for name, p in zip(group["param_names"], group["params"], strict=True)
         ]
         return [
-            (p, arrays.gradient(g, p, name), climbs)
+            (p, formats.decoded(arrays.gradient(g, p, name)), climbs)
             for (name, p, climbs), g in zip(own, flat, strict=True)
             if g is not None
         ]
@@ -136,13 +136,15 @@ class SAM:
     def _moved(self, given: list[tuple[Array, Array, bool]]) -> list[tuple[Array, Array]]:
         """The parameters and the points where they are to go."""
         with np.errstate(all="ignore"):
-            lengths = [_length(np.abs(p) * g if self.adaptive else g) for p, g, _ in given]
+            every = [(p, formats.decoded(p), g, climbs) for p, g, climbs in given]
+            lengths = [_length(np.abs(x) * g if self.adaptive else g) for _, x, g, _ in every]
             rho = _RHO.at(self.rho, self.optimizer.updates, "SAM", "rho")
             scale = rho / (math.hypot(*lengths) + TINY)
             moved = []
-            for p, g, climbs in given:
-                way = p * p * g if self.adaptive else g
-                moved.append((p, p + p.dtype.type(-scale if climbs else scale) * way))
+            for p, x, g, climbs in every:
+                way = x * x * g if self.adaptive else g
+                there = x + x.dtype.type(-scale if climbs else scale) * way
+                moved.append((p, formats.encoded(there, p.dtype)))
             return moved
 
     # What belongs to the optimizer

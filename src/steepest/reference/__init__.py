@@ -14,8 +14,10 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, TypeVar
 
+from steepest.codecs import decoded
 from steepest.reference.operation_order import StepOptions
 from steepest.reference.reductions import norm as norm
+from steepest.reference.stored import Stored
 
 __all__ = ["RULES", "norm", "register", "step"]
 
@@ -84,6 +86,7 @@ def step(
     factor: float = 1.0,
     count: int | None = None,
     name: str = "0",
+    state_dtype: Any = None,
     **hyper: Any,
 ) -> None:
     """The t-th step (from 1) of one parameter: prologue operations, rule, epilogue operations.
@@ -94,11 +97,22 @@ def step(
     evaluated after `count` updates (t - 1 unless given). Random numbers follow from the parameter's
     `name`. The gradient is not changed.
 
+    Arrays may be of any format: all are decoded to float32, or to float64 where the parameter or a
+    format of `state_dtype` is that, and what has changed is encoded at the end.
+
     A global rule takes lists of parameters, gradients, states and steps, and ``shared=``, the dict
     of its numbers for all parameters.
     """
     together = isinstance(p, list)
     each = list(zip(p, g, state, t, strict=True)) if together else [(p, g, state, t)]
+    stored = [Stored(x, z, state_dtype) for x, _, z, _ in each]
+    each = [
+        (s.p, decoded(y, s.real), s.state, k) for s, (_, y, _, k) in zip(stored, each, strict=True)
+    ]
+    if together:
+        p, state = [x for x, _, _, _ in each], [z for _, _, z, _ in each]
+    else:
+        p, _, state, _ = each[0]
     options = StepOptions(
         lr=lr, weight_decay=weight_decay, decay_mode=decay_mode, l1=l1, ema=ema,
         lookahead=lookahead, average=average, peak_lr=peak_lr, regularize=regularize,
@@ -119,6 +133,8 @@ def step(
     function(p, gradients if together else gradients[0], state, t, lr=lr, **hyper)
     for (x, _, z, k), y, kept in zip(each, gradients, aside, strict=True):
         options.epilogue(x, y, z, k, kept)
+    for s in stored:
+        s.encode()
 
 
 def _known(rule: str) -> Callable[..., None]:

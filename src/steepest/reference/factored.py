@@ -6,6 +6,7 @@ import numpy as np
 
 from steepest.reference.adam import one_minus_power
 from steepest.reference.reductions import column_squares, quotient, row_squares, squares
+from steepest.reference.stored import next_pass
 from steepest.reference.types import Array, State
 
 
@@ -25,8 +26,8 @@ def adafactor(
     if "variance" in state:
         v = state["variance"]
         v[...] = real(1.0 - w) * v + real(w) * (g * g + real(least if paper else 0.0))
-        root, bound = np.sqrt(v), real(0.0 if paper else least)
-        direction = g / np.where(root < bound, bound, root)
+        bound = real(0.0 if paper else least)
+        direction = adafactor_direction(g, v, bound)
     else:
         row, column = state["row_var"], state["col_var"]
         mean = averaged(row, row_squares(g), g.shape[-1], least if paper else 0.0, w, 1.0 - w)
@@ -44,12 +45,21 @@ def adafactor(
         alpha = (size if size > eps[1] else eps[1]) * alpha
     step = alpha / ratio if ratio > 1 else alpha
     decay_factor = 1.0 - decay * (alpha if paper else lr)
+    if "variance" in state:
+        next_pass(state, "variance")
+        direction = adafactor_direction(g, v, bound)
     if beta1 is None:
         p[...] = real(decay_factor) * p - real(step) * direction
     else:
         m = state["exp_avg"]
         m[...] = real(beta1) * m + real(1.0 - beta1) * (real(step) * direction)
         p[...] = real(decay_factor) * p - m
+
+
+def adafactor_direction(g: Array, v: Array, bound: np.floating) -> Array:
+    root = np.sqrt(v)
+    direction: Array = g / np.where(root < bound, bound, root)
+    return direction
 
 
 def came(
@@ -70,6 +80,9 @@ def came(
         row, column = state["exp_avg_sq_row"], state["exp_avg_sq_col"]
         direction = came_scale(row, column, g, eps[0], 1.0 - b2, b2) * g
     ratio = quotient(math.sqrt(squares(direction)), math.sqrt(p.size) * clip_threshold)
+    if "exp_avg_sq" in state:
+        next_pass(state, "exp_avg_sq")
+        direction = g / np.sqrt(v)
     direction = real(1.0 if ratio < 1 else 1.0 / ratio) * direction
     m[...] = real(b1) * m + real(1.0 - b1) * direction
     if "exp_avg_sq" in state:
@@ -77,6 +90,7 @@ def came(
     else:
         row, column = state["exp_avg_res_row"], state["exp_avg_res_col"]
         scale = came_scale(row, column, direction - m, eps[1], 1.0 - b3, b3)
+        next_pass(state, "exp_avg")
         p[...] = p - real(lr) * (scale * m)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from steepest.reference.adam import moments, one_minus_power
 from steepest.reference.reductions import magnitudes, squares
+from steepest.reference.stored import next_pass
 from steepest.reference.types import Array, State
 
 
@@ -23,12 +24,17 @@ def lamb(
     if bias_correction:
         scale = 1.0 / one_minus_power(b1, t)
         unbias = 1.0 / math.sqrt(one_minus_power(b2, t))
-    direction = real(scale) * m / (np.sqrt(v) * real(unbias) + real(eps)) + real(decay) * p
-    length, taken = math.sqrt(squares(p)), math.sqrt(squares(direction))
+
+    def direction() -> Array:
+        found: Array = real(scale) * m / (np.sqrt(v) * real(unbias) + real(eps)) + real(decay) * p
+        return found
+
+    length, taken = math.sqrt(squares(p)), math.sqrt(squares(direction()))
+    next_pass(state, "exp_avg", "exp_avg_sq")
     length = norm_bounds[0] if length < norm_bounds[0] else length
     length = norm_bounds[1] if length > norm_bounds[1] else length
     ratio = length / taken if adapt and length != 0.0 and taken != 0.0 else 1.0
-    p[...] = p - real(lr * ratio) * direction
+    p[...] = p - real(lr * ratio) * direction()
 
 
 def lars(
@@ -85,6 +91,7 @@ def stableadamw(
     v[...] = real(b2) * v + real(fresh2) * (g * g)
     least = real(eps * eps)
     rms = math.sqrt(magnitudes(g * g / np.where(v < least, least, v)) / max(p.size, 1))
+    next_pass(state, "exp_avg", "exp_avg_sq")
     if not rms <= clip_threshold:
         lr = lr * (clip_threshold / rms)
     p[...] = real(1.0 - lr * decay) * p - real(lr) * m / (np.sqrt(v) + real(eps))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steepest.reference import operations
+from steepest.reference.stored import next_pass
 from steepest.reference.types import Array, State
 
 
@@ -124,13 +125,19 @@ class StepOptions:
         for low, high in extra.get("box", []):
             operations.box(p, low, high)
         for weight, axis in extra.get("group_lasso", []):
+            next_pass(state)
             operations.group_lasso(p, lr, weight, axis)
         for limit, axis in extra.get("max_norm", []):
+            next_pass(state)
             operations.max_norm(p, limit, axis)
         for _, axis in extra.get("unit_norm", []):
+            next_pass(state)
             operations.unit_norm(p, axis)
         for total, axis in extra.get("simplex", []):
+            next_pass(state)
             operations.simplex(p, total, axis)
+        if {"group_lasso", "max_norm", "unit_norm", "simplex"} & extra.keys():
+            next_pass(state)
         if "mask" in self.filters:
             operations.zero(p, state["mask"])
         if self.lookahead is not None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from steepest.reference.adam import one_minus_power
 from steepest.reference.reductions import magnitudes, products, squares
+from steepest.reference.stored import next_pass
 from steepest.reference.types import Array, State
 
 
@@ -108,6 +109,7 @@ def prodigy(
         s[...] = real(b3) * s + real(fresh) * g
         numerator += products(real(weight) * g, state["p0"] - p)
         denominator += magnitudes(s)
+        next_pass(state, "exp_avg", "exp_avg_sq")
     shared["d_numerator"] = b3 * shared["d_numerator"] + numerator
     if denominator != 0.0:
         found = d_coef * shared["d_numerator"] / denominator
@@ -141,6 +143,7 @@ def dadaptadam(
         v[...] = real(b2) * v + real(1.0 - b2) * (g * g)
         s[...] = real(b3) * s + real(1.0 - b3) * x
         denominator += magnitudes(s)
+        next_pass(state, "exp_avg", "exp_avg_sq")
     shared["numerator_weighted"] = b3 * shared["numerator_weighted"] + (1.0 - b3) * numerator
     denominator = (1.0 - b3) * denominator
     if denominator != 0.0:

@@ -84,7 +84,7 @@ class LBFGS:
             "line_search_fn": line_search_fn,
             "maximize": maximize,
         }
-        self.defaults: dict[str, Any] = _checked(hyper)
+        self.defaults: dict[str, Any] = _checked_hyper(hyper)
         self._grouped = trees.is_groups(params)
         group = params[0] if self._grouped else {"params": params}
         if self._grouped and len(params) > 1:
@@ -101,11 +101,11 @@ class LBFGS:
             raise ValueError(f"parameter name {twice!r} is given twice; names must differ")
         self._shape: trees.Shape = trees.Node(False, [0], [shape]) if self._grouped else shape
         self._names = names
-        params = [arrays.parameter(x, name) for name, x in zip(names, leaves, strict=True)]
+        params = [_parameter(x, name) for name, x in zip(names, leaves, strict=True)]
         _disjoint(params, names)
         filled = hyper | dict(group)
         chosen = {"params": params, "param_names": list(names)}
-        self.param_groups: list[dict[str, Any]] = [filled | _checked(filled) | chosen]
+        self.param_groups: list[dict[str, Any]] = [filled | _checked_hyper(filled) | chosen]
         self._like = [(p.shape, p.dtype) for p in params]
         self._rows = vectors.Rows(sum(p.size for p in params), vectors.common_type(params))
         self._memory = Memory()
@@ -179,7 +179,7 @@ class LBFGS:
 
     def _step(self, closure: Closure) -> float:
         before = self._memory
-        h = _checked(self.param_groups[0], before.updates)
+        h = _checked_hyper(self.param_groups[0], before.updates)
         params = self._checked()
         self._rows.begin(before.rows())
         start = self._rows.take()
@@ -198,7 +198,7 @@ class LBFGS:
         given = self.param_groups[0]["params"]
         if len(given) != len(self._names):
             raise ValueError(f"the group has {len(given)} parameters; expected {len(self._names)}")
-        params = [arrays.parameter(x, name) for name, x in zip(self._names, given, strict=True)]
+        params = [_parameter(x, name) for name, x in zip(self._names, given, strict=True)]
         for name, p, (shape, dtype) in zip(self._names, params, self._like, strict=True):
             if p.shape != shape or p.dtype != dtype:
                 raise ValueError(
@@ -255,7 +255,7 @@ class LBFGS:
         if [g["param_names"] for g in groups] != [self._names]:
             raise ValueError("the state's groups have other parameter names than this optimizer's")
         loaded = {key: copy.deepcopy(x) for key, x in groups[0].items() if key != "params"}
-        loaded |= _checked(loaded)
+        loaded |= _checked_hyper(loaded)
         (held,), told = continued(self.param_groups, [loaded])
         self._rows.begin(self._memory.rows())
         memory = self._loaded(state_dict)
@@ -351,7 +351,11 @@ def _load_lbfgs(optimizer: LBFGS, state_dict: Mapping[str, Any], also: Sequence[
     optimizer._load_with(state_dict, also)
 
 
-def _checked(hyper: Mapping[str, Any], updates: int | None = None) -> dict[str, Any]:
+def _parameter(x: Any, name: str) -> Array:
+    return arrays.unpacked(arrays.parameter(x, name), f"parameter {name!r}")
+
+
+def _checked_hyper(hyper: Mapping[str, Any], updates: int | None = None) -> dict[str, Any]:
     """Checked arguments, and the value of a schedule after so many steps; None keeps schedules."""
     rate = within(0)
     lr = hyper["lr"]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from steepest.core import trees
-from steepest.memory import arrays
+from steepest.memory import arrays, formats
 from steepest.memory.arrays import Array
 from steepest.optimizers.lbfgs import vectors
 from steepest.optimizers.lbfgs.line_search import Point, StrongWolfe
@@ -176,7 +176,7 @@ class Iterations:
         leaves = trees.take(self.shape, answer[1])
         named = zip(self.names, self.params, leaves, vectors.parts(g, self.params), strict=True)
         for name, p, leaf, part in named:
-            part[...] = 0 if leaf is None else arrays.gradient(leaf, p, name)
+            part[...] = 0 if leaf is None else formats.decoded(arrays.gradient(leaf, p, name))
         if self.sign < 0.0:
             np.negative(g, out=g)
         return self.sign * _loss(answer[0]), g

@@ -1,0 +1,80 @@
+"""In which formats the states of a group are stored: the option ``state_dtype``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from steepest.memory import formats
+
+__all__ = ["StateFormats", "bits_of", "checked"]
+
+Names = str | None | tuple[tuple[str, str], ...]
+
+
+def checked(value: Any) -> Names:
+    """``state_dtype`` as groups have it: None, the name of a format, or pairs (state, name).
+
+    Raises TypeError or ValueError for anything else.
+    """
+    if value is None:
+        return None
+    pairs = tuple(value.items()) if isinstance(value, Mapping) else value
+    if isinstance(pairs, (tuple, list)):
+        if not all(len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
+            raise TypeError(f"state_dtype = {value!r}: expected names of states with a dtype each")
+        return tuple((key, _name(x)) for key, x in pairs)
+    return _name(value)
+
+
+def _name(x: Any) -> str:
+    """The name of a format: ``"float16"``, ``numpy.float16`` or ``torch.float16``."""
+    if isinstance(x, str):
+        name = x
+    else:
+        try:
+            name = np.dtype(x).name
+        except TypeError:
+            name = str(x).removeprefix("torch.")
+    if name not in formats.names():
+        raise ValueError(f"state_dtype = {x!r}: expected one of {', '.join(formats.names())}")
+    return name
+
+
+def bits_of(dtype: Any) -> str | None:
+    """What arrays of uint16 hold, as the argument ``dtype`` says. Raises ValueError."""
+    if dtype in (None, "bfloat16"):
+        return dtype  # type: ignore[no-any-return]
+    raise ValueError(
+        f'dtype = {dtype!r}: expected None, or "bfloat16" for arrays of uint16 that hold its bits'
+    )
+
+
+class StateFormats:
+    """The dtypes of the state arrays of one group that have the shape of their parameter."""
+
+    def __init__(self, names: Names, points: tuple[str, ...]) -> None:
+        """`points` are the states that begin as copies of the parameter: a format for all states
+        is none for these, whose changes would be lost in it."""
+        self._points = points
+        self._all = formats.named(names) if isinstance(names, str) else None
+        pairs = names if isinstance(names, tuple) else ()
+        self.named = {key: formats.named(name) for key, name in pairs}
+        chosen = {self._all, *self.named.values()}
+        self._wide = formats.FLOAT64 in chosen
+
+    @property
+    def chosen(self) -> bool:
+        """Whether any was asked for."""
+        return self._all is not None or bool(self.named)
+
+    def blocks(self, p: Any) -> np.dtype[Any]:
+        """The type in which blocks of a parameter and its states are computed."""
+        return formats.FLOAT64 if self._wide else formats.computed(p)
+
+    def of(self, key: str, p: Any, of_rule: bool) -> np.dtype[Any]:
+        """The dtype of a state of a parameter, which may be the rule's or an operation's."""
+        known = self.named.get(key)
+        if known is None and of_rule and key not in self._points:
+            known = self._all
+        return formats.computed(p) if known is None else known

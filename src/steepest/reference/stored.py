@@ -1,0 +1,71 @@
+"""How the arrays of a step are stored, and when: between passes over memory, and at its end."""
+
+from typing import Any
+
+import numpy as np
+
+from steepest.codecs import decoded, encoded
+from steepest.reference.types import Array, State
+
+__all__ = ["Numbers", "Stored", "next_pass"]
+
+
+class Numbers(dict[str, Array]):
+    """The state of a parameter as the numbers that a rule computes with."""
+
+    def __init__(self, stored: "Stored") -> None:
+        super().__init__()
+        self.stored = stored
+
+
+class Stored:
+    """A parameter and its state: as they are stored, and as numbers, `p` and `state`.
+
+    What is stored in the type that a rule computes in is itself among the numbers.
+    """
+
+    def __init__(self, p: Array, state: State, state_dtype: Any) -> None:
+        self.real: Any = np.float64 if p.dtype == np.float64 or _wide(state_dtype) else np.float32
+        self._p, self._state = p, state
+        self.p = self._numbers(p)
+        self.state = Numbers(self)
+        self.state.update({key: self._numbers(x) for key, x in state.items()})
+
+    def _numbers(self, x: Array) -> Array:
+        exact = x.dtype.kind in "iub" or x.dtype in (np.float64, self.real)
+        return x if exact else decoded(x, self.real)
+
+    def encode(self) -> None:
+        """Stores what has changed."""
+        if self.p is not self._p:
+            self._p[...] = encoded(self.p, self._p.dtype)
+        for key, x in self.state.items():
+            stored = self._state.get(key, x)
+            if stored.dtype == x.dtype:
+                self._state[key] = x
+            else:
+                stored[...] = encoded(x, stored.dtype)
+
+    def reread(self, x: Array, stored: Array) -> None:
+        """Makes of numbers what is read once they have been stored."""
+        if x is not stored:
+            x[...] = decoded(encoded(x, stored.dtype), x.dtype)
+
+
+def next_pass(state: State, *keys: str) -> None:
+    """Ends a pass over memory: the next one reads what this one has stored of the states that are
+    named; of the parameter where none is."""
+    if not isinstance(state, Numbers):  # all is float32, or all is float64: nothing is rounded
+        return
+    both = state.stored
+    for key in keys:
+        both.reread(state[key], both._state[key])
+    if not keys:
+        both.reread(both.p, both._p)
+
+
+def _wide(state_dtype: Any) -> bool:
+    """Whether a format of states is float64."""
+    if isinstance(state_dtype, str) or state_dtype is None:
+        return state_dtype == "float64"
+    return "float64" in dict(state_dtype).values()
