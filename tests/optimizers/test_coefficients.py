@@ -1,6 +1,9 @@
 """What h[0], h[1], ... of a kernel are: the class says it, the kernel names them alike.
 
-That their values are right is what the tests of exactness show, by references without coefficients.
+A kernel reads and writes coefficients only by name: ``name = h[i]``, with or without a cast, and
+``h[i] = name`` where a finalizer makes them. So the name of each is known at each time: it is the
+class's until a finalizer writes another number in its place. That their values are right is what
+the tests of exactness show, by references without coefficients.
 """
 
 import re
@@ -12,47 +15,94 @@ from cases import CONFIGURATIONS, label
 
 from steepest.optimizers import RULES
 
-SOURCES = sorted(Path(__file__).parents[2].glob("src/steepest/kernels/**/*.pyx"))
-ELEMENTWISE = [x for x in CONFIGURATIONS if RULES[x[0]].needs == "element-wise"]
-OVERWRITTEN = {"schedulefreesgd": {1, 2, 3}, "schedulefreeadamw": {1, 2, 3}}
-"""Coefficients that the rule computes others from, in their places, before its loop."""
+FOLDER = Path(__file__).parents[2] / "src/steepest/kernels/leveled"
+WITH_KERNELS = [x for x in CONFIGURATIONS if not RULES[x[0]].prepares]
+UNREAD = {
+    "lars_plain": "mu",
+    "adafactor": "b1 fresh1",
+    "adafactor_vector": "b1 fresh1",
+    "came_vector": "b3 fresh3 eps2",
+    "sm3": "mu fresh",
+    "sm3_vector": "mu fresh",
+}
+"""What a class gives to all of its kernels, and this one does not look at."""
+
+FUNCTION = re.compile(r"^cdef [\w ]+? (\w+)\([^)]*\) noexcept nogil:\n((?:    .*\n|\n)+)", re.M)
+ENTRY = re.compile(r'^((?:RULES\["\w+"\] = )+)rule\((.*?)\)(?=\n\n|\n*\Z)', re.M | re.S)
+USE = re.compile(r"\bh\[")
+READ_OR_WRITTEN = re.compile(
+    r"\b(?P<read>\w+) = (?:<real>)?h\[(?P<at>\d+)\](?=,|\n|  #)"
+    r"|^    h\[(?P<to>\d+)\] = (?P<written>[a-z]\w*)$",
+    re.M,
+)
+
+
+def uses(body):
+    """What a function does with h, in order: (index, name, whether it is written)."""
+    found = list(READ_OR_WRITTEN.finditer(body))
+    assert len(found) == len(USE.findall(body)), f"h without a name in\n{body}"
+    return [(int(x["at"] or x["to"]), x["read"] or x["written"], x["at"] is None) for x in found]
+
+
+def with_called(function, bodies):
+    """A function's name after those of the functions that it calls."""
+    called = [x for x in re.findall(r"\b(\w+)\(", bodies[function]) if x in bodies]
+    return [*dict.fromkeys(y for x in called for y in with_called(x, bodies)), function]
 
 
 def in_kernels():
-    """The names of each kernel's coefficients by their numbers, from the lines that cast them."""
-    found = {}
-    for source in SOURCES:
+    """For each kernel the uses of h by its reductions, finalizers and loop, in order."""
+    kernels = {}
+    for source in sorted(FOLDER.glob("*.pyx")):
         text = source.read_text(encoding="utf-8")
-        for name, body in re.findall(r"^cdef void (\w+)\((.*?)(?=^\S|\Z)", text, re.S | re.M):
-            cast = re.findall(r"(\w+) = <real>h\[(\d+)\]", body)
-            found.setdefault(name, {int(i): x for x, i in cast})
-    return found
+        bodies = dict(FUNCTION.findall(text))
+        followed = set()
+        for targets, entry in ENTRY.findall(text):
+            loop, *before = [x for x in dict.fromkeys(re.findall(r"\w+", entry)) if x in bodies]
+            order = [y for x in (*before, loop) for y in with_called(x, bodies)]
+            found = [use for x in order for use in uses(bodies[x])]
+            kernels |= dict.fromkeys(re.findall(r'"(\w+)"', targets), found)
+            followed |= {*order}
+        if followed:  # else a file without rules
+            assert len(USE.findall(text)) == sum(len(uses(bodies[x])) for x in followed), source
+    return kernels
 
 
 KERNELS = in_kernels()
 
 
-@pytest.mark.parametrize("rule", {rule: None for rule, _ in ELEMENTWISE})
+def test_all_kernels_are_named():
+    named = {kernel for rule, _ in WITH_KERNELS for kernel in RULES[rule].coefficient_names}
+    assert named == KERNELS.keys() - {"take"}  # which has no coefficients
+
+
+@pytest.mark.parametrize("rule", {rule: None for rule, _ in WITH_KERNELS})
 def test_class_and_kernel_name_coefficients_alike(rule):
     for kernel, names in RULES[rule].coefficient_names.items():
-        said = dict(enumerate(names.split()))
-        for i in OVERWRITTEN.get(kernel, ()):
-            del said[i]
-        known = {i: x for i, x in KERNELS[kernel].items() if i not in OVERWRITTEN.get(kernel, ())}
-        assert said == known, kernel
+        now = dict(enumerate(names.split()))
+        unread = now.copy()
+        for i, name, written in KERNELS[kernel]:
+            if written:
+                assert i not in unread, f"{kernel}: {unread[i]} is lost to {name}"
+                now[i] = unread[i] = name
+            else:
+                assert now.get(i) == name, f"{kernel}: h[{i}] is {now.get(i)}, not {name}"
+                unread.pop(i, None)
+        assert " ".join(unread.values()) == UNREAD.get(kernel, ""), f"{kernel}: never read"
 
 
-@pytest.mark.parametrize(("rule", "arguments"), ELEMENTWISE, ids=label)
+@pytest.mark.parametrize(("rule", "arguments"), WITH_KERNELS, ids=label)
 def test_there_are_as_many_coefficients_as_names(rule, arguments):
     cls = RULES[rule]
     for opt in (cls(np.ones(3), **arguments), cls(np.ones(3))):
-        h = opt._groups[0].h | {"by_rows": False}
-        for t in (1, 2, 1000):
-            kernel, numbers = cls.coefficients(h, t)
-            assert len(numbers) == len(cls.coefficient_names[kernel].split()), kernel
+        for by_rows in (False, True) if cls.factors else (False,):
+            h = opt._groups[0].h | {"by_rows": by_rows}
+            for t in (1, 2, 1000):
+                kernel, numbers = cls.coefficients(h, t)
+                assert len(numbers) == len(cls.coefficient_names[kernel].split()), kernel
 
 
-@pytest.mark.parametrize("rule", {rule: None for rule, _ in ELEMENTWISE})
+@pytest.mark.parametrize("rule", {rule: None for rule, _ in WITH_KERNELS})
 def test_a_coefficient_with_the_name_of_a_hyper_parameter_is_that(rule):
     cls = RULES[rule]
     h = cls(np.ones(3))._groups[0].h

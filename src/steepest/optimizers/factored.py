@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from steepest.core.hyper_parameters import (
     Betas,
@@ -104,6 +104,11 @@ class Adafactor(Optimizer):
         states = {"row_var": row, "col_var": column}
         return Matrices(math.prod(batch), rows, columns, (row, column), states)
 
+    coefficient_names: ClassVar = dict.fromkeys(
+        ("adafactor", "adafactor_momentum", "adafactor_vector", "adafactor_vector_momentum"),
+        "old fresh eps1 paper eps2 rho d scale decay lr b1 fresh1",
+    )
+
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         paper = h["form"] == "paper"
@@ -183,6 +188,10 @@ class CAME(Optimizer):
         factors = ((*batch, rows, 1), (*batch, 1, columns))
         return Matrices(math.prod(batch), rows, columns, factors, states)
 
+    coefficient_names: ClassVar = dict.fromkeys(
+        ("came", "came_vector"), "b1 fresh1 b2 fresh2 b3 fresh3 eps1 eps2 threshold lr"
+    )
+
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         moments = tuple(x for beta in h["betas"] for x in (beta, 1.0 - beta))
@@ -241,6 +250,11 @@ class SM3(Optimizer):
         factors = ((*p.shape[:-1], 1), (*ones[1:], p.shape[-1]))
         return Matrices(1, math.prod(p.shape[:-1]), p.shape[-1], factors, states)
 
+    coefficient_names: ClassVar = dict.fromkeys(
+        ("sm3", "sm3_momentum", "sm3_vector", "sm3_vector_momentum"),
+        "lr beta share eps mu fresh",
+    )
+
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         beta, mu = h["beta"], h["momentum"]
@@ -296,6 +310,8 @@ class AdamMini(Optimizer):
         rows = p.shape[0] if h["blocks"] == "rows" and p.ndim > 1 else 1
         shape = (rows, *(1,) * (p.ndim - 1)) if p.ndim else ()
         return Matrices(1, rows, p.size // max(rows, 1), (shape,), {"exp_avg_sq": shape})
+
+    coefficient_names: ClassVar = {"adammini": "b1 fresh1 b2 fresh2 unbias eps step"}
 
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:

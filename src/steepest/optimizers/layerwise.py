@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from steepest.core.hyper_parameters import (
     Betas,
@@ -72,6 +72,10 @@ class LAMB(Optimizer):
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
+    coefficient_names: ClassVar = {
+        "lamb": "b1 fresh1 b2 fresh2 scale unbias eps decay lr low high adapt"
+    }
+
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, b2 = h["betas"]
@@ -137,6 +141,10 @@ class LARS(Optimizer):
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if h["momentum"] else ()
 
+    coefficient_names: ClassVar = dict.fromkeys(
+        ("lars_plain", "lars", "lars_nesterov"), "lr decay mu trust eps adapt clip"
+    )
+
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         rule = "lars_nesterov" if h["nesterov"] else "lars" if h["states"] else "lars_plain"
@@ -186,6 +194,8 @@ class NovoGrad(Optimizer):
     def scalars(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg_sq",)
 
+    coefficient_names: ClassVar = {"novograd": "b1 share old fresh eps decay lr"}
+
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, b2 = h["betas"]
@@ -230,6 +240,10 @@ class StableAdamW(Optimizer):
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
+    coefficient_names: ClassVar = {
+        "stableadamw": "old1 share1 old2 share2 lr eps least threshold decay"
+    }
+
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         mixes = tuple(
@@ -271,6 +285,8 @@ class Fromage(Optimizer):
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
+
+    coefficient_names: ClassVar = {"fromage": "lr left"}
 
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:

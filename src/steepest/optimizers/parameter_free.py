@@ -5,7 +5,7 @@ DoG, LDoG, DoWG, Prodigy, DAdaptAdam.
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from steepest.core.hyper_parameters import (
     Betas,
@@ -76,6 +76,8 @@ class DoG(Optimizer):
     def initial(key: str, p: Array, h: Mapping[str, Any]) -> Array:
         return copy_of(p)
 
+    coefficient_names: ClassVar = {"dog": "lr eps reps_rel decay"}
+
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         return "dog", (h["lr"], h["eps"], h["reps_rel"], h["decay"])
@@ -125,6 +127,8 @@ class LDoG(Optimizer):
     @staticmethod
     def initial(key: str, p: Array, h: Mapping[str, Any]) -> Array:
         return copy_of(p)
+
+    coefficient_names: ClassVar = {"ldog": "lr eps reps_rel decay"}
 
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
@@ -187,9 +191,11 @@ class DoWG(Optimizer):
         eps: float = h["eps"]
         return eps if given is None else given
 
+    coefficient_names: ClassVar = {"dowg": "lr eps decay"}
+
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
-        return "dowg", (h["lr"], h["eps"], 0.0, h["decay"])
+        return "dowg", (h["lr"], h["eps"], h["decay"])
 
 
 def _unbias(h: Mapping[str, Any], t: int) -> float:
@@ -276,6 +282,10 @@ class Prodigy(Optimizer):
     def initial_number(key: str, h: Mapping[str, Any]) -> float:
         return 0.0 if key == "d_numerator" else h["d0"]
 
+    coefficient_names: ClassVar = {
+        "prodigy": "b1 fresh1 b2 fresh2 b3 rate eps decay d0 d_coef growth_rate safeguard"
+    }
+
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
         b1, b2 = h["betas"]
@@ -343,6 +353,10 @@ class DAdaptAdam(Optimizer):
     @staticmethod
     def initial_number(key: str, h: Mapping[str, Any]) -> float:
         return h["d0"] if key == "d" else 0.0
+
+    coefficient_names: ClassVar = {
+        "dadaptadam": "b1 fresh1 b2 fresh2 b3 fresh3 rate eps decay growth_rate"
+    }
 
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:

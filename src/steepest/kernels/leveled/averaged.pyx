@@ -10,14 +10,15 @@ RULES = {}
 cdef void asgd(real *restrict p, const real *restrict g, real *restrict ax, real *restrict b,
                real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
                const double *h) noexcept nogil:
-    cdef real eta = <real>h[0], shrink = <real>h[1], mu = <real>h[2], pi
+    cdef double mu = h[2]
+    cdef real eta = <real>h[0], shrink = <real>h[1], share = <real>mu, pi
     cdef real f = <real>factor, k = <real>keep, gi
-    cdef bint restart = h[2] == 1.0
+    cdef bint restart = mu == 1.0
     cdef Py_ssize_t i
     for i in range(n):
         gi = f * g[i]
         pi = shrink * (k * p[i]) - eta * gi
-        ax[i] = pi if restart else ax[i] + mu * (pi - ax[i])
+        ax[i] = pi if restart else ax[i] + share * (pi - ax[i])
         p[i] = pi
 
 RULES["asgd"] = rule(asgd, asgd)
@@ -25,13 +26,14 @@ RULES["asgd"] = rule(asgd, asgd)
 
 cdef void weighed(const double *sums, double *own, double *h) noexcept nogil:
     """The share of this step in the sum of weights t^r (largest lr)^power, and how far back."""
-    cdef double weight, share
-    own[0] = h[0] if h[0] > own[0] else own[0]
-    weight = h[1] * pow(own[0], h[2])
+    cdef double lr = h[0], weight = h[1], power = h[2], beta = h[3], share, back
+    own[0] = lr if lr > own[0] else own[0]
+    weight = weight * pow(own[0], power)
     own[1] += weight
     share = weight / own[1] if own[1] != 0 else 0
+    back = 1.0 - beta * (1.0 - share)
     h[1] = share
-    h[2] = 1.0 - h[3] * (1.0 - share)
+    h[2] = back
 
 
 # The parameter is y, the point of the gradients. What is kept of it says how much decays: decay

@@ -89,7 +89,7 @@ cdef inline void second_moments(Matrices *x, real *row, real *column, Py_ssize_t
 
 
 # Adafactor: h = (1 - w, w, eps1, paper, eps2, rho, d, scale, decay, lr, b1, 1 - b1); finalized:
-# step, keep. A negative eps1 is the type's own epsilon.
+# step (12), what decay leaves of p (13). A negative eps1 is the type's own epsilon.
 
 cdef inline double least(const real *x, double eps) noexcept nogil:
     if eps < 0:
@@ -99,9 +99,9 @@ cdef inline double least(const real *x, double eps) noexcept nogil:
 
 cdef void adafactor_axes(Matrices *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
                          const double *h) noexcept nogil:
-    cdef double eps = least(row, h[2])
-    second_moments(x, row, column, first, last, 0, eps if h[3] else 0.0, 0.0 if h[3] else eps,
-                   h[0], h[1])
+    cdef double old = h[0], fresh = h[1], eps1 = h[2], paper = h[3], eps = least(row, eps1)
+    second_moments(x, row, column, first, last, 0, eps if paper else 0.0, 0.0 if paper else eps,
+                   old, fresh)
 
 
 cdef inline void adafactor_row(const real *restrict p, const real *restrict g,
@@ -122,7 +122,8 @@ cdef void adafactor_reduction(const real *restrict p, const real *restrict g, re
                               real *restrict column, real *restrict c, real *restrict d,
                               Py_ssize_t n, double factor, double keep, const double *h,
                               double *sums) noexcept nogil:
-    cdef real cap = <real>(1.0 / (0.0 if h[3] else least(p, h[2]))), f = <real>factor
+    cdef double eps1 = h[2], paper = h[3]
+    cdef real cap = <real>(1.0 / (0.0 if paper else least(p, eps1))), f = <real>factor
     cdef double sizes[LANES]
     cdef double steps[LANES]
     cdef Py_ssize_t i, k, whole = n // LANES
@@ -139,23 +140,27 @@ cdef void adafactor_reduction(const real *restrict p, const real *restrict g, re
 
 
 cdef void adafactor_finalize(const double *sums, double *own, double *h) noexcept nogil:
-    cdef double n = sqrt(sums[2]), size = sqrt(sums[0]) / n, ratio = sqrt(sums[1]) / (n * h[6])
-    cdef double alpha = h[5]
-    if h[7]:
-        alpha = (size if size > h[4] else h[4]) * alpha
-    h[12] = alpha / ratio if ratio > 1 else alpha
-    h[13] = 1.0 - h[8] * (alpha if h[3] else h[9])
+    cdef double paper = h[3], eps2 = h[4], rho = h[5], d = h[6], scale = h[7], decay = h[8]
+    cdef double lr = h[9], n = sqrt(sums[2]), size = sqrt(sums[0]) / n
+    cdef double ratio = sqrt(sums[1]) / (n * d), alpha = rho, step, left
+    if scale:
+        alpha = (size if size > eps2 else eps2) * alpha
+    step = alpha / ratio if ratio > 1 else alpha
+    left = 1.0 - decay * (alpha if paper else lr)
+    h[12] = step
+    h[13] = left
 
 
 cdef void adafactor(real *restrict p, const real *restrict g, real *restrict row,
                     real *restrict column, real *restrict c, real *restrict d, Py_ssize_t n,
                     double factor, double keep, const double *h) noexcept nogil:
-    cdef real cap = <real>(1.0 / (0.0 if h[3] else least(p, h[2]))), f = <real>factor, s
-    cdef real step = <real>h[12], k = <real>h[13]
+    cdef double eps1 = h[2], paper = h[3]
+    cdef real cap = <real>(1.0 / (0.0 if paper else least(p, eps1))), f = <real>factor, s
+    cdef real step = <real>h[12], left = <real>h[13]
     cdef Py_ssize_t i
     for i in range(n):
         s = row[i] * column[i]
-        p[i] = k * p[i] - step * ((cap if s > cap else s) * (f * g[i]))
+        p[i] = left * p[i] - step * ((cap if s > cap else s) * (f * g[i]))
 
 RULES["adafactor"] = rule(adafactor, adafactor, (
     axis_reduction("squares", gradients, gradients, adafactor_axes, adafactor_axes, blind=True),
@@ -166,14 +171,15 @@ cdef void adafactor_momentum(real *restrict p, const real *restrict g, real *res
                              real *restrict column, real *restrict m, real *restrict d,
                              Py_ssize_t n, double factor, double keep,
                              const double *h) noexcept nogil:
-    cdef real cap = <real>(1.0 / (0.0 if h[3] else least(p, h[2]))), f = <real>factor, s, mi
-    cdef real step = <real>h[12], k = <real>h[13], b1 = <real>h[10], fresh1 = <real>h[11]
+    cdef double eps1 = h[2], paper = h[3]
+    cdef real cap = <real>(1.0 / (0.0 if paper else least(p, eps1))), f = <real>factor, s, mi
+    cdef real step = <real>h[12], left = <real>h[13], b1 = <real>h[10], fresh1 = <real>h[11]
     cdef Py_ssize_t i
     for i in range(n):
         s = row[i] * column[i]
         mi = b1 * m[i] + fresh1 * (step * ((cap if s > cap else s) * (f * g[i])))
         m[i] = mi
-        p[i] = k * p[i] - mi
+        p[i] = left * p[i] - mi
 
 RULES["adafactor_momentum"] = rule(adafactor_momentum, adafactor_momentum, (
     axis_reduction("squares", gradients, gradients, adafactor_axes, adafactor_axes, blind=True),
@@ -188,7 +194,8 @@ cdef inline real adafactor_direction(real g, real v, real eps) noexcept nogil:
 cdef inline void adafactor_vector_row(const real *restrict p, const real *restrict g,
                                       real *restrict v, real f, real eps, const double *h,
                                       double *sizes, double *steps, Py_ssize_t n) noexcept nogil:
-    cdef real old = <real>h[0], fresh = <real>h[1], added = <real>(h[2] if h[3] else 0.0), gi, vi
+    cdef double eps1 = h[2], paper = h[3]
+    cdef real old = <real>h[0], fresh = <real>h[1], added = <real>(eps1 if paper else 0.0), gi, vi
     cdef double x
     cdef Py_ssize_t i
     for i in range(n):
@@ -205,7 +212,8 @@ cdef void adafactor_vector_reduction(const real *restrict p, const real *restric
                                      real *restrict v, real *restrict b, real *restrict c,
                                      real *restrict d, Py_ssize_t n, double factor, double keep,
                                      const double *h, double *sums) noexcept nogil:
-    cdef real eps = <real>(0.0 if h[3] else least(p, h[2])), f = <real>factor
+    cdef double eps1 = h[2], paper = h[3]
+    cdef real eps = <real>(0.0 if paper else least(p, eps1)), f = <real>factor
     cdef double sizes[LANES]
     cdef double steps[LANES]
     cdef Py_ssize_t i, k, whole = n // LANES
@@ -224,11 +232,12 @@ cdef void adafactor_vector_reduction(const real *restrict p, const real *restric
 cdef void adafactor_vector(real *restrict p, const real *restrict g, real *restrict v,
                            real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
                            double factor, double keep, const double *h) noexcept nogil:
-    cdef real eps = <real>(0.0 if h[3] else least(p, h[2])), f = <real>factor
-    cdef real step = <real>h[12], k = <real>h[13]
+    cdef double eps1 = h[2], paper = h[3]
+    cdef real eps = <real>(0.0 if paper else least(p, eps1)), f = <real>factor
+    cdef real step = <real>h[12], left = <real>h[13]
     cdef Py_ssize_t i
     for i in range(n):
-        p[i] = k * p[i] - step * adafactor_direction(f * g[i], v[i], eps)
+        p[i] = left * p[i] - step * adafactor_direction(f * g[i], v[i], eps)
 
 RULES["adafactor_vector"] = rule(adafactor_vector, adafactor_vector, (
     reduction(adafactor_vector_reduction, adafactor_vector_reduction, adafactor_finalize),))
@@ -238,29 +247,32 @@ cdef void adafactor_vector_momentum(real *restrict p, const real *restrict g, re
                                     real *restrict m, real *restrict c, real *restrict d,
                                     Py_ssize_t n, double factor, double keep,
                                     const double *h) noexcept nogil:
-    cdef real eps = <real>(0.0 if h[3] else least(p, h[2])), f = <real>factor, mi
-    cdef real step = <real>h[12], k = <real>h[13], b1 = <real>h[10], fresh1 = <real>h[11]
+    cdef double eps1 = h[2], paper = h[3]
+    cdef real eps = <real>(0.0 if paper else least(p, eps1)), f = <real>factor, mi
+    cdef real step = <real>h[12], left = <real>h[13], b1 = <real>h[10], fresh1 = <real>h[11]
     cdef Py_ssize_t i
     for i in range(n):
         mi = b1 * m[i] + fresh1 * (step * adafactor_direction(f * g[i], v[i], eps))
         m[i] = mi
-        p[i] = k * p[i] - mi
+        p[i] = left * p[i] - mi
 
 RULES["adafactor_vector_momentum"] = rule(adafactor_vector_momentum, adafactor_vector_momentum, (
     reduction(adafactor_vector_reduction, adafactor_vector_reduction, adafactor_finalize),))
 
 
-# CAME: h = (b1, 1 - b1, b2, 1 - b2, b3, 1 - b3, eps1, eps2, clip, lr); finalized: what is
-# left of u.
+# CAME: h = (b1, 1 - b1, b2, 1 - b2, b3, 1 - b3, eps1, eps2, threshold, lr); finalized: what is
+# left of u (10).
 
 cdef void came_moments(Matrices *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
                        const double *h) noexcept nogil:
-    second_moments(x, row, column, first, last, 0, h[6], 0.0, h[2], h[3])
+    cdef double b2 = h[2], fresh2 = h[3], eps1 = h[6]
+    second_moments(x, row, column, first, last, 0, eps1, 0.0, b2, fresh2)
 
 
 cdef void came_residuals(Matrices *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
                          const double *h) noexcept nogil:
-    second_moments(x, row, column, first, last, 2, h[7], 0.0, h[4], h[5])
+    cdef double b3 = h[4], fresh3 = h[5], eps2 = h[7]
+    second_moments(x, row, column, first, last, 2, eps2, 0.0, b3, fresh3)
 
 
 cdef inline void came_row(const real *restrict g, const real *restrict row,
@@ -289,8 +301,9 @@ cdef void came_reduction(const real *restrict p, const real *restrict g, real *r
 
 
 cdef void came_finalize(const double *sums, double *own, double *h) noexcept nogil:
-    cdef double ratio = sqrt(sums[0]) / (sqrt(sums[1]) * h[8])
-    h[10] = 1.0 if ratio < 1 else 1.0 / ratio
+    cdef double threshold = h[8], ratio = sqrt(sums[0]) / (sqrt(sums[1]) * threshold)
+    cdef double left = 1.0 if ratio < 1 else 1.0 / ratio
+    h[10] = left
 
 
 cdef void came_terms(const real *restrict p, const real *restrict g, real *restrict row,
@@ -322,12 +335,12 @@ RULES["came"] = rule(came, came, (
 
 cdef inline void came_vector_row(const real *restrict g, real *restrict v, real f, const double *h,
                                  double *steps, Py_ssize_t n) noexcept nogil:
-    cdef real b2 = <real>h[2], fresh2 = <real>h[3], eps = <real>h[6], gi, vi
+    cdef real b2 = <real>h[2], fresh2 = <real>h[3], eps1 = <real>h[6], gi, vi
     cdef double x
     cdef Py_ssize_t i
     for i in range(n):
         gi = f * g[i]
-        vi = b2 * v[i] + fresh2 * (gi * gi + eps)
+        vi = b2 * v[i] + fresh2 * (gi * gi + eps1)
         v[i] = vi
         x = <double>(gi / root(vi))
         steps[i] += x * x
@@ -509,11 +522,12 @@ RULES["sm3_vector_momentum"] = rule(sm3_vector_momentum, sm3_vector_momentum)
 
 cdef void adammini_axes(Matrices *x, real *row, real *column, Py_ssize_t first, Py_ssize_t last,
                         const double *h) noexcept nogil:
+    cdef double b2 = h[2], fresh2 = h[3], unbias = h[4], eps = h[5]
     cdef Py_ssize_t i
     cdef real *v = <real *>x.state[0]
-    averaged(v, x.row, x.rows, <double>x.columns, 0.0, h[2], h[3])
+    averaged(v, x.row, x.rows, <double>x.columns, 0.0, b2, fresh2)
     for i in range(x.rows):
-        row[i] = <real>(1.0 / (sqrt(<double>v[i]) * h[4] + h[5]))
+        row[i] = <real>(1.0 / (sqrt(<double>v[i]) * unbias + eps))
 
 
 cdef void adammini(real *restrict p, const real *restrict g, real *restrict row, real *restrict m,

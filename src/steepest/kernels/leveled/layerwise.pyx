@@ -56,11 +56,13 @@ cdef void lamb_reduction(const real *restrict p, const real *restrict g, real *r
 
 
 cdef void lamb_finalize(const double *sums, double *own, double *h) noexcept nogil:
-    cdef double length = sqrt(sums[0]), taken = sqrt(sums[1])
-    length = h[9] if length < h[9] else length
-    length = h[10] if length > h[10] else length
-    if h[11] != 0 and length != 0 and taken != 0:
-        h[8] = h[8] * (length / taken)
+    cdef double lr = h[8], low = h[9], high = h[10], adapt = h[11]
+    cdef double length = sqrt(sums[0]), taken = sqrt(sums[1]), step = lr
+    length = low if length < low else length
+    length = high if length > high else length
+    if adapt != 0 and length != 0 and taken != 0:
+        step = lr * (length / taken)
+    h[8] = step
 
 
 cdef void lamb(real *restrict p, const real *restrict g, real *restrict m, real *restrict v,
@@ -108,13 +110,15 @@ cdef void norms_reduction(const real *restrict p, const real *restrict g, real *
 
 
 cdef void lars_finalize(const double *sums, double *own, double *h) noexcept nogil:
-    cdef double length = sqrt(sums[0]), slope = sqrt(sums[1]) + h[1] * sqrt(sums[0]), ratio
-    if h[5] == 0 or length == 0 or slope == 0:
+    cdef double lr = h[0], decay = h[1], trust = h[3], eps = h[4], adapt = h[5], clip = h[6]
+    cdef double length = sqrt(sums[0]), slope = sqrt(sums[1]) + decay * sqrt(sums[0]), ratio, step
+    if adapt == 0 or length == 0 or slope == 0:
         return
-    ratio = h[3] * length / (slope + h[4])
-    if h[6] != 0 and ratio > h[0]:
+    ratio = trust * length / (slope + eps)
+    if clip != 0 and ratio > lr:
         return  # the local rate lr * (ratio / lr) would be more than lr
-    h[0] = ratio if h[6] != 0 else h[0] * ratio
+    step = ratio if clip != 0 else lr * ratio
+    h[0] = step
 
 
 cdef void lars_plain(real *restrict p, const real *restrict g, real *restrict m, real *restrict b,
@@ -157,8 +161,8 @@ RULES["lars_nesterov"] = rule(lars_nesterov, lars_nesterov,
                               (reduction(norms_reduction, norms_reduction, lars_finalize),))
 
 
-# NovoGrad: h = (b1, share of the new direction, b2, 1 - b2, eps, decay, lr); finalized: 1 / (√v +
-# eps) in place of eps. Kept: v, one number.
+# NovoGrad: h = (b1, share of the new direction, b2, 1 - b2, eps, decay, lr), at the first step 0
+# for b2; finalized: 1 / (√v + eps) in place of eps. Kept: v, one number.
 
 cdef inline void novograd_row(const real *restrict g, real f, double *slope,
                               Py_ssize_t n) noexcept nogil:
@@ -183,20 +187,21 @@ cdef void novograd_reduction(const real *restrict p, const real *restrict g, rea
 
 
 cdef void novograd_finalize(const double *sums, double *own, double *h) noexcept nogil:
-    cdef double divisor
-    own[0] = h[2] * own[0] + h[3] * sums[0]
-    divisor = sqrt(own[0]) + h[4]
-    h[4] = 1.0 / divisor if divisor != 0 else 0
+    cdef double old = h[2], fresh = h[3], eps = h[4], divisor, inverse
+    own[0] = old * own[0] + fresh * sums[0]
+    divisor = sqrt(own[0]) + eps
+    inverse = 1.0 / divisor if divisor != 0 else 0
+    h[4] = inverse
 
 
 cdef void novograd(real *restrict p, const real *restrict g, real *restrict m, real *restrict b,
                    real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
                    const double *h) noexcept nogil:
-    cdef real b1 = <real>h[0], fresh = <real>h[1], inverse = <real>h[4], decay = <real>h[5]
+    cdef real b1 = <real>h[0], share = <real>h[1], inverse = <real>h[4], decay = <real>h[5]
     cdef real lr = <real>h[6], f = <real>factor, mi
     cdef Py_ssize_t i
     for i in range(n):
-        mi = b1 * m[i] + fresh * (inverse * (f * g[i]) + decay * p[i])
+        mi = b1 * m[i] + share * (inverse * (f * g[i]) + decay * p[i])
         m[i] = mi
         p[i] = p[i] - lr * mi
 
@@ -204,18 +209,18 @@ RULES["novograd"] = rule(novograd, novograd,
                          (reduction(novograd_reduction, novograd_reduction, novograd_finalize),))
 
 
-# StableAdamW: h = (b1, 1 - b1, b2, 1 - b2, lr, eps, eps², threshold, decay); finalized: the rate in
-# place of lr, what decay leaves of p in place of decay.
+# StableAdamW: h = (b1', 1 - b1', b2', 1 - b2', lr, eps, eps², threshold, decay), where b' depends
+# on the step; finalized: the rate in place of lr, what decay leaves of p in place of decay.
 
 cdef inline void stableadamw_row(const real *restrict g, real *restrict m, real *restrict v, real f,
                                  const double *h, double *surprise, Py_ssize_t n) noexcept nogil:
-    cdef real b1 = <real>h[0], fresh1 = <real>h[1], b2 = <real>h[2], fresh2 = <real>h[3]
+    cdef real old1 = <real>h[0], share1 = <real>h[1], old2 = <real>h[2], share2 = <real>h[3]
     cdef real least = <real>h[6], gi, vi
     cdef Py_ssize_t i
     for i in range(n):
         gi = f * g[i]
-        vi = b2 * v[i] + fresh2 * (gi * gi)
-        m[i] = b1 * m[i] + fresh1 * gi
+        vi = old2 * v[i] + share2 * (gi * gi)
+        m[i] = old1 * m[i] + share1 * gi
         v[i] = vi
         surprise[i] += <double>magnitude(gi * gi / (least if vi < least else vi))
 
@@ -237,10 +242,13 @@ cdef void stableadamw_reduction(const real *restrict p, const real *restrict g, 
 
 
 cdef void stableadamw_finalize(const double *sums, double *own, double *h) noexcept nogil:
-    cdef double rms = sqrt(sums[0] / sums[1])
-    if not rms <= h[7]:
-        h[4] = h[4] * (h[7] / rms)
-    h[8] = 1.0 - h[4] * h[8]
+    cdef double lr = h[4], threshold = h[7], decay = h[8]
+    cdef double rms = sqrt(sums[0] / sums[1]), step = lr, left
+    if not rms <= threshold:
+        step = lr * (threshold / rms)
+    left = 1.0 - step * decay
+    h[4] = step
+    h[8] = left
 
 
 cdef void stableadamw(real *restrict p, const real *restrict g, real *restrict m, real *restrict v,
@@ -260,9 +268,10 @@ RULES["stableadamw"] = rule(
 # Fromage: h = (lr, 1 / √(1 + lr²)); finalized: lr times ratio.
 
 cdef void fromage_finalize(const double *sums, double *own, double *h) noexcept nogil:
-    cdef double length = sqrt(sums[0]), slope = sqrt(sums[1])
+    cdef double lr = h[0], length = sqrt(sums[0]), slope = sqrt(sums[1]), step = lr
     if length != 0 and slope != 0:
-        h[0] = h[0] * (length / slope)
+        step = lr * (length / slope)
+    h[0] = step
 
 
 cdef void fromage(real *restrict p, const real *restrict g, real *restrict a, real *restrict b,

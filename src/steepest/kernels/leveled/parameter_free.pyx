@@ -9,12 +9,13 @@ from steepest.kernels.rules cimport empty, finalizer, folded, reduction, rule, s
 RULES = {}
 
 
-# DoG: h = (lr, eps, reps_rel, decay); finalized: the rate in place of lr, what decay leaves of p in
-# place of eps, and first whether to begin. Kept: the largest distance from the start, which NaN
-# stays in, and the sum of all squared gradients.
+# DoG: h = (lr, eps, reps_rel, decay); finalized: first whether to begin (4), then the rate in place
+# of lr, what decay leaves of p in place of eps. Kept: the largest distance from the start, which
+# NaN stays in, and the sum of all squared gradients.
 
 cdef void dog_begin(const double *sums, double *own, double *h) noexcept nogil:
-    h[4] = 1.0 if own[0] == 0 else 0.0
+    cdef double first = 1.0 if own[0] == 0 else 0.0
+    h[4] = first
 
 
 cdef inline void dog_row(const real *restrict p, const real *restrict g, const real *restrict start,
@@ -32,6 +33,7 @@ cdef void dog_reduction(const real *restrict p, const real *restrict g, real *re
                         real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
                         double factor, double keep, const double *h, double *sums) noexcept nogil:
     cdef real f = <real>factor
+    cdef double first = h[4]
     cdef double far[LANES]
     cdef double steep[LANES]
     cdef Py_ssize_t i, k, whole = n // LANES
@@ -44,19 +46,22 @@ cdef void dog_reduction(const real *restrict p, const real *restrict g, real *re
     dog_row(p + k, g + k, start + k, f, far, steep, n - k)
     sums[0] += folded(far)
     sums[1] += folded(steep)
-    if h[4] != 0:
+    if first != 0:
         sums[2] += squares(p, n)
 
 
 cdef void dog_finalize(const double *sums, double *own, double *h) noexcept nogil:
-    cdef double distance = sqrt(sums[0]), divisor
+    cdef double lr = h[0], eps = h[1], reps_rel = h[2], decay = h[3]
+    cdef double distance = sqrt(sums[0]), divisor, rate, left
     if own[0] == 0:
-        own[0] = h[2] * (1.0 + sqrt(sums[2]))
+        own[0] = reps_rel * (1.0 + sqrt(sums[2]))
     own[0] = own[0] if distance <= own[0] or own[0] != own[0] else distance
     own[1] += sums[1]
-    divisor = sqrt(own[1] + h[1])
-    h[0] = h[0] * own[0] / divisor if divisor != 0 else 0
-    h[1] = 1.0 - h[0] * h[3]
+    divisor = sqrt(own[1] + eps)
+    rate = lr * own[0] / divisor if divisor != 0 else 0
+    left = 1.0 - rate * decay
+    h[0] = rate
+    h[1] = left
 
 
 cdef void dog(real *restrict p, const real *restrict g, real *restrict start, real *restrict b,
@@ -72,38 +77,45 @@ RULES["dog"] = RULES["ldog"] = rule(
 )
 
 
-# DoWG: h = (lr, eps, first distance², decay); as for DoG. Kept: the largest distance², and the
+# DoWG: h = (lr, eps, decay); finalized as for DoG. Kept: the largest distance², and the
 # sum of all squared gradients, each times the distance² of its time.
 
 cdef void dowg_begin(const double *sums, double *own, double *h) noexcept nogil:
-    h[4] = 0.0
+    cdef double first = 0.0
+    h[4] = first
 
 
 cdef void dowg_finalize(const double *sums, double *own, double *h) noexcept nogil:
-    cdef double divisor
+    cdef double lr = h[0], eps = h[1], decay = h[2], divisor, rate, left
     own[0] = own[0] if sums[0] <= own[0] or own[0] != own[0] else sums[0]
     own[1] += own[0] * sums[1]
-    divisor = sqrt(own[1]) + h[1]
-    h[0] = h[0] * own[0] / divisor if divisor != 0 else 0
-    h[1] = 1.0 - h[0] * h[3]
+    divisor = sqrt(own[1]) + eps
+    rate = lr * own[0] / divisor if divisor != 0 else 0
+    left = 1.0 - rate * decay
+    h[0] = rate
+    h[1] = left
 
 RULES["dowg"] = rule(
     dog, dog, (finalizer(dowg_begin), reduction(dog_reduction, dog_reduction, dowg_finalize))
 )
 
 
-# Prodigy: h = (b1, 1 - b1, b2, 1 - b2, b3, lr, eps, decay, d0, d_coef, growth_rate, whether to
-# safeguard); finalized first: what a gradient adds to m (1), v (3), the numerator (12), s (13), and
-# lr times d (5); then eps times the new d (6), and what decay leaves of p (7). Kept: d, the largest
-# d found, and the numerator.
+# Prodigy: h = (b1, 1 - b1, b2, 1 - b2, b3, rate, eps, decay, d0, d_coef, growth_rate, whether to
+# safeguard), where the rate is lr, unbiased if asked for; finalized first: what a gradient adds to
+# m (1), v (3), the numerator (12), s (13), and the rate times d (5); then eps times the new d (6),
+# and what decay leaves of p (7). Kept: d, the largest d found, and the numerator.
 
 cdef void prodigy_begin(const double *sums, double *own, double *h) noexcept nogil:
-    cdef double d = own[0], weight = own[0] / h[8]
-    h[1] = h[1] * d
-    h[3] = h[3] * (d * d)
-    h[5] = h[5] * d
-    h[12] = weight * h[5]
-    h[13] = weight * d if h[11] != 0 and h[5] != 0 else h[12]
+    cdef double fresh1 = h[1], fresh2 = h[3], rate = h[5], d0 = h[8], safeguard = h[11]
+    cdef double d = own[0], ratio = own[0] / d0, step = rate * d, weight = ratio * step
+    cdef double fresh3 = ratio * d if safeguard != 0 and step != 0 else weight
+    fresh1 = fresh1 * d
+    fresh2 = fresh2 * (d * d)
+    h[1] = fresh1
+    h[3] = fresh2
+    h[5] = step
+    h[12] = weight
+    h[13] = fresh3
 
 
 cdef inline void prodigy_row(const real *restrict p, const real *restrict g, real *restrict m,
@@ -143,17 +155,20 @@ cdef void prodigy_reduction(const real *restrict p, const real *restrict g, real
 
 
 cdef void prodigy_finalize(const double *sums, double *own, double *h) noexcept nogil:
-    cdef double found, most
-    own[2] = h[4] * own[2] + sums[0]
+    cdef double b3 = h[4], step = h[5], eps = h[6], decay = h[7]
+    cdef double d0 = h[8], d_coef = h[9], growth_rate = h[10], found, most, left
+    own[2] = b3 * own[2] + sums[0]
     if sums[1] != 0:
-        found = h[9] * own[2] / sums[1]
-        if own[0] == h[8] and found > own[0]:
+        found = d_coef * own[2] / sums[1]
+        if own[0] == d0 and found > own[0]:
             own[0] = found
         own[1] = found if found > own[1] else own[1]
-        most = own[0] * h[10]
+        most = own[0] * growth_rate
         own[0] = most if most < own[1] else own[1]
-    h[6] = own[0] * h[6]
-    h[7] = 1.0 - h[5] * h[7]
+    eps = own[0] * eps
+    left = 1.0 - step * decay
+    h[6] = eps
+    h[7] = left
 
 
 cdef void prodigy(real *restrict p, const real *restrict g, real *restrict m, real *restrict v,
@@ -170,12 +185,13 @@ RULES["prodigy"] = rule(
 )
 
 
-# D-Adapted Adam: h = (b1, 1 - b1, b2, 1 - b2, b3, 1 - b3, lr, eps, decay, growth_rate), where b3 is
-# the root of b2; finalized first: lr times d (6); then what decay leaves of p (8). Kept: d and the
-# numerator.
+# D-Adapted Adam: h = (b1, 1 - b1, b2, 1 - b2, b3, 1 - b3, rate, eps, decay, growth_rate), where b3
+# is the root of b2, and the rate is as for Prodigy; finalized first: the rate times d (6); then
+# what decay leaves of p (8). Kept: d and the numerator.
 
 cdef void dadaptadam_begin(const double *sums, double *own, double *h) noexcept nogil:
-    h[6] = h[6] * own[0]
+    cdef double rate = h[6], step = rate * own[0]
+    h[6] = step
 
 
 cdef inline void dadaptadam_row(const real *restrict g, real *restrict m, real *restrict v,
@@ -215,14 +231,16 @@ cdef void dadaptadam_reduction(const real *restrict p, const real *restrict g, r
 
 
 cdef void dadaptadam_finalize(const double *sums, double *own, double *h) noexcept nogil:
-    cdef double found, most, divisor = h[5] * sums[1]
-    own[1] = h[4] * own[1] + h[5] * sums[0]
+    cdef double b3 = h[4], fresh3 = h[5], step = h[6], decay = h[8], growth_rate = h[9]
+    cdef double found, most, left, divisor = fresh3 * sums[1]
+    own[1] = b3 * own[1] + fresh3 * sums[0]
     if divisor != 0:
         found = own[1] / divisor
-        most = own[0] * h[9]
+        most = own[0] * growth_rate
         found = most if most < found else found
         own[0] = found if found > own[0] else own[0]
-    h[8] = 1.0 - h[6] * h[8]
+    left = 1.0 - step * decay
+    h[8] = left
 
 
 cdef void dadaptadam(real *restrict p, const real *restrict g, real *restrict m, real *restrict v,
