@@ -271,7 +271,10 @@ class WithInner(Saving):
             if array is x:
                 continue
             fresh = views.tensor(x, p)
-            if type(tensor) is torch.Tensor and tensor.is_floating_point() == (x.dtype.kind == "f"):
+            if (
+                type(tensor) is torch.Tensor
+                and tensor.is_floating_point() == fresh.is_floating_point()
+            ):
                 tensor.data = fresh
             else:
                 tensor = fresh

@@ -178,25 +178,36 @@ def adopted(
     Of entries that are not the rule's, those that may become so, when an option is set later.
     """
     found = layout.state_from_torch(program.rule.rule, state, name, step)
-    keys = keys_of(program, views.array(p, f"parameter {name!r}"))
+    own = views.array(p, f"parameter {name!r}")
+    keys, scalars = keys_of(program, own), program.rule.scalars(program.h)
     if "step" not in state and not (keys - {"step"}) & found.keys():
         return {}
     made = {}
     for key, x in found.items():
         if key in keys:
-            if retyped and key not in program.rule.scalars(program.h):
-                x = _retyped(x, p)
+            if key not in scalars and key != "step":
+                x = _retyped(x, p, program.state_type(key, own), retyped)
             made[key] = views.state(x, f"state {key!r} of parameter {name!r}")
         elif isinstance(x, torch.Tensor) and x.shape == p.shape and views.ordinary(x):
             made[key] = views.array(x, key, writable=True)
     return made
 
 
-def _retyped(x: Any, p: Any) -> Any:
-    """A state in the precision of its parameter, which has changed, as by ``model.double()``."""
-    if isinstance(x, torch.Tensor) and (x.is_floating_point() or x.is_complex()):
-        return x.to(p.dtype if x.is_complex() == p.is_complex() else p.dtype.to_real())
-    return x
+_SHORT = (torch.bfloat16, torch.float16)
+
+
+def _retyped(x: Any, p: Any, dtype: Any, anew: bool) -> Any:
+    """A state in the format that it has here, where it comes from another one: its parameter's
+    precision has changed, as by ``model.double()``, or one of the two has 16 bits, as states have
+    that torch's own classes keep of such parameters."""
+    if not isinstance(x, torch.Tensor) or not (x.is_floating_point() or x.is_complex()):
+        return x
+    wanted = views.type_of(dtype)
+    if not anew and x.dtype not in _SHORT and wanted not in _SHORT:
+        return x
+    if x.is_complex() and p.is_complex() and wanted not in _SHORT:
+        wanted = wanted.to_complex()
+    return x.to(wanted)
 
 
 def peek(state: Any, key: str) -> Any:

@@ -4,21 +4,24 @@ from typing import Any
 
 import numpy as np
 
+from steepest.codecs import is_bfloat16
 from steepest.extras import require
 from steepest.kernels import sources
+from steepest.memory import formats
 from steepest.memory.arrays import Array, check_values, in_memory
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
-__all__ = ["array", "changed", "numbers", "ordinary", "plain", "place", "state", "tensor"]
+__all__ = ["array", "changed", "numbers", "ordinary", "plain", "place", "state", "tensor",
+           "type_of"]  # fmt: skip
 
-_REAL = (torch.float32, torch.float64)
+_REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _COMPLEX = (torch.complex64, torch.complex128)
 
 
 def _samples(cls: Any) -> list[tuple[Any, Array]]:
     found = []
-    for dtype in _REAL:
+    for dtype in (torch.float32, torch.float64):
         x = torch.arange(60, dtype=dtype, device="cpu").reshape(5, 4, 3)[1:4:2, :, 1:]
         x = x.transpose(0, 1)
         x = cls(x) if cls is not torch.Tensor else x
@@ -75,8 +78,8 @@ def plain(x: Any, what: str) -> Any:
         )
     if x.dtype not in _REAL + _COMPLEX:
         raise TypeError(
-            f"{what} has dtype {x.dtype}; expected float32, float64 or complex numbers of these: "
-            "convert it to one of them"
+            f"{what} has dtype {x.dtype}; expected {formats.expected()}, or complex numbers of "
+            "the first two: convert it to one of them"
         )
     return x
 
@@ -85,6 +88,9 @@ def array(x: Any, what: str, *, writable: bool = False) -> Array:
     """A NumPy array over the memory of x; complex numbers are pairs along a last axis. What is only
     marked as conjugate or negative is computed, unless it must be `writable`."""
     x = in_memory(plain(x, what).detach(), what, writable=writable)
+    if x.dtype == torch.bfloat16:
+        bits: Array = x.view(torch.int16).numpy()
+        return bits.view(formats.named("bfloat16"))
     view: Array = (torch.view_as_real(x) if x.is_complex() else x).numpy()
     return view
 
@@ -96,6 +102,11 @@ def state(x: Any, what: str) -> Any:
     if x.is_floating_point() or x.is_complex():
         return array(x, what, writable=True)
     return x.detach().numpy()
+
+
+def type_of(dtype: Any) -> Any:
+    """torch's type of the elements of an array."""
+    return torch.bfloat16 if is_bfloat16(dtype) else torch.from_numpy(np.empty(0, dtype)).dtype
 
 
 def changed(tensors: list[Any]) -> None:
@@ -114,9 +125,13 @@ def place(x: Any) -> tuple[Any, ...]:
 def tensor(x: Array, p: Any) -> Any:
     """The array as a tensor over the same memory; for a complex or sharded p, and an array of its
     shape, one like p."""
-    made = torch.from_numpy(x)
+    if is_bfloat16(x.dtype):
+        made = torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
+    else:
+        made = torch.from_numpy(x)
     local = p.to_local() if hasattr(p, "to_local") else p
-    if local.is_complex() and made.shape == (*local.shape, 2):
+    pairs = local.is_complex() and made.shape == (*local.shape, 2)
+    if pairs and made.dtype in (torch.float32, torch.float64):  # torch has no others
         made = torch.view_as_complex(made)
     if local is not p and made.shape == local.shape:
         made = type(p).from_local(
