@@ -141,9 +141,10 @@ FLOORS = [
     "memory",
     "kernels",
     "extras",
+    "codecs",
 ]
-LEAVES = {"reference", "kernels", "extras", "matrix"}
-LEANING = {("reference", "matrix")}  # whose functions are plain NumPy, as the reference is
+LEAVES = {"reference", "kernels", "extras", "codecs", "matrix"}
+LEANING = {("reference", "matrix"), ("reference", "codecs")}  # plain NumPy, as the reference is
 
 
 def modules() -> dict[str, Path]:

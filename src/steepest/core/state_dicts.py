@@ -167,7 +167,8 @@ class WithStateDict(WithPlan, registered=False):
             if x.shape != p.shape or (program.rule.prepares and program.of_rule(key)):
                 state[key] = x if files is None else files.copy(x)
                 continue
-            state[key] = (arrays if files is None else files).zeros_like(p, dtype=x.dtype)
+            dtype = program.state_type(key, p)  # x may have one that is equal, but not the same
+            state[key] = (arrays if files is None else files).zeros_like(p, dtype=dtype)
             state[key][...] = x
         for key in scalars:
             state[key] = np.array(given[key])

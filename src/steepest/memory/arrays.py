@@ -254,7 +254,7 @@ def as_array(
 
 def _shared(x: Any) -> Array:
     """NumPy's array over the memory of a tensor; of one of bfloat16, in its own format."""
-    if str(x.dtype) == "torch.bfloat16":
+    if str(getattr(x, "dtype", "")) == "torch.bfloat16":
         made: Array = x.view(sys.modules["torch"].int16).numpy()
         return made.view(formats.named("bfloat16"))
     return np.from_dlpack(x)

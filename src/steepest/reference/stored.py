@@ -30,6 +30,7 @@ class Stored:
         self.p = self._numbers(p)
         self.state = Numbers(self)
         self.state.update({key: self._numbers(x) for key, x in state.items()})
+        self._decoded = {key for key, x in self.state.items() if x is not state[key]}
 
     def _numbers(self, x: Array) -> Array:
         exact = x.dtype.kind in "iub" or x.dtype in (np.float64, self.real)
@@ -40,28 +41,25 @@ class Stored:
         if self.p is not self._p:
             self._p[...] = encoded(self.p, self._p.dtype)
         for key, x in self.state.items():
-            stored = self._state.get(key, x)
-            if stored.dtype == x.dtype:
-                self._state[key] = x
+            if key in self._decoded:
+                self._state[key][...] = encoded(x, self._state[key].dtype)
             else:
-                stored[...] = encoded(x, stored.dtype)
+                self._state[key] = x
 
-    def reread(self, x: Array, stored: Array) -> None:
-        """Makes of numbers what is read once they have been stored."""
-        if x is not stored:
-            x[...] = decoded(encoded(x, stored.dtype), x.dtype)
+    def reread(self, *keys: str) -> None:
+        """Makes of numbers what is read once they have been stored: of the states that are named,
+        or of the parameter."""
+        pairs = [(self.state[key], self._state[key]) for key in keys] or [(self.p, self._p)]
+        for x, stored in pairs:
+            if x is not stored:
+                x[...] = decoded(encoded(x, stored.dtype), x.dtype)
 
 
 def next_pass(state: State, *keys: str) -> None:
     """Ends a pass over memory: the next one reads what this one has stored of the states that are
     named; of the parameter where none is."""
-    if not isinstance(state, Numbers):  # all is float32, or all is float64: nothing is rounded
-        return
-    both = state.stored
-    for key in keys:
-        both.reread(state[key], both._state[key])
-    if not keys:
-        both.reread(both.p, both._p)
+    if isinstance(state, Numbers):
+        state.stored.reread(*keys)
 
 
 def _wide(state_dtype: Any) -> bool:
