@@ -385,7 +385,7 @@ def changed(rule, arguments, name):
         if RULES[rule].prepares:
             return "float16"
         h = {key: field.default for key, field in RULES[rule].fields.items()} | arguments
-        return {next(iter(RULES[rule].states(h)), "none"): "float16"}
+        return {next(iter((*RULES[rule].states(h), *RULES[rule].beside(h))), "none"): "float16"}
     if (rule, name) == ("muon", "eps"):
         return 50.0  # it matters only where ‖u‖ is less
     if name in other:

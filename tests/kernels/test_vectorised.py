@@ -1,4 +1,5 @@
-"""Every loop of every rule and stage is vectorised, for float and double, at every level.
+"""Every loop of every rule and operation is vectorised, for float and double, at every level, and
+so are the loops over arrays as they are stored.
 
 The compiler is asked, with the flags of all builds; its report names lines of the .pyx files.
 """
@@ -14,6 +15,7 @@ import pytest
 
 from steepest.extension import build as building
 from steepest.kernels import dispatch
+from steepest.kernels.stored_loops import with_stored_loops
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "src/steepest/kernels/leveled"
@@ -28,7 +30,8 @@ SOURCES = [name for name in dispatch.sources("base") if name not in ("prepared",
 @pytest.mark.parametrize("level", ["base", "v3", "v4"])
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_loop_is_vectorised(source, level, tmp_path):
-    path = KERNELS / f"{source}.pyx"
+    path = tmp_path / f"{source}.pyx"
+    path.write_text(with_stored_loops((KERNELS / f"{source}.pyx").read_text()))
     generated = tmp_path / f"{source}.c"
     directives = ["boundscheck=False", "wraparound=False", "cdivision=True"]
     subprocess.run(
@@ -48,10 +51,11 @@ def test_every_loop_is_vectorised(source, level, tmp_path):
     lines = path.read_text().splitlines()
     loops = [n for n, line in enumerate(lines, 1) if re.fullmatch(r"\s+for i in range\(n\):", line)]
     assert loops
+    own = lines.index("# Made by stored_loops.py.") if "STORED = {}" in lines else len(lines)
     # Where the type is asked for inside, each has its own loop; SSE2 compares no 64-bit integers.
     scalar = [
         n for n in loops
-        if vectorised[n] < (1 if "memcpy" in lines[n] else 2)
+        if vectorised[n] < (1 if "memcpy" in lines[n] or n > own else 2)
         and not (level == "base" and "memcpy(&wide" in lines[n])
     ]  # fmt: skip
     assert not scalar, f"not vectorised for both types: lines {scalar} of {source}.pyx"

@@ -19,7 +19,7 @@ from typing import Any
 from steepest.kernels import capsules, leveled, machine
 
 LEVELS = ("base", "v3", "v4")
-TABLES = ("OPERATIONS", "MEASURES", "CODECS", "COMBINERS", "SPREADS")
+TABLES = ("OPERATIONS", "MEASURES", "CODECS", "COMBINERS", "SPREADS", "STORED")
 """What modules of ``leveled`` offer beside their RULES: dicts by name, joined."""
 
 Rule = tuple[Any, Any, tuple[tuple[Any, ...], ...]]
@@ -75,6 +75,8 @@ class Kernels:
     codecs: dict[str, tuple[Any, Any, Any, Any]]
     combiners: dict[str, tuple[Any, Any]]
     spreads: dict[str, tuple[Any, Any]]
+    stored: dict[str, tuple[Any, ...]]
+    """The loops of rules over arrays as they are stored, for each of ``stored_loops.SETS``."""
 
 
 def available() -> tuple[str, ...]:

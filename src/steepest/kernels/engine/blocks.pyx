@@ -7,11 +7,12 @@ as the gradient that an operation makes.
 from libc.string cimport memcpy
 
 from steepest.kernels.contract cimport (
-    BLOCK, CHUNK, STATES, SUMS, Matrices, axis_reduction_double, axis_reduction_float,
+    BLOCK, CHUNK, STATES, SUMS, Matrices, Operand, axis_reduction_double, axis_reduction_float,
     measure_double, measure_float, operation_double, operation_float, real, reduction_double,
     reduction_float, rule_double, rule_float, spread_double, spread_float,
 )
 from steepest.kernels.engine.operands cimport decoded, encoded
+from steepest.kernels.stored cimport stored_loop
 from steepest.kernels.engine.structs cimport (
     FIRST, G, LINE, OPERANDS, OPERATION_COEFFICIENTS, P, ROW, SPARE, SQUARES, Entry, Measures,
     Operation, Program, Tiles,
@@ -290,10 +291,30 @@ cdef void terms_of(Entry *e, const Program *program, int number, const Operation
         encoded(&e.operand[FIRST + k], start, n, state[k])
 
 
+cdef inline char *place(const Operand *x, Py_ssize_t start) noexcept nogil:
+    return x.data + start * x.strides[0]
+
+
+cdef void update_stored(Entry *e, const Program *program, Py_ssize_t start,
+                        Py_ssize_t stop) noexcept nogil:
+    """The rule over the elements start to stop of arrays as they are stored."""
+    cdef char *state[STATES]
+    cdef int k
+    for k in range(STATES):
+        state[k] = place(&e.operand[FIRST + k], start) if k < e.states else NULL
+    (<stored_loop>program.stored[e.formats])(
+        place(&e.operand[P], start), place(&e.operand[G], start), state[0], state[1], state[2],
+        state[3], stop - start, e.scale, program.decay, program.h)
+
+
 cdef void update_range(Entry *e, const Program *program, const Operation *scale, bint late,
                        Py_ssize_t start, Py_ssize_t stop, real *scratch) noexcept nogil:
     """Updates the elements start to stop; after the first block, p is at the start of a line."""
-    cdef Py_ssize_t skew = <Py_ssize_t>(<size_t>e.operand[P].data % LINE // sizeof(real)), n
+    cdef Py_ssize_t skew, n
+    if e.formats >= 0 and program.stored[e.formats] != NULL and not late:
+        update_stored(e, program, start, stop)
+        return
+    skew = <Py_ssize_t>(<size_t>e.operand[P].data % LINE // sizeof(real))
     while start < stop:
         n = min(stop - start, BLOCK - (start + skew) % BLOCK)
         update_block(e, program, scale, late, start, n, scratch)

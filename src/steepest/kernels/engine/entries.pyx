@@ -8,8 +8,14 @@ from libc.string cimport memcpy
 
 from steepest.kernels.contract cimport Operand
 from steepest.kernels.engine cimport tiles
-from steepest.kernels.engine.structs cimport G, HOME, P, READING, SOURCE, Entry, Tiles, Units
+from steepest.kernels.engine.structs cimport (
+    FIRST, FORMAT_SETS, G, HOME, P, READING, SOURCE, Entry, Tiles, Units,
+)
 from steepest.kernels.sources cimport Source, address, reach, same_axes, type_of
+from steepest.kernels.stored cimport bfloat16
+from steepest.kernels.stored_loops import SETS
+
+assert len(SETS) == FORMAT_SETS
 
 
 cdef int bind(Entry *e, object kernels, tuple arrays, object gradient, object layout) except -1:
@@ -26,7 +32,8 @@ cdef int bind(Entry *e, object kernels, tuple arrays, object gradient, object la
     bind_operand(e, kernels, G, gradient, layout.walks[len(arrays)])
     e.offset = layout.walks[len(arrays)].offset
     bind_operand(e, kernels, READING, gradient, layout.c_order)
-    e.borrowed = e.operand[G].decode == NULL or e.reading.decode == NULL
+    e.formats = set_of_formats(e, layout)
+    e.borrowed = (e.operand[G].decode == NULL or e.reading.decode == NULL or e.formats >= 0)
     for k, cut in enumerate(layout.cuts):
         units = &e.units[k]
         units.count, units.length = cut.count, cut.length
@@ -35,6 +42,31 @@ cdef int bind(Entry *e, object kernels, tuple arrays, object gradient, object la
         e.borrowed = e.borrowed or units.g.decode == NULL
         units.factors = NULL if cut.factors is None else address(cut.factors, True)
     return 0
+
+
+cdef int set_of_formats(const Entry *e, object layout) except -2:
+    """The set of formats that parameter, gradient and the rule's states have; -1 for one that there
+    are no loops for, or where an array is not contiguous and aligned."""
+    cdef int number, k
+    if e.in_double:
+        return -1
+    for number, (of_p, of_g, of_states) in enumerate(SETS.values()):
+        for k in range(FIRST + e.states):
+            walk = layout.walks[len(layout.walks) - 1 if k == G else k - 1 if k else 0]
+            if not lies_as(&e.operand[k], walk, of_p if k == P else of_g if k == G else of_states):
+                break
+        else:
+            return number
+    return -1
+
+
+cdef bint lies_as(const Operand *x, object walk, str name):
+    """Whether a loop over an array of the format may take x as it is."""
+    if walk.codec is None:
+        return name == "float32"
+    return (walk.codec == name and name == "bfloat16" and x.ndim == 1
+            and (x.strides[0] == sizeof(bfloat16) or x.shape[0] == 1)
+            and <size_t>x.data % sizeof(bfloat16) == 0)
 
 
 cdef int bind_operand(Entry *e, object kernels, int k, object array, object walk) except -1:

@@ -9,7 +9,7 @@ from steepest.kernels.contract cimport (
     TABLE_DOUBLE, TABLE_FLOAT,
 )
 from steepest.kernels.engine.structs cimport (
-    ADAPTIVE_CLIP, CENTRALIZE, COUNT_ABOVE, GROUP_LASSO, LARGEST, MAKERS, MAXIMUM, MAX_NORM,
+    ADAPTIVE_CLIP, CENTRALIZE, COUNT_ABOVE, FORMAT_SETS, GROUP_LASSO, LARGEST, MAKERS, MAXIMUM, MAX_NORM,
     OPERATION_COEFFICIENTS, SIMPLEX, SQUARES, SUM, SUM_ABOVE, UNIT_NORM, Measures, Operation,
     Program, Step,
 )
@@ -68,6 +68,7 @@ cdef int set_structure(Program *program, object kernels, str rule, list before, 
     program.rule_float = PyCapsule_GetPointer(functions[0], RULE_FLOAT)
     program.rule_double = PyCapsule_GetPointer(functions[1], RULE_DOUBLE)
     set_reductions(program, kernels, functions[2])
+    set_stored(program, kernels.stored.get(rule), not (before or after or functions[2]))
     program.prologue, program.epilogue = <int>len(before), <int>len(after)
     program.late, program.units = <int>len(late), <int>len(units)
     for k, (name, coefficients, operand) in enumerate(before + after + late):
@@ -80,6 +81,16 @@ cdef int set_structure(Program *program, object kernels, str rule, list before, 
     for k, (kind, coefficients) in enumerate(units):
         program.unit[k].kind = _UNIT_KINDS[kind]
         program.unit[k].h[0], program.unit[k].h[1] = coefficients
+    return 0
+
+
+cdef int set_stored(Program *program, object loops, bint alone) except -1:
+    """The loops of a rule over arrays as they are stored: for one without operations around it."""
+    cdef int k
+    for k in range(FORMAT_SETS):
+        program.stored[k] = NULL
+        if loops is not None and alone:
+            program.stored[k] = PyCapsule_GetPointer(loops[k], "steepest.stored")
     return 0
 
 

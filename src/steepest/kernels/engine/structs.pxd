@@ -21,6 +21,7 @@ cdef enum:
     SCRATCH = ROWS * ROW               # bytes of a thread; no less than a chunk of doubles
     OPERATION_COEFFICIENTS = 4
     UNIT_OPERATIONS = 8                # what a program may do to units
+    FORMAT_SETS = 3                    # as stored_loops.SETS has
 
 
 cdef struct Units:
@@ -87,6 +88,7 @@ cdef struct Entry:
     double inverse                     # what the gradient is multiplied with to be measured
     bint again                         # whether the present sweep is to measure this entry
     bint borrowed                      # whether the gradient is read in place, so must be aligned
+    int formats                        # the set of formats of its arrays that has loops, or -1
     int cuts
     Units *units                       # owned: one for each unit operation
     double h[COEFFICIENTS]             # the rule's, where reductions make them
@@ -109,6 +111,7 @@ cdef struct Operation:
 cdef struct Program:
     void *rule_float
     void *rule_double
+    void *stored[FORMAT_SETS]          # the same over arrays as they are stored, or NULL
     double decay                       # the decay factor of the parameter
     int prologue                       # how many operations stand before the rule,
     int epilogue                       # after it,

@@ -6,27 +6,23 @@ from double). A contiguous, aligned array of the row's own type needs no codec: 
 borrowed. What else an array's format says, and the twin of its codec in NumPy, stand in
 ``memory/formats.py``; no rule, operation or sweep knows of formats.
 
-A codec is two functions of one element, `widened` and `narrowed`, and their loops over a run of
-elements at one stride and over a contiguous run, which the compiler vectorises. Whatever is
-narrowed is rounded to nearest, ties to even, once.
+A codec is two functions of one element (see ``stored.pxd``), and their loops over a contiguous run,
+which the compiler vectorises, and over a run of any stride.
 """
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int32_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
 from steepest.kernels.contract cimport (
     MAXDIMS, Operand, decode_double, decode_float, encode_double, encode_float, real,
 )
+from steepest.kernels.stored cimport (
+    bfloat16, float16, from_bfloat16, from_float16, to_bfloat16, to_float16, to_odd,
+)
 
 CODECS = {}
 
-# What arrays are made of. Those of 16 bits are structs, for the compiler to tell them apart.
 ctypedef float float32
 ctypedef double float64
-ctypedef struct float16:
-    uint16_t bits
-ctypedef struct bfloat16:
-    uint16_t bits
 
 ctypedef fused stored:
     float32
@@ -66,74 +62,30 @@ cdef inline Py_ssize_t carry(const Operand *x, Py_ssize_t offset, Py_ssize_t *in
     return offset
 
 
-# One element. Bit patterns are looked at as integers; selections, for a loop with a branch does not
-# vectorise.
-
-cdef inline float from_bits(uint32_t bits) noexcept nogil:
-    cdef float x
-    memcpy(&x, &bits, sizeof(float))
-    return x
-
-
-cdef inline uint32_t bits_of(float x) noexcept nogil:
-    cdef uint32_t bits
-    memcpy(&bits, &x, sizeof(float))
-    return bits
-
-
-cdef inline float to_odd(double x) noexcept nogil:
-    """x as a float if it is one, else the next one to it, towards 0, with its last bit set. Rounded
-    once more, to fewer bits, that gives what x itself would."""
-    cdef float near = <float>x
-    cdef double back = <double>near
-    cdef uint32_t beyond = (back < x) if x < <double>0 else (back > x)
-    cdef uint32_t inexact = back < x
-    inexact |= back > x
-    return from_bits((bits_of(near) - beyond) | inexact)
-
+# One element.
 
 cdef inline real widened(stored x, real unused) noexcept nogil:
-    cdef uint32_t magnitude, normal
-    cdef float small
     if stored is float16:
-        magnitude = x.bits & <uint32_t>0x7fff
-        # Exponents are biased by 15 and by 127; infinity and NaN have the largest of either.
-        normal = (magnitude << 13) + (<uint32_t>112 << 23 if magnitude < <uint32_t>0x7c00
-                                      else <uint32_t>224 << 23)
-        small = <float>(<int32_t>magnitude) * <float>5.9604644775390625e-08
-        normal = normal if magnitude >= <uint32_t>0x0400 else bits_of(small)
-        return <real>from_bits(normal | (x.bits & <uint32_t>0x8000) << 16)
+        return <real>from_float16(x)
     elif stored is bfloat16:
-        return <real>from_bits(<uint32_t>x.bits << 16)
+        return <real>from_bfloat16(x)
     else:
         return <real>x
 
 
+cdef inline float narrower(real x) noexcept nogil:
+    """x as a float that rounds to 16 bits as x does."""
+    if real is float:
+        return x
+    else:
+        return to_odd(x)
+
+
 cdef inline stored narrowed(real x, const stored *kind) noexcept nogil:
-    cdef stored y
-    cdef float near
-    cdef uint32_t bits, magnitude, normal, small
-    if stored is float16 or stored is bfloat16:
-        if real is float:
-            near = x
-        else:
-            near = to_odd(x)
-        bits = bits_of(near)
-        magnitude = bits & <uint32_t>0x7fffffff
-        if stored is bfloat16:
-            normal = (bits + <uint32_t>0x7fff + ((bits >> 16) & <uint32_t>1)) >> 16
-            small = (bits >> 16) | <uint32_t>0x40  # a NaN stays one
-            y.bits = <uint16_t>(small if magnitude > <uint32_t>0x7f800000 else normal)
-        else:
-            normal = (magnitude - (<uint32_t>112 << 23) + <uint32_t>0x0fff
-                      + ((magnitude >> 13) & <uint32_t>1)) >> 13
-            # Below 2^-14 elements are multiples of 2^-24, which is the unit of floats from 1/2 on.
-            small = bits_of(from_bits(magnitude) + <float>0.5) - <uint32_t>0x3f000000
-            normal = normal if magnitude >= <uint32_t>0x38800000 else small
-            normal = normal if magnitude < <uint32_t>0x47800000 else <uint32_t>0x7c00
-            normal = normal if magnitude <= <uint32_t>0x7f800000 else <uint32_t>0x7e00
-            y.bits = <uint16_t>(normal | ((bits >> 16) & <uint32_t>0x8000))
-        return y
+    if stored is float16:
+        return to_float16(narrower(x))
+    elif stored is bfloat16:
+        return to_bfloat16(narrower(x))
     else:
         return <stored>x
 

@@ -1,0 +1,93 @@
+"""Steps with formats of 16 bits, as multiples of the time of torch's fused AdamW in float32.
+
+    python bench/formats.py [--rounds 9] [--size 20000000] [--threads 2]
+
+One tensor, through steepest.torch. Every round steps each once, so that all meet the same load of
+the machine; the figure is the median over the rounds of the ratio to torch's step of that round,
+with the quartiles. Prints a table in Markdown.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import steepest as st
+import steepest.torch as stt
+
+SHORT, FULL, HALF = torch.bfloat16, torch.float32, torch.float16
+
+Make = Callable[[Any, Any], Any]
+
+
+def ours(rule: str = "AdamW", **options: Any) -> Make:
+    return lambda params, lr: getattr(stt, rule)(params, lr=lr, **options)
+
+
+def theirs(params: Any, lr: float) -> Any:
+    return torch.optim.AdamW(params, lr=lr, fused=True)
+
+
+CASES: dict[str, tuple[Any, Any, Make]] = {
+    # what: parameter, gradient, optimizer
+    "torch fused AdamW, float32": (FULL, FULL, theirs),
+    "torch fused AdamW, all bfloat16": (SHORT, SHORT, theirs),
+    "AdamW, float32": (FULL, FULL, ours()),
+    "AdamW, float32, bfloat16 gradient": (FULL, SHORT, ours()),
+    "AdamW, float32, bfloat16 states": (FULL, FULL, ours(state_dtype="bfloat16")),
+    "AdamW, bfloat16, float32 states": (SHORT, SHORT, ours()),
+    "AdamW, all bfloat16": (SHORT, SHORT, ours(state_dtype="bfloat16")),
+    "AdamW, float16, float32 states": (HALF, HALF, ours()),
+    "AdamW, bfloat16, float32 states, clipped": (
+        SHORT, SHORT, ours(clip=st.clip.global_norm(1.0)),
+    ),
+    "Lion, bfloat16, float32 states": (SHORT, SHORT, ours("Lion")),
+    "Lion, all bfloat16": (SHORT, SHORT, ours("Lion", state_dtype="bfloat16")),
+    "SGD with momentum, all bfloat16": (
+        SHORT, SHORT, ours("SGD", momentum=0.9, state_dtype="bfloat16"),
+    ),
+}  # fmt: skip
+
+
+def made(size: int, of_p: Any, of_g: Any, make: Make) -> Any:
+    p = torch.nn.Parameter(torch.randn(size).to(of_p))
+    if of_g != of_p:
+        p.grad_dtype = of_g
+    p.grad = (0.01 * torch.randn(size)).to(of_g)
+    optimizer = make([p], 1e-4)
+    for _ in range(2):
+        optimizer.step()
+    return optimizer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--size", type=int, default=20_000_000)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    st.set_num_threads(given.threads)
+    torch.manual_seed(0)
+    optimizers = {what: made(given.size, *case) for what, case in CASES.items()}
+    times: dict[str, list[float]] = {what: [] for what in CASES}
+    for _ in range(given.rounds):
+        for what, optimizer in optimizers.items():
+            start = time.perf_counter()
+            optimizer.step()
+            times[what].append(time.perf_counter() - start)
+    base = times[next(iter(CASES))]
+    print("| parameter and gradient, states | time, torch fused AdamW in float32 = 1 |\n|---|---|")
+    for what, own in times.items():
+        ratios = sorted(x / y for x, y in zip(own, base, strict=True))
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        print(f"| {what} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
+    print(f"\n{st.info()['level']}, {given.threads} threads, {given.size} parameters, "
+          f"{given.rounds} rounds, torch {torch.__version__}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

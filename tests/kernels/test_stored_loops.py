@@ -1,0 +1,118 @@
+"""Loops over arrays as they are stored: which there are, what they are made of, when they run.
+
+That they have the bits of decode, rule and encode is tested with all formats, in
+``tests/promises/test_exactness_of_formats.py``.
+"""
+
+import numpy as np
+import pytest
+
+import steepest as st
+from steepest import codecs
+from steepest.kernels import dispatch, stored_loops
+from steepest.kernels.engine import CHUNK_SIZE
+from steepest.optimizers import RULES
+
+RULE = """
+cdef void toy(real *restrict p, const real *restrict g, real *restrict m, real *restrict b,
+              real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
+              const double *h) noexcept nogil:
+    \"\"\"Words about p and m.\"\"\"
+    cdef real lr = <real>h[0], f = <real>factor, k = <real>keep  # of p
+    cdef Py_ssize_t i
+    for i in range(n):
+        m[i] = m[i] + f * g[i]  # not read again
+        p[i] = k * p[i] - lr * (
+            f * g[i])
+
+RULES["toy"] = rule(toy, toy)
+"""
+
+
+def test_a_loop_reads_and_writes_what_is_stored():
+    made = stored_loops.with_stored_loops(RULE)
+    assert made.startswith(RULE)
+    assert 'STORED["toy"] = (' in made
+    _, _, loop = made.partition("cdef inline void toy_bfloat16_loop(")
+    assert loop.partition("cdef void")[0].endswith(
+        """
+    for i in range(n):
+        m[i] = m[i] + f * from_bfloat16(g[i])
+        p[i] = to_bfloat16(k * from_bfloat16(p[i]) - lr * (
+            f * from_bfloat16(g[i])))
+
+
+"""
+    )
+    states = made.partition("toy_bfloat16_states_loop(")[2]
+    assert "m[i] = to_bfloat16(from_bfloat16(m[i]) + f * from_bfloat16(g[i]))" in states
+    assert "real" not in made[len(RULE) :].replace("decode", "")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("lr * (\n            f * g[i])", "lr * m[i]"),  # read after it was written: it is rounded
+        ("f * g[i]  #", "g[i + 1]  #"),
+        ("        m[i] =", "        if m[i]:\n            m[i] ="),
+        ("<real>h[0]", "p[0]"),
+        ("    for i in range(n):", "    for i in range(2):\n        pass\n    for i in range(n):"),
+        ("rule(toy, toy)", "rule(toy, toy, (reduction(x, x, y),))"),
+        ("rule(toy, toy)", "rule(toy, other)"),
+        ("f * g[i]  #", "f * sum(g, i)  #"),
+    ],
+)
+def test_what_is_of_another_kind_is_left(before, after):
+    assert before in RULE
+    text = RULE.replace(before, after, 1)
+    assert stored_loops.with_stored_loops(text) == text
+
+
+def test_every_element_wise_rule_has_them():
+    for rule, cls in RULES.items():
+        if cls.needs == "element-wise" and not cls.prepares:
+            opt = cls(np.ones(3, np.float32))
+            kernel, _ = cls.coefficients(opt._groups[0].h | {"by_rows": False}, 1)
+            reductions = dispatch.current.rules[kernel][2]
+            assert reductions or kernel in dispatch.current.stored, rule
+    assert all(len(x) == len(stored_loops.SETS) for x in dispatch.current.stored.values())
+
+
+@pytest.fixture
+def unused(monkeypatch):
+    """Makes the three passes impossible: whoever decodes divides by zero elements."""
+    taken = dispatch.load(dispatch.current.level)
+    monkeypatch.setattr(dispatch, "current", taken)
+    taken.codecs["bfloat16"] = taken.codecs["float16"]  # which gives other numbers
+    return taken
+
+
+@pytest.mark.parametrize("which", stored_loops.SETS)
+def test_they_run_where_they_may(unused, which):
+    """With a wrong codec in its place, results are right only where none is asked."""
+    p, g, m = stored_loops.SETS[which]
+    rng = np.random.default_rng(0)
+
+    def made(name, values):
+        return codecs.to_bfloat16(values) if name == "bfloat16" else values
+
+    n = CHUNK_SIZE + 7
+    values, slope = rng.standard_normal((2, n)).astype(np.float32)
+    twin = codecs.decoded(made(p, values), np.float32)
+    other, x = st.Lion(twin, lr=0.125), made(p, values)
+    opt = st.Lion(x, lr=0.125, state_dtype=m)
+    opt.step(made(g, slope))
+    other.step(codecs.decoded(made(g, slope), np.float32))
+    expected = codecs.decoded(made(p, twin), np.float32)
+    np.testing.assert_array_equal(codecs.decoded(x, np.float32), expected)
+
+
+def test_they_do_not_run_with_an_operation_or_a_stride(unused):
+    g = codecs.to_bfloat16(np.full(8, 3.0, np.float32))
+    for x, options in (
+        (np.zeros(8, np.float32), {"clip": st.clip.value(9.0)}),
+        (np.zeros(16, np.float32)[::2], {}),
+        (np.zeros(8), {}),
+    ):
+        st.SGD(x, lr=1.0, **options).step(g)
+        assert (x != -3.0).all()
