@@ -6,6 +6,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
+from steepest.kernels import stored_loops
 from steepest.kernels.contract cimport Operand
 from steepest.kernels.engine cimport tiles
 from steepest.kernels.engine.structs cimport (
@@ -13,9 +14,8 @@ from steepest.kernels.engine.structs cimport (
 )
 from steepest.kernels.sources cimport Source, address, reach, same_axes, type_of
 from steepest.kernels.stored cimport bfloat16
-from steepest.kernels.stored_loops import SETS
 
-assert len(SETS) == FORMAT_SETS
+assert len(stored_loops.SETS) == FORMAT_SETS
 
 
 cdef int bind(Entry *e, object kernels, tuple arrays, object gradient, object layout) except -1:
@@ -50,7 +50,7 @@ cdef int set_of_formats(const Entry *e, object layout) except -2:
     cdef int number, k
     if e.in_double:
         return -1
-    for number, (of_p, of_g, of_states) in enumerate(SETS.values()):
+    for number, (of_p, of_g, of_states) in enumerate(stored_loops.SETS.values()):
         for k in range(FIRST + e.states):
             walk = layout.walks[len(layout.walks) - 1 if k == G else k - 1 if k else 0]
             if not lies_as(&e.operand[k], walk, of_p if k == P else of_g if k == G else of_states):
