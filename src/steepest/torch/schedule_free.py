@@ -37,7 +37,7 @@ class ScheduleFree(Optimizer):
                     for p in group["params"]:
                         z = self.state[p].get("z") if p in self.state else None
                         if z is not None:
-                            p.lerp_(z, weight)
+                            _move(p, z, weight)
                 group[_MODE] = training
 
     def averaged(self) -> dict[str, Any]:
@@ -59,3 +59,15 @@ class ScheduleFree(Optimizer):
                 "a step after eval(), which has put the averages into the parameters: call train() "
                 "first"
             )
+
+
+def _move(p: Any, z: Any, weight: float) -> None:
+    """p ← p + weight · (z - p). Where z is stored in another format, in the wider of the two, and
+    rounded once."""
+    if p.dtype == z.dtype:
+        p.lerp_(z, weight)
+        return
+    if p.is_complex():  # in a format of 16 bits z is pairs of real numbers
+        z = torch.view_as_complex(z.to(p.real.dtype))
+    wide = torch.promote_types(p.dtype, z.dtype)
+    p.copy_(torch.lerp(p.to(wide), z.to(wide), weight))
