@@ -364,6 +364,88 @@ for key, x in raw.state[own[0]].items():
     host.together(n, START + NETWORK + code, tmp_path)
 
 
+def test_shards_of_sixteen_bits(host, tmp_path):
+    """With the gradients that they have, parameters and states have the bits of one process; norms
+    are added in another order."""
+    code = """
+import copy
+from torch.distributed import checkpoint
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions, get_state_dict, set_state_dict,
+)
+dtype = getattr(torch, DTYPE)
+
+def short(shard=True):
+    m = network(False).to(dtype)
+    if shard:
+        fully_shard(m, mesh=mesh)
+    return m
+
+def backward(m, t):
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(t)).to(dtype)
+    m(x[rank::size]).square().mean().backward()
+
+def same(own, one):
+    return all(map(torch.equal, full(own), one))
+
+def run(m, a, q, b, steps):
+    for t in steps:
+        backward(m, t)
+        for p, r in zip(m.parameters(), q.parameters()):
+            assert p.grad.dtype == dtype and isinstance(p.grad, DTensor)
+            r.grad = p.grad.full_tensor()
+        a.step()
+        b.step()
+        a.zero_grad()
+
+for options in [
+    {"clip": st.clip.value(0.1), "ema": 0.9},
+    {"state_dtype": "bfloat16", "ema": 0.9, "nonfinite": "skip"},
+    {"state_dtype": {"exp_avg": "float16"}, "ema": 0.9},
+]:
+    make = lambda m: stt.AdamW(m.parameters(), lr=0.1, weight_decay=0.1, **options)
+    m, q = short(), short(False)
+    a, b = make(m), make(q)
+    run(m, a, q, b, range(4))
+    assert same(m.parameters(), q.parameters())
+    assert not same(m.parameters(), short(False).parameters())
+    for p, r in zip(m.parameters(), q.parameters()):
+        assert p.dtype == dtype and a.state[p]["ema"].dtype == torch.float32
+        for key, x in a.state[p].items():
+            assert x.dtype == b.state[r][key].dtype, key
+            assert torch.equal(x.full_tensor() if isinstance(x, DTensor) else x, b.state[r][key])
+    for flat in False, True:
+        how = StateDictOptions(flatten_optimizer_state_dict=flat)
+        name = f"{DTYPE} {sorted(options)} {flat}"
+        checkpoint.save(dict(zip("mo", get_state_dict(m, a, options=how))), checkpoint_id=name)
+        again, r = short(), copy.deepcopy(q)
+        c, d = make(again), make(r)
+        d.load_state_dict(b.state_dict())
+        there = dict(zip("mo", get_state_dict(again, c, options=how)))
+        checkpoint.load(there, checkpoint_id=name)
+        set_state_dict(again, c, model_state_dict=there["m"], optim_state_dict=there["o"],
+                       options=how)
+        run(again, c, r, d, range(4, 6))
+        assert c.updates == 6 and same(again.parameters(), r.parameters())
+
+m, q = short(), short(False)
+a, b = (stt.SGD(x.parameters(), lr=0.1, clip=st.clip.global_norm(0.01)) for x in (m, q))
+run(m, a, q, b, range(2))
+assert abs(a.last_norm / b.last_norm - 1) <= 1e-12 and a.last_norm > 0.01
+
+m, q = short(), short(False)
+a, b = (stt.ScheduleFreeAdamW(x.parameters(), lr=0.1) for x in (m, q))
+run(m, a, q, b, range(3))
+for mode in "eval", "train":
+    before = full(m.parameters())
+    getattr(a, mode)()
+    getattr(b, mode)()
+    assert same(m.parameters(), q.parameters()) and not same(m.parameters(), before)
+"""
+    for dtype in "bfloat16", "float16":
+        host.together(2, START + NETWORK + code.replace("DTYPE", repr(dtype)), tmp_path)
+
+
 KINDS = [
     ("AdamW", 'lr=0.1, clip=st.clip.global_norm(0.1), ema=0.9, nonfinite="skip"'),
     ("SGD", "lr=st.schedules.cosine(0.1, 10), momentum=0.9, dampening=0.5"),

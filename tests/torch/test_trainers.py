@@ -31,8 +31,10 @@ import json, re, runpy, sys, warnings
 for line in json.loads(sys.argv[2]):
     action, message, category = line.split(":")
     warnings.filterwarnings(action, re.escape(message), getattr(__builtins__, category))
-example = runpy.run_path(sys.argv[1], run_name="__main__")
+example = runpy.run_path(sys.argv[1], run_name=sys.argv[3])
 globals().update({key: x for key, x in example.items() if not key.startswith("__")})
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 def apart(a, b):
     return max(float((x - y).detach().abs().max()) for x, y in zip(a, b, strict=True))
@@ -47,12 +49,14 @@ def needs(*modules: str) -> None:
             pytest.skip(f"needs {name}")
 
 
-def run(name: str, code: str, folder: Path) -> tuple[str, dict[str, Any]]:
-    """What the example prints as a script, and the `found` that the code after it leaves."""
+def run(name: str, code: str, folder: Path, script: bool = True) -> tuple[str, dict[str, Any]]:
+    """What the example prints as a script, and the `found` that the code after it leaves; if it is
+    no `script`, it is only imported."""
     show = "\nprint()\nprint(json.dumps(found))"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", CHILD + code + show,
-         str(EXAMPLES / f"{name}.py"), json.dumps(THEIRS.get(name, []))],
+         str(EXAMPLES / f"{name}.py"), json.dumps(THEIRS.get(name, [])),
+         "__main__" if script else name],
         cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -102,6 +106,34 @@ found = {
     assert max(found["weights apart"].values()) < 1e-2
 
 
+def test_hugging_face_with_parameters_in_bfloat16(tmp_path: Path) -> None:
+    needs("transformers", "accelerate")
+    _, found = run(
+        "huggingface",
+        """
+wide = model
+trainer.__globals__["model"] = lambda: wide().to(torch.bfloat16)
+whole = trainer("whole")
+whole.train()
+resumed = trainer("whole")
+resumed.train(resume_from_checkpoint="whole/checkpoint-30")
+optimizer = whole.optimizer.optimizer
+found = {
+    "losses": losses(whole),
+    "apart": apart(whole.model.parameters(), resumed.model.parameters()),
+    "parameters": sorted({str(p.dtype) for p in whole.model.parameters()}),
+    "states": sorted({str(s[key].dtype) for s in optimizer.state.values() for key in MOMENTS}),
+    "updates": [x.optimizer.optimizer.updates for x in (whole, resumed)],
+}
+""",
+        tmp_path,
+        script=False,
+    )
+    assert found["losses"][-1] < 0.8 * found["losses"][0]
+    assert found["parameters"] == ["torch.bfloat16"] and found["states"] == ["torch.float32"]
+    assert found["apart"] == 0.0 and found["updates"] == [60, 60]
+
+
 def test_lightning(tmp_path: Path) -> None:
     needs("lightning")
     said, found = run(
@@ -126,6 +158,33 @@ found = {
     # Rounding in float32, carried on by 160 steps.
     assert found["losses apart"] < 1e-4
     assert found["weights apart"] < 1e-3
+
+
+def test_lightning_with_parameters_in_bfloat16(tmp_path: Path) -> None:
+    needs("lightning")
+    _, found = run(
+        "lightning_trainer",
+        """
+import functools
+lightning.Trainer = functools.partial(lightning.Trainer, precision="bf16-true")
+whole, _ = train(80)
+train(40)[1].save_checkpoint("half.ckpt")
+resumed, _ = train(80, resume="half.ckpt")
+optimizer = whole.optimizers().optimizer
+found = {
+    "losses": whole.losses,
+    "apart": apart(whole.parameters(), resumed.parameters()),
+    "parameters": sorted({str(p.dtype) for p in whole.parameters()}),
+    "states": sorted({str(s[key].dtype) for s in optimizer.state.values() for key in MOMENTS}),
+    "updates": [x.optimizers().optimizer.updates for x in (whole, resumed)],
+}
+""",
+        tmp_path,
+        script=False,
+    )
+    assert found["losses"][-1] < 0.4 * found["losses"][0]
+    assert found["parameters"] == ["torch.bfloat16"] and found["states"] == ["torch.float32"]
+    assert found["apart"] == 0.0 and found["updates"] == [160, 160]
 
 
 def test_accelerate(tmp_path: Path) -> None:
