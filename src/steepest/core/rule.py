@@ -222,7 +222,9 @@ class Rule(ABC):
         if isinstance(h["state_dtype"], str) and "state_dtype" in given and not cls.prepares:
             has = {key for group in groups for key in (*cls.states(group), *cls.beside(group))}
             if not has - {*cls.points}:
-                lacks = "no states of the parameter's shape but copies of it" if has else "no states"
+                lacks = "no states"
+                if has:
+                    lacks += " of the parameter's shape but copies of it"
                 raise ValueError(
                     f"state_dtype = {h['state_dtype']!r} has no effect: {cls.__name__}, as it is "
                     f"here, has {lacks}"

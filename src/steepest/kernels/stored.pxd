@@ -1,8 +1,8 @@
 """Elements as they are stored, and as floats: the conversions that codecs and loops share.
 
-What is decoded is exact. What is encoded is rounded to nearest, ties to even, once. Bit patterns are
-looked at as integers, and there are selections in place of branches, so that loops vectorise; the
-twins in NumPy are in ``steepest.codecs``.
+What is decoded is exact. What is encoded is rounded to nearest, ties to even, once. Bit patterns
+are looked at as integers, and there are selections in place of branches, so that loops vectorise;
+the twins in NumPy are in ``steepest.codecs``.
 """
 from libc.stdint cimport int32_t, uint16_t, uint32_t
 from libc.string cimport memcpy

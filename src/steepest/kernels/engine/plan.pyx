@@ -278,8 +278,8 @@ cdef class Plan:
             self.step.programs, self.program_capacity, self.made = programs, n, [None] * n
         return 0
 
-    def program(self, Py_ssize_t row, str rule, tuple h, double decay_factor, list before, list after,
-                list units, list late, int domain=0, bint together=False, tuple kept=(),
+    def program(self, Py_ssize_t row, str rule, tuple h, double decay_factor, list before,
+                list after, list units, list late, int domain=0, bint together=False, tuple kept=(),
                 bint prepared=False):
         """What to do for a row of `rows`: the rule, its coefficients, the decay factor of the
         parameter; the operations before the rule, after it, and after those on units, each as

@@ -101,7 +101,7 @@ cdef void widen(const char *memory, Py_ssize_t n, real *restrict row,
 
 
 cdef void narrow(char *memory, Py_ssize_t n, const real *restrict row,
-                const stored *kind) noexcept nogil:
+                 const stored *kind) noexcept nogil:
     cdef stored *x = <stored *>memory
     cdef Py_ssize_t i
     for i in range(n):
@@ -126,7 +126,7 @@ cdef void scatter(char *x, Py_ssize_t stride, Py_ssize_t n, const real *row,
         memcpy(x + i * stride, &one, sizeof(stored))
 
 
-# A block: one contiguous run, or as many as it takes. `kind`, NULL, says by its type what is stored.
+# A block: one contiguous run, or as many as it takes. `kind`, NULL, has the type of an element.
 
 cdef inline bint contiguous(const Operand *x, Py_ssize_t size) noexcept nogil:
     return x.ndim == 1 and x.strides[0] == size and <size_t>x.data % <size_t>size == 0
