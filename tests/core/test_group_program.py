@@ -55,12 +55,20 @@ def test_only_what_was_written_is_looked_at(monkeypatch, written, looked_at) -> 
 
 
 def test_a_schedule_alone_is_evaluated_at_every_step(monkeypatch) -> None:
-    opt = st.AdamW(np.ones(3), lr=schedules.cosine(0.5, steps=9))
+    cosine, seen = schedules.cosine(0.5, steps=9), []
+
+    def lr(count):
+        seen.append(count)
+        return cosine(count)
+
+    opt = st.AdamW(np.ones(3), lr=lr)
     opt.step(G)
     names = looked_up(opt, [], monkeypatch)
+    del seen[:]
     for _ in range(3):
         opt.step(G)
-    assert names == ["lr"] * 3
+    assert seen == [1, 2, 3] and names == []
+    assert opt._groups[0].h["lr"] == cosine(3)
 
 
 def calls(function: Callable[[], object]) -> int:

@@ -13,6 +13,7 @@ from steepest.core.norms import clips
 from steepest.core.operands import Operands, PlacedOperation, operands
 from steepest.core.state_formats import StateFormats
 from steepest.kernels.engine import UNIT_OPERATION_LIMIT
+from steepest.kernels.sources import has_these
 from steepest.memory import arrays
 from steepest.memory.arrays import Array
 from steepest.options import average, decay, filters, regularize
@@ -76,6 +77,8 @@ class GroupProgram:
         """Those that are schedules."""
         self._moved: frozenset[str] = frozenset()
         """The names of these."""
+        self._moved_matters = self._moved_decay = False
+        """Whether operations depend on one of these; whether decay does."""
         self._ranges: dict[str, tuple[float, float]] = {}
         """Where a number needs no further check, by name."""
         self._lengths: dict[str, int] = {}
@@ -138,12 +141,16 @@ class GroupProgram:
             )
         if self.shared:
             self._kept = tuple(self.number(key, group.get(key)) for key in self.shared)
-        seen = rule.hyper_values(group)
-        try:
-            same = seen == self._seen
-        except ValueError:  # an array, which does not say whether it equals a number
-            same = False
-        before, self._seen = self._seen, ()  # whatever ends this early, the next step looks again
+        before = self._seen
+        if has_these(group, rule.hyper_names, before):
+            seen, same = before, True
+        else:
+            seen = rule.hyper_values(group)
+            try:
+                same = seen == before
+            except ValueError:  # an array, which does not say whether it equals a number
+                same = False
+        self._seen = ()  # whatever ends this early, the next step looks again
         for i in self._varying if same else ():
             if seen[i] is not before[i]:  # equal now, and perhaps not later
                 same = False
@@ -181,8 +188,14 @@ class GroupProgram:
         moving = [(name, x) for name, x in moving if name not in _OPERATIONS]
         self._whole = not all(callable(x) or type(x) is tuple for _, x in moving)
         self._moving, self._moved = moving, frozenset(name for name, _ in moving)
+        self._note_moved()
         self._ranges = {name: rule.bounds(name) for name in names}
         self._lengths = {name: len(x) for name, x in h.items() if type(x) is tuple}
+
+    def _note_moved(self) -> None:
+        """Notes whether operations, or decay, depend on what is scheduled."""
+        self._moved_matters = self._timed or not self._read_by_operations.isdisjoint(self._moved)
+        self._moved_decay = not decay.NUMBERS.isdisjoint(self._moved)
 
     def _structure(self, given: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
         """The states of the rule, and the numbers that it keeps of the group. Raises ValueError for
@@ -242,15 +255,21 @@ class GroupProgram:
         """Evaluates the hyper-parameters that are schedules."""
         h = self.h
         for name, value in self._moving:
-            if self._ranges[name][0] == math.inf:  # the rule may call it itself
+            low, high = self._ranges[name]
+            if low == math.inf:  # the rule may call it itself
                 h[name] = self.rule.checked(name, value, count)
                 continue
             if type(value) is tuple:
                 x: Any = tuple([part(count) if callable(part) else part for part in value])
             else:
                 x = value(count)
-            h[name] = self._checked_number(name, x, count)
-        self._follow(self._moved, count)
+            h[name] = (
+                x if type(x) is float and low <= x < high else self._checked_number(name, x, count)
+            )
+        if self._moved_matters:
+            self._follow(self._moved, count)
+        elif self._moved_decay:
+            self._decay(h)
 
     def _follow(self, changed: Collection[str], count: int) -> None:
         """Takes over what depends on numbers that may have changed."""
@@ -360,6 +379,7 @@ class GroupProgram:
         self.by_rows = operands(rule.factors, h["beside"], around, makes, around_rule)
         self._decay(h)
         self._read_by_operations = asked.keys_read
+        self._note_moved()
         self.operation_states, self._projects = around, bool(work.units)
         self._averages = bool(average.arrays(h))
         self.units = units
@@ -372,7 +392,7 @@ class GroupProgram:
         x = self.by_rows if by_rows else self.by_elements
         self.h["by_rows"] = by_rows
         rule, h = ("take", ()) if self._prepares else self._coefficients(self.h, t)
-        after, late = self._closing(x, count, t)
+        after, late = self._closing(x, count, t) if self._averages else (x.after, x.late)
         plan.program(
             row, rule, h, self.decay_factor, x.before, after, self.units, late,
             domain, self.together, self._kept, self._prepares,
@@ -408,9 +428,8 @@ class GroupProgram:
     def _closing(
         self, x: Operands, count: int, t: int
     ) -> tuple[list[PlacedOperation], list[PlacedOperation]]:
-        """The operations after the rule and after those on units, at a parameter's t-th step."""
-        if not self._averages:
-            return x.after, x.late
+        """The operations after the rule and after those on units, at a parameter's t-th step, where
+        some depend on that."""
         last = [
             (operation, numbers, x.place[own])
             for operation, numbers, own in average.operations(self.h, count, t)

@@ -108,7 +108,10 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
     def _flat_step(self, flat: list[Any]) -> None:
         """A step with the gradients in the order of the groups."""
         count = self._updates.item()
-        self._take_hyper(count)
+        for number, program in enumerate(self._groups):  # as _take_hyper, without its call
+            program.update(self.param_groups[number], count)
+            if program.stale:
+                self._plan = None
         self._go(flat, count)
 
     def _take_hyper(self, count: int) -> None:
@@ -129,8 +132,7 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
             program.tell(plan, row, count, t, self._domains[number], by_rows)
             if program.sign < 0:
                 climbing = True
-        elements = plan.elements()
-        workers = 1 if elements < threads.SMALL else threads.workers(elements)
+        workers = 1 if plan.cost < threads.SMALL else threads.workers(plan.elements())
         if self._clipping.domains or self._nonfinite != "propagate":
             self._clipped_step(plan, workers, count, climbing)
             return
@@ -138,12 +140,16 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
             plan.rescale(self._climbing(self._unscale))
         elif self._unscale != 1.0:
             plan.rescale(self._unscale)
-        plan.factors(workers)
+        if plan.has_factors:
+            plan.factors(workers)
         if self._preparing:
             self._prepare(plan)
         if self._peers is not None:
             self._peers.ready()
-        plan.commit(workers, keeping=self._keeping)
+        if self._keeping:
+            plan.commit(workers, keeping=self._keeping)
+        else:
+            plan.commit(workers)
 
     def _check_process(self) -> None:
         """Raises RuntimeError where a step would change the state of another process, too."""

@@ -29,7 +29,9 @@ class WithPlan(WithGroups, registered=False):
         plan = self._plan
         if plan is None or self._changes.any or self._plan_kernels is not dispatch.current:
             plan = self._built()
-        stale = plan.resolve(self._params(), flat, self._state_shown)
+        groups = self.param_groups
+        params = groups[0]["params"] if len(groups) == 1 else self._params()
+        stale = plan.resolve(params, flat, self._state_shown)
         if stale is None:  # an array was replaced, moved, laid out anew or made read-only
             plan = self._built()
             stale = plan.resolve(self._params(), flat, self._state_shown)

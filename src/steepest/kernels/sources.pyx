@@ -35,6 +35,9 @@ cdef extern from *:
         PyObject *descr
         int flags
 
+cdef extern from "Python.h":
+    PyObject *PyDict_GetItem "PyDict_GetItemWithError" (object group, object key) except? NULL
+
 cdef extern from *:
     """
     #define steepest_type(x) ((PyObject *)Py_TYPE(x))
@@ -478,6 +481,19 @@ cdef inline bint has_type(const Tensor *t, const PyObject *dtype) noexcept:
         if FORMATS[k].dtype == dtype:
             return t.dtype.code == FORMATS[k].code and t.dtype.bits == FORMATS[k].bits
     return False
+
+
+def has_these(group, tuple names, tuple values):
+    """Whether a plain dict has under these names these very objects, as many as there are names."""
+    cdef PyObject *found
+    cdef Py_ssize_t i
+    if type(group) is not dict or len(values) != len(names):
+        return False
+    for i in range(len(names)):
+        found = PyDict_GetItem(group, names[i])
+        if found != <PyObject *>values[i]:
+            return False
+    return True
 
 
 cpdef bint held_beside(list objects, Py_ssize_t own):

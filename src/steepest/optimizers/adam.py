@@ -59,8 +59,7 @@ class _AdamForm(_WithTorchsFlag, registered=False):
 
     @staticmethod
     def coefficients(h: Mapping[str, Any], t: int) -> tuple[str, tuple[float, ...]]:
-        b1, fresh1, b2, fresh2 = _moments(h)
-        step, unbias, early = h["lr"], 1.0, 1.0
+        (b1, b2), step, unbias, early = h["betas"], h["lr"], 1.0, 1.0
         if h["bias_correction"]:
             step = h["lr"] / one_minus_power(b1, t)
             rest = one_minus_power(b2, t)
@@ -70,7 +69,7 @@ class _AdamForm(_WithTorchsFlag, registered=False):
                 early = 1.0 / rest
             else:
                 unbias = 1.0 / math.sqrt(rest)
-        shared = (b1, fresh1, b2, fresh2, step, unbias, h["eps"])
+        shared = (b1, 1.0 - b1, b2, 1.0 - b2, step, unbias, h["eps"])
         return ("amsgrad", (*shared, early)) if h["amsgrad"] else ("adam", shared)
 
 

@@ -109,13 +109,17 @@ def weight_in_rule(h: Mapping[str, Any], decoupled: float) -> float:
     return float((h["weight_decay"] if h["decay_mode"] == "decoupled" else 0.0) + decoupled)
 
 
+_NOT_BEFORE = ("l2", "cautious", *AFTER)
+"""The modes that do not shrink the parameter before the rule."""
+
+
 def factor(h: Mapping[str, Any], decoupled: float) -> float:
     """The decay factor, by which the parameter is multiplied before the rule; `decoupled` is the
     weight of penalties."""
     mode, lr = h["decay_mode"], h["lr"]
     if mode == "cautious" and h["weight_decay"]:
         return 1.0  # the parameter is set aside; ``epilogue`` does all
-    weight = 0.0 if mode in ("l2", "cautious", *AFTER) else h["weight_decay"]
+    weight = 0.0 if mode in _NOT_BEFORE else h["weight_decay"]
     if not weight and not decoupled:
         return 1.0
     if mode == "decoupled":

@@ -86,10 +86,12 @@ class Schedule(ABC):
         return self.value(0) * (self.warmup_start + (1.0 - self.warmup_start) * way)
 
     def __call__(self, t: SupportsIndex) -> float:
-        try:
-            t = operator.index(t)
-        except TypeError:
-            raise TypeError(f"{self!r}: t = {t!r}: expected the number of updates done") from None
+        if type(t) is not int:
+            try:
+                t = operator.index(t)
+            except TypeError:
+                told = f"{self!r}: t = {t!r}: expected the number of updates done"
+                raise TypeError(told) from None
         if t < 0:
             raise ValueError(f"{self!r}: t = {t}: expected the number of updates done, 0 or more")
         try:

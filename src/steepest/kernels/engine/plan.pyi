@@ -49,6 +49,10 @@ class _Layout(Protocol):
 @final
 class Plan:
     def __new__(cls, kernels: Kernels, capacity: int, updates: _Array) -> Plan: ...
+    @property
+    def cost(self) -> int: ...
+    @property
+    def has_factors(self) -> bool: ...
     def add(
         self,
         group: int,

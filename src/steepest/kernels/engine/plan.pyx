@@ -66,6 +66,8 @@ cdef class Plan:
     cdef Copy *copies
     cdef list copied                   # the arrays of these copies
     cdef Bounds written                # which gradients must stay outside
+    cdef readonly Py_ssize_t cost      # of a sweep over what has a gradient, in elements, or more
+    cdef readonly bint has_factors     # whether `factors` has something to do
     cdef object updates_array
     cdef int64_t *updates              # completed steps
 
@@ -262,6 +264,7 @@ cdef class Plan:
             s.cost[s.actives + 1] = s.cost[s.actives] + e.size + VISIT
             s.actives += 1
         s.low, s.high = 0, s.actives
+        self.cost, self.has_factors = s.cost[s.actives], False
         s.reductions = s.projections = 0
         s.making_factors = s.holding = s.agreeing = s.preparing = False
         self.copied = []
@@ -307,6 +310,7 @@ cdef class Plan:
             set_structure(program, self.kernels, rule, before, after, units, late)
             self.made[row] = (rule, before, after, units, late)
         note(&self.step, program)
+        self.has_factors = (self.step.making_factors or self.step.holding or self.step.agreeing)
 
     def prepare(self):
         """Makes the gradients, and the parameters, that prepared rules start from; on one thread,
