@@ -39,6 +39,7 @@ CASES: dict[str, tuple[Any, Any, Make]] = {
     "AdamW, float32, bfloat16 gradient": (FULL, SHORT, ours()),
     "AdamW, float32, bfloat16 states": (FULL, FULL, ours(state_dtype="bfloat16")),
     "AdamW, bfloat16, float32 states": (SHORT, SHORT, ours()),
+    "AdamW, bfloat16 with split16, float32 states": (SHORT, SHORT, ours(master="split16")),
     "AdamW, all bfloat16": (SHORT, SHORT, ours(state_dtype="bfloat16")),
     "AdamW, float16, float32 states": (HALF, HALF, ours()),
     "AdamW, bfloat16, float32 states, clipped": (

@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-__all__ = ["BFLOAT16", "decoded", "encoded", "from_bfloat16", "is_bfloat16", "to_bfloat16"]
+__all__ = [
+    "BFLOAT16",
+    "decoded",
+    "encoded",
+    "from_bfloat16",
+    "is_bfloat16",
+    "joined",
+    "split",
+    "to_bfloat16",
+]
 
 BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
 """bfloat16 for who has no ml_dtypes: ``bits.view(BFLOAT16)`` of uint16."""
@@ -56,6 +65,25 @@ def to_bfloat16(x: Array) -> Array:
     quiet = bits | np.uint32(0x400000)
     upper = np.where(np.isnan(near), quiet, bits + half) >> np.uint32(16)
     return np.asarray(upper.astype(np.uint16)).view(BFLOAT16)
+
+
+def joined(x: Array, remainder: Array) -> Array:
+    """bfloat16 and int16 as the float32 that they were split from."""
+    bits = np.asarray(x.view(np.uint16).astype(np.uint32))
+    bits <<= np.uint32(16)
+    bits += remainder.astype(np.uint32)  # negative numbers modulo 2^32
+    return bits.view(np.float32)
+
+
+def split(x: Array) -> tuple[Array, Array]:
+    """A float32 as the nearest bfloat16, ties away from 0, and what its bits lack, as int16. A NaN
+    has no remainder."""
+    bits = np.asarray(x).view(np.uint32)
+    nan = np.isnan(x)
+    upper = np.where(nan, bits | np.uint32(0x400000), bits + np.uint32(0x8000)) >> np.uint32(16)
+    lower = np.where(nan, np.uint32(0), bits & np.uint32(0xFFFF))
+    high = np.asarray(upper.astype(np.uint16)).view(BFLOAT16)
+    return high, np.asarray(lower.astype(np.uint16)).view(np.int16)
 
 
 def _to_odd(x: Array) -> Array:

@@ -371,7 +371,7 @@ def changed(rule, arguments, name):
         "beta": 0.5,
         "decay_mode": "l2" if RULES[rule].decay_mode == "decoupled" else "decoupled",
         "lookahead": st.average.lookahead(3), "average": st.average.tail(3), "peak_lr": 0.5,
-        "cautious": True,
+        "cautious": True, "master": "split16",
         "exclude": "0" if RULES[rule].needs == "matrix" else "vectors",
         "ns_coefficients": "polar_express", "ns_steps": 3, "adjust_lr_fn": "match_rms_adamw",
         "ns_eps": 50.0, "adamw": {"lr": 0.5}, "adamw_for": "0", "precondition_frequency": 3,
@@ -443,6 +443,10 @@ def test_every_argument_changes_the_result(rule, name):
     if name == "state_dtype" and (RULES[rule].prepares or rule in ("signsgd", "fromage")):
         with pytest.raises(ValueError, match=r"matrices in float32|has no effect|names 'none'"):
             RULES[rule](np.ones((3, 3)), state_dtype="float16")
+        return
+    if name == "master":  # which changes what parameters of 16 bits do; see test_masters.py
+        with pytest.raises(ValueError, match="'split16' has no effect: no parameter is bfloat16"):
+            RULES[rule](np.ones((3, 3)), master="split16")
         return
     if name == "peak_lr" and RULES[rule].own_decay:
         with pytest.raises(ValueError, match=r"peak_lr = 0\.5 has no effect"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import steepest as st
-from steepest.codecs import BFLOAT16, decoded
+from steepest.codecs import BFLOAT16, decoded, joined
 from steepest.extension.testing import reference_hyper, reference_step
 
 pytestmark = pytest.mark.torch
@@ -484,3 +484,64 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match="the states of muon are matrices"):
         stt.Muon([p], state_dtype=torch.bfloat16)
     assert stt.AdamW([p], state_dtype=torch.bfloat16).param_groups[0]["state_dtype"] == "bfloat16"
+
+
+# Masters
+
+
+def trained_beside(params, twins, opt, other, steps):
+    """Steps parameters of 16 bits with a master, and float32 ones, with the same gradients."""
+    for t in range(steps):
+        give(params, t, params[0].dtype)
+        for p, twin in zip(params, twins, strict=True):
+            twin.grad = p.grad.float()
+        opt.step()
+        other.step()
+
+
+def whole(p, state):
+    """The parameter as float32."""
+    if "master" in state:
+        return state["master"]
+    return torch.from_numpy(np.asarray(joined(array(p), state["remainder"].numpy())))
+
+
+@pytest.mark.parametrize(
+    ("master", "dtype"), [("split16", SHORT[0]), *(("float32", x) for x in SHORT)]
+)
+@rules
+def test_a_master_is_trained_as_float32(rule, master, dtype):
+    params = parameters(dtype)
+    twins = [torch.nn.Parameter(p.detach().float()) for p in params]
+    opt = getattr(stt, rule)(params, **RULES[rule], master=master)
+    other = getattr(stt, rule)(twins, **RULES[rule])
+    trained_beside(params, twins, opt, other, 3)
+    saved = copy.deepcopy(opt.state_dict())
+    again = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    third = getattr(stt, rule)(again, **RULES[rule], master=master)
+    third.load_state_dict(saved)
+    trained_beside(params, twins, opt, other, 3)
+    for t in range(3):
+        give(again, t, dtype)
+        third.step()
+    for p, twin, q in zip(params, twins, again, strict=True):
+        assert torch.equal(whole(p, opt.state[p]), twin)
+        assert torch.equal(q, p) and torch.equal(whole(q, third.state[q]), twin)
+        nearest = twin.detach().to(dtype).float() - twin
+        assert torch.equal((p.float() - twin).abs(), nearest.abs())
+
+
+def test_a_checkpoint_without_masters_begins_them():
+    """torch's own has none: the parameters are what it has left them at."""
+    params = parameters(torch.bfloat16)
+    theirs = torch.optim.AdamW(params, lr=0.05)
+    give(params, 0, torch.bfloat16)
+    theirs.step()
+    opt = stt.AdamW(params, lr=0.05, master="split16")
+    opt.load_state_dict(theirs.state_dict())
+    twins = [torch.nn.Parameter(p.detach().float()) for p in params]
+    other = stt.AdamW(twins, lr=0.05)
+    other.load_state_dict(theirs.state_dict())
+    trained_beside(params, twins, opt, other, 3)
+    for p, twin in zip(params, twins, strict=True):
+        assert torch.equal(whole(p, opt.state[p]), twin)

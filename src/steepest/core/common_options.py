@@ -33,7 +33,9 @@ class CommonOptions(WithFields, options=True):
     NaN gradient does: ``"propagate"``, ``"raise"`` FloatingPointError, or ``"skip"`` the step and
     count it in ``skipped``. state_dtype: how the rule's states are stored: ``"float32"``,
     ``"float64"``, ``"bfloat16"``, ``"float16"``, or one for each of some states by name; by default
-    float32 for parameters of 16 bits, else as the parameter; see docs/formats.md. dtype:
+    float32 for parameters of 16 bits, else as the parameter. master: what makes parameters of 16
+    bits as precise as float32: ``"split16"``, the other half of the bits, or ``"float32"``, the
+    numbers themselves, as a state; see docs/formats.md. dtype:
     ``"bfloat16"`` where arrays of uint16 hold its bits. state_dir: a folder, in files of which the
     state arrays then lie, so that they may be larger than memory; see docs/state-dir.md.
 
@@ -73,6 +75,7 @@ class CommonOptions(WithFields, options=True):
     state_dtype: Annotated[
         str | Mapping[str, str] | None, Made(state_formats.checked)
     ] = None  # fmt: skip
+    master: Annotated[str | None, Made(state_formats.checked_master)] = None
     exclude: Argument[str | Sequence[str]] = ()
     overrides: Argument[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
     nonfinite: Argument[Literal["propagate", "raise", "skip"]] = "propagate"

@@ -14,7 +14,7 @@ from steepest.core.operands import Operands, PlacedOperation, operands
 from steepest.core.state_formats import StateFormats
 from steepest.kernels.engine import UNIT_OPERATION_LIMIT
 from steepest.kernels.sources import has_these
-from steepest.memory import arrays
+from steepest.memory import arrays, formats
 from steepest.memory.arrays import Array
 from steepest.options import average, decay, filters, regularize
 from steepest.options.operations import UnitOperation
@@ -97,6 +97,8 @@ class GroupProgram:
         """Those of operations."""
         self._formats = StateFormats(None, ())
         """How states are stored."""
+        self.master: formats.Master | None = None
+        """What is kept beside parameters of 16 bits."""
         self.axes: tuple[int | None, ...] = ()
         """The axis of the units of each unit operation."""
         self.makes: tuple[str, ...] = ()
@@ -171,6 +173,7 @@ class GroupProgram:
         self._check_fixed(h)
         if not self._formats.chosen and h["state_dtype"] is not None:
             self._formats = StateFormats(h["state_dtype"], rule.points)
+        self.master = formats.MASTERS.get(h["master"])
         # A schedule may be 0 now and not later: what it needs is kept all along.
         h["states"], h["beside"], shared = structure
         h["updates"] = count + 1
@@ -290,7 +293,7 @@ class GroupProgram:
 
     def _check_fixed(self, h: Mapping[str, Any]) -> None:
         """Raises ValueError where a hyper-parameter that gives states their shapes has changed."""
-        fixed = (*self.rule.fixed, "state_dtype")
+        fixed = (*self.rule.fixed, "state_dtype", "master")
         shaping = tuple(h[key] for key in fixed)
         if self._shaping is None:
             self._shaping = shaping
@@ -322,6 +325,8 @@ class GroupProgram:
 
     def state_type(self, key: str, p: Array) -> np.dtype[Any]:
         """The dtype of a state array of the parameter p."""
+        if self.master is not None and key == self.master.key and self.master.of(p):
+            return self.master.dtype
         matrices = self.rule.matrices(p, self.h)
         if matrices is not None and key in matrices.states:
             return self.computing_type(p)
@@ -329,7 +334,17 @@ class GroupProgram:
 
     def keys(self, p: Array) -> tuple[str, ...]:
         """The state arrays of the parameter p: those of the rule, then those of operations."""
-        return (*self.rule_keys(p), *self.operation_states)
+        return (*self.rule_keys(p), *self.operation_states, *self.master_keys(p))
+
+    def master_keys(self, p: Array) -> tuple[str, ...]:
+        """The state arrays beside the parameter p that make it more precise."""
+        return () if self.master is None or not self.master.of(p) else (self.master.key,)
+
+    def beside(self, p: Array, state: Mapping[str, Any]) -> tuple[str, Array] | None:
+        """The codec of p and the array that it stores beside p; None where there is no master."""
+        if self.master is None or not self.master.of(p):
+            return None
+        return f"{self.master.name}_{formats.of(p).name}", state[self.master.key]
 
     def rule_keys(self, p: Array) -> tuple[str, ...]:
         """The state arrays that the rule has of the parameter p."""
@@ -338,7 +353,8 @@ class GroupProgram:
 
     def of_rule(self, key: str) -> bool:
         """Whether a state array is the rule's, and not an operation's."""
-        return key not in self.operation_states
+        masters = () if self.master is None else (self.master.key,)
+        return key not in self.operation_states and key not in masters
 
     def _set_operations(self, h: dict[str, Any], count: int) -> None:
         """Takes over the operations of filters, clips and penalties."""
@@ -360,6 +376,7 @@ class GroupProgram:
         axes = (*(axis for _, axis in making), *work.axes)
         masks = filters.masks(h["filter"])
         in_c_order = self.rule.needs != "element-wise" or any(x.in_c_order for x in h["filter"])
+        in_c_order = in_c_order or h["master"] is not None
         now = (states, axes, makes, h["clip"], in_c_order, h.get("blocks"))
         if now != (
             self.states, self.axes, self.makes, self.clip, self.in_c_order, self.blocks
@@ -408,6 +425,8 @@ class GroupProgram:
 
     def checked(self, x: Any, p: Array, name: str, key: str) -> Array:
         """x as a state array of the parameter p. Raises TypeError or ValueError if it is not."""
+        if key in self.master_keys(p):
+            return arrays.shaped(x, self.state_type(key, p), p.shape, name, key)
         if self.rule.prepares and self.of_rule(key):
             return arrays.like(x, self.rule.initial(key, p, self.h), name, key)
         matrices = self.rule.matrices(p, self.h)
@@ -443,6 +462,11 @@ class GroupProgram:
         that a clip or penalty uses."""
         self.rule.check_parameter(p, name)
         for axis in self.axes:
+            if axis not in (None, 0) and p.ndim > 1 and self.master_keys(p):
+                raise ValueError(
+                    f"parameter {name!r}: a clip or penalty along axis {axis} with master = "
+                    f"{self.h['master']!r}: expected axis 0 or None"
+                )
             try:
                 arrays.units(p, axis)
             except ValueError as error:

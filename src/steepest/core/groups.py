@@ -91,9 +91,21 @@ class WithGroups(Rule, registered=False):
         self._selection.check(self.param_groups, self._names_of)
         for group in self.param_groups:
             filters.check_names(group["filter"], self._names)
+        self._check_master(self.defaults["master"])
         own = [g for g in self.param_groups if g.get("rule", self.rule) == self.rule]
         self._check_idle(self.defaults, self.defaults, own)
         decay.check_peak(given.get("peak_lr"), {g["decay_mode"] for g in self.param_groups})
+
+    def _check_master(self, master: str | None) -> None:
+        """Raises ValueError where no parameter has the master that was asked for."""
+        pairs = zip(self.param_groups, self._groups, strict=True)
+        if master is not None and not any(
+            program.master_keys(arrays.as_array(p, "a parameter"))
+            for group, program in pairs
+            for p in group["params"]
+        ):
+            names = " or ".join(formats.MASTERS[master].formats)
+            raise ValueError(f"master = {master!r} has no effect: no parameter is {names}")
 
     def _names_of(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         """The hyper-parameters of the rule that a group uses."""
@@ -275,6 +287,8 @@ class WithGroups(Rule, registered=False):
     def _begun(self, key: str, p: Array, name: str, program: GroupProgram) -> Array:
         """A state array as it begins: the rule's own, a filter's, or a copy of the parameter."""
         numbers = formats.decoded(p)
+        if key in program.master_keys(p):
+            return program.master.begin(numbers)  # type: ignore[union-attr]
         if program.of_rule(key):
             begun: Array = program.rule.initial(key, numbers, program.h)
             if program.rule.prepares:  # its states have types of their own

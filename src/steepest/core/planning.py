@@ -98,7 +98,8 @@ class WithPlan(WithGroups, registered=False):
                     own = (*spreads, *own)
                     shape = (matrices.count, matrices.rows, matrices.columns)
                     table = (*shape, factors, tuple(state[key] for key in matrices.states))
-                walks = arrays.layout((p, *own), p, cut, ordered, blocks)
+                beside = program.beside(p, state)
+                walks = arrays.layout((p, *own), p, cut, ordered, blocks, beside)
                 plan.add(
                     number, (p, *own), state["step"], operands.taken, walks, numbers, table, x,
                     tuple(shown.values()),
@@ -177,7 +178,8 @@ class WithPlan(WithGroups, registered=False):
                         )
             program = self._places[i][0]
             layout = arrays.layout(
-                own, g, self._cuts[i], program.in_c_order, program.computing_type(own[0])
-            )
+                own, g, self._cuts[i], program.in_c_order, program.computing_type(own[0]),
+                program.beside(own[0], self._state[names[i]]),
+            )  # fmt: skip
             plan.bind_gradient(i, g, layout)
         self._plan = plan

@@ -70,11 +70,12 @@ class WithStateDict(WithPlan, registered=False):
             for name, p in zip(group["param_names"], group["params"], strict=True):
                 state = self._state.get(name, {})
                 needed[name] = {"step": np.array(state.get("step", 0))}
-                for key in (*rule.state_names(p, h), *states_of_operations(h)):
+                program = GroupProgram(rule, group, self.updates)
+                keys = (*rule.state_names(p, h), *states_of_operations(h), *program.master_keys(p))
+                for key in keys:
                     if key in state and not (key == "mask" and renewed):
                         needed[name][key] = given(state[key])
                     else:
-                        program = GroupProgram(rule, group, self.updates)
                         needed[name][key] = np.array(self._begun(key, p, name, program))
                 for key in rule.scalars(h):
                     begun = state[key] if key in state else rule.initial_number(key, h)
@@ -164,6 +165,9 @@ class WithStateDict(WithPlan, registered=False):
         state = WatchedDict({"step": counter(np.array(given["step"]), name)}, self._changes)
         for key in keys[1:]:
             x = program.checked(np.array(arrays.unmasked(given[key], key)), p, name, key)
+            if key in program.master_keys(p):
+                state[key] = x if files is None else files.copy(x)
+                continue
             if x.shape != p.shape or (program.rule.prepares and program.of_rule(key)):
                 state[key] = x if files is None else files.copy(x)
                 continue

@@ -7,7 +7,7 @@ import numpy as np
 
 from steepest.memory import formats
 
-__all__ = ["StateFormats", "bits_of", "checked"]
+__all__ = ["StateFormats", "bits_of", "checked", "checked_master"]
 
 Names = str | None | tuple[tuple[str, str], ...]
 
@@ -39,6 +39,14 @@ def _name(x: Any) -> str:
     if name not in formats.names():
         raise ValueError(f"state_dtype = {x!r}: expected one of {', '.join(formats.names())}")
     return name
+
+
+def checked_master(value: Any) -> str | None:
+    """``master`` as groups have it. Raises ValueError for one that there is not."""
+    if value is None or value in formats.MASTERS:
+        return value  # type: ignore[no-any-return]
+    known = ", ".join(map(repr, formats.MASTERS))
+    raise ValueError(f"master = {value!r}: expected None or one of {known}")
 
 
 def bits_of(dtype: Any) -> str | None:

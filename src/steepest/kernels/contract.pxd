@@ -165,6 +165,7 @@ cdef struct Operand:
     const Py_ssize_t *strides      # in bytes
     void *decode
     void *encode
+    char *beside                   # another array, in C order, that the codec stores beside it
 
 # A codec: n elements of a stored array, from the start-th in loop order, to a row and back.
 ctypedef void (*decode_float)(const Operand *x, Py_ssize_t start, Py_ssize_t n,

@@ -4,7 +4,7 @@ What is decoded is exact. What is encoded is rounded to nearest, ties to even, o
 are looked at as integers, and there are selections in place of branches, so that loops vectorise;
 the twins in NumPy are in ``steepest.codecs``.
 """
-from libc.stdint cimport int32_t, uint16_t, uint32_t
+from libc.stdint cimport int16_t, int32_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
 # Those of 16 bits are structs, for the compiler to tell them apart.
@@ -54,6 +54,19 @@ cdef inline bfloat16 to_bfloat16(float x) noexcept nogil:
     cdef uint32_t quiet = (bits >> 16) | <uint32_t>0x40  # a NaN stays one
     y.bits = <uint16_t>(quiet if bits & <uint32_t>0x7fffffff > <uint32_t>0x7f800000 else rounded)
     return y
+
+
+cdef inline float joined(bfloat16 high, int16_t low) noexcept nogil:
+    return from_bits((<uint32_t>high.bits << 16) + <uint32_t><int32_t>low)
+
+
+cdef inline void split(float x, bfloat16 *high, int16_t *low) noexcept nogil:
+    """The nearest bfloat16, ties away from 0, and what its bits lack of those of x."""
+    cdef uint32_t bits = bits_of(x), upper = (bits + <uint32_t>0x8000) >> 16
+    cdef uint32_t quiet = (bits >> 16) | <uint32_t>0x40
+    cdef uint32_t nan = bits & <uint32_t>0x7fffffff > <uint32_t>0x7f800000
+    high.bits = <uint16_t>(quiet if nan else upper)
+    low[0] = <int16_t>(<uint32_t>0 if nan else bits)
 
 
 cdef inline float from_float16(float16 x) noexcept nogil:

@@ -8,7 +8,7 @@ own. All written arrays must be disjoint, and no gradient may overlap one of the
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -26,12 +26,14 @@ LINE = 64  # bytes of a cache line and of the widest vector
 @dataclass(frozen=True)
 class Walk:
     """How a sweep walks one array: axes from the slowest to the fastest, strides in bytes, the
-    byte offset of the first element, and the codec (None: borrowed, as the array lies)."""
+    byte offset of the first element, and the codec (None: borrowed, as the array lies), with the
+    array in C order that it stores beside this one, if any."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int
     codec: str | None
+    beside: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,15 @@ def layout(
     cuts: Sequence[tuple[int | None, Array | None]] = (),
     in_c_order: bool = False,
     blocks: np.dtype[Any] | None = None,
+    beside: tuple[str, Array] | None = None,
 ) -> Layout:
     """The walks of arrays of one shape, in the memory order of the first, the parameter, unless
     they are to be `in_c_order`.
 
     `cuts` are (axis of the units, factors of the units or None). `blocks` is the type in which
-    blocks are computed: float64 where one of the arrays is, unless it is given.
+    blocks are computed: float64 where one of the arrays is, unless it is given. `beside` is the
+    codec of the parameter, where that is not its format's, and the array that the codec stores
+    beside it; all is then in C order.
     """
     p, blocks = arrays[0], blocks or formats.wider(x.dtype for x in arrays)
     used = [axis for axis in range(p.ndim) if p.shape[axis] != 1]
@@ -124,11 +129,14 @@ def layout(
         order = sorted(used, key=lambda axis: -abs(p.strides[axis]))
         flips = [axis for axis in used if p.strides[axis] < 0]
     walks = tuple(_walk(x, order, flips, blocks) for x in (*arrays, gradient))
+    if beside is not None:
+        name, x = beside
+        walks = (replace(walks[0], codec=name, beside=x), *walks[1:])
     return Layout(
         blocks,
         walks,
         _walk(gradient, used, [], blocks),
-        tuple(_cut(p, gradient, axis, factors, blocks) for axis, factors in cuts),
+        tuple(_cut(p, gradient, axis, factors, blocks, beside) for axis, factors in cuts),
     )
 
 
@@ -143,16 +151,24 @@ def units(p: Array, axis: int | None) -> int:
 
 
 def _cut(
-    p: Array, gradient: Array, axis: int | None, factors: Array | None, blocks: np.dtype[Any]
+    p: Array,
+    gradient: Array,
+    axis: int | None,
+    factors: Array | None,
+    blocks: np.dtype[Any],
+    beside: tuple[str, Array] | None,
 ) -> Cut:
     count = units(p, axis)
     first = [] if axis is None or p.ndim < 2 else [axis % p.ndim]
     order = first + [k for k in range(p.ndim) if k not in first]
     order = [k for k in order if p.shape[k] != 1]
+    walk = _walk(p, order, [], blocks)
+    if beside is not None:
+        walk = replace(walk, codec=beside[0], beside=beside[1])
     return Cut(
         count,
         p.size // max(count, 1),
-        _walk(p, order, [], blocks),
+        walk,
         _walk(gradient, order, [], blocks),
         factors,
     )

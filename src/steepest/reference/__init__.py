@@ -87,6 +87,7 @@ def step(
     count: int | None = None,
     name: str = "0",
     state_dtype: Any = None,
+    master: str | None = None,
     **hyper: Any,
 ) -> None:
     """The t-th step (from 1) of one parameter: prologue operations, rule, epilogue operations.
@@ -98,14 +99,15 @@ def step(
     `name`. The gradient is not changed.
 
     Arrays may be of any format: all are decoded to float32, or to float64 where the parameter or a
-    format of `state_dtype` is that, and what has changed is encoded at the end.
+    format of `state_dtype` is that, and what has changed is encoded at the end. With a `master`
+    parameters of 16 bits have the rest of their bits, or their numbers, in the state.
 
     A global rule takes lists of parameters, gradients, states and steps, and ``shared=``, the dict
     of its numbers for all parameters.
     """
     together = isinstance(p, list)
     each = list(zip(p, g, state, t, strict=True)) if together else [(p, g, state, t)]
-    stored = [Stored(x, z, state_dtype) for x, _, z, _ in each]
+    stored = [Stored(x, z, state_dtype, master) for x, _, z, _ in each]
     each = [
         (s.p, decoded(y, s.real), s.state, k) for s, (_, y, _, k) in zip(stored, each, strict=True)
     ]

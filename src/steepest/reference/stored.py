@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest.codecs import decoded, encoded
+from steepest.codecs import decoded, encoded, joined, split
 from steepest.reference.types import Array, State
 
 __all__ = ["Numbers", "Stored", "next_pass"]
@@ -24,13 +24,35 @@ class Stored:
     What is stored in the type that a rule computes in is itself among the numbers.
     """
 
-    def __init__(self, p: Array, state: State, state_dtype: Any) -> None:
+    def __init__(self, p: Array, state: State, state_dtype: Any, master: str | None) -> None:
         self.real: Any = np.float64 if p.dtype == np.float64 or _wide(state_dtype) else np.float32
         self._p, self._state = p, state
-        self.p = self._numbers(p)
+        self._key = {"split16": "remainder", "float32": "master"}.get(str(master), "")
+        self.p = self._decoded_parameter()
         self.state = Numbers(self)
-        self.state.update({key: self._numbers(x) for key, x in state.items()})
+        rest = {key: x for key, x in state.items() if key != self._key}
+        self.state.update({key: self._numbers(x) for key, x in rest.items()})
         self._decoded = {key for key, x in self.state.items() if x is not state[key]}
+
+    def _decoded_parameter(self) -> Array:
+        beside = self._state.get(self._key)
+        if beside is None:
+            return self._numbers(self._p)
+        exact = joined(self._p, beside) if self._key == "remainder" else beside
+        return np.array(exact, self.real)
+
+    def _encode_parameter(self) -> None:
+        beside = self._state.get(self._key)
+        if beside is None:
+            self._p[...] = encoded(self.p, self._p.dtype)
+            return
+        exact = encoded(self.p, np.dtype(np.float32))
+        if self._key == "remainder":
+            high, beside[...] = split(exact)
+            self._p[...] = high.view(self._p.dtype)
+        else:
+            beside[...] = exact
+            self._p[...] = encoded(exact, self._p.dtype)
 
     def _numbers(self, x: Array) -> Array:
         exact = x.dtype.kind in "iub" or x.dtype in (np.float64, self.real)
@@ -39,7 +61,7 @@ class Stored:
     def encode(self) -> None:
         """Stores what has changed."""
         if self.p is not self._p:
-            self._p[...] = encoded(self.p, self._p.dtype)
+            self._encode_parameter()
         for key, x in self.state.items():
             if key in self._decoded:
                 self._state[key][...] = encoded(x, self._state[key].dtype)
@@ -49,10 +71,13 @@ class Stored:
     def reread(self, *keys: str) -> None:
         """Makes of numbers what is read once they have been stored: of the states that are named,
         or of the parameter."""
-        pairs = [(self.state[key], self._state[key]) for key in keys] or [(self.p, self._p)]
-        for x, stored in pairs:
+        for key in keys:
+            x, stored = self.state[key], self._state[key]
             if x is not stored:
                 x[...] = decoded(encoded(x, stored.dtype), x.dtype)
+        if not keys and self.p is not self._p:
+            self._encode_parameter()
+            self.p[...] = self._decoded_parameter()
 
 
 def next_pass(state: State, *keys: str) -> None:

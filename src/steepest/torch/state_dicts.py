@@ -202,7 +202,9 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
 def _check_keys(state: Mapping[str, Any], program: Any, p: Any, name: str) -> None:
     """Raises ValueError for a loaded state that lacks what the rule needs."""
     keys = keys_of(program, views.array(p, f"parameter {name!r}"))
-    if state["step"] and keys - {*program.operation_states} - state.keys():
+    own = views.array(p, f"parameter {name!r}")
+    later = {*program.operation_states, *program.master_keys(own)}  # made where they lack
+    if state["step"] and keys - later - state.keys():
         raise ValueError(
             f"state of parameter {name!r} has keys {sorted(state)}; expected {sorted(keys)}"
         )

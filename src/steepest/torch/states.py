@@ -167,6 +167,7 @@ def keys_of(program: Any, p: Any) -> set[str]:
         *program.rule_keys(p),
         *program.rule.scalars(program.h),
         *program.operation_states,
+        *program.master_keys(p),
     }
 
 

@@ -85,7 +85,9 @@ cdef int bind_walk(Entry *e, object kernels, Operand *x, Py_ssize_t **memory, ob
         axes[axis] = walk.shape[axis]
         axes[ndim + axis] = walk.strides[axis]
     x.data, x.ndim, x.shape, x.strides = data + <Py_ssize_t>walk.offset, ndim, axes, axes + ndim
-    x.decode, x.encode = NULL, NULL
+    x.decode, x.encode, x.beside = NULL, NULL, NULL
+    if walk.beside is not None:
+        x.beside = address(walk.beside, True)
     if walk.codec is None:
         if array.dtype.char != ("d" if e.in_double else "f"):
             raise ValueError(f"an array of {array.dtype} without a codec")

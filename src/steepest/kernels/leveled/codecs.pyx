@@ -10,13 +10,15 @@ A codec is two functions of one element (see ``stored.pxd``), and their loops ov
 which the compiler vectorises, and over a run of any stride.
 """
 from cpython.pycapsule cimport PyCapsule_New
+from libc.stdint cimport int16_t, int32_t, uint32_t
 from libc.string cimport memcpy
 
 from steepest.kernels.contract cimport (
     MAXDIMS, Operand, decode_double, decode_float, encode_double, encode_float, real,
 )
 from steepest.kernels.stored cimport (
-    bfloat16, float16, from_bfloat16, from_float16, to_bfloat16, to_float16, to_odd,
+    bfloat16, bits_of, float16, from_bfloat16, from_bits, from_float16, split, to_bfloat16,
+    to_float16, to_odd,
 )
 
 CODECS = {}
@@ -212,3 +214,71 @@ cdef void encode_bfloat16(Operand *x, Py_ssize_t start, Py_ssize_t n,
     encoded(x, start, n, row, <const bfloat16 *>NULL)
 
 CODECS["bfloat16"] = entry(decode_bfloat16, decode_bfloat16, encode_bfloat16, encode_bfloat16)
+
+
+# Parameters with a master beside them, in pieces that stay in L1.
+
+cdef enum:
+    PIECE = 256
+
+
+cdef void join(const Operand *x, Py_ssize_t start, Py_ssize_t n,
+               real *restrict row) noexcept nogil:
+    cdef const int16_t *restrict low = <const int16_t *>x.beside + start
+    cdef Py_ssize_t i
+    decoded(x, start, n, row, <const bfloat16 *>NULL)
+    for i in range(n):
+        row[i] = <real>from_bits(bits_of(<float>row[i]) + <uint32_t><int32_t>low[i])
+
+
+cdef void split_piece(const real *restrict row, Py_ssize_t n, float *restrict upper,
+                      int16_t *restrict low) noexcept nogil:
+    cdef bfloat16 high
+    cdef Py_ssize_t i
+    for i in range(n):
+        split(<float>row[i], &high, &low[i])
+        upper[i] = from_bfloat16(high)
+
+
+cdef void part(Operand *x, Py_ssize_t start, Py_ssize_t n, const real *row) noexcept nogil:
+    cdef float upper[PIECE]
+    cdef Py_ssize_t done = 0, m
+    while done < n:
+        m = min(n - done, <Py_ssize_t>PIECE)
+        split_piece(row + done, m, upper, <int16_t *>x.beside + start + done)
+        encoded(x, start + done, m, <const float *>upper, <const bfloat16 *>NULL)
+        done += m
+
+CODECS["split16_bfloat16"] = entry(join, join, part, part)
+
+
+cdef void decode_master(const Operand *x, Py_ssize_t start, Py_ssize_t n,
+                        real *restrict row) noexcept nogil:
+    cdef const float *restrict master = <const float *>x.beside + start
+    cdef Py_ssize_t i
+    for i in range(n):
+        row[i] = <real>master[i]
+
+
+cdef void encode_master(Operand *x, Py_ssize_t start, Py_ssize_t n, const real *restrict row,
+                        const stored *kind) noexcept nogil:
+    cdef float *restrict master = <float *>x.beside + start
+    cdef Py_ssize_t i
+    for i in range(n):
+        master[i] = <float>row[i]
+    encoded(x, start, n, <const float *>x.beside + start, kind)
+
+
+cdef void encode_master_bfloat16(Operand *x, Py_ssize_t start, Py_ssize_t n,
+                                 const real *row) noexcept nogil:
+    encode_master(x, start, n, row, <const bfloat16 *>NULL)
+
+
+cdef void encode_master_float16(Operand *x, Py_ssize_t start, Py_ssize_t n,
+                                const real *row) noexcept nogil:
+    encode_master(x, start, n, row, <const float16 *>NULL)
+
+CODECS["float32_bfloat16"] = entry(decode_master, decode_master, encode_master_bfloat16,
+                                   encode_master_bfloat16)
+CODECS["float32_float16"] = entry(decode_master, decode_master, encode_master_float16,
+                                  encode_master_float16)

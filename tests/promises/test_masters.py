@@ -1,0 +1,204 @@
+"""Masters: parameters of 16 bits that are trained as float32, to the last bit."""
+
+import numpy as np
+import pytest
+from cases import BY_RULE, LEVELS, label, same_bits, use_threads
+
+import steepest as st
+from steepest import checkpoint, codecs
+from steepest.extension.testing import equals_reference, normal, special, wide
+from steepest.kernels import dispatch
+from steepest.kernels.engine import BLOCK_SIZE, CHUNK_SIZE
+from steepest.memory import formats
+from steepest.optimizers import RULES
+
+SHAPES = [(0,), (1,), (7,), (BLOCK_SIZE + 1,), (CHUNK_SIZE + 300,), (33, 17), (3, 20, 30)]
+MASTERS = [("split16", "bfloat16"), ("float32", "bfloat16"), ("float32", "float16")]
+
+
+def exact(p, state):
+    """The parameter as float32."""
+    return codecs.joined(p, state["remainder"]) if "remainder" in state else state["master"]
+
+
+def nearest(x, state, dtype):
+    """The parameter of 16 bits that belongs to it."""
+    return codecs.split(x)[0] if "remainder" in state else codecs.encoded(x, dtype)
+
+
+def begun(rng, dtype, shapes=SHAPES):
+    """Parameters, and the same as float32."""
+    params = [codecs.encoded(rng.standard_normal(shape), dtype) for shape in shapes]
+    return params, [codecs.decoded(p, np.float32) for p in params]
+
+
+def trained_alike(rule, arguments, master, name, steps=6, shapes=SHAPES):
+    """Steps both; AssertionError where bits differ."""
+    rng = np.random.default_rng(5)
+    dtype = formats.named(name)
+    params, twins = begun(rng, dtype, shapes)
+    opt = RULES[rule](params, **arguments, master=master)
+    other = RULES[rule](twins, **arguments)
+    for t in range(1, steps + 1):
+        grads = [codecs.encoded(rng.standard_normal(s), dtype) for s in shapes]
+        opt.step(grads)
+        other.step(grads)
+        for i, (p, twin) in enumerate(zip(params, twins, strict=True)):
+            state, expected = opt.state[str(i)], other.state[str(i)]
+            where = f"{rule}, step {t}, {shapes[i]}"
+            same_bits(np.asarray(exact(p, state)), twin, where)
+            same_bits(p.view(np.uint16), nearest(twin, state, dtype).view(np.uint16), where)
+            for key, x in expected.items():
+                same_bits(state[key], x, f"{where}: {key}")
+
+
+@pytest.mark.parametrize(
+    ("number", "rule", "arguments"), [(i, *x.values) for i, x in enumerate(BY_RULE)], ids=label
+)
+def test_every_rule_is_that_of_float32(number, rule, arguments):
+    dispatch.use(LEVELS[number % len(LEVELS)])
+    use_threads(1 + number % 3)
+    master, name = MASTERS[number % 3] if number % 2 else MASTERS[0]
+    trained_alike(rule, arguments, master, name)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("rule", "arguments"), BY_RULE, ids=label)
+@pytest.mark.parametrize(("master", "name"), MASTERS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_rule_with_every_master(rule, arguments, master, name, level):
+    dispatch.use(level)
+    for threads in (1, 3):
+        use_threads(threads)
+        trained_alike(rule, arguments, master, name, 12)
+
+
+@pytest.mark.parametrize(("master", "name"), MASTERS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"l1": 0.031, "maximize": True, "ema": 0.93},
+        {"clip": (st.clip.adaptive(0.05), st.clip.value(0.7)), "average": st.average.tail(1)},
+        {"clip": st.clip.global_norm(0.5), "decay_mode": "cautious"},
+        {"regularize": (st.regularize.toward_initial(0.1), st.regularize.max_norm(1.0, axis=0))},
+        {"regularize": st.regularize.simplex(1.0, axis=None)},
+        {"lookahead": st.average.lookahead(2, 0.37), "filter": st.filters.mars(0.3)},
+        {"cautious": True, "decay_mode": "decoupled", "filter": st.filters.centralize()},
+    ],
+    ids="+".join,
+)
+def test_operations_around(master, name, options):
+    trained_alike("adamw", {"lr": 0.1} | options, master, name)
+
+
+@pytest.mark.parametrize(("master", "name"), MASTERS)
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("draw", [normal, wide, special], ids=lambda f: f.__name__)
+def test_kernels_equal_the_reference(master, name, level, draw):
+    dispatch.use(level)
+    dtypes = (formats.named(name), np.dtype(np.float32))
+    for rule, more in (("adamw", {}), ("lamb", {}), ("lion", {"state_dtype": "float64"})):
+        given = {"lr": 0.01, "master": master} | more
+        equals_reference(RULES[rule], given, dtypes, (0, 1, 7, 700, (33, 17)), 5, draw, layouts=4)
+
+
+def test_splitting_loses_nothing():
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 1 << 32, 1 << 18, dtype=np.uint32)
+    x = np.concatenate([bits, [0, 1 << 31, 0x7F800000, 0xFF800000, 1, 0x7F7FFFFF]]).astype(
+        np.uint32
+    )
+    x = x.view(np.float32)
+    high, low = codecs.split(x)
+    same_bits(codecs.joined(high, low), x)
+    finite = np.abs(x) < 3e38
+    near = codecs.from_bfloat16(high)[finite].astype(np.float64)
+    away = np.abs(near - x[finite])
+    best = np.abs(
+        codecs.from_bfloat16(codecs.to_bfloat16(x))[finite].astype(np.float64) - x[finite]
+    )
+    np.testing.assert_array_equal(away, best)
+    assert np.isnan(codecs.from_bfloat16(high)[np.isnan(x)]).all()
+
+
+@pytest.mark.parametrize(("master", "name"), MASTERS)
+def test_parameters_of_any_strides(master, name):
+    rng = np.random.default_rng(1)
+    dtype = formats.named(name)
+    start = codecs.encoded(rng.standard_normal((6, 5)), dtype)
+    room = np.zeros((12, 15), dtype)
+    room[::2, ::3] = start
+    layouts = [start.copy(), np.asfortranarray(start), room[::2, ::3], start[::-1].copy()[::-1]]
+    opts = [st.AdamW(p, lr=0.1, master=master) for p in layouts]
+    for _ in range(3):
+        g = rng.standard_normal((6, 5)).astype(np.float32)
+        for opt in opts:
+            opt.step(g)
+    for p, opt in zip(layouts, opts, strict=True):
+        np.testing.assert_array_equal(p.view(np.uint16), layouts[0].view(np.uint16))
+        for key, x in opts[0].state["0"].items():
+            np.testing.assert_array_equal(opt.state["0"][key], x)
+
+
+@pytest.mark.parametrize(("master", "name"), MASTERS)
+def test_a_checkpoint_goes_on_with_the_same_bits(master, name, tmp_path):
+    rng = np.random.default_rng(3)
+    [p], _ = begun(rng, formats.named(name), [(40, 5)])
+    g = rng.standard_normal((40, 5)).astype(np.float32)
+    opt = st.AdamW({"w": p}, lr=0.1, master=master)
+    opt.step({"w": g})
+    checkpoint.save(tmp_path / "x", opt)
+    kept = opt.state_dict()
+    again, loaded = np.zeros_like(p), p.copy()
+    other = st.AdamW({"w": again}, lr=0.5, master=master)
+    checkpoint.load(tmp_path / "x", other)
+    third = st.AdamW({"w": loaded}, lr=0.5, master=master, state_dir=str(tmp_path))
+    third.load_state_dict(kept)
+    for one in (opt, other, third):
+        one.step({"w": g})
+    key = formats.MASTERS[master].key
+    for q, one in ((again, other), (loaded, third)):
+        np.testing.assert_array_equal(q.view(np.uint16), p.view(np.uint16))
+        np.testing.assert_array_equal(one.state["w"][key], opt.state["w"][key])
+
+
+def test_groups_of_mixed_formats():
+    """Masters are of parameters of 16 bits; others are as precise as they are."""
+    params = {"w": codecs.encoded(np.ones(3), codecs.BFLOAT16), "norm": np.ones(3, np.float32)}
+    opt = st.AdamW(params, lr=1e-3, master="split16")
+    assert opt.state["w"]["remainder"].dtype == np.int16 and "remainder" not in opt.state["norm"]
+    for _ in range(200):
+        opt.step({name: np.ones(3, np.float32) for name in params})
+    trained = codecs.joined(params["w"], opt.state["w"]["remainder"])
+    np.testing.assert_array_equal(trained, params["norm"])
+    assert (codecs.from_bfloat16(params["w"]) < 0.85).all()
+
+
+def test_what_is_refused():
+    p = codecs.encoded(np.ones((3, 3)), codecs.BFLOAT16)
+    half = np.ones((3, 3), np.float16)
+    with pytest.raises(ValueError, match="master = 'float8': expected None or one of 'split16'"):
+        st.AdamW(p, master="float8")
+    with pytest.raises(ValueError, match="master = 'split16' has no effect: no parameter is bf"):
+        st.AdamW(half, master="split16")
+    with pytest.raises(ValueError, match="along axis 1 with master = 'split16': expected axis 0"):
+        st.AdamW(p, master="split16", regularize=st.regularize.max_norm(1.0, axis=1))
+    opt = st.AdamW(p, master="split16")
+    opt.step(half)
+    opt.param_groups[0]["master"] = None
+    with pytest.raises(ValueError, match="master = None: the group's states were made for 'split"):
+        opt.step(half)
+    opt.param_groups[0]["master"] = "split16"
+    opt.state["0"]["remainder"] = np.zeros((3, 3), np.int32)
+    with pytest.raises(ValueError, match="state 'remainder' of parameter '0' is int32"):
+        opt.step(half)
+    opt.state["0"]["remainder"] = np.zeros((3, 3), np.int16)
+    opt.step(half)
+
+
+def test_a_master_that_overlaps_is_refused():
+    p = codecs.encoded(np.ones(4), codecs.BFLOAT16)
+    opt = st.SGD(p, lr=0.1, master="split16")
+    opt.state["0"]["remainder"] = p.view(np.int16)
+    with pytest.raises(ValueError, match="share memory"):
+        opt.step(np.ones(4, np.float32))
