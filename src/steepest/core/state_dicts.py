@@ -70,12 +70,12 @@ class WithStateDict(WithPlan, registered=False):
             for name, p in zip(group["param_names"], group["params"], strict=True):
                 state = self._state.get(name, {})
                 needed[name] = {"step": np.array(state.get("step", 0))}
-                program = GroupProgram(rule, group, self.updates)
-                keys = (*rule.state_names(p, h), *states_of_operations(h), *program.master_keys(p))
-                for key in keys:
+                own = (*rule.state_names(p, h), *states_of_operations(h), *now.master_keys(p))
+                for key in own:
                     if key in state and not (key == "mask" and renewed):
                         needed[name][key] = given(state[key])
                     else:
+                        program = GroupProgram(rule, group, self.updates)
                         needed[name][key] = np.array(self._begun(key, p, name, program))
                 for key in rule.scalars(h):
                     begun = state[key] if key in state else rule.initial_number(key, h)
