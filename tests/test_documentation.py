@@ -55,27 +55,63 @@ def test_the_readme_names_the_two_commands():
     assert 'pip install ".[test]" && pytest\n' in readme
 
 
-def worked_example():
+def worked_example(what="rule"):
     """The blocks of CONTRIBUTING's example: (the file each is appended to, its text)."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    section = text.partition("## Adding a rule\n")[2].partition("\n## ")[0]
-    return re.findall(r"At the end of `([^`]+)`:\n\n```\w+\n(.*?)```", section, re.DOTALL)
+    section = text.partition(f"## Adding a {what}\n")[2].partition("\n## ")[0]
+    return re.findall(r"At the end of\s`([^`]+)`:\n\n```\w+\n(.*?)```", section, re.DOTALL)
 
 
 def test_the_worked_example_touches_three_files():
     assert [Path(name).suffix for name, _ in worked_example()] == [".py", ".pyx", ".py"]
     assert len({name for name, _ in worked_example()}) == 3
+    assert [Path(name).name for name, _ in worked_example("format")] == ["codecs.pyx", "formats.py"]
+
+
+FORMAT = """
+import numpy as np, steepest as st
+from steepest.kernels import dispatch
+from steepest.memory import formats
+from steepest.memory.formats import E5M2, decoded, encoded
+
+rng = np.random.default_rng(0)
+codes = np.arange(256, dtype=np.uint8).view(E5M2)
+numbers = np.concatenate([
+    rng.standard_normal(4000) * 10.0 ** rng.uniform(-7, 6, 4000),
+    decoded(codes), (decoded(codes)[:123] + decoded(codes)[1:124]) / 2,
+])
+back = encoded(decoded(codes), E5M2)
+assert np.array_equal(decoded(back), decoded(codes), equal_nan=True)
+for level in dispatch.available():
+    dispatch.use(level)
+    for stride in 1, 3:
+        for blocks in np.float32, np.float64:
+            more = {"momentum": 0.5, "state_dtype": "float64"} if blocks is np.float64 else {}
+            x = numbers.astype(blocks)
+            p = np.zeros(stride * x.size, E5M2)[::stride]
+            st.SGD(p, lr=1.0, **more).step(x)
+            assert np.array_equal(decoded(p), decoded(encoded(-x, E5M2)), equal_nan=True)
+    p, w = encoded(rng.standard_normal(700), E5M2), rng.standard_normal(700).astype(np.float32)
+    twin = decoded(p)
+    st.AdamW([p, w], lr=0.1, state_dtype="float8_e5m2").step([encoded(w, E5M2), w])
+    st.reference.step("adamw", twin, decoded(encoded(w, E5M2)), {
+        "exp_avg": np.zeros(700, np.float32), "exp_avg_sq": np.zeros(700, np.float32)}, 1,
+        lr=0.1, betas=(0.9, 0.999), eps=1e-8, amsgrad=False, bias_correction=True,
+        convention="torch", weight_decay=0.01, decay_mode="decoupled")
+    assert np.array_equal(decoded(p), decoded(encoded(twin, E5M2)))
+print("exact")
+"""
 
 
 @pytest.mark.exhaustive
 def test_the_worked_example_works(tmp_path):
-    """A copy of the sources with the example's three texts builds, and its rule is exact."""
+    """A copy of the sources with the examples' texts builds, and rule and format are exact."""
     copy = tmp_path / "steepest"
     shutil.copytree(
         ROOT, copy,
         ignore=shutil.ignore_patterns("build", ".git", "dist", "runs", ".venv", "*cache*"),
     )  # fmt: skip
-    for name, text in worked_example():
+    for name, text in worked_example() + worked_example("format"):
         with open(copy / name, "a", encoding="utf-8") as file:
             file.write("\n\n" + text)
     site = tmp_path / "site"
@@ -88,3 +124,9 @@ def test_the_worked_example_works(tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert re.search(r"[1-9]\d* passed", result.stdout) and "failed" not in result.stdout
+    format_ = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORMAT],
+        cwd=tmp_path, env={"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert format_.stdout == "exact\n", format_.stderr

@@ -24,12 +24,12 @@ from steepest.options import decay
 
 THREADS = (1, 2, 3)
 
-# The levels between the least and the best run the first configuration of each rule.
+# The first configuration of each rule runs at every level, the others at the best.
 _PAIRS = [(rule, arguments, level) for rule, arguments in CONFIGURATIONS for level in LEVELS]
 _FIRST = list(dict(reversed(CONFIGURATIONS)).items())
 AT_LEVELS = brief(
     _PAIRS,
-    [x for x in _PAIRS if x[2] in (LEVELS[0], LEVELS[-1]) or x[:2] in _FIRST],
+    [x for x in _PAIRS if x[2] == LEVELS[-1] or x[:2] in _FIRST],
 )
 
 
@@ -162,7 +162,7 @@ def test_shapes(rule, arguments, dtype, level):
 
 
 @pytest.mark.parametrize(("rule", "arguments"), SHAPED, ids=label)
-@pytest.mark.parametrize("dtype", DTYPES, ids=label)
+@pytest.mark.parametrize("dtype", brief(DTYPES, DTYPES[:1]), ids=label)
 @pytest.mark.parametrize("threads", brief([1, 2, 5], [5]))
 def test_large_shapes(rule, arguments, dtype, threads):
     use_threads(threads)

@@ -19,6 +19,7 @@ from steepest.optimizers import RULES
 
 NAMES = ("float32", "float64", "bfloat16", "float16")
 SIZES = (0, 1, 7, BLOCK_SIZE + 1, CHUNK_SIZE + 1, (3, 40), (33, 17))
+NUMBERED = [pytest.param(i, *x.values, marks=x.marks) for i, x in enumerate(BY_RULE)]
 ROLES = list(product(NAMES, NAMES, (None, *NAMES)))
 """Parameter, gradient, states."""
 
@@ -56,9 +57,7 @@ def run(rule, arguments, roles, sizes, steps, draw, **options):
     )
 
 
-@pytest.mark.parametrize(
-    ("number", "rule", "arguments"), [(i, *x.values) for i, x in enumerate(BY_RULE)], ids=label
-)
+@pytest.mark.parametrize(("number", "rule", "arguments"), NUMBERED, ids=label)
 def test_every_rule_in_every_format(number, rule, arguments):
     """A sixth of the pairs each; the exhaustive test has all of the product."""
     chosen = pairwise(number)[number % 6 :: 6]

@@ -13,6 +13,7 @@ from steepest.memory import formats
 from steepest.optimizers import RULES
 
 SHAPES = [(0,), (1,), (7,), (BLOCK_SIZE + 1,), (CHUNK_SIZE + 300,), (33, 17), (3, 20, 30)]
+NUMBERED = [pytest.param(i, *x.values, marks=x.marks) for i, x in enumerate(BY_RULE)]
 MASTERS = [("split16", "bfloat16"), ("float32", "bfloat16"), ("float32", "float16")]
 
 
@@ -52,9 +53,7 @@ def trained_alike(rule, arguments, master, name, steps=6, shapes=SHAPES):
                 same_bits(state[key], x, f"{where}: {key}")
 
 
-@pytest.mark.parametrize(
-    ("number", "rule", "arguments"), [(i, *x.values) for i, x in enumerate(BY_RULE)], ids=label
-)
+@pytest.mark.parametrize(("number", "rule", "arguments"), NUMBERED, ids=label)
 def test_every_rule_is_that_of_float32(number, rule, arguments):
     dispatch.use(LEVELS[number % len(LEVELS)])
     use_threads(1 + number % 3)
