@@ -156,8 +156,10 @@ def test_every_pattern_is_decoded(level, stored, blocks, stride):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("stored", NAMES)
-@pytest.mark.parametrize("blocks", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("stored", "blocks"),  # a float64 parameter is computed in float64
+    [x for x in product(NAMES, ["float32", "float64"]) if x != ("float64", "float32")],
+)
 @pytest.mark.parametrize("stride", [1, 3])
 def test_numbers_are_rounded_once_to_the_nearest(level, stored, blocks, stride):
     dispatch.use(level)
@@ -169,9 +171,6 @@ def test_numbers_are_rounded_once_to_the_nearest(level, stored, blocks, stride):
     given = {"momentum": 0.5, "state_dtype": blocks} if blocks == "float64" else {}
     with np.errstate(all="ignore"):
         st.SGD(p, lr=1.0, **given).step(x)
-    wide = np.dtype(stored) == np.float64 if "bfloat16" not in stored else False
-    if wide and blocks == "float32":
-        pytest.skip("a float64 parameter is computed in float64")
     actual, expected = (
         codecs.decoded(p, np.float64),
         codecs.decoded(codecs.encoded(-x, p.dtype), np.float64),
