@@ -253,7 +253,7 @@ def test_global_norms_of_gradients_of_sixteen_bits(dtype):
     for t in range(3):
         give(params, t, dtype)
         optimizer.step()
-        norm = math.sqrt(sum(p.grad.double().square().sum().item() for p in params))
+        norm = math.sqrt(math.fsum(p.grad.double().square().sum().item() for p in params))
         assert optimizer.last_norm == pytest.approx(norm, rel=1e-12)  # summed in another order
         assert norm > 10
         [factor] = st.clip.global_norm(0.5).factors([optimizer.last_norm], [], t)
@@ -297,6 +297,7 @@ def test_schedule_free_points(formats):
     double = torch.complex128 if dtype.is_complex else torch.float64
     x = (y.to(double) - (1 - 0.9) * z.to(double)) / 0.9
     eps = torch.finfo(dtype).eps
+    # The point x is rounded once to the parameter's format, and the way back once more.
     torch.testing.assert_close(p.detach().to(double), x, rtol=eps, atol=eps)
     assert not torch.equal(p, y)
     optimizer.train()

@@ -337,7 +337,7 @@ class GroupProgram:
         return (*self.rule_keys(p), *self.operation_states, *self.master_keys(p))
 
     def master_keys(self, p: Array) -> tuple[str, ...]:
-        """The state arrays beside the parameter p that make it more precise."""
+        """The state arrays of the master of the parameter p."""
         return () if self.master is None or not self.master.of(p) else (self.master.key,)
 
     def beside(self, p: Array, state: Mapping[str, Any]) -> tuple[str, Array] | None:

@@ -287,8 +287,8 @@ class WithGroups(Rule, registered=False):
     def _begun(self, key: str, p: Array, name: str, program: GroupProgram) -> Array:
         """A state array as it begins: the rule's own, a filter's, or a copy of the parameter."""
         numbers = formats.decoded(p)
-        if key in program.master_keys(p):
-            return program.master.begin(numbers)  # type: ignore[union-attr]
+        if program.master is not None and key in program.master_keys(p):
+            return program.master.begin(numbers)
         if program.of_rule(key):
             begun: Array = program.rule.initial(key, numbers, program.h)
             if program.rule.prepares:  # its states have types of their own

@@ -41,18 +41,18 @@ def _name(x: Any) -> str:
     return name
 
 
-def checked_master(value: Any) -> str | None:
+def checked_master(value: str | None) -> str | None:
     """``master`` as groups have it. Raises ValueError for one that there is not."""
     if value is None or value in formats.MASTERS:
-        return value  # type: ignore[no-any-return]
+        return value
     known = ", ".join(map(repr, formats.MASTERS))
     raise ValueError(f"master = {value!r}: expected None or one of {known}")
 
 
-def bits_of(dtype: Any) -> str | None:
+def bits_of(dtype: str | None) -> str | None:
     """What arrays of uint16 hold, as the argument ``dtype`` says. Raises ValueError."""
     if dtype in (None, "bfloat16"):
-        return dtype  # type: ignore[no-any-return]
+        return dtype
     raise ValueError(
         f'dtype = {dtype!r}: expected None, or "bfloat16" for arrays of uint16 that hold its bits'
     )

@@ -178,6 +178,7 @@ def named(name: str) -> np.dtype[Any]:
 @cache
 def _new_bfloat16() -> np.dtype[Any]:
     try:
+        # No dependency, so type checkers may or may not find it.
         import ml_dtypes  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         return codecs.BFLOAT16

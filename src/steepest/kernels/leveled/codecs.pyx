@@ -216,7 +216,7 @@ cdef void encode_bfloat16(Operand *x, Py_ssize_t start, Py_ssize_t n,
 CODECS["bfloat16"] = entry(decode_bfloat16, decode_bfloat16, encode_bfloat16, encode_bfloat16)
 
 
-# Parameters with a master beside them, in pieces that stay in L1.
+# Parameters with a master, PIECE elements at a time, which stay in L1.
 
 cdef enum:
     PIECE = 256
