@@ -1,10 +1,11 @@
 """Compares the steps of two builds of this library, each in an environment of its own, in turns.
 
-    python bench/builds.py BEFORE AFTER [--rounds N] [--row NAME ...]
+    python bench/builds.py BEFORE AFTER [--rounds N] [--row NAME ...] [--rules]
 
 BEFORE and AFTER are the Python interpreters of the two environments. A row's figure is the median
 of the per-round ratios, time after by time before, with quartiles: above 1 the later build is
-slower. Rows that need PyTorch are left out where an environment lacks it.
+slower. Rows that need PyTorch are left out where an environment lacks it. With ``--rules`` the rows
+are the rules that both builds have, each on one matrix.
 """
 
 import argparse
@@ -23,9 +24,10 @@ SHAPES = {
     "1x10": [(10,)],
     "mlp": [(64, 128), (128,), (128, 64), (64,), (64, 10), (10,)],
     "1000x100": [(100,)] * 1000,
+    "100x10000": [(100, 100)] * 100,
     "1x20M": [(4000, 5000)],
 }
-STEPS = {"1x10": 2000, "mlp": 1000, "1000x100": 20, "1x20M": 2}
+STEPS = {"1x10": 2000, "mlp": 1000, "1000x100": 20, "100x10000": 10, "1x20M": 2}
 KINDS = ("numpy", "numpy-schedule", "numpy-clip", "torch", "torch-LambdaLR", "torch-OneCycleLR")
 ROWS = tuple(f"{kind} {shape}" for kind in KINDS for shape in SHAPES)
 
@@ -36,8 +38,13 @@ def main() -> int:
     parser.add_argument("after", help="the Python of the other")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--row", nargs="+", default=ROWS, choices=ROWS, metavar="NAME")
+    parser.add_argument("--rules", action="store_true", help="every rule in place of these rows")
     arguments = parser.parse_args()
-    for row in arguments.row:
+    rows = arguments.row
+    if arguments.rules:
+        later = rules(arguments.after)
+        rows = [f"rule-{name} 1x20M" for name in rules(arguments.before) if name in later]
+    for row in rows:
         ratios, times = [], []
         with worker(arguments.before, row) as before, worker(arguments.after, row) as after:
             if before() is None or after() is None:
@@ -53,6 +60,16 @@ def main() -> int:
         shown = f"{np.median(times) * 1e6:12.2f} µs"
         print(f"{row:26} {middle:6.3f}  ({low:.3f} to {high:.3f}) {shown}", flush=True)
     return 0
+
+
+def rules(python: str) -> list[str]:
+    """The rules of a build that take any matrix of 20 million elements in less than seconds."""
+    code = (
+        "import steepest.optimizers as o; "
+        "print(*(x for x, rule in o.RULES.items() if not getattr(rule, 'prepares', False)))"
+    )
+    found = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    return found.stdout.split()
 
 
 @contextmanager
@@ -100,7 +117,8 @@ def numpy_step(kind: str, shapes: list[tuple[int, ...]]) -> Callable[[], None]:
         options["clip"] = st.clip.global_norm(1.0)
     if kind.endswith("schedule"):
         options["lr"] = st.schedules.cosine(1e-3, steps=10**6)
-    opt = st.AdamW(params, **options)
+    rule = st.optimizers.RULES[kind.removeprefix("rule-")] if "rule-" in kind else st.AdamW
+    opt = rule(params, **options)
     return lambda: opt.step(grads)
 
 

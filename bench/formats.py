@@ -1,10 +1,11 @@
-"""Steps with formats of 16 bits, as multiples of the time of torch's fused AdamW in float32.
+"""Steps with formats of 16 and 8 bits, as multiples of the time of torch's fused AdamW in float32.
 
-    python bench/formats.py [--rounds 9] [--size 20000000] [--threads 2]
+    python bench/formats.py [--rounds 9] [--size 20000000] [--threads 2] [--rules]
 
 One tensor, through steepest.torch. Every round steps each once, so that all meet the same load of
 the machine; the figure is the median over the rounds of the ratio to torch's step of that round,
-with the quartiles. Prints a table in Markdown.
+with the quartiles. Prints a table in Markdown. With ``--rules`` the cases are all element-wise
+rules with states of 8 bits.
 """
 
 import argparse
@@ -13,10 +14,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 import steepest as st
 import steepest.torch as stt
+from steepest.optimizers import RULES
 
 SHORT, FULL, HALF = torch.bfloat16, torch.float32, torch.float16
 
@@ -45,12 +48,32 @@ CASES: dict[str, tuple[Any, Any, Make]] = {
     "AdamW, bfloat16, float32 states, clipped": (
         SHORT, SHORT, ours(clip=st.clip.global_norm(1.0)),
     ),
+    "AdamW, float32, q8 states": (FULL, FULL, ours(state_dtype="q8")),
+    "AdamW, bfloat16, q8 states": (SHORT, SHORT, ours(state_dtype="q8")),
+    "AdamW, bfloat16 with split16, q8 states": (
+        SHORT, SHORT, ours(master="split16", state_dtype="q8"),
+    ),
+    "Lion, float32, q8 states": (FULL, FULL, ours("Lion", state_dtype="q8")),
     "Lion, bfloat16, float32 states": (SHORT, SHORT, ours("Lion")),
     "Lion, all bfloat16": (SHORT, SHORT, ours("Lion", state_dtype="bfloat16")),
     "SGD with momentum, all bfloat16": (
         SHORT, SHORT, ours("SGD", momentum=0.9, state_dtype="bfloat16"),
     ),
 }  # fmt: skip
+
+
+def of_rules() -> dict[str, tuple[Any, Any, Make]]:
+    """All element-wise rules that have states which may have 8 bits."""
+    found = dict(list(CASES.items())[:1])
+    for rule in RULES.values():
+        if rule.needs == "element-wise" and not rule.prepares:
+            name = rule.__name__
+            try:
+                rule(np.ones(1 << 12, np.float32), state_dtype="q8")
+            except ValueError:
+                continue  # has no states, or none but copies of the parameter
+            found[f"{name}, q8 states"] = (FULL, FULL, ours(name, state_dtype="q8"))
+    return found
 
 
 def made(size: int, of_p: Any, of_g: Any, make: Make) -> Any:
@@ -69,18 +92,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--size", type=int, default=20_000_000)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rules", action="store_true", help="all element-wise rules, 8 bits")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     st.set_num_threads(given.threads)
     torch.manual_seed(0)
-    optimizers = {what: made(given.size, *case) for what, case in CASES.items()}
-    times: dict[str, list[float]] = {what: [] for what in CASES}
+    cases = of_rules() if given.rules else CASES
+    optimizers = {what: made(given.size, *case) for what, case in cases.items()}
+    times: dict[str, list[float]] = {what: [] for what in cases}
     for _ in range(given.rounds):
         for what, optimizer in optimizers.items():
             start = time.perf_counter()
             optimizer.step()
             times[what].append(time.perf_counter() - start)
-    base = times[next(iter(CASES))]
+    base = times[next(iter(cases))]
     print("| parameter and gradient, states | time, torch fused AdamW in float32 = 1 |\n|---|---|")
     for what, own in times.items():
         ratios = sorted(x / y for x, y in zip(own, base, strict=True))

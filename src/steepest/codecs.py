@@ -17,14 +17,22 @@ Array = NDArray[Any]
 
 __all__ = [
     "BFLOAT16",
+    "GROUP",
     "decoded",
     "encoded",
     "from_bfloat16",
+    "from_q8",
     "is_bfloat16",
     "joined",
+    "noise",
+    "noise_base",
     "split",
     "to_bfloat16",
+    "to_q8",
 ]
+
+GROUP = 128
+"""How many neighbours, in C order, have one scale in states of 8 bits."""
 
 BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
 """bfloat16 for who has no ml_dtypes: ``bits.view(BFLOAT16)`` of uint16."""
@@ -96,3 +104,75 @@ def _to_odd(x: Array) -> Array:
     bits -= np.abs(back) > np.abs(x)
     bits |= (back < x) | (back > x)
     return near
+
+
+def noise_base(seed: int, number: int, t: int, lane: int) -> int:
+    """Where the random numbers begin at the t-th step of a parameter, the optimizer's `number`-th:
+    its own with `lane` 0, those of its states with 1."""
+    x = seed
+    for more in (number, t, lane):
+        x = (x * 0x9E3779B97F4A7C15 + more) % 2**64
+        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+        x ^= x >> 31
+    return x >> 32
+
+
+def noise(base: int, n: int, lower: bool = False) -> Array:
+    """16 random bits for each of n elements, as uint32: of the 32 that belong to an element, the
+    upper half, or the lower one, which is for squares."""
+    x = np.arange(n, dtype=np.uint64).astype(np.uint32)
+    x *= np.uint32(0x9E3779B9)
+    x += np.uint32(base)
+    x ^= x >> np.uint32(15)
+    x *= np.uint32(0xD35A2D97)
+    x ^= x >> np.uint32(15)
+    return x & np.uint32(0xFFFF) if lower else x >> np.uint32(16)
+
+
+_SIGNED, _SQUARE = 20, 19
+"""Bits of a float32 that 8-bit codes drop."""
+
+
+def to_q8(x: Array, square: bool, random: Array | None = None) -> tuple[Array, Array]:
+    """Numbers as (codes, scales) of 8 bits, in C order.
+
+    A group of 128 neighbours has a scale: the exponent of its largest number, biased as float32's
+    are, such that no rounding exceeds it; 16 at least. A code is the sign, 4 bits of exponent from
+    15 below the scale up, and 3 of mantissa. With `square` it is of the square root of x, which is
+    not negative: no sign, 4 bits of exponent, 4 of mantissa, and never 0. Infinities and NaN are
+    codes where the scale is 255. `random` are 16 random
+    bits for each element, which are compared with the bits that are dropped; None rounds to
+    nearest, ties away from 0.
+    """
+    with np.errstate(all="ignore"):
+        y = np.asarray(x, np.float32).reshape(-1)
+        y = np.sqrt(y) if square else y
+    dropped = np.uint32(_SQUARE if square else _SIGNED)
+    bits = np.ascontiguousarray(y).view(np.uint32)
+    sign, bits = bits >> np.uint32(24) & np.uint32(0x80), bits & np.uint32(0x7FFFFFFF)
+    most = np.maximum.reduceat(bits, np.arange(0, bits.size, GROUP)) if bits.size else bits
+    scale = (most + np.uint32((1 << dropped) - 1)) >> np.uint32(23)
+    scale = np.clip(scale, 16, 255).astype(np.uint8)
+    up = np.uint32(0x8000) if random is None else random
+    k = ((bits + (up << dropped - np.uint32(16))) >> dropped).astype(np.int64)
+    lowest = (scale.astype(np.int64) - 15) << np.int64(23 - dropped)
+    k -= np.repeat(lowest, GROUP)[: k.size]
+    code = np.maximum(k, 1) if square else np.maximum(k, 0) | sign
+    code = np.where(np.isnan(y), 0xF8 if square else 0x7C, code)
+    return code.astype(np.uint8).reshape(x.shape), scale
+
+
+def from_q8(code: Array, scale: Array, square: bool) -> Array:
+    """Codes and scales of 8 bits as float32."""
+    each = code.reshape(-1).astype(np.uint32)
+    k = each if square else each & np.uint32(0x7F)
+    lowest = (scale.astype(np.uint32) - np.uint32(15)) << np.uint32(23)
+    bits = (k << np.uint32(_SQUARE if square else _SIGNED)) + np.repeat(lowest, GROUP)[: k.size]
+    bits = np.where(k > 0, bits, np.uint32(0)).astype(np.uint32)
+    with np.errstate(all="ignore"):
+        if square:
+            y = bits.view(np.float32) * bits.view(np.float32)
+        else:
+            y = (bits | (each & np.uint32(0x80)) << np.uint32(24)).view(np.float32)
+    return np.asarray(y).reshape(code.shape)

@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "src/steepest/kernels/leveled"
 
 
+LOOP = r"\s+for i in range\((?:n|GROUP)\):"
+
 # What Python has prepared is copied, and what a codec walks has strides: no loops to vectorise.
 SOURCES = [name for name in dispatch.sources("base") if name not in ("prepared", "codecs")]
 
@@ -49,7 +51,7 @@ def test_every_loop_is_vectorised(source, level, tmp_path):
     for line in re.findall(rf"{source}\.pyx:(\d+):\d+: optimized: loop vectorized", report):
         vectorised[int(line)] += 1
     lines = path.read_text().splitlines()
-    loops = [n for n, line in enumerate(lines, 1) if re.fullmatch(r"\s+for i in range\(n\):", line)]
+    loops = [n for n, line in enumerate(lines, 1) if re.fullmatch(LOOP, line)]
     assert loops
     own = lines.index("# Made by stored_loops.py.") if "STORED = {}" in lines else len(lines)
     # Where the type is asked for inside, each has its own loop; SSE2 compares no 64-bit integers.

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from steepest.core import state_formats
 from steepest.core.constructor import Argument, WithFields
-from steepest.core.hyper_parameters import Choice, Flag, Made, Maybe, Number, Weight, within
+from steepest.core.hyper_parameters import Choice, Flag, Made, Maybe, Number, Seed, Weight, within
 from steepest.options import average as averages
 from steepest.options import clip as clips
 from steepest.options import decay, filters
@@ -32,10 +32,11 @@ class CommonOptions(WithFields, options=True):
     their mean from a step on. lookahead: ``st.average.lookahead``. nonfinite: what an infinite or
     NaN gradient does: ``"propagate"``, ``"raise"`` FloatingPointError, or ``"skip"`` the step and
     count it in ``skipped``. state_dtype: how the rule's states are stored: ``"float32"``,
-    ``"float64"``, ``"bfloat16"``, ``"float16"``, or one for each of some states by name; by default
-    float32 for parameters of 16 bits, else as the parameter. master: what makes parameters of 16
-    bits as precise as float32: ``"split16"``, the other half of the bits, or ``"float32"``, the
-    numbers themselves, as a state; see docs/formats.md. dtype:
+    ``"float64"``, ``"bfloat16"``, ``"float16"``, ``"q8"``, or one for each of some states by name;
+    by default float32 for parameters of 16 bits, else as the parameter. rounding_seed: that of the
+    random numbers by which ``"q8"`` rounds. master: what makes parameters of 16 bits as precise as
+    float32: ``"split16"``, the other half of the bits, or ``"float32"``, the numbers themselves, as
+    a state; see docs/formats.md. dtype:
     ``"bfloat16"`` where arrays of uint16 hold its bits. state_dir: a folder, in files of which the
     state arrays then lie, so that they may be larger than memory; see docs/state-dir.md.
 
@@ -76,6 +77,7 @@ class CommonOptions(WithFields, options=True):
         str | Mapping[str, str] | None, Made(state_formats.checked)
     ] = None  # fmt: skip
     master: Annotated[str | None, Made(state_formats.checked_master)] = None
+    rounding_seed: Seed = 0
     exclude: Argument[str | Sequence[str]] = ()
     overrides: Argument[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
     nonfinite: Argument[Literal["propagate", "raise", "skip"]] = "propagate"

@@ -2,11 +2,12 @@
 
 import contextlib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Self
 
 import numpy as np
 
+from steepest import codecs
 from steepest.core.asked import Asked
 from steepest.core.hyper_parameters import variable
 from steepest.core.norms import clips
@@ -91,8 +92,10 @@ class GroupProgram:
         """Whether one may be changed in place, so that all are taken over at every step."""
         self.states: tuple[str, ...] = ()
         """The state arrays: those of the rule, then those of operations; see ``keys``."""
+        self._fixed = (*rule.fixed, "state_dtype", "master", "rounding_seed")
+        """The hyper-parameters that cannot change."""
         self._shaping: tuple[Any, ...] | None = None
-        """The values of the rule's ``fixed`` hyper-parameters, once there are some."""
+        """Their values, once there are some."""
         self.operation_states: tuple[str, ...] = ()
         """Those of operations."""
         self._formats = StateFormats(None, ())
@@ -226,7 +229,7 @@ class GroupProgram:
                 if not (_is_number(x) and _is_number(old)):
                     return False
                 changed[name] = x
-        if not changed.keys().isdisjoint(self.rule.fixed):
+        if not changed.keys().isdisjoint(self._fixed):
             return False
         checked = {name: self._checked_number(name, x, count) for name, x in changed.items()}
         if not changed.keys().isdisjoint(self._asked):
@@ -293,11 +296,10 @@ class GroupProgram:
 
     def _check_fixed(self, h: Mapping[str, Any]) -> None:
         """Raises ValueError where a hyper-parameter that gives states their shapes has changed."""
-        fixed = (*self.rule.fixed, "state_dtype", "master")
-        shaping = tuple(h[key] for key in fixed)
+        shaping = tuple(h[key] for key in self._fixed)
         if self._shaping is None:
             self._shaping = shaping
-        for key, now, before in zip(fixed, shaping, self._shaping, strict=True):
+        for key, now, before in zip(self._fixed, shaping, self._shaping, strict=True):
             if now != before:
                 raise ValueError(
                     f"{key} = {now!r}: the group's states were made for {before!r}, which cannot "
@@ -311,8 +313,19 @@ class GroupProgram:
                 f"state_dtype = {h['state_dtype']!r}: the states of {self.rule.rule} are matrices "
                 "in float32 or float64; leave it at None"
             )
+        if self._formats.scales and self.rule.factors:
+            raise ValueError(
+                f"state_dtype = {h['state_dtype']!r}: {self.rule.rule} goes over matrices by rows "
+                f"and columns, and {', '.join(formats.SCALED)} over groups of {codecs.GROUP}; "
+                'choose another, such as "bfloat16"'
+            )
         has = (*h["states"], *h["beside"], *self.operation_states)
-        for key in self._formats.named:
+        for key, name in self._formats.named.items():
+            if name in formats.SCALED and (key in self.rule.points or key in self.operation_states):
+                raise ValueError(
+                    f"state_dtype = {name!r} for {key!r}: too coarse for what the parameter is "
+                    'made from; choose another, such as "bfloat16"'
+                )
             if key not in has:
                 raise ValueError(
                     f"state_dtype names {key!r}; the states of {self.rule.rule} that have their "
@@ -327,6 +340,9 @@ class GroupProgram:
         """The dtype of a state array of the parameter p."""
         if self.master is not None and key == self.master.key and self.master.of(p):
             return self.master.dtype
+        known = self.scaled(self._state_of(key) or key, p)
+        if known is not None:
+            return known.dtype
         matrices = self.rule.matrices(p, self.h)
         if matrices is not None and key in matrices.states:
             return self.computing_type(p)
@@ -334,17 +350,69 @@ class GroupProgram:
 
     def keys(self, p: Array) -> tuple[str, ...]:
         """The state arrays of the parameter p: those of the rule, then those of operations."""
-        return (*self.rule_keys(p), *self.operation_states, *self.master_keys(p))
+        return (*self.rule_keys(p), *self.operation_states, *self.keys_beside(p))
+
+    def keys_beside(self, p: Array) -> tuple[str, ...]:
+        """The state arrays that codecs store beside the parameter p and its states."""
+        return (*self.master_keys(p), *self._scale_keys(p))
 
     def master_keys(self, p: Array) -> tuple[str, ...]:
         """The state arrays of the master of the parameter p."""
         return () if self.master is None or not self.master.of(p) else (self.master.key,)
 
-    def beside(self, p: Array, state: Mapping[str, Any]) -> tuple[str, Array] | None:
-        """The codec of p and the array that it stores beside p; None where there is no master."""
-        if self.master is None or not self.master.of(p):
+    def _scale_keys(self, p: Array) -> tuple[str, ...]:
+        """The scales of the states of the parameter p."""
+        if not self._formats.scales:
+            return ()
+        return tuple(self.scale_key(key) for key in self.rule_keys(p) if self.scaled(key, p))
+
+    def scale_key(self, key: str) -> str:
+        return key + (formats.ROOT_SCALE if key in self.rule.squares else formats.SCALE)
+
+    def _state_of(self, key: str) -> str | None:
+        """The state whose scales an array is; None for any other array."""
+        for end in (formats.ROOT_SCALE, formats.SCALE) if self._formats.scales else ():
+            state = key.removesuffix(end)
+            if state != key and state in self.h["states"] and self.scale_key(state) == key:
+                return state
+        return None
+
+    @property
+    def scales(self) -> bool:
+        """Whether states are asked for whose elements share scales."""
+        return self._formats.scales
+
+    def scaled(self, key: str, p: Array) -> formats.Scaled | None:
+        """The format of a state of the parameter p, if it is one with scales."""
+        if not self._formats.scales:
             return None
-        return f"{self.master.name}_{formats.of(p).name}", state[self.master.key]
+        return self._formats.scaled(key, p, self.of_rule(key))
+
+    def in_groups(self, key: str, numbers: Array, begun: Callable[[str], Array]) -> Array | None:
+        """The codes or scales of a state as it has `begun`; None for an array that is neither."""
+        state = self._state_of(key) or key
+        known = self.scaled(state, numbers)
+        if known is None:
+            return None
+        codes, scales = known.encode(begun(state), state in self.rule.squares)
+        return codes if key == state else scales
+
+    def beside(self, p: Array, state: Mapping[str, Any]) -> dict[int, tuple[str, Array]]:
+        """The codecs that store another array beside p (0) or its states (from 1), and these."""
+        found: dict[int, tuple[str, Array]] = {}
+        if self.master is not None and self.master.of(p):
+            codec = f"{self.master.name}_{formats.of(p).name}"
+            found[0] = codec, state[self.master.key]
+        for k, key in enumerate(self.by_elements.bound if self._formats.scales else ()):
+            known = self.scaled(key, p)
+            if known is not None:
+                codec = known.codec[key in self.rule.squares]
+                found[1 + k] = codec, state[self.scale_key(key)]
+        return found
+
+    def seed(self, p: Array) -> int | None:
+        """The seed of what is rounded stochastically; None where nothing is."""
+        return self.h["rounding_seed"] if self._scale_keys(p) else None
 
     def rule_keys(self, p: Array) -> tuple[str, ...]:
         """The state arrays that the rule has of the parameter p."""
@@ -354,7 +422,9 @@ class GroupProgram:
     def of_rule(self, key: str) -> bool:
         """Whether a state array is the rule's, and not an operation's."""
         masters = () if self.master is None else (self.master.key,)
-        return key not in self.operation_states and key not in masters
+        if key in self.operation_states or key in masters:
+            return False
+        return self._state_of(key) is None
 
     def _set_operations(self, h: dict[str, Any], count: int) -> None:
         """Takes over the operations of filters, clips and penalties."""
@@ -376,7 +446,7 @@ class GroupProgram:
         axes = (*(axis for _, axis in making), *work.axes)
         masks = filters.masks(h["filter"])
         in_c_order = self.rule.needs != "element-wise" or any(x.in_c_order for x in h["filter"])
-        in_c_order = in_c_order or h["master"] is not None
+        in_c_order = in_c_order or h["master"] is not None or self._formats.scales
         now = (states, axes, makes, h["clip"], in_c_order, h.get("blocks"))
         if now != (
             self.states, self.axes, self.makes, self.clip, self.in_c_order, self.blocks
@@ -425,14 +495,24 @@ class GroupProgram:
 
     def checked(self, x: Any, p: Array, name: str, key: str) -> Array:
         """x as a state array of the parameter p. Raises TypeError or ValueError if it is not."""
-        if key in self.master_keys(p):
-            return arrays.shaped(x, self.state_type(key, p), p.shape, name, key)
+        if self.whole(key, p):
+            shape = (self.length(key, p),) if self._state_of(key) else p.shape
+            return arrays.shaped(x, self.state_type(key, p), shape, name, key)
         if self.rule.prepares and self.of_rule(key):
             return arrays.like(x, self.rule.initial(key, p, self.h), name, key)
         matrices = self.rule.matrices(p, self.h)
         if matrices is not None and key in matrices.states:
             return arrays.shaped(x, self.computing_type(p), matrices.states[key], name, key)
         return arrays.state(x, p, name, key, self.state_type(key, p))
+
+    def whole(self, key: str, p: Array) -> bool:
+        """Whether a state array of the parameter p is in C order, however p lies."""
+        return key in self.keys_beside(p) or self.scaled(key, p) is not None
+
+    def length(self, key: str, p: Array) -> int:
+        """How many elements a state array that is not made of matrices has."""
+        known = self.scaled(self._state_of(key) or "", p)
+        return int(p.size) if known is None else -(-p.size // known.group)
 
     def nbytes(self, p: Array, key: str) -> int:
         """How many bytes a state array of the parameter p has."""
@@ -442,7 +522,7 @@ class GroupProgram:
         matrices = self.rule.matrices(p, self.h)
         if matrices is not None and key in matrices.states:
             return int(math.prod(matrices.states[key]) * self.computing_type(p).itemsize)
-        return p.size * self.state_type(key, p).itemsize
+        return self.length(key, p) * self.state_type(key, p).itemsize
 
     def _closing(
         self, x: Operands, count: int, t: int

@@ -94,6 +94,7 @@ class WithGroups(Rule, registered=False):
         self._check_master(self.defaults["master"])
         own = [g for g in self.param_groups if g.get("rule", self.rule) == self.rule]
         self._check_idle(self.defaults, self.defaults, own)
+        self._check_scales(self.defaults["state_dtype"], self.defaults["rounding_seed"])
         decay.check_peak(given.get("peak_lr"), {g["decay_mode"] for g in self.param_groups})
 
     def _check_master(self, master: str | None) -> None:
@@ -106,6 +107,30 @@ class WithGroups(Rule, registered=False):
         ):
             names = " or ".join(formats.MASTERS[master].formats)
             raise ValueError(f"master = {master!r} has no effect: no parameter is {names}")
+
+    def _check_scales(self, state_dtype: Any, seed: int) -> None:
+        """Raises ValueError where no state has the format with scales that was asked for, or
+        nothing is rounded by a seed that was given."""
+        if self._borrows_groups:
+            return
+        pairs = zip(self.param_groups, self._groups, strict=True)
+        random = any(
+            program.seed(arrays.as_array(p, "a parameter")) is not None
+            for group, program in pairs
+            for p in group["params"]
+        )
+        asked = [state_dtype] if isinstance(state_dtype, str) else dict(state_dtype or ()).values()
+        for known in formats.SCALED.values():
+            if known.name in asked and not random:
+                raise ValueError(
+                    f"state_dtype = {known.name!r} has no effect: no parameter has "
+                    f"{known.least} elements or more; smaller ones keep states without it"
+                )
+        if seed and not random:
+            raise ValueError(
+                f"rounding_seed = {seed} has no effect: nothing is rounded stochastically; "
+                "leave it at 0"
+            )
 
     def _names_of(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         """The hyper-parameters of the rule that a group uses."""
@@ -289,6 +314,11 @@ class WithGroups(Rule, registered=False):
         numbers = formats.decoded(p)
         if program.master is not None and key in program.master_keys(p):
             return program.master.begin(numbers)
+        in_groups = program.in_groups(
+            key, numbers, lambda state: program.rule.initial(state, numbers, program.h)
+        )
+        if in_groups is not None:
+            return in_groups
         if program.of_rule(key):
             begun: Array = program.rule.initial(key, numbers, program.h)
             if program.rule.prepares:  # its states have types of their own

@@ -54,6 +54,7 @@ class WithPlan(WithGroups, registered=False):
         written: list[tuple[str, Array]] = []
         replaced: dict[str, dict[str, Array]] = {}
         cuts: list[list[tuple[int | None, Array | None]]] = []
+        besides: list[dict[int, tuple[str, Array]]] = []
         places: list[tuple[GroupProgram, str]] = []
         self._make_room(self._files, self.param_groups, self._groups, self._state)
         for number, (group, program) in enumerate(
@@ -100,9 +101,10 @@ class WithPlan(WithGroups, registered=False):
                     table = (*shape, factors, tuple(state[key] for key in matrices.states))
                 beside = program.beside(p, state)
                 walks = arrays.layout((p, *own), p, cut, ordered, blocks, beside)
+                besides.append(beside)
                 plan.add(
                     number, (p, *own), state["step"], operands.taken, walks, numbers, table, x,
-                    tuple(shown.values()),
+                    tuple(shown.values()), program.seed(p),
                 )  # fmt: skip
         plan.guard(arrays.disjoint_bounds(written))
         for name, state in replaced.items():
@@ -114,7 +116,7 @@ class WithPlan(WithGroups, registered=False):
         self._clipping = Clipping(
             [(program.clip, len(group["params"]), given) for program, group, given in each]
         )
-        self._cuts, self._places, self._written = cuts, places, written
+        self._cuts, self._besides, self._places, self._written = cuts, besides, places, written
         self._preparing = any(program.rule.prepares for program in self._groups)
         self._join()
         self._changes.any = False
@@ -179,7 +181,7 @@ class WithPlan(WithGroups, registered=False):
             program = self._places[i][0]
             layout = arrays.layout(
                 own, g, self._cuts[i], program.in_c_order, program.computing_type(own[0]),
-                program.beside(own[0], self._state[names[i]]),
+                self._besides[i],
             )  # fmt: skip
             plan.bind_gradient(i, g, layout)
         self._plan = plan

@@ -75,7 +75,11 @@ class Rule(ABC):
     positive: ClassVar[tuple[str, ...]] = ()
     """The numbers of ``shared`` that are never below 0."""
     points: ClassVar[tuple[str, ...]] = ()
-    """States that begin as copies of the parameter, and so are not in a format for all states."""
+    """States that the parameter is made from, such as copies that it begins with, and that are so
+    not in a format for all states."""
+    squares: ClassVar[tuple[str, ...]] = ("exp_avg_sq",)
+    """States that are squares and so never negative, such as second moments; in the kernel their
+    names begin with v. Formats of 8 bits store their roots."""
     fixed: ClassVar[tuple[str, ...]] = ()
     """Hyper-parameters that give states their shapes: those of a group cannot change."""
     factors: ClassVar[int] = 0

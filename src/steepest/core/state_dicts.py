@@ -70,7 +70,7 @@ class WithStateDict(WithPlan, registered=False):
             for name, p in zip(group["param_names"], group["params"], strict=True):
                 state = self._state.get(name, {})
                 needed[name] = {"step": np.array(state.get("step", 0))}
-                own = (*rule.state_names(p, h), *states_of_operations(h), *now.master_keys(p))
+                own = (*rule.state_names(p, h), *states_of_operations(h), *now.keys_beside(p))
                 for key in own:
                     if key in state and not (key == "mask" and renewed):
                         needed[name][key] = given(state[key])
@@ -165,10 +165,11 @@ class WithStateDict(WithPlan, registered=False):
         state = WatchedDict({"step": counter(np.array(given["step"]), name)}, self._changes)
         for key in keys[1:]:
             x = program.checked(np.array(arrays.unmasked(given[key], key)), p, name, key)
-            if key in program.master_keys(p):
-                state[key] = x if files is None else files.copy(x)
-                continue
-            if x.shape != p.shape or (program.rule.prepares and program.of_rule(key)):
+            if (
+                program.whole(key, p)
+                or x.shape != p.shape
+                or (program.rule.prepares and program.of_rule(key))
+            ):
                 state[key] = x if files is None else files.copy(x)
                 continue
             dtype = program.state_type(key, p)  # x may have one that is equal, but not the same
@@ -194,7 +195,7 @@ class WithStateDict(WithPlan, registered=False):
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()
         for name in ("_plan", "_plan_kernels", "_lock", "_cuts", "_clipping", "_places", "_written",
-                     "_keeping", "_sharing"):  # fmt: skip
+                     "_besides", "_keeping", "_sharing"):  # fmt: skip
             kept.pop(name, None)  # what belongs to a plan, which a copy builds anew
         return kept
 

@@ -28,7 +28,7 @@ def checked(value: Any) -> Names:
 
 
 def _name(x: Any) -> str:
-    """The name of a format: ``"float16"``, ``numpy.float16`` or ``torch.float16``."""
+    """The name of a format: ``"q8"``, ``"float16"``, ``numpy.float16`` or ``torch.float16``."""
     if isinstance(x, str):
         name = x
     else:
@@ -36,8 +36,9 @@ def _name(x: Any) -> str:
             name = np.dtype(x).name
         except TypeError:
             name = str(x).removeprefix("torch.")
-    if name not in formats.names():
-        raise ValueError(f"state_dtype = {x!r}: expected one of {', '.join(formats.names())}")
+    known = [*formats.names(), *formats.SCALED]
+    if name not in known:
+        raise ValueError(f"state_dtype = {x!r}: expected one of {', '.join(known)}")
     return name
 
 
@@ -65,24 +66,35 @@ class StateFormats:
         """`points` are the states that begin as copies of the parameter: a format for all states
         is none for these, whose changes would be lost in it."""
         self._points = points
-        self._all = formats.named(names) if isinstance(names, str) else None
-        pairs = names if isinstance(names, tuple) else ()
-        self.named = {key: formats.named(name) for key, name in pairs}
+        self._all = names if isinstance(names, str) else None
+        self.named = dict(names) if isinstance(names, tuple) else {}
         chosen = {self._all, *self.named.values()}
-        self._wide = formats.FLOAT64 in chosen
+        self._wide = "float64" in chosen
+        self.scales = not chosen.isdisjoint(formats.SCALED)
+        """Whether one is asked for whose elements share scales."""
 
     @property
     def chosen(self) -> bool:
         """Whether any was asked for."""
         return self._all is not None or bool(self.named)
 
+    def name(self, key: str, of_rule: bool) -> str | None:
+        """The name of what was asked for a state, which may be the rule's or an operation's."""
+        known = self.named.get(key)
+        return self._all if known is None and of_rule and key not in self._points else known
+
     def blocks(self, p: Any) -> np.dtype[Any]:
         """The type in which blocks of a parameter and its states are computed."""
         return formats.FLOAT64 if self._wide else formats.computed(p)
 
+    def scaled(self, key: str, p: Any, of_rule: bool) -> formats.Scaled | None:
+        """The format of a state of a parameter, if it is one with scales."""
+        known = formats.SCALED.get(self.name(key, of_rule) or "")
+        return None if known is None or p.size < known.least else known
+
     def of(self, key: str, p: Any, of_rule: bool) -> np.dtype[Any]:
-        """The dtype of a state of a parameter, which may be the rule's or an operation's."""
-        known = self.named.get(key)
-        if known is None and of_rule and key not in self._points:
-            known = self._all
-        return formats.computed(p) if known is None else known
+        """The dtype of a state of a parameter that has no scales."""
+        name = self.name(key, of_rule)
+        if name is None or name in formats.SCALED:
+            return formats.computed(p)
+        return formats.named(name)

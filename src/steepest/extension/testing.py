@@ -142,8 +142,8 @@ def reference_step(
             reference.step(opt.rule, params, grads, states, steps, shared=shared, **hyper)
             return
         names = [name for group in opt.param_groups for name in group["param_names"]]
-        for name, p, g, state in zip(names, params, grads, states, strict=True):
-            reference.step(opt.rule, p, g, state, t, name=name, **hyper)
+        for k, (name, p, g, state) in enumerate(zip(names, params, grads, states, strict=True)):
+            reference.step(opt.rule, p, g, state, t, name=name, number=k, **hyper)
 
 
 def shared_numbers(opt: Optimizer, group: int = 0) -> dict[str, Any]:

@@ -28,6 +28,7 @@ those of its own contract only. These names, and others at the end of this file,
 words above: a survey is a reduction, to settle is to finalize.
 """
 from libc.math cimport sqrt, sqrtf
+from libc.stdint cimport uint32_t
 
 cdef extern from *:
     """
@@ -69,7 +70,8 @@ cdef enum:
     MAXDIMS = 64       # NumPy's own limit
 
 # A rule: parameter p, gradient g, up to four states, n elements, coefficients. It uses factor * g
-# in place of g, and keep * p in place of p.
+# in place of g, and keep * p in place of p. A state whose name begins with v holds squares, which
+# are never negative: the class says so too, and formats of 8 bits store their roots.
 ctypedef void (*rule_float)(float *restrict p, const float *restrict g, float *restrict a,
                             float *restrict b, float *restrict c, float *restrict d, Py_ssize_t n,
                             double factor, double keep, const double *h) noexcept nogil
@@ -166,6 +168,7 @@ cdef struct Operand:
     void *decode
     void *encode
     char *beside                   # another array, in C order, that the codec stores beside it
+    uint32_t noise                 # where this step's random numbers of the array begin
 
 # A codec: n elements of a stored array, from the start-th in loop order, to a row and back.
 ctypedef void (*decode_float)(const Operand *x, Py_ssize_t start, Py_ssize_t n,

@@ -4,8 +4,17 @@ What is decoded is exact. What is encoded is rounded to nearest, ties to even, o
 are looked at as integers, and there are selections in place of branches, so that loops vectorise;
 the twins in NumPy are in ``steepest.codecs``.
 """
-from libc.stdint cimport int16_t, int32_t, uint16_t, uint32_t
+from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
+
+cdef enum:
+    GROUP = 128            # elements that share a scale
+    LOWEST = 16            # the smallest scale: below it codes would not be normal floats
+    SIGNED_BITS = 20       # of a float that a signed code drops: it has 3 of the mantissa,
+    SQUARE_BITS = 19       # and that of a square, which has 4
+    NAN_SIGNED = 0x7c      # the codes of NaN
+    NAN_SQUARE = 0xf8
+    PER_ELEMENT = 0x9e3779b9   # by what the random numbers of neighbours begin apart
 
 # Those of 16 bits are structs, for the compiler to tell them apart.
 ctypedef struct float16:
@@ -14,10 +23,31 @@ ctypedef struct bfloat16:
     uint16_t bits
 
 
-# A loop of a rule over parameter, gradient and states as they are stored; see ``stored_loops.py``.
-ctypedef void (*stored_loop)(void *p, const void *g, void *a, void *b, void *c, void *d,
-                             Py_ssize_t n, double factor, double keep,
+# The arrays of a rule as they are stored, from some element on: the parameter, the gradient, four
+# states; what is stored beside them, and where the random numbers of each begin.
+cdef enum:
+    ARRAYS = 6
+
+cdef struct Stored:
+    void *data[ARRAYS]
+    void *beside[ARRAYS]
+    uint32_t noise[ARRAYS]
+
+# A loop of a rule over n elements of these; see ``stored_loops.py``.
+ctypedef void (*stored_loop)(const Stored *x, Py_ssize_t n, double factor, double keep,
                              const double *h) noexcept nogil
+
+# Numbers of a group before they are encoded.
+cdef extern from *:
+    """
+    #if defined(__GNUC__)
+    typedef struct { float x[128]; } __attribute__((aligned(64))) steepest_group;
+    #else
+    typedef struct { float x[128]; } steepest_group;
+    #endif
+    """
+    ctypedef struct Group "steepest_group":
+        float x[GROUP]
 
 
 cdef inline float from_bits(uint32_t bits) noexcept nogil:
@@ -93,3 +123,108 @@ cdef inline float16 to_float16(float x) noexcept nogil:
     normal = normal if magnitude <= <uint32_t>0x7f800000 else <uint32_t>0x7e00
     y.bits = <uint16_t>(normal | ((bits >> 16) & <uint32_t>0x8000))
     return y
+
+
+# Random bits, by counting: those of an element follow from a number that is another one for each
+# seed, parameter and step, and from the element's place. So they do not depend on who computes
+# them, and each element's are uniform over the steps.
+
+cdef inline uint32_t noise_base(uint64_t seed, int64_t number, int64_t t,
+                                int64_t lane) noexcept nogil:
+    """Where the random numbers of a parameter begin (`lane` 0), or those of its states (1), which
+    share them. (The finalizer of SplitMix64.)"""
+    cdef uint64_t x = seed * <uint64_t>0x9e3779b97f4a7c15 + <uint64_t>number
+    x = mixed(x) * <uint64_t>0x9e3779b97f4a7c15 + <uint64_t>t
+    x = mixed(x) * <uint64_t>0x9e3779b97f4a7c15 + <uint64_t>lane
+    return <uint32_t>(mixed(x) >> 32)
+
+
+cdef inline uint64_t mixed(uint64_t x) noexcept nogil:
+    x = (x ^ (x >> 30)) * <uint64_t>0xbf58476d1ce4e5b9
+    x = (x ^ (x >> 27)) * <uint64_t>0x94d049bb133111eb
+    return x ^ (x >> 31)
+
+
+cdef inline uint32_t noise(uint32_t base, uint32_t i) noexcept nogil:
+    """32 random bits of the i-th element: the upper half is for what has a sign, the lower for
+    squares."""
+    cdef uint32_t x = base + i * <uint32_t>PER_ELEMENT
+    x = (x ^ (x >> 15)) * <uint32_t>0xd35a2d97
+    return x ^ (x >> 15)
+
+
+# 8-bit floats of a group relative to a power of two, its scale, which is stored as the biased
+# exponent of that. A code is the upper bits of a float, counted from 15 below the scale.
+
+cdef inline float from_signed(uint8_t code, uint32_t lowest) noexcept nogil:
+    """The number of a code: sign, 4 bits of exponent, 3 of mantissa; `lowest` are the bits of the
+    float that code 0 would be, if it were not 0."""
+    cdef uint32_t k = code & <uint32_t>0x7f
+    cdef uint32_t bits = (k << SIGNED_BITS) + lowest
+    bits = bits if k else <uint32_t>0
+    return from_bits(bits | (code & <uint32_t>0x80) << 24)
+
+
+cdef inline float from_square(uint8_t code, uint32_t lowest) noexcept nogil:
+    """The square of the number of a code: 4 bits of exponent, 4 of mantissa."""
+    cdef uint32_t bits = (<uint32_t>code << SQUARE_BITS) + lowest
+    cdef float root = from_bits(bits if code else <uint32_t>0)
+    return root * root
+
+
+cdef inline uint32_t lowest_of(uint8_t scale) noexcept nogil:
+    return (<uint32_t>scale - <uint32_t>15) << 23
+
+
+cdef inline int32_t magnitude_bits(float x) noexcept nogil:
+    return <int32_t>(bits_of(x) & <uint32_t>0x7fffffff)
+
+
+cdef inline uint8_t scale_of(int32_t most, int dropped) noexcept nogil:
+    """The scale of a group by its largest magnitude: no rounding exceeds it."""
+    cdef uint32_t exponent = (<uint32_t>most + ((<uint32_t>1 << dropped) - 1)) >> 23
+    exponent = exponent if exponent < <uint32_t>255 else <uint32_t>255
+    return <uint8_t>(exponent if exponent > <uint32_t>LOWEST else <uint32_t>LOWEST)
+
+
+cdef inline uint8_t to_signed(float x, uint32_t lowest, uint32_t random) noexcept nogil:
+    """The code of x, one more as often as what it drops is large."""
+    cdef uint32_t bits = bits_of(x)
+    cdef uint32_t up = (bits & <uint32_t>0x7fffffff) + (random >> 16 << (SIGNED_BITS - 16))
+    cdef int32_t k = <int32_t>(up >> SIGNED_BITS) - <int32_t>(lowest >> SIGNED_BITS)
+    k = (k if k > 0 else 0) | <int32_t>(bits >> 24 & <uint32_t>0x80)
+    return <uint8_t>(k if x == x else NAN_SIGNED)
+
+
+cdef inline uint8_t to_square(float root, uint32_t lowest, uint32_t random) noexcept nogil:
+    """The code of a root; never 0."""
+    cdef uint32_t bits = bits_of(root) & <uint32_t>0x7fffffff
+    cdef uint32_t up = bits + ((random & <uint32_t>0xffff) << (SQUARE_BITS - 16))
+    cdef int32_t k = <int32_t>(up >> SQUARE_BITS) - <int32_t>(lowest >> SQUARE_BITS)
+    k = k if k > 1 else 1
+    return <uint8_t>(k if root == root else NAN_SQUARE)
+
+
+cdef inline void encode_signed(const float *restrict x, uint8_t *restrict code, uint8_t *scale,
+                               int32_t most, uint32_t base, uint32_t first,
+                               Py_ssize_t n) noexcept nogil:
+    """A group of signed numbers, whose largest magnitude has the bits `most`; `first` is the place
+    of its first element."""
+    cdef uint32_t lowest
+    cdef Py_ssize_t i
+    scale[0] = scale_of(most, SIGNED_BITS)
+    lowest = lowest_of(scale[0])
+    for i in range(n):
+        code[i] = to_signed(x[i], lowest, noise(base, first + <uint32_t>i))
+
+
+cdef inline void encode_square(const float *restrict root, uint8_t *restrict code, uint8_t *scale,
+                               int32_t most, uint32_t base, uint32_t first,
+                               Py_ssize_t n) noexcept nogil:
+    """A group of squares, given by their roots."""
+    cdef uint32_t lowest
+    cdef Py_ssize_t i
+    scale[0] = scale_of(most, SQUARE_BITS)
+    lowest = lowest_of(scale[0])
+    for i in range(n):
+        code[i] = to_square(root[i], lowest, noise(base, first + <uint32_t>i))

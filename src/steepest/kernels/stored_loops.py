@@ -6,8 +6,13 @@ A rule's loop is written once, over rows of floats. Where parameter, gradient an
 formats, blocks are decoded, updated and encoded in three passes over L1. For the sets of formats
 that matter (`SETS`) that is too slow: the roots and divisions of a rule leave the processor time to
 convert in between. So the build adds to each file of rules, for each set, the same loops with
-``x[i]`` read through ``from_bfloat16`` and written through ``to_bfloat16``. The results are the
-same bits: what is decoded, computed and encoded is the same, one element at a time.
+``x[i]`` read and written through the conversions of ``stored.pxd``. The results are the same bits:
+what is decoded, computed and encoded is the same, one element at a time.
+
+States of 8 bits have a scale for each group of elements, which is known when all of them are. Such
+a loop is over one group: it leaves the new states as floats and finds their largest, and a second
+loop encodes them from L1. A state whose name begins with v holds squares, and is stored by its
+root, which the compiler takes once where the rule needs it too.
 
 A loop is taken if it is one ``for i in range(n):`` in which arrays appear as ``name[i]`` alone, and
 none is read once it has been written. Others, and rules with reductions, keep the three passes.
@@ -15,39 +20,102 @@ none is read once it has been written. Others, and rules with reductions, keep t
 
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["SETS", "with_stored_loops"]
+__all__ = ["CODECS", "SETS", "holds_squares", "with_stored_loops"]
 
 SETS = {
     "bfloat16": ("bfloat16", "bfloat16", "float32"),
     "bfloat16_states": ("bfloat16", "bfloat16", "bfloat16"),
     "bfloat16_gradient": ("float32", "bfloat16", "float32"),
+    "split16": ("split16", "bfloat16", "float32"),
+    "q8": ("float32", "float32", "q8"),
+    "bfloat16_q8": ("bfloat16", "bfloat16", "q8"),
+    "split16_q8": ("split16", "bfloat16", "q8"),
 }
 """Formats of parameter, gradient and states. The engine knows the sets by their order."""
 
-_C_TYPES = {"float32": "float", "bfloat16": "bfloat16"}
+CODECS = {
+    "bfloat16": ("bfloat16",),
+    "split16": ("split16_bfloat16",),
+    "q8": ("q8", "q8_square"),
+}
+"""The codecs of formats that loops convert themselves."""
+
+_C_TYPES = {"float32": "float", "bfloat16": "bfloat16", "split16": "bfloat16", "q8": "uint8_t"}
 
 _RULE = re.compile(r'^RULES\["(\w+)"\] = rule\((\w+), \2\)$', re.MULTILINE)
 _FUNCTION = r"^cdef void {}\(([^)]*)\) noexcept nogil:\n((?:(?:[ ].*)?\n)*)"
-_POINTERS = ("p", "g", "a", "b", "c", "d")
+_ARRAYS = 6
 
 _HEAD = """
 
 # Made by stored_loops.py.
 
-from steepest.kernels.stored cimport bfloat16, from_bfloat16, to_bfloat16
+from libc.stdint cimport int16_t, int32_t, uint8_t, uint32_t
+from steepest.kernels.contract cimport root as _root
+from steepest.kernels.stored cimport (
+    GROUP, SIGNED_BITS, SQUARE_BITS, Group, Stored, bfloat16, from_bfloat16, from_signed,
+    from_square, joined, lowest_of, magnitude_bits, noise, scale_of, split, to_bfloat16,
+    to_signed, to_square,
+)
 from cpython.pycapsule cimport PyCapsule_New as _capsule
 
 STORED = {}
 """
 
-_WRAPPER = """
+_TAKES = "Py_ssize_t n, double factor, double keep, const double *h) noexcept nogil:\n"
 
-cdef void {name}_{which}(void *p, const void *g, void *a, void *b, void *c, void *d, Py_ssize_t n,
-                         double factor, double keep, const double *h) noexcept nogil:
-    {name}_{which}_loop({casts}, n, factor, keep, h)
-"""
+
+@dataclass(frozen=True)
+class _Array:
+    """An array that a loop takes: its name there, its place among the rule's, its format."""
+
+    name: str
+    place: int
+    format: str
+
+    @property
+    def square(self) -> bool:
+        return holds_squares(self.name)
+
+    def read(self) -> str:
+        x = f"{self.name}[i]"
+        return {
+            "float32": x,
+            "bfloat16": f"from_bfloat16({x})",
+            "split16": f"joined({x}, low_[i])",
+            "q8": f"from_{'square' if self.square else 'signed'}({x}, lowest_{self.name})",
+        }[self.format]
+
+    def written(self, value: str) -> list[str]:
+        x = f"{self.name}[i]"
+        if self.format == "q8":
+            new, most = f"new_{self.name}.x[i]", f"most_{self.name}"
+            return [
+                f"{new} = {f'_root({value})' if self.square else value}",
+                f"bits_ = magnitude_bits({new})",
+                f"{most} = bits_ if bits_ > {most} else {most}",
+            ]
+        return {
+            "float32": [f"{x} = {value}"],
+            "bfloat16": [f"{x} = to_bfloat16({value})"],
+            "split16": [f"split({value}, &{x}, &low_[i])"],
+        }[self.format]
+
+    @property
+    def given(self) -> str:
+        const = "const " if self.place == 1 else ""
+        return f"{const}{_C_TYPES[self.format]} *restrict {self.name}"
+
+    def passed(self, behind: str) -> str:
+        return f"<{_C_TYPES[self.format]} *>x.data[{self.place}]{behind}"
+
+
+def holds_squares(name: str) -> bool:
+    """Whether a state holds squares, by its name in the kernel."""
+    return name.startswith("v")
 
 
 def with_stored_loops(text: str) -> str:
@@ -58,11 +126,11 @@ def with_stored_loops(text: str) -> str:
         if function is None:
             continue
         entries, known = "", dict[str, str]()
-        for which, (of_p, of_g, _) in SETS.items():
-            statements, loop = _loop(name, which, *function.groups())
+        for which, formats in SETS.items():
+            loop = _loop(f"{name}_{which}", formats, *function.groups())
             if not loop:
                 break
-            key = f"{of_p} {of_g} {statements}"  # a rule without states has the same loop for two
+            key = loop.replace(f"{name}_{which}", name)  # the same for two where there is no state
             if key not in known:
                 known[key] = which
                 made.append(loop)
@@ -72,57 +140,105 @@ def with_stored_loops(text: str) -> str:
     return text + _HEAD + "".join(made) + "\n\n" + "".join(table) if made else text
 
 
-def _loop(name: str, which: str, arguments: str, body: str) -> tuple[str, str]:
-    """The statements of the loop for a set of formats, and the loop with what calls it; empty where
-    it cannot be made."""
-    arrays = re.findall(r"real \*restrict (\w+)", arguments)
+def _loop(name: str, formats: tuple[str, str, str], arguments: str, body: str) -> str:
+    """The loop for a set of formats, and what calls it; empty where it cannot be made."""
+    names = re.findall(r"real \*restrict (\w+)", arguments)
     before, found, loop = body.partition("    for i in range(n):\n")
-    if not found or len(arrays) != len(_POINTERS) or "for " in before + loop:
-        return "", ""
-    of_p, of_g, of_states = SETS[which]
-    stored = dict(zip(arrays, (of_p, of_g, *[of_states] * 4), strict=True))
-    changed = _body(loop, stored)
+    if not found or len(names) != _ARRAYS or "for " in before + loop:
+        return ""
     before = re.sub(r'    """.*?"""\n', "", before, flags=re.DOTALL)
-    if not changed or any(re.search(rf"\b{x}\b", _code(before)) for x in arrays):
-        return "", ""
-    types = [f"{_C_TYPES[x]} *" for x in stored.values()]
-    types[1] = "const " + types[1]
-    casts = ", ".join(f"<{t}>{x}" for t, x in zip(types, _POINTERS, strict=True))
-    given = ", ".join(f"{t}restrict {x}" for t, x in zip(types, arrays, strict=True))
-    head = (
-        f"\n\ncdef inline void {name}_{which}_loop(\n        {given},\n"
-        "        Py_ssize_t n, double factor, double keep, const double *h) noexcept nogil:\n"
+    if any(re.search(rf"\b{x}\b", _code(before)) for x in names):
+        return ""
+    each = (formats[0], formats[1], *[formats[2]] * (_ARRAYS - 2))
+    arrays = {x: _Array(x, k, each[k]) for k, x in enumerate(names) if f"{x}[i]" in loop}
+    lines, written = _body(loop, arrays)
+    if not lines:
+        return ""
+    grouped = any(x.format == "q8" for x in arrays.values())
+    made = (_grouped if grouped else _whole)(name, arrays, before, lines, written)
+    return re.sub(r"\breal\b", "float", made)
+
+
+def _whole(
+    name: str, arrays: dict[str, _Array], before: str, lines: list[str], written: list[str]
+) -> str:
+    """One loop over all elements."""
+    given = [x.given for x in arrays.values()]
+    passed = [x.passed("") for x in arrays.values()]
+    if any(x.format == "split16" for x in arrays.values()):
+        given.append("int16_t *restrict low_")
+        passed.append("<int16_t *>x.beside[0]")
+    return (
+        f"\n\ncdef inline void {name}_loop(\n        {', '.join(given)},\n        {_TAKES}"
+        f"{before}    for i in range(n):\n{''.join(lines)}"
+        f"\n\ncdef void {name}(const Stored *x, {_TAKES}"
+        f"    {name}_loop({', '.join(passed)}, n, factor, keep, h)\n"
     )
-    text = head + re.sub(r"\breal\b", "float", before + found + changed).rstrip() + "\n"
-    return changed, text + _WRAPPER.format(name=name, which=which, casts=casts)
 
 
-def _body(loop: str, stored: dict[str, str]) -> str:
-    """The statements of a loop, with conversions; empty where they are not of the kind above."""
-    written: set[str] = set()
+def _grouped(
+    name: str, arrays: dict[str, _Array], before: str, lines: list[str], written: list[str]
+) -> str:
+    """A loop over a group, one that encodes its states, and one over the groups."""
+    given = [x.given for x in arrays.values()]
+    passed = [x.passed(" + k * GROUP") for x in arrays.values()]
+    if any(x.format == "split16" for x in arrays.values()):
+        given.append("int16_t *restrict low_")
+        passed.append("<int16_t *>x.beside[0] + k * GROUP")
+    states = [x for x in arrays.values() if x.format == "q8"]
+    new = [x for x in states if x.name in written]
+    head = "".join(
+        f"    cdef uint8_t *scale_{x.name} = <uint8_t *>all_.beside[{x.place}] + first_ // GROUP\n"
+        f"    cdef uint32_t lowest_{x.name} = lowest_of(scale_{x.name}[0])\n"
+        for x in states
+    )
+    tail = ""
+    if new:
+        head += f"    cdef Group {', '.join(f'new_{x.name}' for x in new)}\n"
+        head += f"    cdef int32_t {', '.join(f'most_{x.name} = 0' for x in new)}, bits_\n"
+        head += "    cdef uint32_t random_\n"
+        for x in new:
+            dropped = "SQUARE_BITS" if x.square else "SIGNED_BITS"
+            tail += f"    scale_{x.name}[0] = scale_of(most_{x.name}, {dropped})\n"
+            tail += f"    lowest_{x.name} = lowest_of(scale_{x.name}[0])\n"
+        tail += "    for i in range(GROUP):\n"
+        tail += f"        random_ = noise(all_.noise[{new[0].place}], <uint32_t>(first_ + i))\n"
+        for x in new:
+            kind = "square" if x.square else "signed"
+            code = f"to_{kind}(new_{x.name}.x[i], lowest_{x.name}, random_)"
+            tail += f"        {x.name}[i] = {code}\n"
+    takes = _TAKES.replace("Py_ssize_t n, ", "")
+    return (
+        f"\n\ncdef inline void {name}_loop(\n        const Stored *all_, Py_ssize_t first_,\n"
+        f"        {', '.join(given)},\n        {takes}{before}{head}"
+        f"    for i in range(GROUP):\n{''.join(lines)}{tail}"
+        f"\n\ncdef void {name}(const Stored *x, {_TAKES}"
+        "    cdef Py_ssize_t k\n    for k in range(n // GROUP):\n"
+        f"        {name}_loop(x, k * GROUP, {', '.join(passed)}, factor, keep, h)\n"
+    )
+
+
+def _body(loop: str, arrays: dict[str, _Array]) -> tuple[list[str], list[str]]:
+    """The statements of a loop, with conversions, and the arrays that are written; none where they
+    are not of the kind above."""
+    written: list[str] = []
     lines = []
     for statement in _statements(loop):
         if not re.match(r" {8}\w", statement):  # inside an `if`
-            return ""
+            return [], []
         assignment = re.fullmatch(r"(\s+)(\w+)\[i\] = (.*)\n", statement, re.DOTALL)
         indent, target, value = assignment.groups() if assignment else ("", None, statement[:-1])
         reads = re.findall(r"(\w+)\[i\]", value)
         left = re.sub(r"\w+\[i\]", "", value)
-        if set(reads) & written or any(re.search(rf"\b{x}\b", left) for x in stored):
-            return ""
-        value = re.sub(r"(\w+)\[i\]", lambda x: _read(x[1], stored), value)
-        if target is not None:
-            written.add(target)
-            if stored[target] != "float32":
-                value = f"to_{stored[target]}({value})"
-            value = f"{target}[i] = {value}"
-        lines.append(f"{indent}{value}\n")
-    return "".join(lines)
-
-
-def _read(name: str, stored: dict[str, str]) -> str:
-    format_ = stored.get(name, "float32")
-    return f"{name}[i]" if format_ == "float32" else f"from_{format_}({name}[i])"
+        if {*reads} & {*written} or any(re.search(rf"\b{x}\b", left) for x in arrays):
+            return [], []
+        value = re.sub(r"(\w+)\[i\]", lambda x: arrays[x[1]].read(), value)
+        if target is None:
+            lines.append(f"{value}\n")
+            continue
+        written.append(target)
+        lines += [f"{indent}{x}\n" for x in arrays[target].written(value)]
+    return lines, written
 
 
 def _code(text: str) -> str:

@@ -8,8 +8,9 @@ own. All written arrays must be disjoint, and no gradient may overlap one of the
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -84,9 +85,15 @@ def factors(
     return made, tuple(np.broadcast_to(x, p.shape) for x in made)
 
 
-def _walk(x: Array, axes: Sequence[int], flips: Sequence[int], blocks: np.dtype[Any]) -> Walk:
+def _walk(
+    x: Array,
+    axes: Sequence[int],
+    flips: Sequence[int],
+    blocks: np.dtype[Any],
+    beside: tuple[str, Array] | None = None,
+) -> Walk:
     """Walks x along `axes`, backwards along `flips`, in blocks of a type; joins neighbouring axes
-    where x allows."""
+    where x allows. `beside` is a codec that is not the format's, and what it stores beside x."""
     offset = sum((x.shape[axis] - 1) * x.strides[axis] for axis in flips) if x.size else 0
     shape: list[int] = []
     strides: list[int] = []
@@ -100,6 +107,8 @@ def _walk(x: Array, axes: Sequence[int], flips: Sequence[int], blocks: np.dtype[
             strides.append(stride)
     if not shape:
         shape, strides = [1], [x.itemsize]
+    if beside is not None:
+        return Walk(tuple(shape), tuple(strides), offset, *beside)
     dense = len(shape) == 1 and (strides[0] == x.itemsize or shape[0] == 1)
     borrowed = dense and x.flags.aligned and x.dtype == blocks
     return Walk(tuple(shape), tuple(strides), offset, None if borrowed else formats.of(x).name)
@@ -111,15 +120,15 @@ def layout(
     cuts: Sequence[tuple[int | None, Array | None]] = (),
     in_c_order: bool = False,
     blocks: np.dtype[Any] | None = None,
-    beside: tuple[str, Array] | None = None,
+    beside: Mapping[int, tuple[str, Array]] = MappingProxyType({}),
 ) -> Layout:
     """The walks of arrays of one shape, in the memory order of the first, the parameter, unless
     they are to be `in_c_order`.
 
     `cuts` are (axis of the units, factors of the units or None). `blocks` is the type in which
-    blocks are computed: float64 where one of the arrays is, unless it is given. `beside` is the
-    codec of the parameter, where that is not its format's, and the array that the codec stores
-    beside it; all is then in C order.
+    blocks are computed: float64 where one of the arrays is, unless it is given. `beside` are the
+    codecs of arrays, by their places, that are not their formats', and what these codecs store
+    beside them; all is then in C order.
     """
     p, blocks = arrays[0], blocks or formats.wider(x.dtype for x in arrays)
     used = [axis for axis in range(p.ndim) if p.shape[axis] != 1]
@@ -128,15 +137,14 @@ def layout(
     else:
         order = sorted(used, key=lambda axis: -abs(p.strides[axis]))
         flips = [axis for axis in used if p.strides[axis] < 0]
-    walks = tuple(_walk(x, order, flips, blocks) for x in (*arrays, gradient))
-    if beside is not None:
-        name, x = beside
-        walks = (replace(walks[0], codec=name, beside=x), *walks[1:])
+    walks = tuple(
+        _walk(x, order, flips, blocks, beside.get(k)) for k, x in enumerate((*arrays, gradient))
+    )
     return Layout(
         blocks,
         walks,
         _walk(gradient, used, [], blocks),
-        tuple(_cut(p, gradient, axis, factors, blocks, beside) for axis, factors in cuts),
+        tuple(_cut(p, gradient, axis, factors, blocks, beside.get(0)) for axis, factors in cuts),
     )
 
 
@@ -162,13 +170,10 @@ def _cut(
     first = [] if axis is None or p.ndim < 2 else [axis % p.ndim]
     order = first + [k for k in range(p.ndim) if k not in first]
     order = [k for k in order if p.shape[k] != 1]
-    walk = _walk(p, order, [], blocks)
-    if beside is not None:
-        walk = replace(walk, codec=beside[0], beside=beside[1])
     return Cut(
         count,
         p.size // max(count, 1),
-        walk,
+        _walk(p, order, [], blocks, beside),
         _walk(gradient, order, [], blocks),
         factors,
     )

@@ -23,8 +23,10 @@ Array = NDArray[Any]
 __all__ = [
     "FORMATS",
     "MASTERS",
+    "SCALED",
     "Format",
     "Master",
+    "Scaled",
     "alike",
     "borrowed",
     "computed",
@@ -89,6 +91,31 @@ class Master:
 
 MASTERS: dict[str, Master] = {}
 """All masters by name."""
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A format of states: codes, and a scale for each group of neighbours in C order.
+
+    name: what the option ``state_dtype`` calls it. dtype: that of codes and scales. group: how many
+    elements share a scale. least: states of fewer elements stay as they are without it. codec: the
+    codecs of states that have a sign, and of squares. encode: numbers, and whether they are
+    squares, as (codes, scales), rounded to nearest.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    group: int
+    least: int
+    codec: tuple[str, str]
+    encode: Callable[[Array, bool], tuple[Array, Array]]
+
+
+SCALED: dict[str, Scaled] = {}
+"""All formats with scales by name."""
+
+SCALE, ROOT_SCALE = "_scale", "_root_scale"
+"""What the names of scales end with: those of a state, and those of a state's square roots."""
 
 FORMATS: dict[np.dtype[Any], Format] = {}
 """The formats that parameters, gradients and states may have, by dtype; see `register`."""
@@ -229,3 +256,7 @@ for _master in (
     Master("float32", "master", FLOAT32, ("bfloat16", "float16"), _whole),
 ):
     MASTERS[_master.name] = _master
+
+SCALED["q8"] = Scaled(
+    "q8", np.dtype(np.uint8), codecs.GROUP, 4096, ("q8", "q8_square"), codecs.to_q8
+)

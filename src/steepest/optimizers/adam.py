@@ -47,6 +47,8 @@ class _AdamForm(_WithTorchsFlag, registered=False):
     bias_correction: Flag = True
     convention: Convention = "torch"
 
+    squares = ("exp_avg_sq", "max_exp_avg_sq")
+
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         moments = ("exp_avg", "exp_avg_sq")

@@ -74,6 +74,8 @@ class AdaBelief(Optimizer):
     eps: Eps = 1e-16
     weight_decay: Weight = 0.0
 
+    squares = ("exp_avg_var",)
+
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_var")

@@ -74,6 +74,8 @@ class Adagrad(Optimizer):
                 f"give eps_inside_sqrt or convention = {h['convention']!r}, which says where eps is"
             )
 
+    squares = ("sum",)
+
     @staticmethod
     def idle(h: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
         return {"eps_inside_sqrt": ("with eps=0", False)} if h["eps"] == 0 else {}
@@ -141,6 +143,8 @@ class RMSprop(Optimizer):
     _: KW_ONLY
     convention: Convention = "torch"
 
+    squares = ("square_avg",)
+
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
         names = ["square_avg"]
@@ -193,6 +197,8 @@ class Adadelta(Optimizer):
     rho: PartOfOne = 0.9
     eps: Eps = 1e-6
     weight_decay: Weight = 0.0
+
+    squares = ("square_avg", "acc_delta")
 
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
@@ -296,7 +302,8 @@ class MADGRAD(Optimizer):
     _: KW_ONLY
     convention: Convention = "paper"
 
-    points = ("x0",)
+    points = ("s", "x0")
+    squares = ("grad_sum_sq",)
 
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:
@@ -360,6 +367,9 @@ class FTRL(Optimizer):
     weight_decay: Weight = 0.0
     _: KW_ONLY
     convention: Convention = "paper"
+
+    squares = ("accumulator",)
+    points = ("linear",)
 
     @staticmethod
     def states(h: Mapping[str, Any]) -> tuple[str, ...]:

@@ -109,7 +109,7 @@ def prodigy(
         s[...] = real(b3) * s + real(fresh) * g
         numerator += products(real(weight) * g, state["p0"] - p)
         denominator += magnitudes(s)
-        next_pass(state, "exp_avg", "exp_avg_sq")
+        next_pass(state, "exp_avg", "exp_avg_sq", "s")
     shared["d_numerator"] = b3 * shared["d_numerator"] + numerator
     if denominator != 0.0:
         found = d_coef * shared["d_numerator"] / denominator
@@ -143,7 +143,7 @@ def dadaptadam(
         v[...] = real(b2) * v + real(1.0 - b2) * (g * g)
         s[...] = real(b3) * s + real(1.0 - b3) * x
         denominator += magnitudes(s)
-        next_pass(state, "exp_avg", "exp_avg_sq")
+        next_pass(state, "exp_avg", "exp_avg_sq", "s")
     shared["numerator_weighted"] = b3 * shared["numerator_weighted"] + (1.0 - b3) * numerator
     denominator = (1.0 - b3) * denominator
     if denominator != 0.0:

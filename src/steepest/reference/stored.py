@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest.codecs import decoded, encoded, joined, split
+from steepest.codecs import decoded, encoded, from_q8, joined, noise, noise_base, split, to_q8
 from steepest.reference.types import Array, State
 
 __all__ = ["Numbers", "Stored", "next_pass"]
@@ -24,14 +24,25 @@ class Stored:
     What is stored in the type that a rule computes in is itself among the numbers.
     """
 
-    def __init__(self, p: Array, state: State, state_dtype: Any, master: str | None) -> None:
+    def __init__(
+        self,
+        p: Array,
+        state: State,
+        state_dtype: Any,
+        master: str | None,
+        random: tuple[int, int, int],
+    ) -> None:
+        """`random` are the seed of what is rounded stochastically, the parameter's number, and the
+        count of its steps."""
         self.real: Any = np.float64 if p.dtype == np.float64 or _wide(state_dtype) else np.float32
         self._p, self._state = p, state
+        self._random = random
         self._key = {"split16": "remainder", "float32": "master"}.get(str(master), "")
         self.p = self._decoded_parameter()
         self.state = Numbers(self)
-        rest = {key: x for key, x in state.items() if key != self._key}
-        self.state.update({key: self._numbers(x) for key, x in rest.items()})
+        self._scales = {key: scale for key in state if (scale := _scale_of(key, state))}
+        rest = {*state} - {self._key, *self._scales.values()}
+        self.state.update({key: self._state_numbers(key) for key in state if key in rest})
         self._decoded = {key for key, x in self.state.items() if x is not state[key]}
 
     def _decoded_parameter(self) -> Array:
@@ -58,13 +69,30 @@ class Stored:
         exact = x.dtype.kind in "iub" or x.dtype in (np.float64, self.real)
         return x if exact else decoded(x, self.real)
 
+    def _state_numbers(self, key: str) -> Array:
+        scale = self._scales.get(key)
+        if scale is None:
+            return self._numbers(self._state[key])
+        square = scale.endswith(_ROOT_SCALE)
+        return from_q8(self._state[key], self._state[scale], square).astype(self.real)
+
+    def _encode_state(self, key: str, x: Array) -> None:
+        """Stores the numbers of a state that is stored otherwise."""
+        scale = self._scales.get(key)
+        if scale is None:
+            self._state[key][...] = encoded(x, self._state[key].dtype)
+            return
+        square = scale.endswith(_ROOT_SCALE)
+        bits = noise(noise_base(*self._random, 1), x.size, square)
+        self._state[key][...], self._state[scale][...] = to_q8(x, square, bits)
+
     def encode(self) -> None:
         """Stores what has changed."""
         if self.p is not self._p:
             self._encode_parameter()
         for key, x in self.state.items():
             if key in self._decoded:
-                self._state[key][...] = encoded(x, self._state[key].dtype)
+                self._encode_state(key, x)
             else:
                 self._state[key] = x
 
@@ -72,9 +100,10 @@ class Stored:
         """Makes of numbers what is read once they have been stored: of the states that are named,
         or of the parameter."""
         for key in keys:
-            x, stored = self.state[key], self._state[key]
-            if x is not stored:
-                x[...] = decoded(encoded(x, stored.dtype), x.dtype)
+            x = self.state[key]
+            if x is not self._state[key]:
+                self._encode_state(key, x)
+                x[...] = self._state_numbers(key)
         if not keys and self.p is not self._p:
             self._encode_parameter()
             self.p[...] = self._decoded_parameter()
@@ -85,6 +114,16 @@ def next_pass(state: State, *keys: str) -> None:
     named; of the parameter where none is."""
     if isinstance(state, Numbers):
         state.stored.reread(*keys)
+
+
+_SCALE, _ROOT_SCALE = "_scale", "_root_scale"
+
+
+def _scale_of(key: str, state: State) -> str:
+    """The scales of a state with codes of 8 bits: of itself, or of its roots; else empty."""
+    if state[key].dtype != np.uint8:
+        return ""
+    return next((key + end for end in (_SCALE, _ROOT_SCALE) if key + end in state), "")
 
 
 def _wide(state_dtype: Any) -> bool:

@@ -330,7 +330,9 @@ def _whole(program: GroupProgram) -> str:
         return name
     if program.units:
         return f"one of clip={h['clip']!r}, filter={h['filter']!r}, regularize={h['regularize']!r}"
-    if program.in_c_order:
+    if program.scales:
+        return f"state_dtype={h['state_dtype']!r}"
+    if any(x.in_c_order for x in h["filter"]):
         return f"filter={h['filter']!r}"
     if h["cautious"]:
         return "cautious=True"

@@ -167,7 +167,7 @@ def keys_of(program: Any, p: Any) -> set[str]:
         *program.rule_keys(p),
         *program.rule.scalars(program.h),
         *program.operation_states,
-        *program.master_keys(p),
+        *program.keys_beside(p),
     }
 
 
@@ -184,6 +184,7 @@ def adopted(
     if "step" not in state and not (keys - {"step"}) & found.keys():
         return {}
     made = {}
+    found |= _in_groups(found, program, own)
     for key, x in found.items():
         if key in keys:
             if key not in scalars and key != "step":
@@ -191,6 +192,20 @@ def adopted(
             made[key] = views.state(x, f"state {key!r} of parameter {name!r}")
         elif isinstance(x, torch.Tensor) and x.shape == p.shape and views.ordinary(x):
             made[key] = views.array(x, key, writable=True)
+    return made
+
+
+def _in_groups(found: Mapping[str, Any], program: Any, p: Array) -> dict[str, Any]:
+    """Codes and scales in the place of states of floats, as other optimizers have them."""
+    made = {}
+    for key in program.rule_keys(p):
+        x = found.get(key)
+        if isinstance(x, torch.Tensor) and x.is_floating_point() and program.scaled(key, p):
+            numbers = x.detach().to("cpu", torch.float32).numpy().reshape(p.shape)
+            for own in (key, program.scale_key(key)):
+                made[own] = torch.from_numpy(
+                    program.in_groups(own, numbers, lambda _, x=numbers: x)
+                )
     return made
 
 

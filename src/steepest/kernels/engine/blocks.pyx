@@ -4,6 +4,7 @@ threads.
 Rows that are not borrowed lie in the worker's scratch, one after the other; the last two take turns
 as the gradient that an operation makes.
 """
+from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
 from steepest.kernels.contract cimport (
@@ -12,7 +13,7 @@ from steepest.kernels.contract cimport (
     reduction_float, rule_double, rule_float, spread_double, spread_float,
 )
 from steepest.kernels.engine.operands cimport decoded, encoded
-from steepest.kernels.stored cimport stored_loop
+from steepest.kernels.stored cimport ARRAYS, GROUP, PER_ELEMENT, Stored, stored_loop
 from steepest.kernels.engine.structs cimport (
     FIRST, G, LINE, OPERANDS, OPERATION_COEFFICIENTS, P, ROW, SPARE, SQUARES, Entry, Measures,
     Operation, Program, Tiles,
@@ -134,7 +135,7 @@ cdef void update_block(Entry *e, const Program *program, const Operation *scale,
             applied(&program.operation[k], program.operation[k].h, row, g, spare, n)
 
     for k in range(e.operands):
-        if k != G:
+        if k != G and not (late and FIRST <= k < FIRST + e.states):
             encoded(&e.operand[k], start, n, row[k])
 
 
@@ -291,30 +292,35 @@ cdef void terms_of(Entry *e, const Program *program, int number, const Operation
         encoded(&e.operand[FIRST + k], start, n, state[k])
 
 
-cdef inline char *place(const Operand *x, Py_ssize_t start) noexcept nogil:
-    return x.data + start * x.strides[0]
-
-
 cdef void update_stored(Entry *e, const Program *program, Py_ssize_t start,
                         Py_ssize_t stop) noexcept nogil:
     """The rule over the elements start to stop of arrays as they are stored."""
-    cdef char *state[STATES]
+    cdef Stored stored
+    cdef const Operand *x
     cdef int k
-    for k in range(STATES):
-        state[k] = place(&e.operand[FIRST + k], start) if k < e.states else NULL
-    (<stored_loop>program.stored[e.formats])(
-        place(&e.operand[P], start), place(&e.operand[G], start), state[0], state[1], state[2],
-        state[3], stop - start, e.scale, program.decay, program.h)
+    for k in range(ARRAYS):
+        stored.data[k] = stored.beside[k] = NULL
+        if k < FIRST + e.states:
+            x = &e.operand[k]
+            stored.data[k] = x.data + start * x.strides[0]
+            stored.noise[k] = x.noise + <uint32_t>start * PER_ELEMENT
+            if x.beside != NULL:
+                stored.beside[k] = x.beside + (start // GROUP if k >= FIRST else 2 * start)
+    (<stored_loop>program.stored[e.formats])(&stored, stop - start, e.scale, program.decay,
+                                             program.h)
 
 
 cdef void update_range(Entry *e, const Program *program, const Operation *scale, bint late,
                        Py_ssize_t start, Py_ssize_t stop, real *scratch) noexcept nogil:
     """Updates the elements start to stop; after the first block, p is at the start of a line."""
-    cdef Py_ssize_t skew, n
+    cdef Py_ssize_t n, skew = <Py_ssize_t>(<size_t>e.operand[P].data % LINE // sizeof(real))
+    if e.grouped:
+        skew = 0  # groups are whole
     if e.formats >= 0 and program.stored[e.formats] != NULL and not late:
-        update_stored(e, program, start, stop)
-        return
-    skew = <Py_ssize_t>(<size_t>e.operand[P].data % LINE // sizeof(real))
+        n = (stop - start) % GROUP if e.grouped else 0
+        if start < stop - n:
+            update_stored(e, program, start, stop - n)
+        start = stop - n
     while start < stop:
         n = min(stop - start, BLOCK - (start + skew) % BLOCK)
         update_block(e, program, scale, late, start, n, scratch)

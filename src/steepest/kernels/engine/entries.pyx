@@ -3,6 +3,7 @@ blocks take. Done once for each layout, not once a step.
 """
 from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
@@ -13,7 +14,7 @@ from steepest.kernels.engine.structs cimport (
     FIRST, FORMAT_SETS, G, HOME, P, READING, SOURCE, Entry, Tiles, Units,
 )
 from steepest.kernels.sources cimport Source, address, reach, same_axes, type_of
-from steepest.kernels.stored cimport bfloat16
+from steepest.kernels.stored cimport bfloat16, noise_base
 
 assert len(stored_loops.SETS) == FORMAT_SETS
 
@@ -33,6 +34,9 @@ cdef int bind(Entry *e, object kernels, tuple arrays, object gradient, object la
     e.offset = layout.walks[len(arrays)].offset
     bind_operand(e, kernels, READING, gradient, layout.c_order)
     e.formats = set_of_formats(e, layout)
+    e.grouped = False
+    for k in range(FIRST, e.operands):
+        e.grouped = e.grouped or e.operand[k].beside != NULL
     e.borrowed = (e.operand[G].decode == NULL or e.reading.decode == NULL or e.formats >= 0)
     for k, cut in enumerate(layout.cuts):
         units = &e.units[k]
@@ -62,11 +66,23 @@ cdef int set_of_formats(const Entry *e, object layout) except -2:
 
 cdef bint lies_as(const Operand *x, object walk, str name):
     """Whether a loop over an array of the format may take x as it is."""
+    cdef Py_ssize_t size = sizeof(uint8_t) if name == "q8" else sizeof(bfloat16)
     if walk.codec is None:
         return name == "float32"
-    return (walk.codec == name and name == "bfloat16" and x.ndim == 1
-            and (x.strides[0] == sizeof(bfloat16) or x.shape[0] == 1)
-            and <size_t>x.data % sizeof(bfloat16) == 0)
+    return (walk.codec in stored_loops.CODECS.get(name, ()) and x.ndim == 1
+            and (x.strides[0] == size or x.shape[0] == 1) and <size_t>x.data % size == 0)
+
+
+cdef void set_noise(Entry *e, Py_ssize_t number) noexcept:
+    """Where the random numbers of each of its arrays begin at this step; `number` is its own."""
+    cdef int64_t t = e.count[0] + 1
+    cdef Operand *x
+    cdef int k
+    for k in range(e.operands):
+        x = &e.operand[k]
+        x.noise = noise_base(e.seed, number, t, k >= FIRST)
+    for k in range(e.cuts):
+        e.units[k].p.noise = e.operand[P].noise
 
 
 cdef int bind_operand(Entry *e, object kernels, int k, object array, object walk) except -1:
@@ -85,7 +101,7 @@ cdef int bind_walk(Entry *e, object kernels, Operand *x, Py_ssize_t **memory, ob
         axes[axis] = walk.shape[axis]
         axes[ndim + axis] = walk.strides[axis]
     x.data, x.ndim, x.shape, x.strides = data + <Py_ssize_t>walk.offset, ndim, axes, axes + ndim
-    x.decode, x.encode, x.beside = NULL, NULL, NULL
+    x.decode, x.encode, x.beside, x.noise = NULL, NULL, NULL, 0
     if walk.beside is not None:
         x.beside = address(walk.beside, True)
     if walk.codec is None:

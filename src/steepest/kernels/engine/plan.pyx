@@ -13,7 +13,7 @@ The thread that steps is in the default floating-point mode for the whole of the
 `machine.alone`).
 """
 from libc.math cimport isfinite
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
@@ -110,7 +110,7 @@ cdef class Plan:
     # Building
 
     def add(self, int group, tuple arrays, step, int states, layout, own=None, matrices=None,
-            owner=None, tuple shown=()):
+            owner=None, tuple shown=(), seed=None):
         """Adds a parameter: arrays are (parameter, states..., arrays of operations...), with
         `states` of the rule's; `own` are SCALARS doubles at most that the rule keeps beside them.
         `step` is its counter. `layout` (arrays.Layout) walks them and a gradient that lies like the
@@ -120,7 +120,8 @@ cdef class Plan:
         of arrays in C order: factors of rows, and of columns unless there are none, which are
         spread over the first arrays of the rule. `owner` is what `resolve` is given for the
         parameter, if that is not the array itself. `shown` are the arrays of its state that others
-        can reach, for `resolve` to look at.
+        can reach, for `resolve` to look at. `seed` is that of arrays which are rounded
+        stochastically, None where none is.
         """
         cdef Step *s = &self.step
         cdef Entry *e
@@ -132,6 +133,7 @@ cdef class Plan:
         e.operands = <int>len(arrays) + 1
         e.states = states
         e.scale = 1.0
+        e.random, e.seed = seed is not None, <uint64_t>(seed or 0)
         e.in_double = layout.computed.char == "d"
         e.size = arrays[0].size
         e.units = <Units *>calloc(max(len(layout.cuts), 1), sizeof(Units))
@@ -246,6 +248,8 @@ cdef class Plan:
             if not e.active:
                 continue
             e.scale = 1.0
+            if e.random:
+                entries.set_noise(e, i)
             t = e.count[0] + 1
             if t != last_t or e.group != last_group or (e.tiles != NULL) != last_tiled:
                 last_t, last_group, last_tiled = t, e.group, e.tiles != NULL

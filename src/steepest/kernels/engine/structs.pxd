@@ -1,5 +1,5 @@
 """What the engine knows of a parameter, of what to do with it, and of a step as a whole."""
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from steepest.kernels.contract cimport (
     BLOCK, CHUNK, COEFFICIENTS, OPERATIONS, REDUCTIONS, SCALARS, SUMS, Matrices, Operand,
@@ -21,7 +21,7 @@ cdef enum:
     SCRATCH = ROWS * ROW               # bytes of a thread; no less than a chunk of doubles
     OPERATION_COEFFICIENTS = 4
     UNIT_OPERATIONS = 8                # what a program may do to units
-    FORMAT_SETS = 3                    # as stored_loops.SETS has
+    FORMAT_SETS = 7                    # as stored_loops.SETS has
 
 
 cdef struct Units:
@@ -89,6 +89,9 @@ cdef struct Entry:
     bint again                         # whether the present sweep is to measure this entry
     bint borrowed                      # whether the gradient is read in place, so must be aligned
     int formats                        # the set of formats of its arrays that has loops, or -1
+    bint grouped                       # whether a state's elements share scales
+    bint random                        # whether an array is rounded stochastically,
+    uint64_t seed                      # by this seed
     int cuts
     Units *units                       # owned: one for each unit operation
     double h[COEFFICIENTS]             # the rule's, where reductions make them

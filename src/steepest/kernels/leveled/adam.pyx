@@ -24,22 +24,22 @@ RULES["adam"] = rule(adam, adam)
 
 
 cdef void amsgrad(real *restrict p, const real *restrict g, real *restrict m, real *restrict v,
-                  real *restrict w, real *restrict d, Py_ssize_t n, double factor, double keep,
+                  real *restrict vm, real *restrict d, Py_ssize_t n, double factor, double keep,
                   const double *h) noexcept nogil:
     cdef real b1 = <real>h[0], fresh1 = <real>h[1], b2 = <real>h[2], fresh2 = <real>h[3]
     cdef real step = <real>h[4], unbias = <real>h[5], eps = <real>h[6], early = <real>h[7]
-    cdef real mi, vi, wi
+    cdef real mi, vi, vmi
     cdef real f = <real>factor, k = <real>keep, gi
     cdef Py_ssize_t i
     for i in range(n):
         gi = f * g[i]
         mi = b1 * m[i] + fresh1 * gi
         vi = b2 * v[i] + fresh2 * (gi * gi)
-        wi = larger(w[i], early * vi)  # v is unbiased before, or its root after
+        vmi = larger(vm[i], early * vi)  # v is unbiased before, or its root after
         m[i] = mi
         v[i] = vi
-        w[i] = wi
-        p[i] = k * p[i] - step * mi / (root(wi) * unbias + eps)
+        vm[i] = vmi
+        p[i] = k * p[i] - step * mi / (root(vmi) * unbias + eps)
 
 RULES["amsgrad"] = rule(amsgrad, amsgrad)
 

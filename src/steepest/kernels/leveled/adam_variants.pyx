@@ -6,21 +6,21 @@ from steepest.kernels.rules cimport rule
 RULES = {}
 
 
-cdef void adabelief(real *restrict p, const real *restrict g, real *restrict m, real *restrict s,
+cdef void adabelief(real *restrict p, const real *restrict g, real *restrict m, real *restrict v,
                     real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
                     const double *h) noexcept nogil:
     cdef real b1 = <real>h[0], fresh1 = <real>h[1], b2 = <real>h[2], fresh2 = <real>h[3]
-    cdef real step = <real>h[4], unbias = <real>h[5], eps = <real>h[6], mi, ri, si
+    cdef real step = <real>h[4], unbias = <real>h[5], eps = <real>h[6], mi, ri, vi
     cdef real f = <real>factor, k = <real>keep, gi
     cdef Py_ssize_t i
     for i in range(n):
         gi = f * g[i]
         mi = b1 * m[i] + fresh1 * gi
         ri = gi - mi
-        si = b2 * s[i] + fresh2 * (ri * ri) + eps
+        vi = b2 * v[i] + fresh2 * (ri * ri) + eps
         m[i] = mi
-        s[i] = si
-        p[i] = k * p[i] - step * mi / (root(si) * unbias + eps)
+        v[i] = vi
+        p[i] = k * p[i] - step * mi / (root(vi) * unbias + eps)
 
 RULES["adabelief"] = rule(adabelief, adabelief)
 

@@ -8,35 +8,35 @@ from steepest.kernels.rules cimport rule
 RULES = {}
 
 
-cdef void adagrad(real *restrict p, const real *restrict g, real *restrict s, real *restrict b,
+cdef void adagrad(real *restrict p, const real *restrict g, real *restrict v, real *restrict b,
                   real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
                   const double *h) noexcept nogil:
     # eps is one of the two, as the convention has it; the other is 0.
-    cdef real lr = <real>h[0], inside = <real>h[1], outside = <real>h[2], si
+    cdef real lr = <real>h[0], inside = <real>h[1], outside = <real>h[2], vi
     cdef real f = <real>factor, k = <real>keep, gi
     cdef Py_ssize_t i
     for i in range(n):
         gi = f * g[i]
-        si = s[i] + gi * gi
-        s[i] = si
-        p[i] = k * p[i] - lr * gi / (root(si + inside) + outside)
+        vi = v[i] + gi * gi
+        v[i] = vi
+        p[i] = k * p[i] - lr * gi / (root(vi + inside) + outside)
 
 RULES["adagrad"] = rule(adagrad, adagrad)
 
 
-cdef void adagrad_or_still(real *restrict p, const real *restrict g, real *restrict s,
+cdef void adagrad_or_still(real *restrict p, const real *restrict g, real *restrict v,
                            real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
                            double factor, double keep, const double *h) noexcept nogil:
     """Adagrad that leaves an element alone until there is a sum to divide by."""
-    cdef real lr = <real>h[0], inside = <real>h[1], outside = <real>h[2], si, step
+    cdef real lr = <real>h[0], inside = <real>h[1], outside = <real>h[2], vi, step
     cdef real f = <real>factor, k = <real>keep, gi
     cdef Py_ssize_t i
     for i in range(n):
         gi = f * g[i]
-        si = s[i] + gi * gi
-        s[i] = si
-        step = lr * gi / (root(si + inside) + outside)
-        p[i] = k * p[i] - (<real>0 if si == <real>0 else step)
+        vi = v[i] + gi * gi
+        v[i] = vi
+        step = lr * gi / (root(vi + inside) + outside)
+        p[i] = k * p[i] - (<real>0 if vi == <real>0 else step)
 
 RULES["adagrad_or_still"] = rule(adagrad_or_still, adagrad_or_still)
 
@@ -117,7 +117,7 @@ cdef void rmsprop_centered_momentum(real *restrict p, const real *restrict g, re
 RULES["rmsprop_centered_momentum"] = rule(rmsprop_centered_momentum, rmsprop_centered_momentum)
 
 
-cdef void adadelta(real *restrict p, const real *restrict g, real *restrict v, real *restrict u,
+cdef void adadelta(real *restrict p, const real *restrict g, real *restrict v, real *restrict vd,
                    real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
                    const double *h) noexcept nogil:
     cdef real lr = <real>h[0], rho = <real>h[1], fresh = <real>h[2], eps = <real>h[3], vi, di
@@ -126,9 +126,9 @@ cdef void adadelta(real *restrict p, const real *restrict g, real *restrict v, r
     for i in range(n):
         gi = f * g[i]
         vi = rho * v[i] + fresh * (gi * gi)
-        di = root((u[i] + eps) / (vi + eps)) * gi
+        di = root((vd[i] + eps) / (vi + eps)) * gi
         v[i] = vi
-        u[i] = rho * u[i] + fresh * (di * di)
+        vd[i] = rho * vd[i] + fresh * (di * di)
         p[i] = k * p[i] - lr * di
 
 RULES["adadelta"] = rule(adadelta, adadelta)

@@ -10,15 +10,16 @@ A codec is two functions of one element (see ``stored.pxd``), and their loops ov
 which the compiler vectorises, and over a run of any stride.
 """
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int16_t, int32_t, uint32_t
+from libc.stdint cimport int16_t, int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from steepest.kernels.contract cimport (
-    MAXDIMS, Operand, decode_double, decode_float, encode_double, encode_float, real,
+    MAXDIMS, Operand, decode_double, decode_float, encode_double, encode_float, real, root,
 )
 from steepest.kernels.stored cimport (
-    bfloat16, bits_of, float16, from_bfloat16, from_bits, from_float16, split, to_bfloat16,
-    to_float16, to_odd,
+    GROUP, Group, bfloat16, bits_of, encode_signed, encode_square, float16, from_bfloat16,
+    from_bits, from_float16, from_signed, from_square, lowest_of, magnitude_bits, split,
+    to_bfloat16, to_float16, to_odd,
 )
 
 CODECS = {}
@@ -282,3 +283,78 @@ CODECS["float32_bfloat16"] = entry(decode_master, decode_master, encode_master_b
                                    encode_master_bfloat16)
 CODECS["float32_float16"] = entry(decode_master, decode_master, encode_master_float16,
                                   encode_master_float16)
+
+
+# States of 8 bits, a group at a time: `data` are the codes and `beside` the scales, both in C
+# order. A run begins where a group does; only the array's last group may be shorter.
+
+cdef inline void decode_group(const uint8_t *restrict code, uint8_t scale, Py_ssize_t n,
+                              real *restrict row, bint square) noexcept nogil:
+    cdef uint32_t lowest = lowest_of(scale)
+    cdef Py_ssize_t i
+    for i in range(n):
+        row[i] = <real>(from_square(code[i], lowest) if square else from_signed(code[i], lowest))
+
+
+cdef inline void decode_groups(const Operand *x, Py_ssize_t start, Py_ssize_t n,
+                               real *row, bint square) noexcept nogil:
+    cdef const uint8_t *code = <const uint8_t *>x.data + start
+    cdef const uint8_t *scale = <const uint8_t *>x.beside + start // GROUP
+    cdef Py_ssize_t done = 0
+    while done < n:
+        decode_group(code + done, scale[done // GROUP], min(n - done, <Py_ssize_t>GROUP),
+                     row + done, square)
+        done += GROUP
+
+
+cdef inline int32_t taken(const real *restrict row, Py_ssize_t n, float *restrict group,
+                          bint square) noexcept nogil:
+    """The numbers of a group that are encoded; returns the bits of the largest magnitude."""
+    cdef int32_t most = 0, bits
+    cdef Py_ssize_t i
+    for i in range(n):
+        group[i] = root(<float>row[i]) if square else <float>row[i]
+        bits = magnitude_bits(group[i])
+        most = bits if bits > most else most
+    return most
+
+
+cdef inline void encode_groups(Operand *x, Py_ssize_t start, Py_ssize_t n, const real *row,
+                               bint square) noexcept nogil:
+    cdef uint8_t *code = <uint8_t *>x.data + start
+    cdef uint8_t *scale = <uint8_t *>x.beside + start // GROUP
+    cdef Group group
+    cdef Py_ssize_t done = 0, m
+    cdef int32_t most
+    while done < n:
+        m = min(n - done, <Py_ssize_t>GROUP)
+        most = taken(row + done, m, group.x, square)
+        if square:
+            encode_square(group.x, code + done, scale + done // GROUP, most, x.noise,
+                          <uint32_t>(start + done), m)
+        else:
+            encode_signed(group.x, code + done, scale + done // GROUP, most, x.noise,
+                          <uint32_t>(start + done), m)
+        done += GROUP
+
+
+cdef void decode_q8(const Operand *x, Py_ssize_t start, Py_ssize_t n, real *row) noexcept nogil:
+    decode_groups(x, start, n, row, False)
+
+
+cdef void encode_q8(Operand *x, Py_ssize_t start, Py_ssize_t n, const real *row) noexcept nogil:
+    encode_groups(x, start, n, row, False)
+
+CODECS["q8"] = entry(decode_q8, decode_q8, encode_q8, encode_q8)
+
+
+cdef void decode_squares(const Operand *x, Py_ssize_t start, Py_ssize_t n,
+                         real *row) noexcept nogil:
+    decode_groups(x, start, n, row, True)
+
+
+cdef void encode_squares(Operand *x, Py_ssize_t start, Py_ssize_t n,
+                         const real *row) noexcept nogil:
+    encode_groups(x, start, n, row, True)
+
+CODECS["q8_square"] = entry(decode_squares, decode_squares, encode_squares, encode_squares)

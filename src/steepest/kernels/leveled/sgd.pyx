@@ -18,33 +18,33 @@ cdef void sgd(real *restrict p, const real *restrict g, real *restrict a, real *
 RULES["sgd"] = rule(sgd, sgd)
 
 
-cdef void momentum(real *restrict p, const real *restrict g, real *restrict v, real *restrict b,
+cdef void momentum(real *restrict p, const real *restrict g, real *restrict m, real *restrict b,
                    real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
                    const double *h) noexcept nogil:
-    cdef real lr = <real>h[0], mu = <real>h[1], fresh = <real>h[2], vi
+    cdef real lr = <real>h[0], mu = <real>h[1], fresh = <real>h[2], mi
     cdef real f = <real>factor, k = <real>keep, gi
     cdef Py_ssize_t i
     for i in range(n):
         gi = f * g[i]
-        vi = mu * v[i] + fresh * gi
-        v[i] = vi
-        p[i] = k * p[i] - lr * vi
+        mi = mu * m[i] + fresh * gi
+        m[i] = mi
+        p[i] = k * p[i] - lr * mi
 
 RULES["momentum"] = rule(momentum, momentum)
 
 
-cdef void nesterov(real *restrict p, const real *restrict g, real *restrict v, real *restrict b,
+cdef void nesterov(real *restrict p, const real *restrict g, real *restrict m, real *restrict b,
                    real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
                    const double *h) noexcept nogil:
-    cdef real lr = <real>h[0], mu = <real>h[1], fresh = <real>h[2], vi
+    cdef real lr = <real>h[0], mu = <real>h[1], fresh = <real>h[2], mi
     cdef real f = <real>factor, k = <real>keep, gi
     cdef Py_ssize_t i
     for i in range(n):
         gi = f * g[i]
-        gi = fresh * gi  # 1 where lr is not within v: there is no dampening here
-        vi = mu * v[i] + gi
-        v[i] = vi
-        p[i] = k * p[i] - lr * (gi + mu * vi)
+        gi = fresh * gi  # 1 where lr is not within m: there is no dampening here
+        mi = mu * m[i] + gi
+        m[i] = mi
+        p[i] = k * p[i] - lr * (gi + mu * mi)
 
 RULES["nesterov"] = rule(nesterov, nesterov)
 
