@@ -4,7 +4,7 @@ A case is a list of shapes; a workload is a case stepped by one rule, with or wi
 the global norm. Most cases are stepped by AdamW, and the case ``large`` by every rule of the
 registry but those for matrices, which have their own: a new rule has its row without a line written
 here. Three cases are the parameters of real models, which are stepped as in a training loop of
-PyTorch; those of the first are also the case ``layers``, for the rules that go by layers.
+PyTorch; those of the first are also the case ``layers``, for the rules with sums over layers.
 """
 
 import math
@@ -219,7 +219,7 @@ def cases(memory: int, quick: bool = False) -> list[Case]:
     ]
 
 
-# What the rules of a case go by, if it is not AdamW's alone.
+# What the rules of a case need, if it is not AdamW's alone.
 _MADE_FOR = {
     "large": ("element-wise", "layer-wise", "global"),
     "layers": ("layer-wise",),

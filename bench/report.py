@@ -30,7 +30,7 @@ OURS = ("steepest", "steepest.torch")
 
 _RULES_ON = {
     "large": "Every rule but those for matrices on",
-    "layers": "Rules that go by layers, on",
+    "layers": "Rules with sums over layers, on",
     "matrix": "Rules for matrices on",
 }
 

@@ -118,16 +118,15 @@ def noise_base(seed: int, number: int, t: int, lane: int) -> int:
     return x >> 32
 
 
-def noise(base: int, n: int, lower: bool = False) -> Array:
-    """16 random bits for each of n elements, as uint32: of the 32 that belong to an element, the
-    upper half, or the lower one, which is for squares."""
+def noise(base: int, n: int) -> Array:
+    """32 random bits for each of n elements, as uint32."""
     x = np.arange(n, dtype=np.uint64).astype(np.uint32)
     x *= np.uint32(0x9E3779B9)
     x += np.uint32(base)
     x ^= x >> np.uint32(15)
     x *= np.uint32(0xD35A2D97)
     x ^= x >> np.uint32(15)
-    return x & np.uint32(0xFFFF) if lower else x >> np.uint32(16)
+    return x
 
 
 _SIGNED, _SQUARE = 20, 19
@@ -141,9 +140,9 @@ def to_q8(x: Array, square: bool, random: Array | None = None) -> tuple[Array, A
     are, such that no rounding exceeds it; 16 at least. A code is the sign, 4 bits of exponent from
     15 below the scale up, and 3 of mantissa. With `square` it is of the square root of x, which is
     not negative: no sign, 4 bits of exponent, 4 of mantissa, and never 0. Infinities and NaN are
-    codes where the scale is 255. `random` are 16 random
-    bits for each element, which are compared with the bits that are dropped; None rounds to
-    nearest, ties away from 0.
+    codes where the scale is 255. `random` are 32 random bits for each element; as many as are
+    dropped are added, the upper ones, or for squares the lower. None rounds to nearest, ties away
+    from 0.
     """
     with np.errstate(all="ignore"):
         y = np.asarray(x, np.float32).reshape(-1)
@@ -154,8 +153,11 @@ def to_q8(x: Array, square: bool, random: Array | None = None) -> tuple[Array, A
     most = np.maximum.reduceat(bits, np.arange(0, bits.size, GROUP)) if bits.size else bits
     scale = (most + np.uint32((1 << dropped) - 1)) >> np.uint32(23)
     scale = np.clip(scale, 16, 255).astype(np.uint8)
-    up = np.uint32(0x8000) if random is None else random
-    k = ((bits + (up << dropped - np.uint32(16))) >> dropped).astype(np.int64)
+    if random is None:
+        up: Any = np.uint32(1 << dropped >> 1)
+    else:
+        up = random & np.uint32((1 << _SQUARE) - 1) if square else random >> np.uint32(32 - _SIGNED)
+    k = ((bits + up) >> dropped).astype(np.int64)
     lowest = (scale.astype(np.int64) - 15) << np.int64(23 - dropped)
     k -= np.repeat(lowest, GROUP)[: k.size]
     code = np.maximum(k, 1) if square else np.maximum(k, 0) | sign

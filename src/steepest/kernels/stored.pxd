@@ -12,8 +12,6 @@ cdef enum:
     LOWEST = 16            # the smallest scale: below it codes would not be normal floats
     SIGNED_BITS = 20       # of a float that a signed code drops: it has 3 of the mantissa,
     SQUARE_BITS = 19       # and that of a square, which has 4
-    NAN_SIGNED = 0x7c      # the codes of NaN
-    NAN_SQUARE = 0xf8
     PER_ELEMENT = 0x9e3779b9   # by what the random numbers of neighbours begin apart
 
 # Those of 16 bits are structs, for the compiler to tell them apart.
@@ -145,11 +143,10 @@ cdef inline uint64_t mixed(uint64_t x) noexcept nogil:
     return x ^ (x >> 31)
 
 
-cdef inline uint32_t noise(uint32_t base, uint32_t i) noexcept nogil:
-    """32 random bits of the i-th element: the upper half is for what has a sign, the lower for
-    squares."""
-    cdef uint32_t x = base + i * <uint32_t>PER_ELEMENT
-    x = (x ^ (x >> 15)) * <uint32_t>0xd35a2d97
+cdef inline uint32_t noise(uint32_t at) noexcept nogil:
+    """32 random bits of the i-th element, at base + i · PER_ELEMENT: the upper ones are for what has
+    a sign, the lower for squares."""
+    cdef uint32_t x = (at ^ (at >> 15)) * <uint32_t>0xd35a2d97
     return x ^ (x >> 15)
 
 
@@ -188,43 +185,39 @@ cdef inline uint8_t scale_of(int32_t most, int dropped) noexcept nogil:
 
 
 cdef inline uint8_t to_signed(float x, uint32_t lowest, uint32_t random) noexcept nogil:
-    """The code of x, one more as often as what it drops is large."""
+    """The code of x, one more as often as what it drops is large. A NaN is the usual one."""
     cdef uint32_t bits = bits_of(x)
-    cdef uint32_t up = (bits & <uint32_t>0x7fffffff) + (random >> 16 << (SIGNED_BITS - 16))
+    cdef uint32_t up = (bits & <uint32_t>0x7fffffff) + (random >> (32 - SIGNED_BITS))
     cdef int32_t k = <int32_t>(up >> SIGNED_BITS) - <int32_t>(lowest >> SIGNED_BITS)
-    k = (k if k > 0 else 0) | <int32_t>(bits >> 24 & <uint32_t>0x80)
-    return <uint8_t>(k if x == x else NAN_SIGNED)
+    return <uint8_t>((k if k > 0 else 0) | <int32_t>(bits >> 24 & <uint32_t>0x80))
 
 
 cdef inline uint8_t to_square(float root, uint32_t lowest, uint32_t random) noexcept nogil:
-    """The code of a root; never 0."""
+    """The code of a root; never 0. A NaN is the usual one."""
     cdef uint32_t bits = bits_of(root) & <uint32_t>0x7fffffff
-    cdef uint32_t up = bits + ((random & <uint32_t>0xffff) << (SQUARE_BITS - 16))
+    cdef uint32_t up = bits + (random & ((<uint32_t>1 << SQUARE_BITS) - 1))
     cdef int32_t k = <int32_t>(up >> SQUARE_BITS) - <int32_t>(lowest >> SQUARE_BITS)
-    k = k if k > 1 else 1
-    return <uint8_t>(k if root == root else NAN_SQUARE)
+    return <uint8_t>(k if k > 1 else 1)
 
 
-cdef inline void encode_signed(const float *restrict x, uint8_t *restrict code, uint8_t *scale,
-                               int32_t most, uint32_t base, uint32_t first,
-                               Py_ssize_t n) noexcept nogil:
-    """A group of signed numbers, whose largest magnitude has the bits `most`; `first` is the place
-    of its first element."""
+cdef inline void usual_nan(Group *x, int32_t most, Py_ssize_t n) noexcept nogil:
+    """Makes each NaN of a group, whose largest magnitude has the bits `most`, the same one."""
+    cdef Py_ssize_t k
+    if most > <int32_t>0x7f800000:
+        for k in range(n):
+            x.x[k] = x.x[k] if x.x[k] == x.x[k] else from_bits(<uint32_t>0x7fc00000)
+
+
+cdef inline void encode_group(Group *x, uint8_t *restrict code, uint8_t *scale, int32_t most,
+                              uint32_t at, Py_ssize_t n, bint square) noexcept nogil:
+    """A group of numbers, or of the roots of squares, whose largest magnitude has the bits `most`;
+    `at` is where its random numbers begin."""
     cdef uint32_t lowest
     cdef Py_ssize_t i
-    scale[0] = scale_of(most, SIGNED_BITS)
+    usual_nan(x, most, n)
+    scale[0] = scale_of(most, SQUARE_BITS if square else SIGNED_BITS)
     lowest = lowest_of(scale[0])
     for i in range(n):
-        code[i] = to_signed(x[i], lowest, noise(base, first + <uint32_t>i))
-
-
-cdef inline void encode_square(const float *restrict root, uint8_t *restrict code, uint8_t *scale,
-                               int32_t most, uint32_t base, uint32_t first,
-                               Py_ssize_t n) noexcept nogil:
-    """A group of squares, given by their roots."""
-    cdef uint32_t lowest
-    cdef Py_ssize_t i
-    scale[0] = scale_of(most, SQUARE_BITS)
-    lowest = lowest_of(scale[0])
-    for i in range(n):
-        code[i] = to_square(root[i], lowest, noise(base, first + <uint32_t>i))
+        code[i] = (to_square(x.x[i], lowest, noise(at)) if square
+                   else to_signed(x.x[i], lowest, noise(at)))
+        at += <uint32_t>PER_ELEMENT

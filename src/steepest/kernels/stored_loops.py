@@ -10,7 +10,7 @@ convert in between. So the build adds to each file of rules, for each set, the s
 what is decoded, computed and encoded is the same, one element at a time.
 
 States of 8 bits have a scale for each group of elements, which is known when all of them are. Such
-a loop is over one group: it leaves the new states as floats and finds their largest, and a second
+a loop goes over one group: it leaves the new states as floats and finds their largest, and a second
 loop encodes them from L1. A state whose name begins with v holds squares, and is stored by its
 root, which the compiler takes once where the rule needs it too.
 
@@ -56,9 +56,9 @@ _HEAD = """
 from libc.stdint cimport int16_t, int32_t, uint8_t, uint32_t
 from steepest.kernels.contract cimport root as _root
 from steepest.kernels.stored cimport (
-    GROUP, SIGNED_BITS, SQUARE_BITS, Group, Stored, bfloat16, from_bfloat16, from_signed,
-    from_square, joined, lowest_of, magnitude_bits, noise, scale_of, split, to_bfloat16,
-    to_signed, to_square,
+    GROUP, PER_ELEMENT, SIGNED_BITS, SQUARE_BITS, Group, Stored, bfloat16, from_bfloat16,
+    from_signed, from_square, joined, lowest_of, magnitude_bits, noise, scale_of, split,
+    to_bfloat16, to_signed, to_square, usual_nan,
 )
 from cpython.pycapsule cimport PyCapsule_New as _capsule
 
@@ -70,27 +70,29 @@ _TAKES = "Py_ssize_t n, double factor, double keep, const double *h) noexcept no
 
 @dataclass(frozen=True)
 class _Array:
-    """An array that a loop takes: its name there, its place among the rule's, its format."""
+    """An array that a loop takes: its name there, its place among the rule's, its format, and the
+    index of an element."""
 
     name: str
     place: int
     format: str
+    at: str
 
     @property
     def square(self) -> bool:
         return holds_squares(self.name)
 
     def read(self) -> str:
-        x = f"{self.name}[i]"
+        x = f"{self.name}[{self.at}]"
         return {
             "float32": x,
             "bfloat16": f"from_bfloat16({x})",
-            "split16": f"joined({x}, low_[i])",
+            "split16": f"joined({x}, low_[{self.at}])",
             "q8": f"from_{'square' if self.square else 'signed'}({x}, lowest_{self.name})",
         }[self.format]
 
     def written(self, value: str) -> list[str]:
-        x = f"{self.name}[i]"
+        x = f"{self.name}[{self.at}]"
         if self.format == "q8":
             new, most = f"new_{self.name}.x[i]", f"most_{self.name}"
             return [
@@ -101,7 +103,7 @@ class _Array:
         return {
             "float32": [f"{x} = {value}"],
             "bfloat16": [f"{x} = to_bfloat16({value})"],
-            "split16": [f"split({value}, &{x}, &low_[i])"],
+            "split16": [f"split({value}, &{x}, &low_[{self.at}])"],
         }[self.format]
 
     @property
@@ -109,8 +111,9 @@ class _Array:
         const = "const " if self.place == 1 else ""
         return f"{const}{_C_TYPES[self.format]} *restrict {self.name}"
 
-    def passed(self, behind: str) -> str:
-        return f"<{_C_TYPES[self.format]} *>x.data[{self.place}]{behind}"
+    @property
+    def passed(self) -> str:
+        return f"<{_C_TYPES[self.format]} *>x.data[{self.place}]"
 
 
 def holds_squares(name: str) -> bool:
@@ -150,71 +153,69 @@ def _loop(name: str, formats: tuple[str, str, str], arguments: str, body: str) -
     if any(re.search(rf"\b{x}\b", _code(before)) for x in names):
         return ""
     each = (formats[0], formats[1], *[formats[2]] * (_ARRAYS - 2))
-    arrays = {x: _Array(x, k, each[k]) for k, x in enumerate(names) if f"{x}[i]" in loop}
+    used = [(k, x) for k, x in enumerate(names) if f"{x}[i]" in loop]
+    grouped = any(each[k] == "q8" for k, _ in used)
+    at = "first_ + i" if grouped else "i"
+    arrays = {x: _Array(x, k, each[k], at) for k, x in used}
     lines, written = _body(loop, arrays)
     if not lines:
         return ""
-    grouped = any(x.format == "q8" for x in arrays.values())
-    made = (_grouped if grouped else _whole)(name, arrays, before, lines, written)
+    states = [x for x in arrays.values() if x.format == "q8"]
+    text = before + (_over_groups(lines, states, written) if grouped else _over_all(lines))
+    given, passed = [x.given for x in arrays.values()], [x.passed for x in arrays.values()]
+    if "split16" in formats:
+        given.append("int16_t *restrict low_")
+        passed.append("<int16_t *>x.beside[0]")
+    made = (
+        f"\n\ncdef inline void {name}_loop(\n        const Stored *all_, {', '.join(given)},\n"
+        f"        {_TAKES}{text}"
+        f"\n\ncdef void {name}(const Stored *x, {_TAKES}"
+        f"    {name}_loop(x, {', '.join(passed)}, n, factor, keep, h)\n"
+    )
     return re.sub(r"\breal\b", "float", made)
 
 
-def _whole(
-    name: str, arrays: dict[str, _Array], before: str, lines: list[str], written: list[str]
-) -> str:
+def _over_all(lines: list[str]) -> str:
     """One loop over all elements."""
-    given = [x.given for x in arrays.values()]
-    passed = [x.passed("") for x in arrays.values()]
-    if any(x.format == "split16" for x in arrays.values()):
-        given.append("int16_t *restrict low_")
-        passed.append("<int16_t *>x.beside[0]")
-    return (
-        f"\n\ncdef inline void {name}_loop(\n        {', '.join(given)},\n        {_TAKES}"
-        f"{before}    for i in range(n):\n{''.join(lines)}"
-        f"\n\ncdef void {name}(const Stored *x, {_TAKES}"
-        f"    {name}_loop({', '.join(passed)}, n, factor, keep, h)\n"
-    )
+    return f"    for i in range(n):\n{''.join(lines)}"
 
 
-def _grouped(
-    name: str, arrays: dict[str, _Array], before: str, lines: list[str], written: list[str]
-) -> str:
-    """A loop over a group, one that encodes its states, and one over the groups."""
-    given = [x.given for x in arrays.values()]
-    passed = [x.passed(" + k * GROUP") for x in arrays.values()]
-    if any(x.format == "split16" for x in arrays.values()):
-        given.append("int16_t *restrict low_")
-        passed.append("<int16_t *>x.beside[0] + k * GROUP")
-    states = [x for x in arrays.values() if x.format == "q8"]
+def _over_groups(lines: list[str], states: list[_Array], written: list[str]) -> str:
+    """For each group, a loop over its elements, and one that encodes their states."""
     new = [x for x in states if x.name in written]
-    head = "".join(
-        f"    cdef uint8_t *scale_{x.name} = <uint8_t *>all_.beside[{x.place}] + first_ // GROUP\n"
-        f"    cdef uint32_t lowest_{x.name} = lowest_of(scale_{x.name}[0])\n"
+    declared = [f"    cdef uint8_t *scale_{x.name}\n" for x in states]
+    declared += [f"    cdef uint32_t lowest_{x.name}\n" for x in states]
+    declared += [f"    cdef Group new_{x.name}\n    cdef int32_t most_{x.name}\n" for x in new]
+    declared += ["    cdef int32_t bits_\n    cdef uint32_t random_, at_\n"]
+    head = [
+        f"scale_{x.name} = <uint8_t *>all_.beside[{x.place}] + first_ // GROUP\n"
+        f"        lowest_{x.name} = lowest_of(scale_{x.name}[0])"
         for x in states
-    )
-    tail = ""
+    ]
+    head += [f"most_{x.name} = 0" for x in new]
+    tail, loop = [], []
+    for x in new:
+        kind = "square" if x.square else "signed"
+        tail += [
+            f"usual_nan(&new_{x.name}, most_{x.name}, GROUP)",
+            f"scale_{x.name}[0] = scale_of(most_{x.name}, {kind.upper()}_BITS)",
+            f"lowest_{x.name} = lowest_of(scale_{x.name}[0])",
+        ]
+        code = f"to_{kind}(new_{x.name}.x[i], lowest_{x.name}, random_)"
+        loop.append(f"{x.name}[{x.at}] = {code}")
     if new:
-        head += f"    cdef Group {', '.join(f'new_{x.name}' for x in new)}\n"
-        head += f"    cdef int32_t {', '.join(f'most_{x.name} = 0' for x in new)}, bits_\n"
-        head += "    cdef uint32_t random_\n"
-        for x in new:
-            dropped = "SQUARE_BITS" if x.square else "SIGNED_BITS"
-            tail += f"    scale_{x.name}[0] = scale_of(most_{x.name}, {dropped})\n"
-            tail += f"    lowest_{x.name} = lowest_of(scale_{x.name}[0])\n"
-        tail += "    for i in range(GROUP):\n"
-        tail += f"        random_ = noise(all_.noise[{new[0].place}], <uint32_t>(first_ + i))\n"
-        for x in new:
-            kind = "square" if x.square else "signed"
-            code = f"to_{kind}(new_{x.name}.x[i], lowest_{x.name}, random_)"
-            tail += f"        {x.name}[i] = {code}\n"
-    takes = _TAKES.replace("Py_ssize_t n, ", "")
+        tail.append(f"at_ = all_.noise[{new[0].place}] + <uint32_t>first_ * PER_ELEMENT")
+        loop[:0] = ["random_ = noise(at_)", "at_ += <uint32_t>PER_ELEMENT"]
+    inner = "        for i in range(GROUP):\n"
     return (
-        f"\n\ncdef inline void {name}_loop(\n        const Stored *all_, Py_ssize_t first_,\n"
-        f"        {', '.join(given)},\n        {takes}{before}{head}"
-        f"    for i in range(GROUP):\n{''.join(lines)}{tail}"
-        f"\n\ncdef void {name}(const Stored *x, {_TAKES}"
-        "    cdef Py_ssize_t k\n    for k in range(n // GROUP):\n"
-        f"        {name}_loop(x, k * GROUP, {', '.join(passed)}, factor, keep, h)\n"
+        f"{''.join(declared)}    cdef Py_ssize_t first_ = 0\n    while first_ < n:\n"
+        + "".join(f"        {x}\n" for x in head)
+        + inner
+        + "".join(f"    {x}" for x in lines)
+        + "".join(f"        {x}\n" for x in tail)
+        + (inner if loop else "")
+        + "".join(f"            {x}\n" for x in loop)
+        + "        first_ += GROUP\n"
     )
 
 

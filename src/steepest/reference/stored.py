@@ -83,7 +83,7 @@ class Stored:
             self._state[key][...] = encoded(x, self._state[key].dtype)
             return
         square = scale.endswith(_ROOT_SCALE)
-        bits = noise(noise_base(*self._random, 1), x.size, square)
+        bits = noise(noise_base(*self._random, 1), x.size)
         self._state[key][...], self._state[scale][...] = to_q8(x, square, bits)
 
     def encode(self) -> None:

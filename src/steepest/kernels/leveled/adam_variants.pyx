@@ -128,7 +128,8 @@ cdef void adan(real *restrict p, const real *restrict g, real *restrict m, real 
     cdef Py_ssize_t i
     for i in range(n):
         gi = f * g[i]
-        change = gi - last[i] if later > <real>0 else <real>0
+        change = gi - last[i]
+        change = change if later > <real>0 else <real>0
         ui = gi + weight * change
         mi = b1 * m[i] + fresh1 * gi
         di = b2 * d[i] + fresh2 * change

@@ -17,8 +17,8 @@ from steepest.kernels.contract cimport (
     MAXDIMS, Operand, decode_double, decode_float, encode_double, encode_float, real, root,
 )
 from steepest.kernels.stored cimport (
-    GROUP, Group, bfloat16, bits_of, encode_signed, encode_square, float16, from_bfloat16,
-    from_bits, from_float16, from_signed, from_square, lowest_of, magnitude_bits, split,
+    GROUP, PER_ELEMENT, Group, bfloat16, bits_of, encode_group, float16, from_bfloat16, from_bits,
+    from_float16, from_signed, from_square, lowest_of, magnitude_bits, split,
     to_bfloat16, to_float16, to_odd,
 )
 
@@ -329,12 +329,8 @@ cdef inline void encode_groups(Operand *x, Py_ssize_t start, Py_ssize_t n, const
     while done < n:
         m = min(n - done, <Py_ssize_t>GROUP)
         most = taken(row + done, m, group.x, square)
-        if square:
-            encode_square(group.x, code + done, scale + done // GROUP, most, x.noise,
-                          <uint32_t>(start + done), m)
-        else:
-            encode_signed(group.x, code + done, scale + done // GROUP, most, x.noise,
-                          <uint32_t>(start + done), m)
+        encode_group(&group, code + done, scale + done // GROUP, most,
+                     x.noise + <uint32_t>(start + done) * PER_ELEMENT, m, square)
         done += GROUP
 
 
