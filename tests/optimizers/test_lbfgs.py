@@ -6,6 +6,7 @@ import math
 import pickle
 import tracemalloc
 
+import ml_dtypes
 import numpy as np
 import pytest
 from faults import interrupted_at
@@ -13,6 +14,7 @@ from scipy.optimize import line_search, minimize, rosen, rosen_der
 from sklearn.datasets import load_breast_cancer
 
 import steepest as st
+from steepest import codecs
 from steepest.optimizers import RULES, lbfgs
 from steepest.optimizers.lbfgs import line_search as search_module
 from steepest.optimizers.lbfgs import vectors
@@ -20,6 +22,7 @@ from steepest.optimizers.lbfgs.line_search import Point, StrongWolfe, cubic
 
 WOLFE = "strong_wolfe"
 SEARCHES = [None, WOLFE]
+SHORT = [np.dtype(ml_dtypes.bfloat16), codecs.BFLOAT16, np.dtype(np.float16)]
 
 # The functions: value and gradient, and where to begin
 
@@ -602,6 +605,143 @@ def test_both_types_together():
     assert opt.state["a"]["old_dirs"].dtype == np.float64
 
 
+def coarse(function, dtype):
+    """The function over numbers of float32, with gradients rounded to a format."""
+
+    def both(numbers):
+        loss, g = function(numbers.astype(np.float64))
+        return loss, codecs.encoded(g, dtype)
+
+    return both
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("dtype", SHORT, ids=str)
+def test_parameters_of_16_bits_are_float32_rounded_once(dtype, search):
+    """To the bit: float32 vectors, of a function that sees them rounded. Each step begins at the
+    rounded numbers."""
+    for problem in ("rosenbrock20", "round", "logistic"):
+        function, x0 = PROBLEMS[problem]
+        function = coarse(function, dtype)
+        short = codecs.encoded(x0 + 0.3, dtype)
+        whole = codecs.decoded(short, np.float32)
+
+        def rounded(whole=whole):
+            return codecs.decoded(codecs.encoded(whole, dtype), np.float32)
+
+        def there(function=function, rounded=rounded):
+            loss, g = function(rounded())
+            return loss, codecs.decoded(g, np.float32)
+
+        arguments = {"line_search_fn": search, "max_iter": 6}
+        opt, twin = st.LBFGS(short, **arguments), st.LBFGS(whole, **arguments)
+        losses = []
+        for _ in range(4):
+            losses.append(
+                opt.step(
+                    lambda function=function, short=short: function(
+                        codecs.decoded(short, np.float32)
+                    )
+                )
+            )
+            assert losses[-1] == twin.step(there)
+            whole[...] = rounded()
+            np.testing.assert_array_equal(codecs.decoded(short, np.float32), whole)
+        assert same(opt.state_dict(), twin.state_dict())
+        assert opt.state["0"]["old_dirs"].dtype == np.float32
+        assert search is None or losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("dtype", SHORT, ids=str)
+def test_in_16_bits_it_comes_as_near_as_they_allow(dtype):
+    """Curvatures are 1 to 10; gradients are as coarse as parameters. A distance of u units costs
+    at most 10 / 2 u²."""
+    function, x0 = PROBLEMS["round"]
+    exact = x0.copy()
+    run(function, exact, 5, line_search_fn=WOLFE)
+    x = codecs.encoded(x0, dtype)
+    opt = st.LBFGS(x, line_search_fn=WOLFE)
+    short = coarse(function, dtype)
+    for _ in range(10):
+        opt.step(lambda: short(codecs.decoded(x, np.float32)))
+    unit = np.abs(exact).max() * (2.0**-11 if dtype == np.float16 else 2.0**-8)
+    found = codecs.decoded(x, np.float64)
+    assert function(found)[0] - function(exact)[0] < 5 * len(x) * (2 * unit) ** 2
+
+
+def test_all_types_together():
+    """The vector is of the widest computing type, and each parameter is rounded to its own."""
+    kinds = [*SHORT, np.dtype(np.float32)]
+    for last in (np.float32, np.float64):
+        params = [codecs.encoded(np.array([0.7]), kind) for kind in kinds] + [np.ones(1, last)]
+        opt = st.LBFGS(params, max_iter=3)
+
+        def closure(params=params):
+            x = [codecs.decoded(p, np.float64) for p in params]
+            return sum(float(v[0] ** 2) for v in x), [2 * v for v in x]
+
+        assert opt.step(closure) > 1.0 > opt.step(closure)
+        assert all(own["d"].dtype == last for own in opt.state.values())
+        assert [p.dtype for p in params] == [*kinds, last]
+
+
+def test_the_bits_of_bfloat16():
+    """Arrays of uint16 hold them where dtype= says so, parameters and gradients alike."""
+    numbers = np.array([3.0, -4.0], np.float32)
+    bits = codecs.encoded(numbers, codecs.BFLOAT16).view(np.uint16)
+    typed = numbers.astype(ml_dtypes.bfloat16)
+    for x, dtype in ((bits, "bfloat16"), (typed, None)):
+        opt = st.LBFGS({"w": x}, lr=0.3, max_iter=2, dtype=dtype)
+        for _ in range(2):
+            opt.step(lambda x=x: (1.0, {"w": x.copy()}))
+    np.testing.assert_array_equal(bits, typed.view(np.uint16))
+    assert (typed != numbers).all()
+    with pytest.raises(TypeError, match="'0' has dtype uint16; expected float32, float64, bfloat"):
+        st.LBFGS(bits)
+    with pytest.raises(ValueError, match="dtype = 'float16': expected None, or \"bfloat16\""):
+        st.LBFGS(bits, dtype="float16")
+
+
+@pytest.mark.parametrize("dtype", SHORT, ids=str)
+def test_after_an_error_16_bits_are_as_before(dtype):
+    x = codecs.encoded(np.array([0.3, -0.0, 1e-40, 4.0]), dtype)
+    before = x.view(np.uint16).copy()
+    opt = st.LBFGS(x, max_iter=3)
+    calls = iter(range(9))
+
+    def closure():
+        if next(calls) == 1:
+            assert (x.view(np.uint16)[[0, 3]] != before[[0, 3]]).all()
+            raise ZeroDivisionError
+        return 1.0, np.float32([1.0, 0.0, 0.0, 1.0])
+
+    with pytest.raises(ZeroDivisionError):
+        opt.step(closure)
+    np.testing.assert_array_equal(x.view(np.uint16), before)
+
+
+@pytest.mark.torch
+def test_a_model_of_pytorchs_in_bfloat16():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 1).bfloat16()
+    x = torch.randn(50, 3, dtype=torch.bfloat16)
+    y = x @ torch.tensor([[1.0], [2.0], [-3.0]], dtype=torch.bfloat16) + 0.5
+    opt = st.LBFGS(dict(model.named_parameters()), line_search_fn=WOLFE)
+
+    def closure():
+        model.zero_grad()
+        loss = ((model(x).float() - y.float()) ** 2).mean()
+        loss.backward()
+        return loss, {name: p.grad for name, p in model.named_parameters()}
+
+    first = opt.step(closure)
+    assert closure()[0].item() < 1e-3 * first
+    assert model.weight.dtype == torch.bfloat16
+    # a unit of 3 is 1/64; activations of the model are rounded as well
+    np.testing.assert_allclose(model.weight.detach().float().numpy(), [[1, 2, -3]], atol=1 / 16)
+
+
 def test_a_gradient_may_be_the_parameter_itself():
     x = np.array([3.0, -4.0])
     st.LBFGS(x).step(lambda: (float(x @ x) / 2, x))
@@ -878,7 +1018,7 @@ def test_memory_does_not_grow(search):
 @pytest.mark.parametrize("search", SEARCHES)
 @pytest.mark.parametrize("how", ["dict", "file", "pickle"])
 @pytest.mark.parametrize("cut", [0, 1, 3])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
 def test_a_run_cut_in_two_has_the_same_bits(how, cut, search, dtype, tmp_path):
     x0 = PROBLEMS["rosenbrock20"][1].astype(dtype)
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from steepest.core import group_keys, internal, trees
 from steepest.core.hyper_parameters import Number, within
+from steepest.core.state_formats import bits_of
 from steepest.fields import Call, continued
 from steepest.kernels import machine
 from steepest.memory import arrays
@@ -42,9 +43,10 @@ class LBFGS:
     history_size: pairs kept, each of two copies of the parameters. line_search_fn: None, or
     "strong_wolfe", without which a step may well go up. maximize: go up instead of down.
 
-    All parameters are one vector and one group; groups with an lr of their own are refused. Of
-    float32 and float64 together the vector is float64. Raises TypeError or ValueError for arguments
-    out of range.
+    All parameters are one vector and one group; groups with an lr of their own are refused. The
+    vector is float64 if a parameter is, else float32; parameters of 16 bits are rounded each time
+    they are written. dtype: "bfloat16" if arrays of uint16 hold its bits. Raises TypeError or
+    ValueError for arguments out of range.
 
     >>> import numpy as np, steepest as st
     >>> x = np.array([-1.2, 1.0])
@@ -73,6 +75,7 @@ class LBFGS:
         history_size: int = 100,
         line_search_fn: str | None = None,
         maximize: bool = False,
+        dtype: str | None = None,
     ) -> None:
         hyper = {
             "lr": lr,
@@ -101,7 +104,8 @@ class LBFGS:
             raise ValueError(f"parameter name {twice!r} is given twice; names must differ")
         self._shape: trees.Shape = trees.Node(False, [0], [shape]) if self._grouped else shape
         self._names = names
-        params = [_parameter(x, name) for name, x in zip(names, leaves, strict=True)]
+        self._bits = bits_of(dtype)
+        params = self._arrays(names, leaves)
         _disjoint(params, names)
         filled = hyper | dict(group)
         chosen = {"params": params, "param_names": list(names)}
@@ -185,7 +189,7 @@ class LBFGS:
         start = self._rows.take()
         vectors.gather(params, start)
         try:
-            work = Iterations(closure, params, self._names, self._shape, self._rows, h)
+            work = Iterations(closure, params, self._names, self._shape, self._rows, h, self._bits)
             self._memory = work.run(start, before)
         except BaseException:
             if self._memory is before:
@@ -198,7 +202,7 @@ class LBFGS:
         given = self.param_groups[0]["params"]
         if len(given) != len(self._names):
             raise ValueError(f"the group has {len(given)} parameters; expected {len(self._names)}")
-        params = [_parameter(x, name) for name, x in zip(self._names, given, strict=True)]
+        params = self._arrays(self._names, given)
         for name, p, (shape, dtype) in zip(self._names, params, self._like, strict=True):
             if p.shape != shape or p.dtype != dtype:
                 raise ValueError(
@@ -207,6 +211,10 @@ class LBFGS:
                 )
         _disjoint(params, self._names)
         return params
+
+    def _arrays(self, names: list[str], given: Sequence[Any]) -> list[Array]:
+        """What was given as parameters, as arrays that may be updated in place."""
+        return [arrays.parameter(x, name, self._bits) for name, x in zip(names, given, strict=True)]
 
     # State in and out
 
@@ -349,10 +357,6 @@ def _disjoint(params: list[Array], names: list[str]) -> None:
 @internal.load_with.register
 def _load_lbfgs(optimizer: LBFGS, state_dict: Mapping[str, Any], also: Sequence[Call]) -> None:
     optimizer._load_with(state_dict, also)
-
-
-def _parameter(x: Any, name: str) -> Array:
-    return arrays.unpacked(arrays.parameter(x, name), f"parameter {name!r}")
 
 
 def _checked_hyper(hyper: Mapping[str, Any], updates: int | None = None) -> dict[str, Any]:

@@ -60,9 +60,11 @@ class Iterations:
         shape: trees.Shape,
         rows: vectors.Rows,
         h: Mapping[str, Any],
+        bits: str | None = None,
     ) -> None:
+        """`bits` is the format of gradients of uint16."""
         self.closure, self.params, self.names, self.shape = closure, params, names, shape
-        self.rows, self.h = rows, h
+        self.rows, self.h, self.bits = rows, h, bits
         self.sign = -1.0 if h["maximize"] else 1.0
         self.first_loss = math.nan
         self.evaluations = 0
@@ -176,7 +178,11 @@ class Iterations:
         leaves = trees.take(self.shape, answer[1])
         named = zip(self.names, self.params, leaves, vectors.parts(g, self.params), strict=True)
         for name, p, leaf, part in named:
-            part[...] = 0 if leaf is None else formats.decoded(arrays.gradient(leaf, p, name))
+            if leaf is None:
+                part[...] = 0
+                continue
+            leaf = leaf if self.bits is None else arrays.of_bits(leaf, self.bits)
+            part[...] = formats.decoded(arrays.gradient(leaf, p, name))
         if self.sign < 0.0:
             np.negative(g, out=g)
         return self.sign * _loss(answer[0]), g

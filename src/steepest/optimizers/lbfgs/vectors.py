@@ -1,9 +1,9 @@
 """All parameters as one flat vector: rows of memory, and the vector work of quasi-Newton methods.
 
-Numbers are of the parameters' type, sums of products are not: blocks of 4096 products are added by
-BLAS in that type, the blocks in double. That costs no time, and in float32 it takes the error of a
-sum of 10 million squares from 2e-5 to 1e-9. BLAS does not share out so short a block, so the bits
-are the same for any number of its threads.
+Numbers are of the type in which the parameters are computed, float32 for those of 16 bits; sums of
+products are not: blocks of 4096 products are added by BLAS in that type, the blocks in double. That
+costs no time, and in float32 it takes the error of a sum of 10 million squares from 2e-5 to 1e-9.
+BLAS does not share out so short a block, so the bits are the same for any number of its threads.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from steepest.memory import formats
 from steepest.memory.arrays import Array
 
 _BLOCK = 4096  # elements that BLAS adds up
@@ -57,8 +58,8 @@ class Rows:
 
 
 def common_type(arrays: Sequence[Array]) -> np.dtype[Any]:
-    """The widest type of the arrays."""
-    return np.result_type(*(p.dtype for p in arrays))
+    """The type in which all the arrays are computed: float64 if one of them is, else float32."""
+    return formats.wider([formats.computed(p) for p in arrays])
 
 
 def parts(row: Array, arrays: Sequence[Array]) -> Iterator[Array]:
@@ -70,16 +71,17 @@ def parts(row: Array, arrays: Sequence[Array]) -> Iterator[Array]:
 
 
 def gather(arrays: Sequence[Array], row: Array) -> None:
-    """Copies the arrays into the row."""
+    """Copies the numbers of the arrays into the row."""
     for part, p in zip(parts(row, arrays), arrays, strict=True):
-        np.copyto(part, p)
+        np.copyto(part, formats.decoded(p))
 
 
 def scatter(row: Array, arrays: Sequence[Array]) -> None:
-    """Copies the row into the arrays, rounding where one is of a narrower type."""
+    """Copies the row into the arrays, each number rounded once to its array's format."""
     with np.errstate(over="ignore"):
         for part, p in zip(parts(row, arrays), arrays, strict=True):
-            np.copyto(p, part, casting="same_kind")
+            stored = part if formats.borrowed(p) else formats.encoded(part, p.dtype)
+            np.copyto(p, stored, casting="same_kind")
 
 
 def dot(x: Array, y: Array) -> float:
