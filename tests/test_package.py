@@ -457,7 +457,7 @@ WHOLE = {
     "memory/arrays.py": {"((x.shape[axis] - 1) * x.strides[axis] for axis in flips)"},
     "models/networks.py": {"((a + 1) * b for a, b in pairwise(self.sizes))"},
     "mpi/exchange.py": {"r.counts", "counts[:i]", "(s.stop - s.start for s in some)"},
-    "mpi/layout.py": {"low[:k]", "(params[i].nbytes for i in cut)"},
+    "mpi/layout.py": {"low[:k]", "(sizes[i] for i in cut)"},
     "core/norms.py": {"(count for _, count, _ in groups)"},
     "core/description.py": {
         "(p.nbytes for group in optimizer.param_groups for p in group['params'])"

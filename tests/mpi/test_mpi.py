@@ -33,9 +33,10 @@ def values(*seed, dtype=np.float32):
     return {k: np.asarray(rng.normal(size=s), dtype) for k, s in SHAPES.items()}
 
 def mean(grads):
-    total = grads[0].copy()
+    kind = np.float32 if grads[0].itemsize == 2 else grads[0].dtype
+    total = grads[0].astype(kind)
     for g in grads[1:]:
-        total = np.asarray(total + g)
+        total = np.asarray(total + g.astype(kind))
     return np.asarray(total / total.dtype.type(len(grads)))
 
 def grads_of(t, dtype):
@@ -141,6 +142,85 @@ for make, arguments, hyper in CASES:
             same(found[k], expected[k], (hyper, k))
 """
     together(3, MODEL + OPTIONS + code, tmp_path)
+
+
+def test_parameters_of_16_bits_have_the_bits_of_one_process(tmp_path):
+    """Means are of float32, and not rounded; with a master parameters are cut as without."""
+    code = """
+import ml_dtypes
+from steepest import codecs
+from steepest.memory import formats
+BRAIN, HALF = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)
+CASES = [
+    (st.AdamW, BRAIN, True, {}), (st.AdamW, HALF, True, dict(state_dtype={"exp_avg": "float16"})),
+    (st.AdamW, BRAIN, True, dict(master="split16", ema=0.9)),
+    (st.Lion, HALF, True, dict(lr=0.1, master="float32")), (st.LAMB, BRAIN, False, dict(lr=0.1)),
+    (st.Adafactor, HALF, False, {}), (st.Muon, BRAIN, True, {}),
+    (st.ScheduleFreeAdamW, BRAIN, True, dict(master="split16", lr=0.1)),
+    (st.SGD, BRAIN, True, dict(lr=0.1, momentum=0.9, state_dtype="bfloat16")),
+]
+for make, dtype, cuts, hyper in CASES:
+    p, q, sharded, one = both(make, dtype=dtype, **hyper)
+    for k in SHAPES:
+        same(p[k], q[k], (make, hyper, k))
+    same_state(sharded, one)
+    assert any(sharded._cut) == cuts, (make, hyper)
+    assert all(x.dtype == np.float32 for x in sharded._shares)
+    st.save("run.safetensors", sharded)
+    again = make({k: np.zeros_like(x) for k, x in p.items()}, **hyper)
+    st.load("run.safetensors", again)
+    same_state(sharded, again)
+    comm.Barrier()
+
+grads = [values(1, r, dtype=BRAIN) for r in range(size)]
+found = st.mpi.mean(grads[rank], bucket_bytes=100)
+for k in SHAPES:
+    same(found[k], mean([g[k] for g in grads]), k)
+assert not np.array_equal(found["f"], found["f"].astype(BRAIN))
+p, q = values(0, dtype=BRAIN), values(0, dtype=BRAIN)
+opt, one = st.mpi.Sharded(st.AdamW, p), st.AdamW(q)
+for t in range(3):
+    own = values(t, rank, dtype=BRAIN)
+    opt.step(own)
+    one.step(st.mpi.mean(own))
+for k in SHAPES:
+    same(p[k], q[k], k)
+
+# Gradients of other formats: fewer bits do, more do not.
+p, q = values(0), values(0)
+opt, one = st.mpi.Sharded(st.AdamW, p), st.AdamW(q)
+opt.step(grads[rank])
+one.step({k: mean([g[k] for g in grads]) for k in SHAPES})
+for k in SHAPES:
+    same(p[k], q[k], k)
+opt = st.mpi.Sharded(st.AdamW, values(0, dtype=BRAIN))
+for bad in (np.float32, HALF):
+    try:
+        opt.step(values(0, dtype=bad))
+    except TypeError as error:
+        told = f"'a' has dtype {np.dtype(bad).name}; expected the parameter's bfloat16"
+        assert told in str(error), error
+    else:
+        raise AssertionError
+try:
+    st.mpi.mean(np.ones(3, BRAIN if rank else HALF))
+except ValueError as error:
+    assert "rank 1 has gradient '0', bfloat16 of shape (3,), rank 0 has" in str(error)
+else:
+    raise AssertionError
+
+# As bits, or in the dtype that needs no package
+numbers = values(0, dtype=BRAIN)
+for kind, hyper in ((np.uint16, {"dtype": "bfloat16"}), (codecs.BFLOAT16, {})):
+    p = {k: (x.copy() if rank == 0 else np.zeros_like(x)).view(kind) for k, x in numbers.items()}
+    q = {k: x.copy() for k, x in numbers.items()}
+    opt, one = st.mpi.Sharded(st.AdamW, p, **hyper), st.AdamW(q)
+    opt.step({k: g.view(kind) for k, g in grads[rank].items()})
+    one.step({k: mean([g[k] for g in grads]) for k in SHAPES})
+    for k in SHAPES:
+        same(p[k].view(np.uint16), q[k].view(np.uint16), k)
+"""
+    together(3, MODEL + code, tmp_path)
 
 
 def test_clips_by_norms_go_by_whole_gradients(tmp_path):

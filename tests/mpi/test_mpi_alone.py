@@ -96,6 +96,11 @@ def test_groups_are_live_and_have_the_parameters(alone):
         ),
         (lambda c: st.mpi.Sharded(st.SGD, np.zeros(1), comm="all"), TypeError, "comm is a str"),
         (lambda c: st.mpi.mean([np.zeros(1, int)], comm=c), TypeError, "'0' has dtype int64"),
+        (
+            lambda c: st.mpi.Sharded(st.SGD, np.zeros(()), lr=1, comm=c).step(np.int64(1)),
+            TypeError,
+            "int64",
+        ),
     ],
 )
 def test_what_cannot_be(made, error, match, alone):

@@ -40,6 +40,14 @@ def test_what_may_be_cut_fills_all_ranks_alike(ranks):
     assert np.ptp(bytes_of) <= 2 * 40  # of rows, to which it cuts
 
 
+def test_parameters_of_16_bits_weigh_what_they_are_computed_in():
+    params = [np.zeros(30, np.float32), np.zeros(30, np.float16)]
+    pieces = layout(params, [False, False], 2)
+    assert [[(x.rank, x.start, x.stop) for x in own] for own in pieces] == [
+        [(0, 0, 30)], [(1, 0, 30)],
+    ]  # fmt: skip
+
+
 def test_whole_parameters_go_to_those_that_have_least():
     params = arrays((10,), (40,), (30,), (20,))
     pieces = layout(params, [True] * 4, 2)

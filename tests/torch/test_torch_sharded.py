@@ -402,6 +402,7 @@ for options in [
     {"clip": st.clip.value(0.1), "ema": 0.9},
     {"state_dtype": "bfloat16", "ema": 0.9, "nonfinite": "skip"},
     {"state_dtype": {"exp_avg": "float16"}, "ema": 0.9},
+    {"master": "split16" if dtype == torch.bfloat16 else "float32", "ema": 0.9},
 ]:
     make = lambda m: stt.AdamW(m.parameters(), lr=0.1, weight_decay=0.1, **options)
     m, q = short(), short(False)

@@ -419,6 +419,14 @@ class GroupProgram:
         own: tuple[str, ...] = self.rule.state_names(p, self._given)
         return own
 
+    @property
+    def sums_arrays(self) -> bool:
+        """Whether there are sums over whole arrays of parameters."""
+        return self._sums(self.h)
+
+    def _sums(self, h: Mapping[str, Any]) -> bool:
+        return self.rule.needs != "element-wise" or any(x.in_c_order for x in h["filter"])
+
     def of_rule(self, key: str) -> bool:
         """Whether a state array is the rule's, and not an operation's."""
         masters = () if self.master is None else (self.master.key,)
@@ -445,8 +453,7 @@ class GroupProgram:
         states = (*h["states"], *h["beside"], *around)
         axes = (*(axis for _, axis in making), *work.axes)
         masks = filters.masks(h["filter"])
-        in_c_order = self.rule.needs != "element-wise" or any(x.in_c_order for x in h["filter"])
-        in_c_order = in_c_order or h["master"] is not None or self._formats.scales
+        in_c_order = self._sums(h) or h["master"] is not None or self._formats.scales
         now = (states, axes, makes, h["clip"], in_c_order, h.get("blocks"))
         if now != (
             self.states, self.axes, self.makes, self.clip, self.in_c_order, self.blocks

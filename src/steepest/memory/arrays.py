@@ -351,7 +351,7 @@ def of_bits(x: Any, name: str) -> Any:
     return x
 
 
-def _of_a_format(x: Array, what: str, bits: str | None) -> Array:
+def of_a_format(x: Array, what: str, bits: str | None = None) -> Array:
     """x, or a view of its bits. Raises TypeError if they are no format's."""
     x = x if bits is None else of_bits(x, bits)
     if formats.found(x.dtype) is None:
@@ -369,7 +369,7 @@ def parameter(x: Any, name: str, bits: str | None = None) -> Array:
     """x as an array that may be updated in place; `bits` is the format of those of uint16. Raises
     TypeError or ValueError if it may not."""
     what = f"parameter {name!r}"
-    p = _of_a_format(as_array(x, what, writable=True), what, bits)
+    p = of_a_format(as_array(x, what, writable=True), what, bits)
     if not p.flags.writeable:
         raise ValueError(f"{what} is read-only; give a writable array, such as a copy")
     if overlaps_itself(p):
@@ -379,13 +379,6 @@ def parameter(x: Any, name: str, bits: str | None = None) -> Array:
     return p
 
 
-def unpacked(x: Array, what: str) -> Array:
-    """x itself. Raises TypeError unless it is float32 or float64, for who computes with NumPy."""
-    if x.dtype not in (formats.FLOAT32, formats.FLOAT64):
-        raise TypeError(f"{what} has dtype {x.dtype}; expected float32 or float64 here")
-    return x
-
-
 def gradient(x: Any, p: Array, name: str, kind: str = "gradient") -> Array:
     """x as a gradient for the parameter p, of any format. Raises TypeError or ValueError if it does
     not fit."""
@@ -393,7 +386,7 @@ def gradient(x: Any, p: Array, name: str, kind: str = "gradient") -> Array:
     if isinstance(x, (np.generic, float)) and p.ndim == 0:
         g: Array = np.asarray(x)
     else:
-        g = _of_a_format(as_array(x, what, used=""), what, None)
+        g = of_a_format(as_array(x, what, used=""), what)
     if g.shape != p.shape:
         raise ValueError(f"{what} has shape {g.shape}; expected the parameter's {p.shape}")
     return g

@@ -14,7 +14,7 @@ __all__ = ["check_masks", "check_rules", "checked", "needs_whole", "settings_of"
 
 def needs_whole(program: GroupProgram) -> bool:
     """Whether something of the group needs whole parameters. Norms do not: they are combined."""
-    sums = program.in_c_order or bool(program.units) or bool(program.h["cautious"])
+    sums = program.sums_arrays or bool(program.units) or bool(program.h["cautious"])
     return sums or program.rule.prepares
 
 

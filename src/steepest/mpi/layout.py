@@ -3,7 +3,8 @@
 A parameter that must stay whole goes to the rank with the fewest bytes so far, the largest first.
 The others then fill all ranks up to the same number of bytes, in the order given. They are cut
 along the first axis that is longer than 1, so that a part is a view with the parameter's axes,
-whose elements are consecutive in C order.
+whose elements are consecutive in C order. Bytes are those in the type in which a parameter is
+computed, since its states have that type.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from steepest.memory import formats
 from steepest.memory.arrays import Array
 
 __all__ = ["Piece", "empty", "layout"]
@@ -56,19 +58,20 @@ def layout(params: Sequence[Array], whole: Sequence[bool], ranks: int) -> list[l
     for i, p in enumerate(params):
         if not whole[i] and p.size > 1 and ranks > 1:
             cut.append(i)
-    kept = sorted(set(range(len(params))) - set(cut), key=lambda i: (-params[i].nbytes, i))
+    sizes = [p.size * formats.computed(p).itemsize for p in params]
+    kept = sorted(set(range(len(params))) - set(cut), key=lambda i: (-sizes[i], i))
     for i in kept:
         rank = loads.index(min(loads))
         pieces[i].append(_all(params[i], rank))
-        loads[rank] += params[i].nbytes
-    level = _level(loads, sum(params[i].nbytes for i in cut))
+        loads[rank] += sizes[i]
+    level = _level(loads, sum(sizes[i] for i in cut))
     rooms = [max(0.0, level - load) for load in loads]
     rank = 0
     for i in cut:
         p = params[i]
         axis = next(k for k, n in enumerate(p.shape) if n > 1)
         length = p.shape[axis]
-        each = p.nbytes / length
+        each = sizes[i] / length
         start = 0
         while start < length:
             last = rank == ranks - 1

@@ -3,7 +3,7 @@
 from typing import Any
 
 from steepest.core import trees
-from steepest.memory import arrays
+from steepest.memory import arrays, formats
 from steepest.mpi.exchange import BUCKET, Exchange, check_bucket
 from steepest.mpi.layout import layout
 from steepest.mpi.process_group import ProcessGroup
@@ -16,12 +16,14 @@ def mean(grads: Any, *, comm: Any = None, bucket_bytes: int = BUCKET) -> Any:
 
         mean = (((g₀ + g₁) + g₂) + ...) / n      in the arrays' type, with the same bits everywhere
 
+    Means of arrays of 16 bits are float32, not rounded again; optimizers take them as they are.
+
     For optimizers that a ``Sharded`` cannot be: those of global rules, SAM, LBFGS. Every rank then
     has all state. None stays None, and has to be None on all ranks. comm: a communicator of mpi4py,
     by default all processes. All ranks call it together.
 
     Raises MissingExtra without mpi4py; TypeError or ValueError on all ranks for what are no arrays
-    of float32 or float64, or where the ranks differ in names, shapes or types.
+    of a format, or where the ranks differ in names, shapes or types.
 
     >>> import numpy as np, steepest as st
     >>> from mpi4py import MPI
@@ -39,14 +41,17 @@ def mean(grads: Any, *, comm: Any = None, bucket_bytes: int = BUCKET) -> Any:
         some = [g for g in given if g is not None]
         for g, name in zip(given, names, strict=True):
             if g is not None:
-                arrays.unpacked(g, f"gradient {name!r}")
+                arrays.of_a_format(g, f"gradient {name!r}")
         means = [arrays.zeros_like(g) for g in some]
         pieces = layout(some, [False] * len(some), ranks.size)
-        exchange = Exchange(ranks, some, pieces, bucket_bytes)
+        exchange = back = Exchange(ranks, some, pieces, bucket_bytes)
+        if not all(map(formats.borrowed, some)):
+            back = Exchange(ranks, means, pieces, bucket_bytes)
     ranks.check_same(
         [f"bucket_bytes={bucket_bytes}"]
         + [
-            f"gradient {name!r}, " + ("None" if g is None else f"{g.dtype} of shape {g.shape}")
+            f"gradient {name!r}, "
+            + ("None" if g is None else f"{formats.of(g).name} of shape {g.shape}")
             for g, name in zip(given, names, strict=True)
         ]
     )
@@ -55,6 +60,6 @@ def mean(grads: Any, *, comm: Any = None, bucket_bytes: int = BUCKET) -> Any:
         for x, cut in zip(means, pieces, strict=True)
     ]
     exchange.mean(some, own)
-    exchange.gather(means)
+    back.gather(means)
     done = iter(means)
     return trees.tree(shape, iter([None if g is None else next(done) for g in given]))

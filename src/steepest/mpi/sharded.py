@@ -10,8 +10,9 @@ import numpy as np
 from steepest.core import internal, trees
 from steepest.core.group_program import GroupProgram
 from steepest.core.state import counter
+from steepest.core.state_formats import bits_of
 from steepest.fields import Call
-from steepest.memory import arrays
+from steepest.memory import arrays, formats
 from steepest.memory.arrays import Array
 from steepest.mpi.checks import check_masks, check_rules, checked, needs_whole, settings_of
 from steepest.mpi.exchange import BUCKET, Exchange, check_bucket
@@ -67,6 +68,7 @@ class Sharded:
         self._ranks = ranks = ProcessGroup(comm)
         with ranks.together():
             check_bucket(bucket_bytes)
+            self._bits = bits_of(hyper.get("dtype"))
             groups = self._flattened(params)
 
             def made(part: Callable[[int, Array], Array]) -> Optimizer:
@@ -83,7 +85,7 @@ class Sharded:
         ranks.check_same([f"bucket_bytes={bucket_bytes}", *self._facts(make, probe)])
         for p in self._params if ranks.size > 1 else ():
             there = np.ascontiguousarray(p)
-            ranks.comm.Bcast(there, root=0)
+            ranks.comm.Bcast(there.view(f"u{p.itemsize}"), root=0)
             if ranks.rank != 0:
                 p[...] = there.reshape(p.shape)
         with ranks.together():
@@ -111,8 +113,7 @@ class Sharded:
             shape, names, leaves = trees.flatten(group.pop("params"), len(self._names))
             names = trees.own_names(group, names)
             self._params += [
-                arrays.unpacked(arrays.parameter(x, name), f"parameter {name!r}")
-                for x, name in zip(leaves, names, strict=True)
+                arrays.parameter(x, name, self._bits) for x, name in zip(leaves, names, strict=True)
             ]
             self._names += names
             self._sizes.append(len(names))
@@ -156,7 +157,9 @@ class Sharded:
         """Everything in which the ranks must not differ."""
         every = zip(self._names, self._params, strict=True)
         facts = [f"the optimizer {getattr(make, '__name__', 'of a function')}"]
-        facts += [f"parameter {name!r}, {p.dtype} of shape {p.shape}" for name, p in every]
+        facts += [
+            f"parameter {name!r}, {formats.of(p).name} of shape {p.shape}" for name, p in every
+        ]
         for i, group in enumerate(probe.param_groups if probe else ()):
             facts.append(f"group {i} with {', '.join(group['param_names'])}")
         return facts if probe is None else facts + settings_of(probe)
@@ -189,7 +192,7 @@ class Sharded:
     def _checked_gradients(self, grads: Any) -> list[Array | None]:
         flat = trees.take(self._shape, grads)
         every = zip(flat, self._params, self._names, strict=True)
-        return [None if g is None else _gradient(g, p, name) for g, p, name in every]
+        return [None if g is None else _gradient(g, p, name, self._bits) for g, p, name in every]
 
     def _own_gradients(self, given: Sequence[int]) -> list[Array | None]:
         """Of element-wise rules every rank steps every parameter, even one without elements, so
@@ -404,11 +407,15 @@ def _load_sharded(optimizer: Sharded, state_dict: Mapping[str, Any], also: Seque
     optimizer._load_parts(state_dict, also)
 
 
-def _gradient(x: Any, p: Array, name: str) -> Array:
-    g = arrays.gradient(x, p, name)
-    if g.dtype != p.dtype:  # in which the mean over the ranks is made
+def _gradient(x: Any, p: Array, name: str, bits: str | None) -> Array:
+    """x as a gradient whose numbers are also of the parameter's format, in which they are sent."""
+    g = arrays.gradient(x if bits is None else arrays.of_bits(x, bits), p, name)
+    if formats.alike(g.dtype, p.dtype):
+        return g.view(p.dtype)
+    given, own = formats.of(g), formats.of(p)
+    if not formats.borrowed(p) or formats.wider([g.dtype, p.dtype]) != p.dtype:
         raise TypeError(
-            f"gradient of parameter {name!r} has dtype {g.dtype}; "
-            f"expected the parameter's {p.dtype}"
+            f"gradient of parameter {name!r} has dtype {given.name}; expected the parameter's "
+            f"{own.name}, in which gradients are sent to other ranks"
         )
     return g

@@ -332,7 +332,7 @@ def _whole(program: GroupProgram) -> str:
         return f"one of clip={h['clip']!r}, filter={h['filter']!r}, regularize={h['regularize']!r}"
     if program.scales:
         return f"state_dtype={h['state_dtype']!r}"
-    if any(x.in_c_order for x in h["filter"]):
+    if program.sums_arrays:
         return f"filter={h['filter']!r}"
     if h["cautious"]:
         return "cautious=True"
