@@ -459,9 +459,7 @@ WHOLE = {
     "mpi/exchange.py": {"r.counts", "counts[:i]", "(s.stop - s.start for s in some)"},
     "mpi/layout.py": {"low[:k]", "(sizes[i] for i in cut)"},
     "core/norms.py": {"(count for _, count, _ in groups)"},
-    "core/description.py": {
-        "(p.nbytes for group in optimizer.param_groups for p in group['params'])"
-    },
+    "core/description.py": {"(p.nbytes for p in params)", "gradients", "states"},
     "optimizers/lbfgs/__init__.py": {"(p.size for p in params)"},
     "schedules/base.py": {"(line.operations for line in lines)"},
     "memory/files.py": {"(_lines(size) for size in sizes)"},

@@ -574,6 +574,72 @@ def test_list_tells_states_bytes_needs_and_source(capsys) -> None:
         assert text.endswith(f"source: {RULES[rule].source}")
 
 
+def listed(capsys, words) -> dict[str, str]:
+    """What `steepest list` prints of each rule."""
+    assert cli.main(["list", *words.split()]) == 0
+    return {text.split()[0]: text for text in capsys.readouterr().out.split("\n\n") if text.strip()}
+
+
+@pytest.mark.parametrize(
+    ("words", "told", "adamw", "lion"),
+    [
+        (
+            "", "float32",
+            "16 (4 itself, 4 gradient, 8 states)", "12 (4 itself, 4 gradient, 4 states)",
+        ),
+        (
+            "--dtype bfloat16", "bfloat16",
+            "12 (2 itself, 2 gradient, 8 states)", "8 (2 itself, 2 gradient, 4 states)",
+        ),
+        (
+            "--grad-dtype float16 --state-dtype bfloat16",
+            "float32, gradient float16, states bfloat16",
+            "10 (4 itself, 2 gradient, 4 states)", "8 (4 itself, 2 gradient, 2 states)",
+        ),
+        (
+            "--dtype float16 --grad-dtype float32 --master float32",
+            "float16, gradient float32, master float32",
+            "18 (2 itself, 4 gradient, 12 states)", "14 (2 itself, 4 gradient, 8 states)",
+        ),
+        (
+            "--dtype float64", "float64",
+            "32 (8 itself, 8 gradient, 16 states)", "24 (8 itself, 8 gradient, 8 states)",
+        ),
+    ],
+)  # fmt: skip
+def test_list_tells_the_bytes_of_formats(words, told, adamw, lion, capsys) -> None:
+    rules = listed(capsys, words)
+    assert list(rules) == list(RULES)
+    assert f"bytes per parameter ({told}): {adamw}\n" in rules["adamw"]
+    assert f"bytes per parameter ({told}): {lion}\n" in rules["lion"]
+
+
+def test_list_says_which_rules_have_no_such_formats(capsys) -> None:
+    rules = listed(capsys, "--dtype bfloat16 --state-dtype exp_avg=bfloat16,exp_avg_sq=float32")
+    told = "bfloat16, states exp_avg bfloat16, exp_avg_sq float32"
+    assert f"bytes per parameter and step ({told}): 18 (10 read, 8 written)\n" in rules["adamw"]
+    assert "not in these formats: state_dtype names 'exp_avg_sq'; the states of" in rules["lion"]
+    assert "not in these formats: state_dtype = " in rules["muon"]
+    assert cli.main(["list", "--markdown", "--state-dtype", "exp_avg=float16"]) == 0
+    shown = capsys.readouterr().out
+    assert "`exp_avg`<br>`exp_avg_sq` | 24 | element-wise" in shown and "Muon" not in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("--dtype float8", "format 'float8': expected one of float32, float64, bfloat16"),
+        ("--state-dtype int8", "state_dtype = 'int8': expected one of float32"),
+        ("--master split16", "master = 'split16' has no effect: no parameter is bfloat16"),
+        ("--state-dtype nothing=float32", "state_dtype names 'nothing'"),
+    ],
+)
+def test_list_of_formats_that_there_are_not(words, reason, capsys) -> None:
+    assert cli.main(["list", *words.split()]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.count("\n") == 1 and reason in shown.err
+
+
 def test_list_as_a_table_has_a_row_of_seven_cells_for_every_rule(capsys) -> None:
     assert cli.main(["list", "--markdown"]) == 0
     header, line, *rows = capsys.readouterr().out.splitlines()

@@ -5,7 +5,8 @@ import pytest
 from cases import CONFIGURATIONS, label
 
 import steepest as st
-from steepest.core.description import bytes_moved, facts
+from steepest.core.description import bytes_moved, bytes_stored, facts
+from steepest.memory import formats
 from steepest.optimizers import RULES
 
 
@@ -44,6 +45,24 @@ def test_bytes(make, read, written, dtype):
     params = [np.zeros((3, 5), dtype), np.zeros(7, dtype)]
     size = 22 * np.dtype(dtype).itemsize // 4
     assert bytes_moved(make(params)) == (read * size, written * size)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "options", "stored", "moved"),
+    [
+        (None, {}, (44, 44, 176), (264, 220)),
+        ("float32", {"state_dtype": {"exp_avg": "bfloat16"}}, (44, 88, 132), (264, 176)),
+        ("float16", {"master": "split16"}, (44, 44, 220), (308, 264)),
+        (None, {"ema": 0.9}, (44, 44, 264), (352, 308)),
+    ],
+)
+def test_bytes_of_formats(gradient, options, stored, moved):
+    """Those of the arrays that there are."""
+    kind = formats.named("bfloat16")
+    opt = st.AdamW([np.zeros((3, 5), kind), np.zeros(7, kind)], **options)
+    gradient = None if gradient is None else formats.named(gradient)
+    assert bytes_stored(opt, gradient) == stored
+    assert bytes_moved(opt, gradient) == moved
 
 
 @pytest.mark.parametrize("rule", RULES)

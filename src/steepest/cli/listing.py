@@ -3,42 +3,88 @@
 import argparse
 import re
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
+from steepest.cli.errors import UsageError
 from steepest.core.description import Facts, facts
-from steepest.optimizers import RULES
+from steepest.optimizers import RULES, Optimizer
+
+_FORMATS = ("dtype", "grad_dtype", "state_dtype", "master")
 
 
 def add(commands: Any) -> None:
     """Adds the command's parser."""
     parser = commands.add_parser("list", help="the optimizers: formulas, states, bytes, papers")
     parser.add_argument("--markdown", action="store_true", help="as the table of the README")
+    parser.add_argument("--dtype", metavar="FORMAT", help="of parameters (default: float32)")
+    parser.add_argument(
+        "--grad-dtype", metavar="FORMAT", help="of gradients (default: that of parameters)"
+    )
+    parser.add_argument(
+        "--state-dtype", metavar="FORMAT", help="of states, or STATE=FORMAT for some, with commas"
+    )
+    parser.add_argument("--master", help="what is kept beside parameters of 16 bits")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the rules."""
-    rules = [facts(cls) for cls in RULES.values()]
+    chosen = {key: value for key in _FORMATS if (value := getattr(arguments, key)) is not None}
+    if "=" in chosen.get("state_dtype", ""):
+        pairs = (text.partition("=") for text in chosen["state_dtype"].split(","))
+        chosen["state_dtype"] = {key.strip(): name.strip() for key, _, name in pairs}
+    found = {rule: _of(cls, chosen) for rule, cls in RULES.items()}
+    rules = [x for x in found.values() if isinstance(x, Facts)]
+    if not rules:
+        raise UsageError(str(next(iter(found.values()))))
     if arguments.markdown:
         print("| class | what it does | formula | states | bytes | needs | paper |")
         print("|---|---|---|---|--:|---|---|")
         for rule in rules:
             print("|", " | ".join(cell.replace("|", r"\|") for cell in _cells(rule)), "|")
         return 0
-    width = max(len(rule.rule) for rule in rules)
-    for rule in rules:
-        print(f"{rule.rule:<{width}}  {rule.summary}")
-        print(textwrap.indent(_details(rule), " " * (width + 4)), end="\n\n")
+    width = max(map(len, found))
+    for name, x in found.items():
+        rule = x if isinstance(x, Facts) else facts(RULES[name])
+        numbers = _bytes(rule, chosen) if x is rule else [f"not in these formats: {x}"]
+        print(f"{name:<{width}}  {rule.summary}")
+        print(textwrap.indent(_details(rule, numbers), " " * (width + 4)), end="\n\n")
     return 0
 
 
-def _details(rule: Facts) -> str:
+def _of(cls: type[Optimizer], chosen: Mapping[str, Any]) -> Facts | ValueError:
+    """The facts of a rule in the formats that were chosen, or why it does not have these."""
+    try:
+        return facts(cls, **chosen)
+    except ValueError as error:
+        return error
+
+
+def _bytes(rule: Facts, chosen: Mapping[str, Any]) -> list[str]:
+    """What the rule costs in bytes, in words."""
+    told = [chosen.get("dtype", "float32")]
+    for key, what in (("grad_dtype", "gradient"), ("state_dtype", "states"), ("master", "master")):
+        x = chosen.get(key)
+        if x is not None:
+            named = ", ".join(map(" ".join, x.items())) if isinstance(x, Mapping) else x
+            told.append(f"{what} {named}")
+    words = ", ".join(told)
+    parameter, gradient, states = rule.stored
+    return [
+        f"bytes per parameter ({words}): {parameter + gradient + states:g} "
+        f"({parameter:g} itself, {gradient:g} gradient, {states:g} states)",
+        f"bytes per parameter and step ({words}): {_total(rule)} "
+        f"({rule.read:g} read, {rule.written:g} written)",
+    ]
+
+
+def _details(rule: Facts, numbers: list[str]) -> str:
     return "\n".join(
         [
             rule.formula,
             f"states: {', '.join(rule.states) or 'none'}",
-            f"bytes per parameter and step (float32): {_total(rule)} "
-            f"({rule.read:g} read, {rule.written:g} written)",
+            *numbers,
             f"needs: {rule.needs}",
             f"source: {rule.source}",
         ]
