@@ -62,10 +62,7 @@ def ordinary(p: Any) -> bool:
 def plain(x: Any, what: str) -> Any:
     """The real, dense tensor in main memory that x is, or has its numbers in. Raises TypeError."""
     if type(x) not in (torch.Tensor, torch.nn.Parameter):
-        if hasattr(x, "to_local"):  # a DTensor: the part that this process has
-            x = x.to_local()
-        if hasattr(x, "trigger_wait"):  # it may be on its way from other processes
-            x = x.trigger_wait()
+        x = _local(x)
         if torch.utils._python_dispatch.is_traceable_wrapper_subclass(x):
             raise TypeError(f"{what} is a {type(x).__name__}; expected a plain torch.Tensor")
         check_values(x, what)
@@ -81,6 +78,15 @@ def plain(x: Any, what: str) -> Any:
             f"{what} has dtype {x.dtype}; expected {formats.expected()}, or complex numbers of "
             "the first two: convert it to one of them"
         )
+    return x
+
+
+def _local(x: Any) -> Any:
+    """The part of a tensor that this process has."""
+    if hasattr(x, "to_local"):  # a DTensor
+        x = x.to_local()
+    if hasattr(x, "trigger_wait"):  # it may be on its way from other processes
+        x = x.trigger_wait()
     return x
 
 
@@ -101,7 +107,7 @@ def state(x: Any, what: str) -> Any:
         return x
     if x.is_floating_point() or x.is_complex():
         return array(x, what, writable=True)
-    return x.detach().numpy()
+    return _local(x.detach()).numpy()
 
 
 def type_of(dtype: Any) -> Any:
