@@ -5,6 +5,7 @@ from that. How far the parameters moved must agree, to roundings.
 """
 
 import copy
+import importlib.util
 import io
 from functools import partial
 
@@ -409,3 +410,51 @@ def test_stable_baselines_trains_past_the_end_of_its_schedule():
         resumed.learn(65, reset_num_timesteps=False)
         found.append(numbers(resumed.policy) - start)
     agree(*found, rtol=1e-3)  # in float32, and the policy chooses its own data
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32], ids=str)
+def test_peft_trains_adapters_over_a_base_in_bfloat16(kind):
+    """Adapters of LoRA in 16 bits have a master. The base has no gradients, and stays."""
+    if importlib.util.find_spec("torchvision"):  # Transformers imports it where there is one
+        torchvision()
+    peft = pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "vocab_size": 40}
+    config = transformers.LlamaConfig(num_hidden_layers=2, num_attention_heads=4, **sizes)
+    torch.manual_seed(0)
+    base = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
+    lora = peft.LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "v_proj", "up_proj"])
+    model = peft.get_peft_model(base, lora, autocast_adapter_dtype=kind == torch.float32)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert {p.dtype for p in trained.values()} == {kind} and len(trained) == 12
+    master = "split16" if kind == torch.bfloat16 else None
+    tokens = torch.randint(0, 40, (4, 12))
+    losses = []
+
+    def run(model, optimizer, steps):
+        for _ in range(steps):
+            loss = model(input_ids=tokens, labels=tokens).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+
+    optimizer = stt.AdamW(trained.items(), lr=0.01, master=master)
+    run(model, optimizer, 20)
+    checkpoint = saved((model.state_dict(), optimizer.state_dict()))
+    run(model, optimizer, 10)
+    assert losses[-1] < losses[20] < losses[0] - 0.3
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name]) == (name not in trained), name
+        assert (p in optimizer.state) == (name in trained), name
+    for p in trained.values():
+        assert ("remainder" in optimizer.state[p]) == (master is not None)
+
+    after = {name: p.detach().clone() for name, p in trained.items()}
+    model.load_state_dict(checkpoint[0])
+    again = stt.AdamW(trained.items(), lr=0.01, master=master)
+    again.load_state_dict(checkpoint[1])
+    run(model, again, 10)
+    assert losses[30:] == losses[20:30]
+    assert all(torch.equal(p, after[name]) for name, p in trained.items())
