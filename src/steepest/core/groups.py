@@ -15,6 +15,7 @@ from steepest.core.held_rule import HeldRule, checked_defaults, other_rule
 from steepest.core.norms import Peers
 from steepest.core.rule import Rule
 from steepest.core.scalar_states import new_scalars
+from steepest.core.standstill import Standstill
 from steepest.core.state import Changes, WatchedDict, counters
 from steepest.core.state_formats import bits_of
 from steepest.kernels import dispatch, machine
@@ -84,6 +85,7 @@ class WithGroups(Rule, registered=False):
         self._plan: Plan | None = None
         self._plan_kernels: dispatch.Kernels | None = None
         self._lock = machine.Lock()
+        self._standstill = Standstill()
         if not self._grouped:
             params = [{"params": params}]
         for group in params:

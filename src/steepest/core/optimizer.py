@@ -11,7 +11,7 @@ of the library asks of it, beside users, is in ``internal``.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -22,6 +22,7 @@ from steepest.core.constructor import KW_ONLY, Argument
 from steepest.core.hyper_parameters import Number, Schedule
 from steepest.core.norms import Norms
 from steepest.core.rule import RULES
+from steepest.core.standstill import Look
 from steepest.core.state_dicts import WithStateDict
 from steepest.kernels import machine, threads
 from steepest.kernels.engine import Plan
@@ -126,30 +127,35 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
         plan = self._resolved(flat)
         if self._sharing:
             self._check_shared()
-        climbing = False
-        for row, (number, t, by_rows) in enumerate(plan.rows()):
+        climbing, rows = False, plan.rows()
+        for row, (number, t, by_rows) in enumerate(rows):
             program = self._groups[number]
             program.tell(plan, row, count, t, self._domains[number], by_rows)
             if program.sign < 0:
                 climbing = True
         workers = 1 if plan.cost < threads.SMALL else threads.workers(plan.elements())
+        looks: Sequence[Look] = ()
+        if self._rounded:
+            looks = self._standstill.begin(plan, rows, flat, self._rounded, self._places)
         if self._clipping.domains or self._nonfinite != "propagate":
             self._clipped_step(plan, workers, count, climbing)
-            return
-        if climbing:
-            plan.rescale(self._climbing(self._unscale))
-        elif self._unscale != 1.0:
-            plan.rescale(self._unscale)
-        if plan.has_factors:
-            plan.factors(workers)
-        if self._preparing:
-            self._prepare(plan)
-        if self._peers is not None:
-            self._peers.ready()
-        if self._keeping:
-            plan.commit(workers, keeping=self._keeping)
         else:
-            plan.commit(workers)
+            if climbing:
+                plan.rescale(self._climbing(self._unscale))
+            elif self._unscale != 1.0:
+                plan.rescale(self._unscale)
+            if plan.has_factors:
+                plan.factors(workers)
+            if self._preparing:
+                self._prepare(plan)
+            if self._peers is not None:
+                self._peers.ready()
+            if self._keeping:
+                plan.commit(workers, keeping=self._keeping)
+            else:
+                plan.commit(workers)
+        if looks:
+            self._standstill.end(looks, self._state)
 
     def _check_process(self) -> None:
         """Raises RuntimeError where a step would change the state of another process, too."""

@@ -12,6 +12,7 @@ from steepest.core.group_program import GroupProgram
 from steepest.core.groups import WithGroups
 from steepest.core.norms import Clipping
 from steepest.core.scalar_states import packed_scalars
+from steepest.core.standstill import rounds_away
 from steepest.core.state import WatchedDict, counter
 from steepest.kernels import dispatch
 from steepest.kernels.engine import Plan
@@ -56,6 +57,7 @@ class WithPlan(WithGroups, registered=False):
         cuts: list[list[tuple[int | None, Array | None]]] = []
         besides: list[dict[int, tuple[str, Array]]] = []
         places: list[tuple[GroupProgram, str]] = []
+        rounded: set[int] = set()
         self._make_room(self._files, self.param_groups, self._groups, self._state)
         for number, (group, program) in enumerate(
             zip(self.param_groups, self._groups, strict=True)
@@ -73,6 +75,8 @@ class WithPlan(WithGroups, registered=False):
                     state[key] = program.checked(state[key], p, name, key)
                 numbers = packed_scalars(state, program, name)
                 replaced[name] = state
+                if rounds_away(program, p):
+                    rounded.add(len(places))
                 places.append((program, name))
                 matrices = program.rule.matrices(p, program.h)
                 operands = program.by_elements if matrices is None else program.by_rows
@@ -117,6 +121,7 @@ class WithPlan(WithGroups, registered=False):
             [(program.clip, len(group["params"]), given) for program, group, given in each]
         )
         self._cuts, self._besides, self._places, self._written = cuts, besides, places, written
+        self._rounded = rounded
         self._preparing = any(program.rule.prepares for program in self._groups)
         self._join()
         self._changes.any = False
