@@ -223,3 +223,66 @@ def test_states_that_do_not_fit_are_refused_by_name(change, message):
     with pytest.raises(ValueError, match=message):
         st.convert.from_bitsandbytes(given, opt)
     assert opt.updates == 0
+
+
+@pytest.mark.parametrize(
+    ("rule", "options", "message"),
+    [
+        ("Adam", {"weight_decay": 0.1}, "no weight_decay with decay_mode = 'l2'"),
+        ("SGD", {"momentum": 0.9, "weight_decay": 0.1, "decay_mode": "decoupled"}, "decay_mode"),
+        ("SGD", {}, "has no momentum = 0"),
+        ("SGD", {"momentum": 0.9, "nesterov": True}, "no nesterov; here it is True"),
+        ("SGD", {"momentum": 0.9, "dampening": 0.1}, "no dampening"),
+        ("RMSprop", {"momentum": 0.9}, "no momentum"),
+        ("RMSprop", {"centered": True}, "no centered"),
+        ("AdamW", {"amsgrad": True}, "no amsgrad"),
+        ("Adagrad", {"lr_decay": 0.1}, "no lr_decay"),
+        ("Lion", {"maximize": True}, "no maximize"),
+        ("LAMB", {}, "bitsandbytes has no lamb"),
+    ],
+)
+def test_what_bitsandbytes_lacks_is_refused(rule, options, message):
+    opt = getattr(st, rule)(tree(0), **options)
+    with pytest.raises(ValueError, match=message):
+        st.convert.to_bitsandbytes(opt, tensors=False)
+
+
+def test_codes_are_of_finite_numbers_in_8_or_32_bits():
+    opt = st.Lion({"w": np.zeros(4096)})
+    opt.step({"w": np.ones(4096)})
+    with pytest.raises(ValueError, match="bits = 4: expected 8 or 32"):
+        st.convert.to_bitsandbytes(opt, bits=4)
+    opt.state["w"]["exp_avg"][77] = np.inf
+    with pytest.raises(ValueError, match="'exp_avg' of parameter 'w' has numbers that are not fin"):
+        st.convert.to_bitsandbytes(opt, tensors=False)
+    [own] = st.convert.to_bitsandbytes(opt, bits=32, tensors=False)["state"].values()
+    assert own["__bnb_optimizer_quant_state__"]["state1"][77] == np.inf
+
+
+@pytest.mark.parametrize(
+    ("made", "decay_mode"),
+    [
+        (lambda p: st.Adam(p), "decoupled"),
+        (lambda p: st.Adam(p, decay_mode="decoupled_after"), "decoupled_after"),
+        (lambda p: st.AdamW(p), "decoupled"),
+    ],
+)
+def test_decay_is_decoupled_in_adam_of_bitsandbytes_too(made, decay_mode):
+    opt = made(tree(0, LARGE))
+    st.convert.from_bitsandbytes(bits(256, True), opt)
+    group = opt.param_groups[0]
+    assert (group["decay_mode"], group["weight_decay"]) == (decay_mode, 0.1)
+
+
+def test_a_warm_up_of_ademamix_is_a_schedule_here():
+    group = {"lr": 0.1, "betas": (0.9, 0.99, 0.999), "alpha": 5.0, "t_alpha": 9, "t_beta3": 9}
+    given = {"state": {}, "param_groups": [group | {"params": [0]}]}
+    with pytest.raises(ValueError, match=r"t_alpha of group 0 = 9.*ademamix_alpha, or keep=\['alp"):
+        st.convert.from_bitsandbytes(given, st.AdEMAMix([np.ones(2)]))
+    alpha = st.schedules.ademamix_alpha(5.0, steps=9)
+    opt = st.AdEMAMix([np.ones(2)], alpha=alpha)
+    with pytest.raises(ValueError, match=r"t_beta3 of group 0 = 9"):
+        st.convert.from_bitsandbytes(given, opt)
+    st.convert.from_bitsandbytes(given, opt, keep=["betas"])
+    assert opt.param_groups[0]["alpha"] is alpha
+    assert opt.param_groups[0]["betas"] == (0.9, 0.999, 0.9999)

@@ -216,7 +216,9 @@ def hostile():
             yield given
 
 
-@pytest.mark.parametrize("name", ["from_torch", "from_deepspeed", "from_bitsandbytes"])
+@pytest.mark.parametrize(
+    "name", ["from_torch", "from_deepspeed", "from_bitsandbytes", "from_flashoptim"]
+)
 def test_a_hostile_state_dict_is_refused_by_name(name):
     taken = 0
     for given in hostile():

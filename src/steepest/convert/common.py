@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from steepest import codecs
 from steepest.core import internal
 from steepest.core.group_program import GroupProgram
+from steepest.memory import formats
 from steepest.memory.arrays import Array, unmasked
 from steepest.optimizers import Optimizer
 
-__all__ = ["Found", "Taken", "array_of", "check_same_formula", "checked", "count_of", "counted",
-           "in_order", "programs", "merged", "number_of", "only_rule", "put_in", "rescaled",
-           "take_out", "warmed"]  # fmt: skip
+__all__ = ["Found", "Taken", "array_of", "check_finite", "check_same_formula", "checked",
+           "count_of", "counted", "in_order", "kept", "programs", "merged", "number_of",
+           "only_rule", "put_in", "rescaled", "single", "take_out", "warmed"]  # fmt: skip
 
 _AVERAGES = ("ema", "average")
 """Arrays that no step reads: they are not converted."""
@@ -37,7 +39,8 @@ class Found:
 
 @dataclass
 class Taken:
-    """One parameter here. h: the numbers of its group, schedules evaluated for the next step."""
+    """One parameter here. h: the numbers of its group, schedules evaluated for the next step.
+    state: float32 or float64, whatever they are stored as. master: what ``master=`` keeps."""
 
     name: str
     param: Array
@@ -45,6 +48,7 @@ class Taken:
     h: dict[str, Any]
     step: int
     state: dict[str, Array]
+    master: dict[str, Array]
 
 
 # Arrays and numbers of other packages
@@ -67,7 +71,8 @@ def array_of(x: Any, what: str) -> Array:
         raise TypeError(f"{what} is a {type(x).__name__}, not an array: {error}") from error
     if not isinstance(found, (np.ndarray, np.generic)):
         raise TypeError(f"{what} is a {type(x).__name__}, not an array")
-    return np.asarray(found.astype(np.float32) if found.dtype.name == "bfloat16" else found)
+    array = np.asarray(found)
+    return codecs.from_bfloat16(array) if codecs.is_bfloat16(array.dtype) else array
 
 
 def number_of(x: Any, what: str) -> float:
@@ -95,10 +100,10 @@ def counted(state: Mapping[str, Any], name: str) -> tuple[int, dict[str, Any]]:
 
 
 def checked(x: Any, like: Array, name: str, key: str) -> Array:
-    """x as the state `key` of a parameter: of the shape of `like`, and cast to its type.
+    """x as the state `key` of a parameter: of the shape of `like`, and stored as that is.
 
-    Raises ValueError for another shape and for numbers beyond that type, TypeError for what is not
-    floating.
+    Raises ValueError for another shape and for numbers beyond that format, TypeError for what is
+    not floating.
     """
     what = f"state {key!r} of parameter {name!r}"
     found = array_of(x, what)
@@ -106,11 +111,27 @@ def checked(x: Any, like: Array, name: str, key: str) -> Array:
         raise TypeError(f"{what} has dtype {found.dtype}; expected floating numbers")
     if found.shape != like.shape:
         raise ValueError(f"{what} has shape {found.shape}; expected {like.shape}")
-    with np.errstate(over="ignore"):
-        cast: Array = found.astype(like.dtype)
-    if not np.array_equal(np.isfinite(cast), np.isfinite(found)):
-        raise ValueError(f"{what} has numbers beyond {like.dtype}; keep the parameters in double")
+    cast = np.array(formats.encoded(found, like.dtype))
+    if not np.array_equal(np.isfinite(formats.decoded(cast)), np.isfinite(found)):
+        raise ValueError(
+            f"{what} has numbers beyond {formats.of(like).name}; keep it in a wider format"
+        )
     return cast
+
+
+def check_finite(x: Array, name: str, key: str) -> None:
+    """Raises ValueError for a state that has no codes."""
+    if not np.isfinite(x).all():
+        raise ValueError(
+            f"state {key!r} of parameter {name!r} has numbers that are not finite, "
+            "for which there are no codes"
+        )
+
+
+def single(taken: Taken, key: str) -> Array:
+    """A state in single precision. Raises ValueError for numbers beyond that."""
+    x = taken.state[key]
+    return checked(x, np.empty(x.shape, np.float32), taken.name, key)
 
 
 # Matching parameters
@@ -214,7 +235,8 @@ def _scheduled(x: Any) -> bool:
     return callable(x) or (isinstance(x, tuple) and any(map(callable, x)))
 
 
-def _kept(key: str, own: Any, keep: bool | Collection[str]) -> bool:
+def kept(key: str, own: Any, keep: bool | Collection[str]) -> bool:
+    """Whether a hyper-parameter stays as it is here."""
     return keep is True or _scheduled(own) or (not isinstance(keep, bool) and key in keep)
 
 
@@ -228,7 +250,7 @@ def merged(
         raise TypeError(f"keep = {keep!r}: expected True, or a list of names")
     groups = [{k: x for k, x in g.items() if k != "params"} for g in optimizer.param_groups]
     for group, other in zip(groups, hyper or [{}] * len(groups), strict=True):
-        taken = {k: x for k, x in other.items() if not _kept(k, group.get(k), keep)}
+        taken = {k: x for k, x in other.items() if not kept(k, group.get(k), keep)}
         group.update(taken)
     return groups
 
@@ -305,6 +327,8 @@ def _state(
     if given is None:
         return fresh
     del fresh["step"]
+    masters = {key: fresh.pop(key) for key in program.master_keys(p)}
+    masters |= {key: given.arrays.pop(key) for key in masters if key in given.arrays}
     if set(given.arrays) != set(fresh):
         raise ValueError(
             f"parameter {name!r} has the states {sorted(given.arrays)} there; {rule.rule} with "
@@ -320,7 +344,7 @@ def _state(
             )
         t = 1
     arrays = {key: checked(x, fresh[key], name, key) for key, x in given.arrays.items()}
-    return {"step": t, **arrays}
+    return {"step": t, **arrays, **masters}
 
 
 def take_out(optimizer: Optimizer, package: str, convention: str) -> list[Taken]:
@@ -334,7 +358,9 @@ def take_out(optimizer: Optimizer, package: str, convention: str) -> list[Taken]
             if program.h[option]:
                 raise ValueError(f"{package} has no {option}, which group {i} uses")
         for name, p in zip(group["param_names"], group["params"], strict=True):
-            state = {k: x for k, x in state_dict["state"][name].items() if k not in _AVERAGES}
-            step = int(state.pop("step"))
-            taken.append(Taken(name, p, i, program.h, step, state))
+            own = {k: x for k, x in state_dict["state"][name].items() if k not in _AVERAGES}
+            step = int(own.pop("step"))
+            masters = {key: own.pop(key) for key in program.master_keys(p)}
+            state = {key: formats.decoded(x) for key, x in own.items()}
+            taken.append(Taken(name, p, i, program.h, step, state, masters))
     return taken

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from steepest.convert import common, torch_layout
-from steepest.convert.common import Found
-from steepest.convert.torch import take_over, tensors_of
+from steepest.convert.common import Found, Taken
+from steepest.convert.torch import take_over, tensors_of, written
 from steepest.optimizers import Optimizer
 
 __all__ = ["from_deepspeed", "to_deepspeed"]
@@ -81,21 +81,19 @@ def to_deepspeed(optimizer: Optimizer, *, tensors: bool = True) -> dict[str, Any
     for what DeepSpeed lacks: ``amsgrad``, ``maximize``.
     """
     common.only_rule(optimizer, _RULES, "DeepSpeed")
-    groups: list[dict[str, Any]] = []
-    state: dict[int, dict[str, Any]] = {}
-    for number, one in enumerate(common.take_out(optimizer, "DeepSpeed", "deepspeed")):
-        for key in ("amsgrad", "maximize"):
-            if one.h.get(key):
-                raise ValueError(f"DeepSpeed has no {key}, which group {one.group} uses")
-        if one.group == len(groups):
-            keys = ("lr", "betas", "eps", "weight_decay", "bias_correction", "amsgrad")
-            groups.append({key: one.h[key] for key in keys if key in one.h} | {"params": []})
-        groups[one.group]["params"].append(number)
-        if one.step:
-            arrays = {
-                key: common.checked(x, np.empty(x.shape, np.float32), one.name, key)
-                for key, x in one.state.items()
-            }
-            state[number] = {"step": one.step, **arrays}
-    whole = {"state": state, "param_groups": groups}
+    whole = written(optimizer, _group_to, _state_to, package="DeepSpeed", convention="deepspeed")
     return tensors_of(whole) if tensors else whole
+
+
+def _group_to(one: Taken) -> dict[str, Any]:
+    for key in ("amsgrad", "maximize"):
+        if one.h.get(key):
+            raise ValueError(f"DeepSpeed has no {key}, which group {one.group} uses")
+    keys = ("lr", "betas", "eps", "weight_decay", "bias_correction", "amsgrad")
+    return {key: one.h[key] for key in keys if key in one.h}
+
+
+def _state_to(one: Taken) -> dict[str, Any]:
+    if not one.step:
+        return {}
+    return {"step": one.step, **{key: common.single(one, key) for key in one.state}}

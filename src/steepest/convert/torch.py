@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
+from steepest import codecs
 from steepest.convert import common, torch_layout
-from steepest.convert.common import Found
+from steepest.convert.common import Found, Taken
 from steepest.convert.torch_layout import LAYOUTS
 from steepest.extras import require
 from steepest.optimizers import Optimizer
 
-__all__ = ["from_torch", "take_over", "tensors_of", "to_torch"]
+__all__ = ["check_layout", "from_torch", "take_over", "tensors_of", "to_torch", "written"]
 
 
 def from_torch(
@@ -25,7 +26,8 @@ def from_torch(
     """Gives an optimizer the state and the hyper-parameters of one of ``torch.optim``.
 
     state_dict: what PyTorch's ``state_dict()`` gave, of tensors or of arrays; those of torchao,
-    whose quantised tensors are dequantised, too. names: the names here of PyTorch's parameters, in
+    whose quantised tensors are dequantised, too. States are stored as ``state_dtype`` says; a
+    master begins as for a new optimizer. names: the names here of PyTorch's parameters, in
     its order; if left out, they are matched by the ``param_names`` of its groups, and if there are
     none, in order. keep: hyper-parameters that stay as they are here, or True for all; schedules
     stay anyway. step: the number of steps done, for SGD and Muon, which do not store it; needed if
@@ -181,7 +183,8 @@ def to_torch(
     PyTorch. param_names: whether groups have their parameters' names, as PyTorch writes them for
     optimizers made of ``named_parameters()``.
 
-    Averages (``ema``, ``average``) and clips are left out. Raises ValueError for other options that
+    States are of float32 or float64, whatever they are stored as here. Averages (``ema``,
+    ``average``), masters and clips are left out. Raises ValueError for other options that
     PyTorch's class lacks, such as another convention, ``lookahead`` or another mode of decay.
 
     >>> import numpy as np, steepest as st
@@ -191,33 +194,52 @@ def to_torch(
     {0: {'momentum_buffer': array([ 1., -2.])}}
     """
     common.only_rule(optimizer, LAYOUTS, "torch.optim")
-    taken = common.take_out(optimizer, "torch.optim", "torch")
+    whole = written(
+        optimizer,
+        lambda one: torch_layout.group_to(optimizer.rule, one.h, one.group),
+        lambda one: torch_layout.state_to(optimizer.rule, one),
+        param_names=param_names,
+    )
+    return tensors_of(whole) if tensors else whole
+
+
+def written(
+    optimizer: Optimizer,
+    group_to: Callable[[Taken], dict[str, Any]],
+    state_to: Callable[[Taken], dict[str, Any]],
+    *,
+    package: str = "torch.optim",
+    convention: str = "torch",
+    param_names: bool = False,
+) -> dict[str, Any]:
+    """A state dict of PyTorch's layout. group_to: the group of a parameter there, without its
+    parameters. state_to: its state there, empty for one that has had no step."""
     groups: list[dict[str, Any]] = []
     state: dict[int, dict[str, Any]] = {}
-    for number, one in enumerate(taken):
+    for number, one in enumerate(common.take_out(optimizer, package, convention)):
         if one.group == len(groups):
-            groups.append(torch_layout.group_to(optimizer.rule, one.h, one.group))
-            groups[-1]["params"] = []
+            groups.append(group_to(one) | {"params": []})
             if param_names:
                 groups[-1]["param_names"] = []
         groups[one.group]["params"].append(number)
         if param_names:
             groups[one.group]["param_names"].append(one.name)
-        arrays = torch_layout.state_to(optimizer.rule, one)
-        if arrays:
-            state[number] = arrays
-    whole = {"state": state, "param_groups": groups}
-    return tensors_of(whole) if tensors else whole
+        if own := state_to(one):
+            state[number] = own
+    return {"state": state, "param_groups": groups}
 
 
 def tensors_of(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """The same with tensors in place of arrays."""
+    """The same with tensors in place of the arrays of its states."""
     torch = require("torch", "torch", "state dicts of tensors (there is tensors=False)")
-    state = {
-        number: {
-            key: torch.from_numpy(np.array(x)) if isinstance(x, (np.ndarray, np.generic)) else x
-            for key, x in own.items()
-        }
-        for number, own in state_dict["state"].items()
-    }
-    return {**state_dict, "state": state}
+
+    def tensors(x: Any) -> Any:
+        if isinstance(x, dict):
+            return {key: tensors(one) for key, one in x.items()}
+        if not isinstance(x, (np.ndarray, np.generic)):
+            return x
+        if codecs.is_bfloat16(x.dtype):
+            return torch.from_numpy(np.array(x).view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(np.array(x))
+
+    return {**state_dict, "state": tensors(state_dict["state"])}

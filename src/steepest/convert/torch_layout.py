@@ -16,6 +16,7 @@ import numpy as np
 from steepest.convert import common
 from steepest.convert.common import Found, Taken
 from steepest.matrix.newton_schulz import JORDAN
+from steepest.memory import formats
 
 __all__ = [
     "LAYOUTS",
@@ -243,7 +244,7 @@ def state_to(rule: str, taken: Taken) -> dict[str, Any]:
         return state
     single = np.float32(t)
     state["step"] = np.array(t, np.float32 if int(single) == t else np.float64)
-    dtype = taken.param.dtype
+    dtype = formats.computed(taken.param)
     if rule == "nadam":
         product = common.warmed(h["betas"][0], h["momentum_decay"], t)
         state["mu_product"] = np.array(product, dtype)
