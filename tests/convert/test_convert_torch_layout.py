@@ -2,6 +2,7 @@
 package runs where these tests do. What goes on is compared with PyTorch's class of the same
 formula."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -286,3 +287,79 @@ def test_a_warm_up_of_ademamix_is_a_schedule_here():
     st.convert.from_bitsandbytes(given, opt, keep=["betas"])
     assert opt.param_groups[0]["alpha"] is alpha
     assert opt.param_groups[0]["betas"] == (0.9, 0.999, 0.9999)
+
+
+# However states are stored here
+
+WIDE = {"w": (50, 100), "b": (3,)}
+TO = {
+    "torch": st.convert.to_torch,
+    "deepspeed": st.convert.to_deepspeed,
+    "bitsandbytes": st.convert.to_bitsandbytes,
+    "flashoptim": st.convert.to_flashoptim,
+}
+
+
+def single(seed):
+    return {k: x.astype(np.float32) for k, x in tree(seed, WIDE).items()}
+
+
+def assert_same_state(one, other):
+    for name, own in one.state.items():
+        assert own.keys() == other.state[name].keys()
+        for key, x in own.items():
+            again = other.state[name][key]
+            assert (again.dtype, again.tobytes()) == (x.dtype, x.tobytes()), (name, key)
+
+
+@pytest.mark.parametrize("state_dtype", ["bfloat16", "q8", {"exp_avg": "float16"}])
+@pytest.mark.parametrize("package", TO)
+def test_states_are_converted_however_they_are_stored(package, state_dtype):
+    """Out as numbers, or as codes of these; in as numbers, stored as all others are."""
+    p = single(0)
+    opt = st.AdamW(p, state_dtype=state_dtype)
+    for seed in range(3):
+        opt.step(single(seed))
+    given = TO[package](opt, tensors=False)
+    take = getattr(st.convert, f"from_{package}")
+    plain = st.AdamW(p)
+    take(given, plain)
+    assert plain.state["w"]["exp_avg"].dtype == np.float32
+    again = st.AdamW(p, state_dtype=state_dtype)
+    take(given, again)
+    if package in (
+        "torch",
+        "deepspeed",
+    ):  # the same numbers; a scale of 8 bits may be a smaller one
+        for i, own in st.convert.to_torch(opt, tensors=False)["state"].items():
+            for key, x in st.convert.to_torch(again, tensors=False)["state"][i].items():
+                np.testing.assert_array_equal(x, own[key])
+    expected = st.AdamW(p, state_dtype=state_dtype)
+    st.convert.from_torch(st.convert.to_torch(plain, tensors=False), expected)
+    assert_same_state(expected, again)
+
+
+def test_a_state_of_8_bits_goes_through_another_package_without_other_steps():
+    p, q = single(0), single(0)
+    opt, other = (st.AdamW(x, state_dtype="q8", rounding_seed=5) for x in (p, q))
+    for seed in range(3):
+        opt.step(single(seed))
+        other.step(single(seed))
+    again = st.AdamW(q, state_dtype="q8", rounding_seed=5)
+    st.convert.from_deepspeed(st.convert.to_deepspeed(other, tensors=False), again)
+    for seed in range(3, 6):
+        opt.step(single(seed))
+        again.step(single(seed))
+    for k, x in p.items():
+        np.testing.assert_array_equal(q[k], x)
+
+
+def test_masters_begin_anew_and_are_left_out():
+    p = {k: x.astype(ml_dtypes.bfloat16) for k, x in single(0).items()}
+    opt = st.AdamW(p, master="split16")
+    opt.step(single(1))
+    assert opt.state["w"]["remainder"].any()
+    given = st.convert.to_torch(opt, tensors=False)
+    assert set(given["state"][0]) == {"step", "exp_avg", "exp_avg_sq"}
+    st.convert.from_torch(given, opt)
+    assert not opt.state["w"]["remainder"].any()

@@ -206,7 +206,7 @@ def _nearest_e4m3(x: Array) -> Array:
     ends, size = (numbers[:-1] + numbers[1:]) / np.float32(2), np.abs(x)
     code = np.searchsorted(ends, size, "left")
     even = code + ((ends[np.minimum(code, 125)] == size) & (code % 2 == 1))
-    return even + np.where(np.signbit(x), 128, 0)
+    return np.asarray(even + np.where(np.signbit(x), 128, 0))
 
 
 def _nearest_softsign(x: Array) -> Array:
@@ -222,7 +222,7 @@ def _softsigned() -> Array:
 
 
 def _nearest_linear(x: Array) -> Array:
-    return np.floor(x * np.float32(255) + np.float32(0.5))
+    return np.asarray(np.floor(x * np.float32(255) + np.float32(0.5)))
 
 
 _DYNAMIC = {signed: dynamic_map(8, signed) for signed in (True, False)}

@@ -327,8 +327,8 @@ def _state(
     if given is None:
         return fresh
     del fresh["step"]
-    masters = {key: fresh.pop(key) for key in program.master_keys(p)}
-    masters |= {key: given.arrays.pop(key) for key in masters if key in given.arrays}
+    beside = {key: fresh.pop(key) for key in program.keys_beside(p)}
+    beside |= {key: given.arrays.pop(key) for key in beside if key in given.arrays}
     if set(given.arrays) != set(fresh):
         raise ValueError(
             f"parameter {name!r} has the states {sorted(given.arrays)} there; {rule.rule} with "
@@ -343,8 +343,16 @@ def _state(
                 f"{(timed or ['lr_decay'])[0]} here depends on it: give step="
             )
         t = 1
-    arrays = {key: checked(x, fresh[key], name, key) for key, x in given.arrays.items()}
-    return {"step": t, **arrays, **masters}
+    arrays: dict[str, Array] = {}
+    for key, x in given.arrays.items():
+        scaled = program.scaled(key, p)
+        if scaled is None:
+            arrays[key] = checked(x, fresh[key], name, key)
+            continue
+        numbers = checked(x, np.empty(p.shape, np.float32), name, key)
+        codes = scaled.encode(numbers, key in rule.squares)
+        arrays[key], beside[program.scale_key(key)] = codes
+    return {"step": t, **arrays, **beside}
 
 
 def take_out(optimizer: Optimizer, package: str, convention: str) -> list[Taken]:
@@ -360,7 +368,17 @@ def take_out(optimizer: Optimizer, package: str, convention: str) -> list[Taken]
         for name, p in zip(group["param_names"], group["params"], strict=True):
             own = {k: x for k, x in state_dict["state"][name].items() if k not in _AVERAGES}
             step = int(own.pop("step"))
-            masters = {key: own.pop(key) for key in program.master_keys(p)}
-            state = {key: formats.decoded(x) for key, x in own.items()}
+            beside = {key: own.pop(key) for key in program.keys_beside(p)}
+            state = {key: _numbers(program, p, key, x, beside) for key, x in own.items()}
+            masters = {key: beside[key] for key in program.master_keys(p)}
             taken.append(Taken(name, p, i, program.h, step, state, masters))
     return taken
+
+
+def _numbers(program: Any, p: Array, key: str, x: Array, beside: Mapping[str, Array]) -> Array:
+    """A state of the parameter p in float32 or float64, however it is stored."""
+    scaled = program.scaled(key, p)
+    if scaled is None:
+        return formats.decoded(x)
+    found: Array = scaled.decode(x, beside[program.scale_key(key)], key in program.rule.squares)
+    return found

@@ -100,7 +100,8 @@ class Scaled:
     name: what the option ``state_dtype`` calls it. dtype: that of codes and scales. group: how many
     elements share a scale. least: states of fewer elements stay as they are without it. codec: the
     codecs of states that have a sign, and of squares. encode: numbers, and whether they are
-    squares, as (codes, scales), rounded to nearest.
+    squares, as (codes, scales), rounded to nearest. decode: these, and whether they are of squares,
+    as float32.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Scaled:
     least: int
     codec: tuple[str, str]
     encode: Callable[[Array, bool], tuple[Array, Array]]
+    decode: Callable[[Array, Array, bool], Array]
 
 
 SCALED: dict[str, Scaled] = {}
@@ -258,5 +260,6 @@ for _master in (
     MASTERS[_master.name] = _master
 
 SCALED["q8"] = Scaled(
-    "q8", np.dtype(np.uint8), codecs.GROUP, 4096, ("q8", "q8_square"), codecs.to_q8
-)
+    "q8", np.dtype(np.uint8), codecs.GROUP, 4096, ("q8", "q8_square"),
+    codecs.to_q8, codecs.from_q8,
+)  # fmt: skip
