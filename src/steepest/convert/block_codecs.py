@@ -62,9 +62,9 @@ class Codec:
 
         >>> codes, factors = BITSANDBYTES[True].encoded(np.array([0.5, -2, 4], np.float32))
         >>> codes, factors
-        (array([202,  39, 255], dtype=uint8), array([4.], dtype=float32))
+        (array([192,  35, 255], dtype=uint8), array([4.], dtype=float32))
         >>> BITSANDBYTES[True].decoded(codes, factors)
-        array([ 0.503125 , -1.9890625,  4.       ], dtype=float32)
+        array([ 0.484375, -2.003125,  4.      ], dtype=float32)
         """
         flat = np.ascontiguousarray(np.sqrt(x) if self.root else x, np.float32).reshape(-1)
         blocks = -(-flat.size // self.block)
@@ -143,8 +143,8 @@ def dynamic_map(bits: int, signed: bool) -> Array:
 
     Dettmers 2015, arXiv:1511.04561; each is the middle of a part of its decade.
 
-    >>> dynamic_map(4, True)[[0, 1, 6, 7, 8, 14, 15]]
-    array([-0.8875, -0.6625, -0.0055,  0.    ,  0.0055,  0.8875,  1.    ], dtype=float32)
+    >>> [round(float(x), 5) for x in dynamic_map(4, True)[[0, 1, 6, 7, 8, 14, 15]]]
+    [-0.8875, -0.6625, -0.0055, 0.0, 0.0055, 0.8875, 1.0]
     """
     found = [np.array([0, 1], np.float32)]
     for i in range(bits - 1):
@@ -169,8 +169,8 @@ def e4m3() -> Array:
     """The numbers of the 256 codes of 4 bits of exponent and 3 of mantissa (OCP's E4M3, which has
     NaN and no infinity).
 
-    >>> e4m3()[[0, 1, 0x38, 0x7E, 0xBC]]
-    array([ 0.000e+00,  1.953e-03,  1.000e+00,  4.480e+02, -1.500e+00], dtype=float32)
+    >>> e4m3()[[0, 1, 0x38, 0x7E, 0xBC]].tolist()
+    [0.0, 0.001953125, 1.0, 448.0, -1.5]
     """
     code = np.arange(128)
     exponent, mantissa = np.maximum(code >> 3, 1), (code & 7) + np.where(code >> 3, 8, 0)
