@@ -171,7 +171,7 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
             if program.rule.prepares:
                 g, p = plan.arrays(i)[1:3]
                 state = {key: self._state[name][key] for key in program.rule_keys(p)}
-                fresh = given(state, program.rule.copies)
+                fresh = given(state, program.rule.in_place)
                 before = dict(fresh)
                 try:
                     with np.errstate(under="ignore"):  # whatever the caller wants raised
@@ -180,7 +180,7 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
                     error.add_note(f"in the step of parameter {name!r}; nothing was changed")
                     raise
                 for key, x in state.items():
-                    if program.rule.copies or fresh[key] is not before[key]:
+                    if program.rule.in_place or fresh[key] is not before[key]:
                         copies.append((x, fresh[key]))
         plan.replace(copies)
 

@@ -66,7 +66,7 @@ class Rule(ABC):
     """The rules by which it takes parameters that are not for its own."""
     takes: ClassVar[tuple[str, ...]] = ()
     """Methods that take one array for each parameter, as ``step`` does."""
-    copies: ClassVar[bool] = False
+    in_place: ClassVar[bool] = False
     """Whether ``prepare`` is given copies of the state, to be changed in place."""
     coefficient_names: ClassVar[Mapping[str, str]] = {}
     """What the numbers of ``coefficients`` are, by kernel: the names that it gives them."""
@@ -193,7 +193,7 @@ class Rule(ABC):
         cls, name: str, p: Array, g: Array, state: dict[str, Array], t: int, h: Mapping[str, Any]
     ) -> None:
         """The step of a rule that ``prepares``: changes p in place, and puts new arrays into
-        `state`, whose own are read-only, or changes them in place where the class says ``copies``.
+        `state`, whose own are read-only, or changes them where the class says ``in_place``.
 
         p is a copy, times what decay leaves of it; g has been through the prologue and may be
         changed. What is raised here leaves the parameters and their state as they were.

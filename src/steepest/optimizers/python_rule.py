@@ -195,7 +195,7 @@ class PythonRule(Optimizer, registered=False):
         super().__init_subclass__(registered=False)
 
     prepares = True
-    copies = True
+    in_place = True
     function: ClassVar[Callable[..., None]]
     own_states: ClassVar[tuple[str, ...]]
     arguments: ClassVar[tuple[str, ...]]
