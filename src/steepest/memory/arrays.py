@@ -114,6 +114,23 @@ def _walk(
     return Walk(tuple(shape), tuple(strides), offset, None if borrowed else formats.of(x).name)
 
 
+def _loop_axes(p: Array, in_c_order: bool) -> tuple[list[int], list[int]]:
+    """The axes along which the arrays of the parameter p are walked, and those of them that are
+    walked backwards: in its memory order, unless that is to be C order."""
+    used = [axis for axis in range(p.ndim) if p.shape[axis] != 1]
+    if in_c_order or p.flags.c_contiguous:  # strides along axes of length 1 mean nothing
+        return used, []
+    order = sorted(used, key=lambda axis: -abs(p.strides[axis]))
+    return order, [axis for axis in used if p.strides[axis] < 0]
+
+
+def copy_walk(copy: Array, p: Array, in_c_order: bool) -> Walk:
+    """The walk of a copy of the parameter p beside its arrays. It always has a codec, which writes
+    it."""
+    walk = _walk(copy, *_loop_axes(p, in_c_order), formats.FLOAT32)
+    return replace(walk, codec=formats.of(copy).name)
+
+
 def layout(
     arrays: Sequence[Array],
     gradient: Array,
@@ -131,19 +148,14 @@ def layout(
     beside them; all is then in C order.
     """
     p, blocks = arrays[0], blocks or formats.wider(x.dtype for x in arrays)
-    used = [axis for axis in range(p.ndim) if p.shape[axis] != 1]
-    if in_c_order or p.flags.c_contiguous:  # strides along axes of length 1 mean nothing
-        order, flips = used, []
-    else:
-        order = sorted(used, key=lambda axis: -abs(p.strides[axis]))
-        flips = [axis for axis in used if p.strides[axis] < 0]
+    order, flips = _loop_axes(p, in_c_order)
     walks = tuple(
         _walk(x, order, flips, blocks, beside.get(k)) for k, x in enumerate((*arrays, gradient))
     )
     return Layout(
         blocks,
         walks,
-        _walk(gradient, used, [], blocks),
+        _walk(gradient, _loop_axes(p, True)[0], [], blocks),
         tuple(_cut(p, gradient, axis, factors, blocks, beside.get(0)) for axis, factors in cuts),
     )
 
@@ -368,15 +380,28 @@ def of_a_format(x: Array, what: str, bits: str | None = None) -> Array:
 def parameter(x: Any, name: str, bits: str | None = None) -> Array:
     """x as an array that may be updated in place; `bits` is the format of those of uint16. Raises
     TypeError or ValueError if it may not."""
-    what = f"parameter {name!r}"
-    p = of_a_format(as_array(x, what, writable=True), what, bits)
-    if not p.flags.writeable:
+    return _written(x, f"parameter {name!r}", bits)
+
+
+def copy_of(x: Any, p: Array, name: str, bits: str | None = None) -> Array:
+    """x as an array that the parameter p is also written to; `bits` as for `parameter`. Raises
+    TypeError or ValueError if it may not be."""
+    what = f"copy of parameter {name!r}"
+    own = _written(x, what, bits)
+    if own.shape != p.shape:
+        raise ValueError(f"{what} has shape {own.shape}; expected the parameter's {p.shape}")
+    return own
+
+
+def _written(x: Any, what: str, bits: str | None) -> Array:
+    own = of_a_format(as_array(x, what, writable=True), what, bits)
+    if not own.flags.writeable:
         raise ValueError(f"{what} is read-only; give a writable array, such as a copy")
-    if overlaps_itself(p):
+    if overlaps_itself(own):
         raise ValueError(
-            f"{what} has elements that share memory (strides {p.strides}); give a copy"
+            f"{what} has elements that share memory (strides {own.strides}); give a copy"
         )
-    return p
+    return own
 
 
 def gradient(x: Any, p: Array, name: str, kind: str = "gradient") -> Array:

@@ -109,6 +109,12 @@ cdef inline void ruled(Entry *e, const Program *program, real **row, const real 
                                            n, factor, program.decay, h)
 
 
+cdef inline void copied_out(Entry *e, Py_ssize_t start, Py_ssize_t n,
+                            real *scratch) noexcept nogil:
+    """Writes the parameter, as it is stored by now, to its copy."""
+    encoded(&e.copy, start, n, decoded(&e.operand[P], start, n, scratch))
+
+
 cdef void update_block(Entry *e, const Program *program, const Operation *scale, bint late,
                        Py_ssize_t start, Py_ssize_t n, real *scratch) noexcept nogil:
     """One block of one parameter: the operations and the rule, or the late operations alone."""
@@ -137,6 +143,8 @@ cdef void update_block(Entry *e, const Program *program, const Operation *scale,
     for k in range(e.operands):
         if k != G and not (late and FIRST <= k < FIRST + e.states):
             encoded(&e.operand[k], start, n, row[k])
+    if e.copy.encode != NULL and (late or not program.projects):
+        copied_out(e, start, n, scratch)
 
 
 cdef inline void aside(Entry *e, const Program *program, real **row, Py_ssize_t n,
@@ -313,14 +321,21 @@ cdef void update_stored(Entry *e, const Program *program, Py_ssize_t start,
 cdef void update_range(Entry *e, const Program *program, const Operation *scale, bint late,
                        Py_ssize_t start, Py_ssize_t stop, real *scratch) noexcept nogil:
     """Updates the elements start to stop; after the first block, p is at the start of a line."""
-    cdef Py_ssize_t n, skew = <Py_ssize_t>(<size_t>e.operand[P].data % LINE // sizeof(real))
+    cdef Py_ssize_t n, whole
+    cdef Py_ssize_t skew = <Py_ssize_t>(<size_t>e.operand[P].data % LINE // sizeof(real))
     if e.grouped:
         skew = 0  # groups are whole
     if e.formats >= 0 and program.stored[e.formats] != NULL and not late:
-        n = (stop - start) % GROUP if e.grouped else 0
-        if start < stop - n:
-            update_stored(e, program, start, stop - n)
-        start = stop - n
+        whole = stop - ((stop - start) % GROUP if e.grouped else 0)
+        if e.copy.encode == NULL or program.projects:
+            if start < whole:
+                update_stored(e, program, start, whole)
+            start = whole
+        while start < whole:  # the copy is of what is still in L1
+            n = min(whole - start, <Py_ssize_t>BLOCK)
+            update_stored(e, program, start, start + n)
+            copied_out(e, start, n, scratch)
+            start += n
     while start < stop:
         n = min(stop - start, BLOCK - (start + skew) % BLOCK)
         update_block(e, program, scale, late, start, n, scratch)

@@ -115,6 +115,11 @@ cdef int bind_walk(Entry *e, object kernels, Operand *x, Py_ssize_t **memory, ob
     return 0
 
 
+cdef int bind_copy(Entry *e, object kernels, object array, object walk) except -1:
+    """Makes an array the one that the parameter is also written to."""
+    return bind_walk(e, kernels, &e.copy, &e.copy_axes, array, walk)
+
+
 cdef int bind_source(Entry *e, object gradient) except -1:
     """Remembers what the gradient looks like."""
     cdef Py_buffer view
@@ -196,4 +201,5 @@ cdef void release(Entry *e) noexcept:
         free(e.units[k].axes_p)
         free(e.units[k].axes_g)
     free(e.units)
+    free(e.copy_axes)
     tiles.release(e.tiles)

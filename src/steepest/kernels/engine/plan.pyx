@@ -61,6 +61,7 @@ cdef class Plan:
     cdef list owners                   # per entry: the parameter, or a tensor it is a view of
     cdef list states                   # per entry: its counter and state arrays, kept alive
     cdef list shown                    # per entry: what others can reach of them, and as it was
+    cdef list outlets                  # per entry: where the parameter goes too, and as that was
     cdef list made                     # per program: what its structure was made of
     cdef list kept_alive               # per entry: its scalar states, its factors and states
     cdef Copy *copies
@@ -77,7 +78,7 @@ cdef class Plan:
         self.updates_array = updates
         self.updates = counter(updates)
         self.params, self.states, self.kept_alive = [], [], []
-        self.owners, self.shown, self.made = [], [], []
+        self.owners, self.shown, self.outlets, self.made = [], [], [], []
         s.capacity = capacity
         s.entries = <Entry *>calloc(max(capacity, 1), sizeof(Entry))
         s.active = <Py_ssize_t *>malloc(max(capacity, 1) * sizeof(Py_ssize_t))
@@ -110,7 +111,7 @@ cdef class Plan:
     # Building
 
     def add(self, int group, tuple arrays, step, int states, layout, own=None, matrices=None,
-            owner=None, tuple shown=(), seed=None):
+            owner=None, tuple shown=(), seed=None, copy=None):
         """Adds a parameter: arrays are (parameter, states..., arrays of operations...), with
         `states` of the rule's; `own` are SCALARS doubles at most that the rule keeps beside them.
         `step` is its counter. `layout` (arrays.Layout) walks them and a gradient that lies like the
@@ -121,7 +122,8 @@ cdef class Plan:
         spread over the first arrays of the rule. `owner` is what `resolve` is given for the
         parameter, if that is not the array itself. `shown` are the arrays of its state that others
         can reach, for `resolve` to look at. `seed` is that of arrays which are rounded
-        stochastically, None where none is.
+        stochastically, None where none is. `copy`, for a parameter that is also written elsewhere:
+        (what is there, as an array, its Walk).
         """
         cdef Step *s = &self.step
         cdef Entry *e
@@ -146,6 +148,9 @@ cdef class Plan:
         e.scalars = NULL if own is None else <double *>address(own, True)
         if matrices is not None:
             entries.bind_matrices(e, self.kernels, matrices)
+        if copy is not None:
+            entries.bind_copy(e, self.kernels, copy[1], copy[2])
+        self.outlets.append(None if copy is None else (copy[0], copy[1].view()))
         self.params.append(arrays[0].view())  # a head of its own, which nobody changes
         self.owners.append(arrays[0] if owner is None else owner)
         self.shown.append([(x, x.view()) for x in shown])
@@ -175,9 +180,9 @@ cdef class Plan:
         need not stay where it is gives way in `grads` to an array that holds it there.
 
         Returns the numbers of the entries whose gradient is not laid out as before or touches a
-        written array; None if a parameter is no longer the array that was bound, or lies elsewhere
-        or otherwise, or was made read-only. States are looked at only when asked for by `looking`:
-        the plan holds them, and their dicts tell of others (core.state).
+        written array; None if a parameter is no longer the array that was bound, or if it or its
+        copy lies elsewhere or otherwise, or was made read-only. States are looked at only when
+        asked for by `looking`: the plan holds them, and their dicts tell of others (core.state).
         """
         cdef Py_ssize_t i
         cdef int k
@@ -200,6 +205,8 @@ cdef class Plan:
                     or still_as(p, self.params[i])):
                 return None
             if looking and not self.as_shown(i):
+                return None
+            if e.copy.encode != NULL and not self.as_bound(i):
                 return None
             grad = held(grad)
             if grad is None:
@@ -228,6 +235,11 @@ cdef class Plan:
             if not still_as(x, before):
                 return False
         return True
+
+    cdef bint as_bound(self, Py_ssize_t i):
+        """Whether the copy of the parameter of entry i may still be written and lies as it did."""
+        x, before = self.outlets[i]
+        return still_as(x, before)
 
     def rows(self):
         """The (group, t, whether rows and columns are reduced) of this step, t from 1; the order in

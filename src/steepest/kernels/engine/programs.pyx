@@ -79,8 +79,10 @@ cdef int set_structure(Program *program, object kernels, str rule, list before, 
     for k in range(program.prologue):
         program.moves = (program.moves or not program.operation[k].makes_gradient
                          or program.operation[k].operand != 0)
+    program.projects = False
     for k, (kind, coefficients) in enumerate(units):
         program.unit[k].kind = _UNIT_KINDS[kind]
+        program.projects = program.projects or program.unit[k].kind > MAKERS
         program.unit[k].h[0], program.unit[k].h[1] = coefficients
     return 0
 

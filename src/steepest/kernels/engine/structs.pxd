@@ -82,6 +82,7 @@ cdef struct Entry:
     double scale                       # of the gradient
     Operand operand[OPERANDS]
     Operand reading                    # the gradient in C order, for the measures
+    Operand copy                       # where the parameter goes too; `encode` NULL for nowhere
     double measured                    # of the gradient times `inverse`, mostly 2^-exponent
     int exponent
     double largest                     # for the orders whose measure is of the gradient over this
@@ -101,6 +102,7 @@ cdef struct Entry:
     double agreed                      # by what updates that agree with the gradient are scaled
     Tiles *tiles                       # owned, or NULL without row and column reductions
     Py_ssize_t *axes[HOME + 1]         # owned: what the shapes and strides above point into
+    Py_ssize_t *copy_axes              # owned
 
 
 cdef struct Operation:
@@ -120,6 +122,7 @@ cdef struct Program:
     int epilogue                       # after it,
     int late                           # and after those on units
     int units
+    bint projects                      # whether some of these change the parameter
     int reductions
     int scalars                        # numbers kept of the parameter, or by its domain
     int domain                         # whose sums are taken together and whose numbers these are

@@ -121,7 +121,7 @@ cdef void work_on(Step *s, int what, Py_ssize_t i, Entry *e, Py_ssize_t start, P
     if what == UPDATE:
         update_range(e, program, &s.scale, False, start, stop, scratch)
     elif what == LATE:
-        if program.late:
+        if program.late or (program.projects and e.copy.encode != NULL):
             update_range(e, program, &s.scale, True, start, stop, scratch)
     elif what == HOLD or what == AGREE:
         while start < stop and (program.holds if what == HOLD else program.agrees) >= 0:
