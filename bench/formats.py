@@ -30,6 +30,10 @@ def ours(rule: str = "AdamW", **options: Any) -> Make:
     return lambda params, lr: getattr(stt, rule)(params, lr=lr, **options)
 
 
+def copied(params: Any, lr: float) -> Any:
+    return stt.AdamW(params, lr=lr, copies=[p.detach().to(SHORT) for p in params])
+
+
 def theirs(params: Any, lr: float) -> Any:
     return torch.optim.AdamW(params, lr=lr, fused=True)
 
@@ -40,6 +44,8 @@ CASES: dict[str, tuple[Any, Any, Make]] = {
     "torch fused AdamW, all bfloat16": (SHORT, SHORT, theirs),
     "AdamW, float32": (FULL, FULL, ours()),
     "AdamW, float32, bfloat16 gradient": (FULL, SHORT, ours()),
+    "AdamW, float32, bfloat16 copies": (FULL, FULL, copied),
+    "AdamW, float32, bfloat16 gradient and copies": (FULL, SHORT, copied),
     "AdamW, float32, bfloat16 states": (FULL, FULL, ours(state_dtype="bfloat16")),
     "AdamW, bfloat16, float32 states": (SHORT, SHORT, ours()),
     "AdamW, bfloat16 with split16, float32 states": (SHORT, SHORT, ours(master="split16")),

@@ -422,6 +422,7 @@ def arguments_of(rule):
         if name != "clip" or rule not in ("signsgd", "rprop")  # no clip changes a gradient's sign
         if name != "lookahead" or RULES[rule].may_be_moved
         if name != "state_dir"  # which must not; see test_state_dir.py
+        if name != "copies"  # which are written beside; see test_copies.py
         if name != "dtype"  # which says what arrays of uint16 hold; see test_formats.py
         if name != "ns_dtype"  # which needs PyTorch; see test_optimizers_muon.py
         # These move every element against its gradient.

@@ -220,6 +220,7 @@ def make(params=None, **extra):
     ZeroRedundancyOptimizer(params or m.parameters(), stt.SGD, lr=0.1, **extra)
 raises(ValueError, "group_norm", lambda: make(clip=st.clip.group_norm(1.0)))
 raises(ValueError, "give it the groups themselves", lambda: make(exclude="vectors"))
+raises(ValueError, "of which each process has other", lambda: make(copies=[torch.zeros(6, 4)]))
 raises(ValueError, "give it the groups themselves", lambda: make(overrides={"0": {"lr": 1.0}}))
 one = {"params": [first], "clip": st.clip.global_norm(1.0)}
 two = {"params": [second], "clip": None}

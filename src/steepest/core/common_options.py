@@ -37,7 +37,9 @@ class CommonOptions(WithFields, options=True):
     random numbers by which ``"q8"`` rounds. master: what makes parameters of 16 bits as precise as
     float32: ``"split16"``, the other half of the bits, or ``"float32"``, the numbers themselves, as
     a state; see docs/formats.md. dtype:
-    ``"bfloat16"`` where arrays of uint16 hold its bits. state_dir: a folder, in files of which the
+    ``"bfloat16"`` where arrays of uint16 hold its bits. copies: arrays of any format, in the
+    structure of ``params``, to which each step writes the new parameters, too (None for those
+    without one); see docs/formats.md. state_dir: a folder, in files of which the
     state arrays then lie, so that they may be larger than memory; see docs/state-dir.md.
 
     exclude: parameters that weight_decay, l1 and regularize leave alone: ``"vectors"`` (what has
@@ -83,6 +85,7 @@ class CommonOptions(WithFields, options=True):
     nonfinite: Argument[Literal["propagate", "raise", "skip"]] = "propagate"
     state_dir: Argument[str | os.PathLike[str] | None] = None
     dtype: Argument[str | None] = None
+    copies: Argument[Any] = None
 
 
 OPTIONS = tuple(name for name, field in CommonOptions.fields.items() if field.option)

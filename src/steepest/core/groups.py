@@ -79,6 +79,7 @@ class WithGroups(Rule, registered=False):
         self._rules: dict[str, HeldRule] = {self.rule: HeldRule(cls, self.defaults)}
         self._given: list[int] = []
         self._names: list[str] = []
+        self._copies: dict[str, Any] = {}
         self._order: list[int] = []
         self._in_order = True
         self._selection = self.selection(given)
@@ -86,9 +87,7 @@ class WithGroups(Rule, registered=False):
         self._plan_kernels: dispatch.Kernels | None = None
         self._lock = machine.Lock()
         self._standstill = Standstill()
-        if not self._grouped:
-            params = [{"params": params}]
-        for group in params:
+        for group in groups_with_copies(params, given.get("copies")):
             self.add_param_group(group)
         self._selection.check(self.param_groups, self._names_of)
         for group in self.param_groups:
@@ -147,8 +146,9 @@ class WithGroups(Rule, registered=False):
 
         Gradients are then a list with the
         gradients of each group, as if all groups had been given to the constructor; ``exclude`` and
-        ``overrides`` hold for the new parameters too. Raises what the constructor raises, and
-        RuntimeError while a step is under way.
+        ``overrides`` hold for the new parameters too. ``"copies"`` has the structure of
+        ``"params"``. Raises what the constructor raises, and RuntimeError while a step is under
+        way.
         """
         machine.alone(self._lock, self._add, group, "step() of this optimizer")
 
@@ -156,6 +156,8 @@ class WithGroups(Rule, registered=False):
         """Adds a group: makes and checks all that is new, then puts it in at once."""
         if not isinstance(group, Mapping) or "params" not in group:
             raise TypeError(f'parameter group {group!r}: expected a dict with a key "params"')
+        group = dict(group)
+        copies = group.pop("copies", None)
         shape, names, leaves = trees.flatten(group["params"], len(self._names))
         if not names:
             raise ValueError("params is empty; give at least one parameter")
@@ -166,6 +168,7 @@ class WithGroups(Rule, registered=False):
             if name in taken:
                 raise ValueError(f"parameter name {name!r} is given twice; names must differ")
             taken.add(name)
+        outlets = self._outlets(trees.take(shape, copies, "copies"), names, added)
         first = len(self._names)
         split = self._selection.split(group, names, added, self._names_of)
         self._check_keys(group, [changes for changes, _ in split])
@@ -184,6 +187,10 @@ class WithGroups(Rule, registered=False):
             for g in [*self.param_groups, *groups]
             for name, p in zip(g["param_names"], g["params"], strict=True)
         ]
+        named += [
+            (f"copy of parameter {name!r}", arrays.as_array(x, f"copy of parameter {name!r}"))
+            for name, x in {**self._copies, **outlets}.items()
+        ]
         arrays.disjoint_bounds(named)
         for filled, (_, part) in zip(groups, split, strict=True):
             for k, i in enumerate(part):
@@ -196,6 +203,7 @@ class WithGroups(Rule, registered=False):
         new = {
             "_plan": None,
             "_names": [*self._names, *state],
+            "_copies": {**self._copies, **outlets},
             "_given": [*self._given, *[len(self._shapes)] * len(groups)],
             "_order": order,
             "_in_order": order == sorted(order),
@@ -214,6 +222,18 @@ class WithGroups(Rule, registered=False):
                 (dict.update, (self.__dict__, new)),
             ]
         )
+
+    def _outlets(
+        self, copies: Sequence[Any], names: Sequence[str], params: Sequence[Array]
+    ) -> dict[str, Any]:
+        """The copies of those new parameters that have one, checked, by name."""
+        found: dict[str, Any] = {}
+        for x, name, p in zip(copies, names, params, strict=True):
+            if x is not None:
+                own = arrays.copy_of(x, p, name, self._bits)
+                whole = isinstance(x, np.ndarray) and x.dtype == own.dtype
+                found[name] = x if whole or self._borrows_groups else own
+        return found
 
     def _check_keys(self, group: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> None:
         """Raises ValueError for a key of a group that the rules of its parts do not know."""
@@ -275,7 +295,7 @@ class WithGroups(Rule, registered=False):
         again._state = WatchedDict({}, again._changes)
         again._updates = self._updates.copy()
         again._shapes, again._shape = [], None
-        again._given, again._names, again._order = [], [], []
+        again._given, again._names, again._order, again._copies = [], [], [], {}
         again.clip_history = {key: list(norms) for key, norms in self.clip_history.items()}
         return again
 
@@ -349,6 +369,21 @@ class WithGroups(Rule, registered=False):
         """What comes between the last that may fail and the first that changes something."""
         if self._peers is not None:
             self._peers.ready()
+
+
+def groups_with_copies(params: Any, copies: Any) -> list[Mapping[str, Any]]:
+    """``params`` as groups, each with its part of ``copies``."""
+    if not trees.is_groups(params):
+        return [{"params": params, "copies": copies}]
+    shape = trees.Node(False, list(range(len(params))), [None] * len(params))
+    groups: list[Mapping[str, Any]] = list(params)
+    for number, part in enumerate(trees.take(shape, copies, "copies")):
+        if part is not None:
+            if groups[number].get("copies") is not None:
+                raise ValueError(f"copies of group {number} are given twice: as an argument and in "
+                                 "the group")  # fmt: skip
+            groups[number] = {**groups[number], "copies": part}
+    return groups
 
 
 def files_in(folder: Any) -> Scratch | None:

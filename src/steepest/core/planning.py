@@ -82,6 +82,11 @@ class WithPlan(WithGroups, registered=False):
                 operands = program.by_elements if matrices is None else program.by_rows
                 own = tuple(state[key] for key in operands.bound)
                 written.append((f"parameter {name!r}", p))
+                outlet = None
+                if name in self._copies:
+                    copy = arrays.copy_of(self._copies[name], p, name)
+                    written.append((f"copy of parameter {name!r}", copy))
+                    outlet = (self._copies[name], copy, arrays.copy_walk(copy, p, ordered))
                 shown = {
                     key: state[key] for key in ("step", *keys, *program.rule.scalars(program.h))
                 }
@@ -108,7 +113,7 @@ class WithPlan(WithGroups, registered=False):
                 besides.append(beside)
                 plan.add(
                     number, (p, *own), state["step"], operands.taken, walks, numbers, table, x,
-                    tuple(shown.values()), program.seed(p),
+                    tuple(shown.values()), program.seed(p), outlet,
                 )  # fmt: skip
         plan.guard(arrays.disjoint_bounds(written))
         for name, state in replaced.items():

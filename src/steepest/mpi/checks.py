@@ -1,7 +1,7 @@
 """Which optimizers can be sharded, what they need whole, and what all ranks must have in common."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steepest.core import internal
@@ -9,7 +9,7 @@ from steepest.core.group_program import GroupProgram
 from steepest.optimizers import Optimizer
 from steepest.options import filters
 
-__all__ = ["check_masks", "check_rules", "checked", "needs_whole", "settings_of"]
+__all__ = ["check_copies", "check_masks", "check_rules", "checked", "needs_whole", "settings_of"]
 
 
 def needs_whole(program: GroupProgram) -> bool:
@@ -46,6 +46,15 @@ def check_rules(optimizer: Optimizer) -> None:
                 "take another rule, or let every rank have all state, with gradients from "
                 "st.mpi.mean"
             )
+
+
+def check_copies(hyper: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ValueError for copies, of which a rank would write the part that it steps."""
+    if any(x.get("copies") is not None for x in (hyper, *groups)):
+        raise ValueError(
+            "copies of parameters that are stepped in parts: make them of the parameters after the "
+            "step"
+        )
 
 
 def check_masks(value: Any) -> None:

@@ -14,7 +14,14 @@ from steepest.core.state_formats import bits_of
 from steepest.fields import Call
 from steepest.memory import arrays, formats
 from steepest.memory.arrays import Array
-from steepest.mpi.checks import check_masks, check_rules, checked, needs_whole, settings_of
+from steepest.mpi.checks import (
+    check_copies,
+    check_masks,
+    check_rules,
+    checked,
+    needs_whole,
+    settings_of,
+)
 from steepest.mpi.exchange import BUCKET, Exchange, check_bucket
 from steepest.mpi.layout import Piece, empty, layout
 from steepest.mpi.process_group import ProcessGroup
@@ -70,6 +77,7 @@ class Sharded:
             check_bucket(bucket_bytes)
             self._bits = bits_of(hyper.get("dtype"))
             groups = self._flattened(params)
+            check_copies(hyper, groups)
 
             def made(part: Callable[[int, Array], Array]) -> Optimizer:
                 parts = [part(i, p) for i, p in enumerate(self._params)]

@@ -3,11 +3,12 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from operator import is_, setitem
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from steepest.core import internal
 from steepest.extras import require
-from steepest.torch import layout, shards, views
+from steepest.torch import copies, layout, shards, views
 from steepest.torch.followers import Follower
 from steepest.torch.state_dicts import Saving
 from steepest.torch.states import (
@@ -40,6 +41,7 @@ class WithInner(Saving):
     """The tensors of the state and the arrays inside that lie as they do; None if not known."""
     _unwatched: list[Unwatched]
     _marks: Marks
+    _copies: Mapping[Any, Any] = MappingProxyType({})
     _watched: Any
     """The state that the optimizer inside was made of."""
 
@@ -57,6 +59,13 @@ class WithInner(Saving):
             name: _parameter(p, name, self.rule)
             for name, p in zip(names, group["params"], strict=True)
         }
+        found = {
+            name: copies.array(self._copies[p], name)
+            for name, p in zip(names, group["params"], strict=True)
+            if p in self._copies
+        }
+        if found:
+            made["copies"] = {name: found.get(name) for name in names}
         return made
 
     def _filled(
@@ -90,6 +99,7 @@ class WithInner(Saving):
         self._followers: list[Follower] = []
         self._tensors: list[Any] = []
         self._special: list[tuple[int, Any, Any]] = []
+        self._places: list[tuple[Any, Any]] = []
         self._dtypes: list[Any] = []
         self._stale = True
 
@@ -110,6 +120,7 @@ class WithInner(Saving):
             or not all(map(is_, tensors, self._tensors))
             or len(self._followers) != len(full)
             or (self._special and any(views.place(p) != place for _, p, place in self._special))
+            or (self._places and any(views.place(x) != place for x, place in self._places))
         ):
             self._rebuild(list(tensors))
         for follower, group in zip(self._followers, full, strict=True):
@@ -174,6 +185,7 @@ class WithInner(Saving):
             internal.set_updates(inner, updates)
         self._inner, self._followers, self._special = inner, followers, special
         self._sharing = [x for x in followers if x.program.shared]
+        self._places = copies.places(self._copies)
         self._company = shards.found(self.param_groups, self._zero)
         if self._company is not None:
             self._company.check(inner, self.param_groups)

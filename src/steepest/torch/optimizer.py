@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from steepest.core import internal
+from steepest.core import internal, trees
 from steepest.core.group_keys import check_borrowed
 from steepest.extras import require
 from steepest.kernels import machine
 from steepest.memory import arrays
-from steepest.torch import layout, shards, views
+from steepest.torch import copies, layout, shards, views
 from steepest.torch.compilation import uncompiled
 from steepest.torch.inner import WithInner, check_face, judge, own_group
 from steepest.torch.states import Marks, States
@@ -52,15 +52,19 @@ class Optimizer(WithInner):
         given = dict(self.__signature__.bind(params, *args, **kwargs).arguments)
         del given["params"]
         given |= given.pop("options", {})
+        outlets = given.pop("copies", None)
         face = {name: given.pop(name, usual) for name, usual in self.face.items()}
         check_face(face)
         self._inner: Any = None
         self._zero = shards.dealer()
         if self._zero is not None:
-            shards.check_given(given)
+            shards.check_given(given | {"copies": outlets})
+        params = list(params) if hasattr(params, "__next__") else params
         super().__init__(params, {})
         uncompiled(self._step_all.__code__)
         groups, self.param_groups = self.param_groups, []
+        grouped = trees.is_groups(params)
+        self._copies = copies.given_for_all(groups, outlets, grouped, self._copies)
         self._marks = Marks()
         self.state = States(self._marks)
         self._watched = self.state
@@ -104,8 +108,14 @@ class Optimizer(WithInner):
         # ZeroRedundancyOptimizer puts all arguments into its groups.
         if isinstance(param_group, Mapping) and self._zero is None:
             check_borrowed(self.rule, param_group)
+        outlets = None
+        if isinstance(param_group, Mapping) and "copies" in param_group:
+            param_group = dict(param_group)  # whose keys go into state dicts
+            outlets = param_group.pop("copies")
         if self._inner is None:  # torch's constructor, which checks all groups first
             super().add_param_group(param_group)
+            own = copies.given(self.param_groups[-1], outlets)
+            self._copies = {**self._copies, **own}
             return
         kept, defaults = list(self.param_groups), self.defaults
         self.defaults = {}
@@ -126,7 +136,13 @@ class Optimizer(WithInner):
             self._in_backward.check_new(group)
         first = len(inner.param_groups)
         names = self._names([*kept, group])[-len(group["params"]) :]
-        inner.add_param_group(self._given_group(group, names))
+        before = self._copies
+        try:
+            self._copies = {**before, **copies.given(group, outlets)}
+            inner.add_param_group(self._given_group(group, names))
+        except BaseException:
+            self._copies = before
+            raise
         tensors = dict(zip(names, group["params"], strict=True))
         parts = [self._filled(filled, group, tensors) for filled in inner.param_groups[first:]]
         self.param_groups += own_group(group, parts)
@@ -205,6 +221,8 @@ class Optimizer(WithInner):
             self._step_all()
             return
         views.changed(stepped)
+        if self._copies:
+            views.changed([self._copies[p] for p in stepped if p in self._copies])
         for follower in self._sharing:
             follower.give_back()
         if plan is not self._plan_seen or (

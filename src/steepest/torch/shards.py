@@ -62,7 +62,13 @@ def dealer() -> Any:
 
 
 def check_given(options: Mapping[str, Any]) -> None:
-    """Raises ValueError for what makes groups that a ZeroRedundancyOptimizer does not have."""
+    """Raises ValueError for what makes groups that a ZeroRedundancyOptimizer does not have, and for
+    copies, which it does not deal out."""
+    if options.get("copies") is not None:
+        raise ValueError(
+            "copies with ZeroRedundancyOptimizer, of which each process has other parameters: "
+            "write them from the parameters after the step"
+        )
     for key in ("exclude", "overrides"):
         if options.get(key):
             raise ValueError(

@@ -21,6 +21,8 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
     """The part of an ``Optimizer`` that saves and loads."""
 
     _inner: Any
+    _copies: Mapping[Any, Any]
+    """The tensors that parameters are also written to, by parameter."""
     _zero: Any
     """The ZeroRedundancyOptimizer that it is a part of, if any."""
     _company: Any
@@ -182,7 +184,8 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
         return states, counts
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_inner": internal.without_groups(self._inner)}
+        inner = internal.without_groups(self._inner)
+        return {**super().__getstate__(), "_inner": inner, "_copies": dict(self._copies)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
