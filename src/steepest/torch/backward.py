@@ -192,7 +192,7 @@ class InBackward:
             plan = self._update.step(i, flat)
         finally:
             flat[i] = None
-        views.changed([p, optimizer._copies[p]] if p in optimizer._copies else [p])
+        views.changed([p, optimizer._copy_of[p]] if p in optimizer._copy_of else [p])
         for follower in self._sharing:
             follower.give_back()
         if plan is not optimizer._plan_seen:

@@ -41,7 +41,7 @@ class WithInner(Saving):
     """The tensors of the state and the arrays inside that lie as they do; None if not known."""
     _unwatched: list[Unwatched]
     _marks: Marks
-    _copies: Mapping[Any, Any] = MappingProxyType({})
+    _copy_of: Mapping[Any, Any] = MappingProxyType({})
     _watched: Any
     """The state that the optimizer inside was made of."""
 
@@ -60,9 +60,9 @@ class WithInner(Saving):
             for name, p in zip(names, group["params"], strict=True)
         }
         found = {
-            name: copies.array(self._copies[p], name)
+            name: copies.array(self._copy_of[p], name)
             for name, p in zip(names, group["params"], strict=True)
-            if p in self._copies
+            if p in self._copy_of
         }
         if found:
             made["copies"] = {name: found.get(name) for name in names}
@@ -185,7 +185,7 @@ class WithInner(Saving):
             internal.set_updates(inner, updates)
         self._inner, self._followers, self._special = inner, followers, special
         self._sharing = [x for x in followers if x.program.shared]
-        self._places = copies.places(self._copies)
+        self._places = copies.places(self._copy_of)
         self._company = shards.found(self.param_groups, self._zero)
         if self._company is not None:
             self._company.check(inner, self.param_groups)

@@ -64,7 +64,7 @@ class Optimizer(WithInner):
         uncompiled(self._step_all.__code__)
         groups, self.param_groups = self.param_groups, []
         grouped = trees.is_groups(params)
-        self._copies = copies.given_for_all(groups, outlets, grouped, self._copies)
+        self._copy_of = copies.given_for_all(groups, outlets, grouped, self._copy_of)
         self._marks = Marks()
         self.state = States(self._marks)
         self._watched = self.state
@@ -115,7 +115,7 @@ class Optimizer(WithInner):
         if self._inner is None:  # torch's constructor, which checks all groups first
             super().add_param_group(param_group)
             own = copies.given(self.param_groups[-1], outlets)
-            self._copies = {**self._copies, **own}
+            self._copy_of = {**self._copy_of, **own}
             return
         kept, defaults = list(self.param_groups), self.defaults
         self.defaults = {}
@@ -136,12 +136,12 @@ class Optimizer(WithInner):
             self._in_backward.check_new(group)
         first = len(inner.param_groups)
         names = self._names([*kept, group])[-len(group["params"]) :]
-        before = self._copies
+        before = self._copy_of
         try:
-            self._copies = {**before, **copies.given(group, outlets)}
+            self._copy_of = {**before, **copies.given(group, outlets)}
             inner.add_param_group(self._given_group(group, names))
         except BaseException:
-            self._copies = before
+            self._copy_of = before
             raise
         tensors = dict(zip(names, group["params"], strict=True))
         parts = [self._filled(filled, group, tensors) for filled in inner.param_groups[first:]]
@@ -221,8 +221,8 @@ class Optimizer(WithInner):
             self._step_all()
             return
         views.changed(stepped)
-        if self._copies:
-            views.changed([self._copies[p] for p in stepped if p in self._copies])
+        if self._copy_of:
+            views.changed([self._copy_of[p] for p in stepped if p in self._copy_of])
         for follower in self._sharing:
             follower.give_back()
         if plan is not self._plan_seen or (

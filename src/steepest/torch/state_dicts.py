@@ -21,7 +21,7 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
     """The part of an ``Optimizer`` that saves and loads."""
 
     _inner: Any
-    _copies: Mapping[Any, Any]
+    _copy_of: Mapping[Any, Any]
     """The tensors that parameters are also written to, by parameter."""
     _zero: Any
     """The ZeroRedundancyOptimizer that it is a part of, if any."""
@@ -185,7 +185,7 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         inner = internal.without_groups(self._inner)
-        return {**super().__getstate__(), "_inner": inner, "_copies": dict(self._copies)}
+        return {**super().__getstate__(), "_inner": inner, "_copy_of": dict(self._copy_of)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
