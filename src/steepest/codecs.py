@@ -8,6 +8,8 @@ NumPy has no bfloat16. Its arrays here have the dtype `BFLOAT16`, whose one fiel
 that of the package ml_dtypes.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,15 +20,19 @@ Array = NDArray[Any]
 __all__ = [
     "BFLOAT16",
     "GROUP",
+    "MASTERS",
+    "Master",
     "decoded",
     "encoded",
     "from_bfloat16",
     "from_q8",
     "is_bfloat16",
+    "is_short",
     "joined",
     "noise",
     "noise_base",
     "split",
+    "stochastic",
     "to_bfloat16",
     "to_q8",
 ]
@@ -76,10 +82,12 @@ def to_bfloat16(x: Array) -> Array:
 
 
 def joined(x: Array, remainder: Array) -> Array:
-    """bfloat16 and int16 as the float32 that they were split from."""
+    """bfloat16 and a remainder, int16 or int8, as the float32 that they were split from."""
     bits = np.asarray(x.view(np.uint16).astype(np.uint32))
     bits <<= np.uint32(16)
-    bits += remainder.astype(np.uint32)  # negative numbers modulo 2^32
+    lower = np.asarray(remainder.astype(np.uint32))  # negative numbers modulo 2^32
+    lower <<= np.uint32(16 - 8 * remainder.itemsize)
+    bits += lower
     return bits.view(np.float32)
 
 
@@ -92,6 +100,100 @@ def split(x: Array) -> tuple[Array, Array]:
     lower = np.where(nan, np.uint32(0), bits & np.uint32(0xFFFF))
     high = np.asarray(upper.astype(np.uint16)).view(BFLOAT16)
     return high, np.asarray(lower.astype(np.uint16)).view(np.int16)
+
+
+def to_24_bits(x: Array) -> Array:
+    """The nearest float32 whose last eight bits are 0, ties to even. A NaN stays one."""
+    bits = np.asarray(x).view(np.uint32)
+    half = np.uint32(0x7F) + ((bits >> np.uint32(8)) & np.uint32(1))
+    rounded = np.where(np.isnan(x), bits | np.uint32(0x400000), bits + half)
+    return np.asarray(rounded & np.uint32(0xFFFFFF00)).view(np.float32)
+
+
+def compensated(x: Array, compensation: Array) -> Array:
+    """The sum of two arrays of one format of 16 bits, as float32. What 0 is added to stays what it
+    is, -0 too."""
+    near, rest = decoded(x, np.float32), decoded(compensation, np.float32)
+    with np.errstate(invalid="ignore"):
+        return np.where(rest == 0, near, near + rest)
+
+
+def compensation(x: Array, near: Array) -> Array:
+    """What float32 numbers have beyond their roundings, in the format of those; 0 where those are
+    not finite."""
+    rounded = decoded(near, np.float32)
+    with np.errstate(invalid="ignore"):
+        return encoded(np.where(np.isfinite(rounded), x - rounded, np.float32(0)), near.dtype)
+
+
+@dataclass(frozen=True)
+class Master:
+    """A more precise parameter, kept in a state array beside a stored one of 16 bits.
+
+    key: the name of the state. states: the dtype of its array, which is in C order, for each format
+    of parameters that the master goes with; None is the parameter's own. joined: parameter and
+    state as float32. split: float32 as a parameter of a dtype, and its state.
+
+    The compiled codec is called ``name_format``, by its name in `MASTERS` and the parameter's
+    format.
+    """
+
+    key: str
+    states: Mapping[str, np.dtype[Any] | None]
+    joined: Callable[[Array, Array], Array]
+    split: Callable[[Array, np.dtype[Any]], tuple[Array, Array]]
+
+    def of(self, dtype: np.dtype[Any]) -> bool:
+        """Whether parameters of the dtype have one."""
+        return _short_name(dtype) in self.states
+
+    def state_type(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """The dtype of the state of such a parameter."""
+        own = self.states[_short_name(dtype)]
+        return dtype if own is None else own
+
+
+def is_short(dtype: np.dtype[Any]) -> bool:
+    """Whether it is one of 16 bits."""
+    return is_bfloat16(dtype) or dtype == np.float16
+
+
+def _short_name(dtype: np.dtype[Any]) -> str:
+    return "bfloat16" if is_bfloat16(dtype) else dtype.name
+
+
+def _split16(x: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    high, low = split(x)
+    return high.view(dtype), low
+
+
+def _split8(x: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    high, low = split(to_24_bits(x))
+    return high.view(dtype), np.asarray((low >> 8).astype(np.int8))
+
+
+def _rounded(x: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    return encoded(x, dtype), x
+
+
+def _kahan(x: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    near = encoded(x, dtype)
+    exact = compensated(near, compensation(x, near))
+    near = encoded(exact, dtype)  # another one where the compensation was rounded to half a unit
+    return near, compensation(exact, near)
+
+
+_INT16, _INT8, _FLOAT32 = np.dtype(np.int16), np.dtype(np.int8), np.dtype(np.float32)
+
+MASTERS = {
+    "split16": Master("remainder", {"bfloat16": _INT16}, joined, _split16),
+    "split8": Master("remainder", {"bfloat16": _INT8}, joined, _split8),
+    "kahan": Master("compensation", {"bfloat16": None, "float16": None}, compensated, _kahan),
+    "float32": Master(
+        "master", {"bfloat16": _FLOAT32, "float16": _FLOAT32}, lambda _, x: x, _rounded
+    ),
+}
+"""All masters by name."""
 
 
 def _to_odd(x: Array) -> Array:
@@ -127,6 +229,31 @@ def noise(base: int, n: int) -> Array:
     x *= np.uint32(0xD35A2D97)
     x ^= x >> np.uint32(15)
     return x
+
+
+def stochastic(x: Array, dtype: np.dtype[Any], base: int) -> Array:
+    """Numbers as a new array of a format of 16 bits, each rounded to one of its two neighbours: up,
+    in magnitude, if the part of a unit that it is above the lower one exceeds a random number.
+
+    That is 32 random bits, 16 of them above the others, for each element in C order; see `noise`.
+    float64 is rounded to float32 before.
+    """
+    random = noise(base, x.size).reshape(x.shape)
+    near = np.asarray(encoded(x, np.dtype(np.float32)))
+    bits = near.view(np.uint32)
+    magnitude = bits & np.uint32(0x7FFFFFFF)
+    dropped = np.uint32(16 if is_bfloat16(dtype) else 13)
+    rounded = (magnitude + (random >> (np.uint32(32) - dropped))) >> dropped << dropped
+    if not is_bfloat16(dtype):  # below 2^-14 its numbers are multiples of 2^-24
+        small = magnitude < np.uint32(0x38800000)
+        units = np.where(small, np.abs(near), np.float32(0)) * np.float32(2**24)
+        whole = units.astype(np.int32)
+        part = ((units - whole.astype(np.float32)) * np.float32(2**31)).astype(np.int32)
+        whole = whole + ((random >> np.uint32(1)).astype(np.int32) < part)
+        number = np.asarray(whole.astype(np.float32) * np.float32(2.0**-24))
+        rounded = np.where(small, number.view(np.uint32), rounded)
+    rounded = np.where(np.isnan(near), magnitude, rounded) | bits & np.uint32(0x80000000)
+    return encoded(np.asarray(rounded).view(np.float32), dtype)
 
 
 _SIGNED, _SQUARE = 20, 19

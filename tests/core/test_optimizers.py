@@ -371,7 +371,7 @@ def changed(rule, arguments, name):
         "beta": 0.5,
         "decay_mode": "l2" if RULES[rule].decay_mode == "decoupled" else "decoupled",
         "lookahead": st.average.lookahead(3), "average": st.average.tail(3), "peak_lr": 0.5,
-        "cautious": True, "master": "split16",
+        "cautious": True, "master": "split16", "rounding": "stochastic",
         "exclude": "0" if RULES[rule].needs == "matrix" else "vectors",
         "ns_coefficients": "polar_express", "ns_steps": 3, "adjust_lr_fn": "match_rms_adamw",
         "ns_eps": 50.0, "adamw": {"lr": 0.5}, "adamw_for": "0", "precondition_frequency": 3,
@@ -448,6 +448,10 @@ def test_every_argument_changes_the_result(rule, name):
     if name == "master":  # which changes what parameters of 16 bits do; see test_masters.py
         with pytest.raises(ValueError, match="'split16' has no effect: no parameter is bfloat16"):
             RULES[rule](np.ones((3, 3)), master="split16")
+        return
+    if name == "rounding":  # see test_stochastic_rounding.py
+        with pytest.raises(ValueError, match="rounding = 'stochastic' has no effect: no parameter"):
+            RULES[rule](np.ones((3, 3)), rounding="stochastic")
         return
     if name == "rounding_seed":  # see test_q8.py
         with pytest.raises(ValueError, match="rounding_seed = 1 has no effect"):

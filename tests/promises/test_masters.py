@@ -1,4 +1,5 @@
-"""Masters: parameters of 16 bits that are trained as float32, to the last bit."""
+"""Masters: parameters of 16 bits that are trained as float32, to the last bit, or with 24 bits or
+two numbers of 16."""
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ from steepest.kernels.engine import BLOCK_SIZE, CHUNK_SIZE
 from steepest.memory import formats
 from steepest.optimizers import RULES
 
+SIZES = (0, 1, 7, BLOCK_SIZE + 1, CHUNK_SIZE + 1, (3, 40), (33, 17))
 SHAPES = [(0,), (1,), (7,), (BLOCK_SIZE + 1,), (CHUNK_SIZE + 300,), (33, 17), (3, 20, 30)]
 NUMBERED = [pytest.param(i, *x.values, marks=x.marks) for i, x in enumerate(BY_RULE)]
-MASTERS = [("split16", "bfloat16"), ("float32", "bfloat16"), ("float32", "float16")]
+EXACT = [("split16", "bfloat16"), ("float32", "bfloat16"), ("float32", "float16")]
+ROUNDED = [("split8", "bfloat16"), ("kahan", "bfloat16"), ("kahan", "float16")]
+MASTERS = EXACT + ROUNDED
 
 
 def exact(p, state):
@@ -57,13 +61,13 @@ def trained_alike(rule, arguments, master, name, steps=6, shapes=SHAPES):
 def test_every_rule_is_that_of_float32(number, rule, arguments):
     dispatch.use(LEVELS[number % len(LEVELS)])
     use_threads(1 + number % 3)
-    master, name = MASTERS[number % 3] if number % 2 else MASTERS[0]
+    master, name = EXACT[number % 3] if number % 2 else EXACT[0]
     trained_alike(rule, arguments, master, name)
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(("rule", "arguments"), BY_RULE, ids=label)
-@pytest.mark.parametrize(("master", "name"), MASTERS)
+@pytest.mark.parametrize(("master", "name"), EXACT)
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_rule_with_every_master(rule, arguments, master, name, level):
     dispatch.use(level)
@@ -72,7 +76,32 @@ def test_every_rule_with_every_master(rule, arguments, master, name, level):
         trained_alike(rule, arguments, master, name, 12)
 
 
-@pytest.mark.parametrize(("master", "name"), MASTERS)
+def equal_to_the_reference(rule, arguments, master, name, steps=3, draw=normal):
+    dtypes = formats.named(name), np.dtype(np.float32)
+    layouts = 1 if RULES[rule].prepares else 4  # BLAS gives other bits for other layouts
+    given = arguments | {"master": master}
+    equals_reference(RULES[rule], given, dtypes, SIZES, steps, draw, layouts=layouts)
+
+
+@pytest.mark.parametrize(("number", "rule", "arguments"), NUMBERED, ids=label)
+def test_every_rule_rounds_as_its_reference(number, rule, arguments):
+    dispatch.use(LEVELS[number % len(LEVELS)])
+    use_threads(1 + number % 3)
+    equal_to_the_reference(rule, arguments, *ROUNDED[number % 3])
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("rule", "arguments"), BY_RULE, ids=label)
+@pytest.mark.parametrize(("master", "name"), ROUNDED)
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_rule_rounds_as_its_reference_at_every_level(rule, arguments, master, name, level):
+    dispatch.use(level)
+    use_threads(3)
+    for draw in (normal, wide):
+        equal_to_the_reference(rule, arguments, master, name, 6, draw)
+
+
+@pytest.mark.parametrize(("master", "name"), EXACT)
 @pytest.mark.parametrize(
     "options",
     [
@@ -88,6 +117,21 @@ def test_every_rule_with_every_master(rule, arguments, master, name, level):
 )
 def test_operations_around(master, name, options):
     trained_alike("adamw", {"lr": 0.1} | options, master, name)
+
+
+@pytest.mark.parametrize(("master", "name"), ROUNDED)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"clip": (st.clip.adaptive(0.05), st.clip.value(0.7)), "average": st.average.tail(1)},
+        {"regularize": (st.regularize.toward_initial(0.1), st.regularize.max_norm(1.0, axis=0))},
+        {"lookahead": st.average.lookahead(2, 0.37), "filter": st.filters.mars(0.3), "ema": 0.9},
+        {"cautious": True, "decay_mode": "decoupled", "filter": st.filters.centralize()},
+    ],
+    ids="+".join,
+)
+def test_operations_around_what_is_rounded(master, name, options):
+    equal_to_the_reference("adamw", {"lr": 0.1} | options, master, name)
 
 
 @pytest.mark.parametrize(("master", "name"), MASTERS)
@@ -120,6 +164,72 @@ def test_splitting_loses_nothing():
     assert np.isnan(codecs.from_bfloat16(high)[np.isnan(x)]).all()
 
 
+def many_numbers():
+    """float32 of all exponents, and the ends of its range."""
+    bits = np.random.default_rng(0).integers(0, 1 << 32, 1 << 18, dtype=np.uint32)
+    ends = [0, 1 << 31, 0x7F800000, 0xFF800000, 1, 0x7F7FFFFF, 0x7F800001, 0xFFFFFFFF, 0x3F80FF80]
+    found = np.concatenate([bits, np.array(ends, np.uint32)]).view(np.float32)
+    found[np.isnan(found)] = np.nan  # NumPy warns of casts of some others
+    return found
+
+
+def test_24_bits_are_the_nearest():
+    """Numbers of 16 bits of precision, ties to even, as NumPy's own rounding finds them."""
+    x = many_numbers()
+    master = codecs.MASTERS["split8"]
+    high, low = master.split(x, codecs.BFLOAT16)
+    assert low.dtype == np.int8
+    found = master.joined(high, low)
+    normal = (np.abs(x) > 2.0**-126) & (np.abs(x) < 3e38)
+    exact = x[normal].astype(np.float64)
+    unit = 2.0 ** (np.frexp(exact)[1] - 16)
+    np.testing.assert_array_equal(found[normal], np.rint(exact / unit) * unit)
+    small = np.abs(x) <= 2.0**-126
+    np.testing.assert_array_equal(found[small], np.rint(x[small] / 2.0**-141) * 2.0**-141)
+    assert not np.isnan(found[~np.isnan(x)]).any() and np.isnan(found[np.isnan(x)]).all()
+    too_large = np.abs(x.astype(np.float64)) >= 2.0**128 * (1 - 2.0**-17)
+    np.testing.assert_array_equal(np.isinf(found), too_large)
+    same_bits(master.joined(*master.split(found, codecs.BFLOAT16)), found)
+
+
+@pytest.mark.parametrize(("name", "bits"), [("bfloat16", 8), ("float16", 11)])
+def test_a_compensation_is_what_the_nearest_number_lacks(name, bits):
+    x, dtype = many_numbers(), formats.named(name)
+    master = codecs.MASTERS["kahan"]
+    near, rest = master.split(x, dtype)
+    assert near.dtype == rest.dtype == dtype
+    found, rounded = master.joined(near, rest), codecs.decoded(near, np.float64)
+    same_bits(near, codecs.encoded(found, dtype))
+    for once, again in zip((near, rest), master.split(found, dtype), strict=True):
+        same_bits(again, once)
+    finite = np.isfinite(rounded)
+    assert not codecs.decoded(rest, np.float32)[~finite].any()
+    np.testing.assert_array_equal(found[~finite], rounded[~finite].astype(np.float32))
+    left = np.abs(x[finite] - rounded[finite])
+    smallest = 2.0**-24 if name == "float16" else 2.0**-133
+    bound = np.maximum(left * 2.0**-bits, smallest / 2)
+    assert (np.abs(found[finite].astype(np.float64) - x[finite]) <= bound).all()
+
+
+@pytest.mark.parametrize(("master", "name"), MASTERS)
+def test_small_updates_add_up(master, name):
+    """200 of them, each an eighth of the distance between two bfloat16 numbers there."""
+    rng = np.random.default_rng(2)
+    dtype = formats.named(name)
+    start = codecs.encoded(1 + rng.random(1000).astype(np.float32) / 2, dtype)
+    p, twin = start.copy(), codecs.decoded(start, np.float64)
+    begun = twin.copy()
+    opt, other = st.AdamW(p, lr=1e-3, master=master), st.AdamW(twin, lr=1e-3)
+    for _ in range(200):
+        g = rng.standard_normal(1000) + 1.0
+        opt.step(g.astype(np.float32))
+        other.step(g)
+    key = codecs.MASTERS[master].key
+    moved = codecs.MASTERS[master].joined(p, opt.state["0"][key]) - begun
+    assert (np.abs(moved - (twin - begun)) < 0.01 * np.abs(twin - begun).mean()).all()
+    assert np.abs(codecs.decoded(p, np.float64) - begun).mean() > 0.1  # the model sees it
+
+
 @pytest.mark.parametrize(("master", "name"), MASTERS)
 def test_parameters_of_any_strides(master, name):
     rng = np.random.default_rng(1)
@@ -136,7 +246,7 @@ def test_parameters_of_any_strides(master, name):
     for p, opt in zip(layouts, opts, strict=True):
         np.testing.assert_array_equal(p.view(np.uint16), layouts[0].view(np.uint16))
         for key, x in opts[0].state["0"].items():
-            np.testing.assert_array_equal(opt.state["0"][key], x)
+            same_bits(opt.state["0"][key], x, key)
 
 
 @pytest.mark.parametrize(("master", "name"), MASTERS)
@@ -155,10 +265,10 @@ def test_a_checkpoint_goes_on_with_the_same_bits(master, name, tmp_path):
     third.load_state_dict(kept)
     for one in (opt, other, third):
         one.step({"w": g})
-    key = formats.MASTERS[master].key
+    key = codecs.MASTERS[master].key
     for q, one in ((again, other), (loaded, third)):
         np.testing.assert_array_equal(q.view(np.uint16), p.view(np.uint16))
-        np.testing.assert_array_equal(one.state["w"][key], opt.state["w"][key])
+        same_bits(one.state["w"][key], opt.state["w"][key])
 
 
 def test_groups_of_mixed_formats():
@@ -182,6 +292,8 @@ def test_what_is_refused():
         st.AdamW(half, master="split16")
     with pytest.raises(ValueError, match="along axis 1 with master = 'split16': expected axis 0"):
         st.AdamW(p, master="split16", regularize=st.regularize.max_norm(1.0, axis=1))
+    with pytest.raises(ValueError, match="'kahan' has no effect: no parameter is bfloat16 or fl"):
+        st.AdamW(np.ones(3, np.float32), master="kahan")
     opt = st.AdamW(p, master="split16")
     opt.step(half)
     opt.param_groups[0]["master"] = None
@@ -193,6 +305,33 @@ def test_what_is_refused():
         opt.step(half)
     opt.state["0"]["remainder"] = np.zeros((3, 3), np.int16)
     opt.step(half)
+
+
+def test_the_type_of_the_state_depends_on_master_and_parameter():
+    params = [codecs.encoded(np.ones(3), codecs.BFLOAT16), np.ones(3, np.float16)]
+    opt = st.AdamW(params, master="kahan")
+    found = [opt.state[name]["compensation"].dtype for name in "01"]
+    assert found == [p.dtype for p in params]
+    grads = [np.ones(3, np.float32)] * 2
+    opt.step(grads)
+    opt.state["0"]["compensation"] = np.zeros(3, np.float16)
+    with pytest.raises(ValueError, match="state 'compensation' of parameter '0' is float16"):
+        opt.step(grads)
+    bits = np.full(3, 0x3F80, np.uint16)
+    opt = st.AdamW(bits, master="kahan", dtype="bfloat16")
+    opt.step(np.ones(3, np.float32))
+    state = opt.state_dict()
+    twin = bits.view(formats.named("bfloat16"))
+    other = st.AdamW(twin, master="kahan")
+    other.load_state_dict(state)
+    assert other.state["0"]["compensation"].dtype == twin.dtype
+
+    p = params[0]
+    opt = st.AdamW(p, master="split8")
+    assert opt.state["0"]["remainder"].dtype == np.int8
+    opt.state["0"]["remainder"] = np.zeros(3, np.int16)
+    with pytest.raises(ValueError, match="state 'remainder' of parameter '0' is int16"):
+        opt.step(grads[0])
 
 
 def test_a_master_that_overlaps_is_refused():

@@ -9,7 +9,7 @@ import pytest
 
 import steepest as st
 from steepest.codecs import BFLOAT16, decoded, joined
-from steepest.extension.testing import reference_hyper, reference_step
+from steepest.extension.testing import reference_hyper, reference_step, same_bits
 
 pytestmark = pytest.mark.torch
 
@@ -530,6 +530,50 @@ def test_a_master_is_trained_as_float32(rule, master, dtype):
         assert torch.equal(q, p) and torch.equal(whole(q, third.state[q]), twin)
         nearest = twin.detach().to(dtype).float() - twin
         assert torch.equal((p.float() - twin).abs(), nearest.abs())
+
+
+@pytest.mark.parametrize(
+    ("master", "dtype"), [("split8", SHORT[0]), *(("kahan", x) for x in SHORT)]
+)
+@rules
+def test_a_rounded_master_is_that_of_numpy(rule, master, dtype):
+    params = parameters(dtype)
+    twins = [array(p).copy() for p in params]
+    opt = getattr(stt, rule)(params, **RULES[rule], master=master)
+    other = getattr(st, rule)(twins, **RULES[rule], master=master)
+    for t in range(6):
+        give(params, t, dtype)
+        if t == 3:  # goes on in another one
+            saved = copy.deepcopy(opt.state_dict())
+            opt = getattr(stt, rule)(params, **RULES[rule], master=master)
+            opt.load_state_dict(saved)
+        opt.step()
+        other.step([array(p.grad) for p in params])
+    [key] = {"remainder", "compensation"} & opt.state[params[0]].keys()
+    for i, (p, twin) in enumerate(zip(params, twins, strict=True)):
+        state = opt.state[p][key]
+        assert state.dtype == (torch.int8 if master == "split8" else dtype)
+        np.testing.assert_array_equal(array(p).view(np.uint16), twin.view(np.uint16))
+        same_bits(decoded(array(state), np.float32), decoded(other.state[str(i)][key], np.float32))
+
+
+@types
+@rules
+def test_stochastic_rounding_is_that_of_numpy(rule, dtype):
+    given = RULES[rule] | {"rounding": "stochastic", "rounding_seed": 3}
+    params = parameters(dtype)
+    twins = [array(p).copy() for p in params]
+    opt, other = getattr(stt, rule)(params, **given), getattr(st, rule)(twins, **given)
+    for t in range(6):
+        give(params, t, dtype)
+        if t == 3:  # goes on in another one, whose rounding is that of the state dict
+            saved = copy.deepcopy(opt.state_dict())
+            opt = getattr(stt, rule)(params, **RULES[rule])
+            opt.load_state_dict(saved)
+        opt.step()
+        other.step([array(p.grad) for p in params])
+    for p, twin in zip(params, twins, strict=True):
+        np.testing.assert_array_equal(array(p).view(np.uint16), twin.view(np.uint16))
 
 
 def test_a_checkpoint_without_masters_begins_them():

@@ -33,10 +33,13 @@ class CommonOptions(WithFields, options=True):
     NaN gradient does: ``"propagate"``, ``"raise"`` FloatingPointError, or ``"skip"`` the step and
     count it in ``skipped``. state_dtype: how the rule's states are stored: ``"float32"``,
     ``"float64"``, ``"bfloat16"``, ``"float16"``, ``"q8"``, or one for each of some states by name;
-    by default float32 for parameters of 16 bits, else as the parameter. rounding_seed: that of the
-    random numbers by which ``"q8"`` rounds. master: what makes parameters of 16 bits as precise as
+    by default float32 for parameters of 16 bits, else as the parameter. rounding: how parameters of
+    16 bits are rounded, to the ``"nearest"`` number or, ``"stochastic"``, to one of two such that
+    the mean is exact. rounding_seed: that of the random numbers by which this and ``"q8"`` round.
+    master: what makes parameters of 16 bits as precise as
     float32: ``"split16"``, the other half of the bits, or ``"float32"``, the numbers themselves, as
-    a state; see docs/formats.md. dtype:
+    a state; or more precise than they are: ``"split8"``, another eight bits, or ``"kahan"``, what
+    their rounding has lost; see docs/formats.md. dtype:
     ``"bfloat16"`` where arrays of uint16 hold its bits. copies: arrays of any format, in the
     structure of ``params``, to which each step writes the new parameters, too (None for those
     without one); see docs/formats.md. state_dir: a folder, in files of which the
@@ -79,6 +82,9 @@ class CommonOptions(WithFields, options=True):
         str | Mapping[str, str] | None, Made(state_formats.checked)
     ] = None  # fmt: skip
     master: Annotated[str | None, Made(state_formats.checked_master)] = None
+    rounding: Annotated[
+        Literal["nearest", "stochastic"], Choice(("nearest", "stochastic"))
+    ] = "nearest"  # fmt: skip
     rounding_seed: Seed = 0
     exclude: Argument[str | Sequence[str]] = ()
     overrides: Argument[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})

@@ -100,7 +100,7 @@ class GroupProgram:
         """Those of operations."""
         self._formats = StateFormats(None, ())
         """How states are stored."""
-        self.master: formats.Master | None = None
+        self.master: codecs.Master | None = None
         """What is kept beside parameters of 16 bits."""
         self.axes: tuple[int | None, ...] = ()
         """The axis of the units of each unit operation."""
@@ -113,6 +113,8 @@ class GroupProgram:
         """Unless it has taken the place of another since the plan was built."""
         self.blocks: str | None = None
         """What shape the states of rows have, where a rule lets that be chosen."""
+        self.rounding = "nearest"
+        """How parameters of 16 bits are rounded."""
         self.stale = True
         """Whether the group has changed since the plan was built."""
         self.update(group, count)
@@ -176,7 +178,12 @@ class GroupProgram:
         self._check_fixed(h)
         if not self._formats.chosen and h["state_dtype"] is not None:
             self._formats = StateFormats(h["state_dtype"], rule.points)
-        self.master = formats.MASTERS.get(h["master"])
+        self.master = codecs.MASTERS.get(h["master"])
+        if self.master is not None and h["rounding"] != "nearest":
+            raise ValueError(
+                f"rounding = {h['rounding']!r} with master = {h['master']!r}: the parameter is the "
+                'number nearest to the master; leave it at "nearest"'
+            )
         # A schedule may be 0 now and not later: what it needs is kept all along.
         h["states"], h["beside"], shared = structure
         h["updates"] = count + 1
@@ -338,8 +345,8 @@ class GroupProgram:
 
     def state_type(self, key: str, p: Array) -> np.dtype[Any]:
         """The dtype of a state array of the parameter p."""
-        if self.master is not None and key == self.master.key and self.master.of(p):
-            return self.master.dtype
+        if self.master is not None and key in self.master_keys(p):
+            return self.master.state_type(p.dtype)
         known = self.scaled(self._state_of(key) or key, p)
         if known is not None:
             return known.dtype
@@ -358,7 +365,7 @@ class GroupProgram:
 
     def master_keys(self, p: Array) -> tuple[str, ...]:
         """The state arrays of the master of the parameter p."""
-        return () if self.master is None or not self.master.of(p) else (self.master.key,)
+        return () if self.master is None or not self.master.of(p.dtype) else (self.master.key,)
 
     def _scale_keys(self, p: Array) -> tuple[str, ...]:
         """The scales of the states of the parameter p."""
@@ -397,12 +404,15 @@ class GroupProgram:
         codes, scales = known.encode(begun(state), state in self.rule.squares)
         return codes if key == state else scales
 
-    def beside(self, p: Array, state: Mapping[str, Any]) -> dict[int, tuple[str, Array]]:
-        """The codecs that store another array beside p (0) or its states (from 1), and these."""
-        found: dict[int, tuple[str, Array]] = {}
-        if self.master is not None and self.master.of(p):
-            codec = f"{self.master.name}_{formats.of(p).name}"
+    def beside(self, p: Array, state: Mapping[str, Any]) -> dict[int, tuple[str, Array | None]]:
+        """The codecs of p (0) and its states (from 1) that are not their formats', with what they
+        store beside them."""
+        found: dict[int, tuple[str, Array | None]] = {}
+        if self.master is not None and self.master.of(p.dtype):
+            codec = f"{self.h['master']}_{formats.of(p).name}"
             found[0] = codec, state[self.master.key]
+        if self.stochastic(p):
+            found[0] = f"stochastic_{formats.of(p).name}", None
         for k, key in enumerate(self.by_elements.bound if self._formats.scales else ()):
             known = self.scaled(key, p)
             if known is not None:
@@ -412,7 +422,11 @@ class GroupProgram:
 
     def seed(self, p: Array) -> int | None:
         """The seed of what is rounded stochastically; None where nothing is."""
-        return self.h["rounding_seed"] if self._scale_keys(p) else None
+        return self.h["rounding_seed"] if self._scale_keys(p) or self.stochastic(p) else None
+
+    def stochastic(self, p: Array) -> bool:
+        """Whether the parameter p is rounded stochastically."""
+        return self.rounding == "stochastic" and codecs.is_short(p.dtype)
 
     def rule_keys(self, p: Array) -> tuple[str, ...]:
         """The state arrays that the rule has of the parameter p."""
@@ -454,9 +468,11 @@ class GroupProgram:
         axes = (*(axis for _, axis in making), *work.axes)
         masks = filters.masks(h["filter"])
         in_c_order = self._sums(h) or h["master"] is not None or self._formats.scales
-        now = (states, axes, makes, h["clip"], in_c_order, h.get("blocks"))
+        in_c_order = in_c_order or h["rounding"] == "stochastic"
+        now = (states, axes, makes, h["clip"], in_c_order, h.get("blocks"), h["rounding"])
         if now != (
-            self.states, self.axes, self.makes, self.clip, self.in_c_order, self.blocks
+            self.states, self.axes, self.makes, self.clip, self.in_c_order, self.blocks,
+            self.rounding,
         ):  # fmt: skip
             self.stale = True  # before anything differs, so that Ctrl-C leaves no old plan
         if filters.renewed(self.masks, masks):
@@ -477,7 +493,10 @@ class GroupProgram:
         self.operation_states, self._projects = around, bool(work.units)
         self._averages = bool(average.arrays(h))
         self.units = units
-        self.states, self.axes, self.makes, self.clip, self.in_c_order, self.blocks = now
+        (
+            self.states, self.axes, self.makes, self.clip, self.in_c_order, self.blocks,
+            self.rounding,
+        ) = now  # fmt: skip
         self.masks = masks or self.masks
 
     def tell(self, plan: Any, row: int, count: int, t: int, domain: int, by_rows: bool) -> None:
@@ -549,10 +568,13 @@ class GroupProgram:
         that a clip or penalty uses."""
         self.rule.check_parameter(p, name)
         for axis in self.axes:
-            if axis not in (None, 0) and p.ndim > 1 and self.master_keys(p):
+            ordered = [key for key, has in (
+                ("master", self.master_keys(p)), ("rounding", self.stochastic(p))
+            ) if has]  # fmt: skip
+            if axis not in (None, 0) and p.ndim > 1 and ordered:
                 raise ValueError(
-                    f"parameter {name!r}: a clip or penalty along axis {axis} with master = "
-                    f"{self.h['master']!r}: expected axis 0 or None"
+                    f"parameter {name!r}: a clip or penalty along axis {axis} with {ordered[0]} = "
+                    f"{self.h[ordered[0]]!r}: expected axis 0 or None"
                 )
             try:
                 arrays.units(p, axis)

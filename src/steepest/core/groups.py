@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from steepest import codecs
 from steepest.core import trees
 from steepest.core.constructor import bound
 from steepest.core.group_keys import GROUP_KEYS, check_own
@@ -93,6 +94,7 @@ class WithGroups(Rule, registered=False):
         for group in self.param_groups:
             filters.check_names(group["filter"], self._names)
         self._check_master(self.defaults["master"])
+        self._check_rounding(self.defaults["rounding"])
         own = [g for g in self.param_groups if g.get("rule", self.rule) == self.rule]
         self._check_idle(self.defaults, self.defaults, own)
         self._check_scales(self.defaults["state_dtype"], self.defaults["rounding_seed"])
@@ -106,8 +108,19 @@ class WithGroups(Rule, registered=False):
             for group, program in pairs
             for p in group["params"]
         ):
-            names = " or ".join(formats.MASTERS[master].formats)
+            names = " or ".join(codecs.MASTERS[master].states)
             raise ValueError(f"master = {master!r} has no effect: no parameter is {names}")
+
+    def _check_rounding(self, rounding: str) -> None:
+        """Raises ValueError where no parameter is rounded in the way that was asked for."""
+        if rounding != "nearest" and not any(
+            codecs.is_short(arrays.as_array(p, "a parameter").dtype)
+            for group in self.param_groups
+            for p in group["params"]
+        ):
+            raise ValueError(
+                f"rounding = {rounding!r} has no effect: no parameter is bfloat16 or float16"
+            )
 
     def _check_scales(self, state_dtype: Any, seed: int) -> None:
         """Raises ValueError where no state has the format with scales that was asked for, or
@@ -335,7 +348,7 @@ class WithGroups(Rule, registered=False):
         """A state array as it begins: the rule's own, a filter's, or a copy of the parameter."""
         numbers = formats.decoded(p)
         if program.master is not None and key in program.master_keys(p):
-            return program.master.begin(numbers)
+            return np.require(program.master.split(numbers, p.dtype)[1], None, "C")
         in_groups = program.in_groups(
             key, numbers, lambda state: program.rule.initial(state, numbers, program.h)
         )

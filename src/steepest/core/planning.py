@@ -55,7 +55,7 @@ class WithPlan(WithGroups, registered=False):
         written: list[tuple[str, Array]] = []
         replaced: dict[str, dict[str, Array]] = {}
         cuts: list[list[tuple[int | None, Array | None]]] = []
-        besides: list[dict[int, tuple[str, Array]]] = []
+        besides: list[dict[int, tuple[str, Array | None]]] = []
         places: list[tuple[GroupProgram, str]] = []
         rounded: set[int] = set()
         self._make_room(self._files, self.param_groups, self._groups, self._state)

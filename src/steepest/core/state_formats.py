@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from steepest import codecs
 from steepest.memory import formats
 
 __all__ = ["StateFormats", "bits_of", "checked", "checked_master"]
@@ -44,9 +45,9 @@ def _name(x: Any) -> str:
 
 def checked_master(value: str | None) -> str | None:
     """``master`` as groups have it. Raises ValueError for one that there is not."""
-    if value is None or value in formats.MASTERS:
+    if value is None or value in codecs.MASTERS:
         return value
-    known = ", ".join(map(repr, formats.MASTERS))
+    known = ", ".join(map(repr, codecs.MASTERS))
     raise ValueError(f"master = {value!r}: expected None or one of {known}")
 
 

@@ -8,7 +8,7 @@ own. All written arrays must be disjoint, and no gradient may overlap one of the
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
@@ -90,7 +90,7 @@ def _walk(
     axes: Sequence[int],
     flips: Sequence[int],
     blocks: np.dtype[Any],
-    beside: tuple[str, Array] | None = None,
+    beside: tuple[str, Array | None] | None = None,
 ) -> Walk:
     """Walks x along `axes`, backwards along `flips`, in blocks of a type; joins neighbouring axes
     where x allows. `beside` is a codec that is not the format's, and what it stores beside x."""
@@ -137,7 +137,7 @@ def layout(
     cuts: Sequence[tuple[int | None, Array | None]] = (),
     in_c_order: bool = False,
     blocks: np.dtype[Any] | None = None,
-    beside: Mapping[int, tuple[str, Array]] = MappingProxyType({}),
+    beside: Mapping[int, tuple[str, Array | None]] = MappingProxyType({}),
 ) -> Layout:
     """The walks of arrays of one shape, in the memory order of the first, the parameter, unless
     they are to be `in_c_order`.
@@ -176,7 +176,7 @@ def _cut(
     axis: int | None,
     factors: Array | None,
     blocks: np.dtype[Any],
-    beside: tuple[str, Array] | None,
+    beside: tuple[str, Array | None] | None,
 ) -> Cut:
     count = units(p, axis)
     first = [] if axis is None or p.ndim < 2 else [axis % p.ndim]
@@ -417,19 +417,19 @@ def gradient(x: Any, p: Array, name: str, kind: str = "gradient") -> Array:
     return g
 
 
-def _state_array(x: Any, what: str) -> Array:
+def _state_array(x: Any, what: str, dtype: np.dtype[Any]) -> Array:
+    """x as an array, of the dtype if that is of the same format."""
     if not isinstance(x, np.ndarray):
         raise TypeError(f"{what} is a {type(x).__name__}; expected a NumPy array")
-    return as_array(x, what)
+    own = as_array(x, what)
+    return own.view(dtype) if own.dtype != dtype and formats.alike(own.dtype, dtype) else own
 
 
 def state(x: Any, p: Array, name: str, key: str, dtype: np.dtype[Any]) -> Array:
     """x as a state array of the parameter p, of the format of a dtype. Raises TypeError or
     ValueError if it cannot be."""
     what = f"state {key!r} of parameter {name!r}"
-    own = _state_array(x, what)
-    if own.dtype != dtype and formats.alike(own.dtype, dtype):
-        own = own.view(dtype)
+    own = _state_array(x, what, dtype)
     if own.dtype != dtype or own.shape != p.shape:
         raise ValueError(
             f"{what} is {own.dtype} of shape {own.shape}; expected {dtype} of shape {p.shape}"
@@ -449,7 +449,7 @@ def shaped(x: Any, dtype: Any, shape: tuple[int, ...], name: str, key: str) -> A
     """x as a state array of a shape of its own, in C order: a copy if it is not. Raises TypeError
     or ValueError if it cannot be."""
     what = f"state {key!r} of parameter {name!r}"
-    own = _state_array(x, what)
+    own = _state_array(x, what, np.dtype(dtype))
     if own.dtype != dtype or own.shape != shape:
         raise ValueError(
             f"{what} is {own.dtype} of shape {own.shape}; expected {dtype} of shape {shape}"

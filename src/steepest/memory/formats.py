@@ -22,10 +22,8 @@ Array = NDArray[Any]
 
 __all__ = [
     "FORMATS",
-    "MASTERS",
     "SCALED",
     "Format",
-    "Master",
     "Scaled",
     "alike",
     "borrowed",
@@ -65,32 +63,6 @@ class Format:
     dlpack: tuple[int, int]
     decode: Callable[[Array], Array]
     encode: Callable[[Array], Array]
-
-
-@dataclass(frozen=True)
-class Master:
-    """A more precise parameter, kept in a state array beside a stored one of 16 bits.
-
-    name: what the option ``master`` calls it. key: the name of the state. dtype: that of its array,
-    which is in C order. formats: the parameters that it goes with, by the names of their formats.
-    begin: the state as it begins, from the numbers of the parameter. The codec is called
-    ``name_format``, and has the parameter and the state as its arrays.
-    """
-
-    name: str
-    key: str
-    dtype: np.dtype[Any]
-    formats: tuple[str, ...]
-    begin: Callable[[Array], Array]
-
-    def of(self, p: Array) -> bool:
-        """Whether the parameter has one."""
-        known = found(p.dtype)
-        return known is not None and known.name in self.formats
-
-
-MASTERS: dict[str, Master] = {}
-"""All masters by name."""
 
 
 @dataclass(frozen=True)
@@ -243,21 +215,6 @@ register(_standard("float32", FLOAT32, FLOAT32, "F32", (_FLOATING, 32)))
 register(_standard("float64", FLOAT64, FLOAT64, "F64", (_FLOATING, 64)))
 register(_standard("bfloat16", codecs.BFLOAT16, FLOAT32, "BF16", (_BRAIN, 16)))
 register(_standard("float16", np.dtype(np.float16), FLOAT32, "F16", (_FLOATING, 16)))
-
-
-def _no_remainder(numbers: Array) -> Array:
-    return np.zeros(numbers.shape, np.int16)
-
-
-def _whole(numbers: Array) -> Array:
-    return np.array(numbers, np.float32, order="C")
-
-
-for _master in (
-    Master("split16", "remainder", np.dtype(np.int16), ("bfloat16",), _no_remainder),
-    Master("float32", "master", FLOAT32, ("bfloat16", "float16"), _whole),
-):
-    MASTERS[_master.name] = _master
 
 SCALED["q8"] = Scaled(
     "q8", np.dtype(np.uint8), codecs.GROUP, 4096, ("q8", "q8_square"),

@@ -88,6 +88,7 @@ def step(
     name: str = "0",
     state_dtype: Any = None,
     master: str | None = None,
+    rounding: str = "nearest",
     rounding_seed: int = 0,
     number: int | Sequence[int] = 0,
     **hyper: Any,
@@ -102,9 +103,10 @@ def step(
 
     Arrays may be of any format: all are decoded to float32, or to float64 where the parameter or a
     format of `state_dtype` is that, and what has changed is encoded at the end. With a `master`
-    parameters of 16 bits have the rest of their bits, or their numbers, in the state. States of
-    uint8 with scales beside them are rounded by random numbers, which follow from `rounding_seed`,
-    t and the parameter's `number` in its optimizer.
+    parameters of 16 bits have the rest of their bits, or their numbers, in the state. They are
+    rounded by random numbers where `rounding` is "stochastic", and so are states of uint8 with
+    scales beside them; these numbers follow from `rounding_seed`, t and the parameter's `number` in
+    its optimizer.
 
     A global rule takes lists of parameters, gradients, states and steps, and ``shared=``, the dict
     of its numbers for all parameters.
@@ -113,7 +115,7 @@ def step(
     each = list(zip(p, g, state, t, strict=True)) if together else [(p, g, state, t)]
     numbers = number if isinstance(number, Sequence) else range(number, number + len(each))
     stored = [
-        Stored(x, z, state_dtype, master, (rounding_seed, k, steps))
+        Stored(x, z, state_dtype, master, rounding, (rounding_seed, k, steps))
         for (x, _, z, steps), k in zip(each, numbers, strict=True)
     ]
     each = [

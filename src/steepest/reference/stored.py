@@ -4,7 +4,17 @@ from typing import Any
 
 import numpy as np
 
-from steepest.codecs import decoded, encoded, from_q8, joined, noise, noise_base, split, to_q8
+from steepest.codecs import (
+    MASTERS,
+    decoded,
+    encoded,
+    from_q8,
+    is_short,
+    noise,
+    noise_base,
+    stochastic,
+    to_q8,
+)
 from steepest.reference.types import Array, State
 
 __all__ = ["Numbers", "Stored", "next_pass"]
@@ -30,40 +40,40 @@ class Stored:
         state: State,
         state_dtype: Any,
         master: str | None,
+        rounding: str,
         random: tuple[int, int, int],
     ) -> None:
         """`random` are the seed of what is rounded stochastically, the parameter's number, and the
         count of its steps."""
         self.real: Any = np.float64 if p.dtype == np.float64 or _wide(state_dtype) else np.float32
         self._p, self._state = p, state
-        self._random = random
-        self._key = {"split16": "remainder", "float32": "master"}.get(str(master), "")
+        self._random, self._passes = random, 0
+        self._stochastic = rounding == "stochastic" and is_short(p.dtype)
+        self._master = None if master is None else MASTERS[master]
         self.p = self._decoded_parameter()
         self.state = Numbers(self)
+        kept = "" if self._master is None else self._master.key
         self._scales = {key: scale for key in state if (scale := _scale_of(key, state))}
-        rest = {*state} - {self._key, *self._scales.values()}
+        rest = {*state} - {kept, *self._scales.values()}
         self.state.update({key: self._state_numbers(key) for key in state if key in rest})
         self._decoded = {key for key, x in self.state.items() if x is not state[key]}
 
     def _decoded_parameter(self) -> Array:
-        beside = self._state.get(self._key)
-        if beside is None:
+        if self._master is None or self._master.key not in self._state:
             return self._numbers(self._p)
-        exact = joined(self._p, beside) if self._key == "remainder" else beside
-        return np.array(exact, self.real)
+        return np.array(self._master.joined(self._p, self._state[self._master.key]), self.real)
 
     def _encode_parameter(self) -> None:
-        beside = self._state.get(self._key)
-        if beside is None:
+        if self._stochastic:
+            base = noise_base(*self._random, self._passes + 1 if self._passes else 0)
+            self._p[...] = stochastic(self.p, self._p.dtype, base)
+            self._passes += 1
+            return
+        if self._master is None or self._master.key not in self._state:
             self._p[...] = encoded(self.p, self._p.dtype)
             return
         exact = encoded(self.p, np.dtype(np.float32))
-        if self._key == "remainder":
-            high, beside[...] = split(exact)
-            self._p[...] = high.view(self._p.dtype)
-        else:
-            beside[...] = exact
-            self._p[...] = encoded(exact, self._p.dtype)
+        self._p[...], self._state[self._master.key][...] = self._master.split(exact, self._p.dtype)
 
     def _numbers(self, x: Array) -> Array:
         exact = x.dtype.kind in "iub" or x.dtype in (np.float64, self.real)

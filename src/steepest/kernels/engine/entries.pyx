@@ -81,8 +81,13 @@ cdef void set_noise(Entry *e, Py_ssize_t number) noexcept:
     for k in range(e.operands):
         x = &e.operand[k]
         x.noise = noise_base(e.seed, number, t, k >= FIRST)
-    for k in range(e.cuts):
-        e.units[k].p.noise = e.operand[P].noise
+    e.passes = 0
+
+
+cdef void renew_noise(Entry *e, Py_ssize_t number, Operand *p) noexcept nogil:
+    """The same for the parameter, as p, which is stored once more at this step."""
+    e.passes += 1
+    p.noise = noise_base(e.seed, number, e.count[0] + 1, 1 + e.passes)
 
 
 cdef int bind_operand(Entry *e, object kernels, int k, object array, object walk) except -1:

@@ -28,7 +28,7 @@ from steepest.kernels.engine.reductions cimport (
     hold_norms, reduce_and_update, reserve_sums, scale_agreeing,
 )
 from steepest.kernels.engine.structs cimport (
-    G, SPARE, UNIT_OPERATIONS, Domain, Entry, Program, Step, Units, chunks_of,
+    G, MAKERS, P, SPARE, UNIT_OPERATIONS, Domain, Entry, Program, Step, Units, chunks_of,
 )
 from steepest.kernels.engine.sweeps cimport (
     FACTORS, LATE, MEASURE_AND_UPDATE, PREPARE, PROJECT, UPDATE, reserve, reserve_partials, sweep,
@@ -40,6 +40,23 @@ cdef enum:
 
 BLOCK_SIZE, CHUNK_SIZE, UNIT_OPERATION_LIMIT = BLOCK, CHUNK, UNIT_OPERATIONS
 SPARE_OPERAND = SPARE
+
+
+cdef void renew_noises(Step *s, bint late) noexcept nogil:
+    """Other random numbers for the parameters that are stored once more: by the late operations, or
+    by the present one on units."""
+    cdef const Program *program
+    cdef Py_ssize_t i
+    cdef Entry *e
+    for i in range(s.actives):
+        e = &s.entries[s.active[i]]
+        program = &s.programs[e.program]
+        if not e.random:
+            continue
+        if late:
+            entries.renew_noise(e, s.active[i], &e.operand[P])
+        elif s.unit < program.units and program.unit[s.unit].kind > MAKERS:
+            entries.renew_noise(e, s.active[i], &e.units[s.unit].p)
 
 
 cdef struct Copy:
@@ -441,8 +458,10 @@ cdef class Plan:
         with nogil:
             reduce_and_update(s, MEASURE_AND_UPDATE if measuring else UPDATE, threads)
             for s.unit in range(s.projections):  # a sweep each: the next may cut other units
+                renew_noises(s, False)
                 sweep(s, PROJECT, threads)
             if s.projections:
+                renew_noises(s, True)
                 sweep(s, LATE, threads)
             for i in range(copies):
                 memcpy(self.copies[i].to, self.copies[i].source, self.copies[i].bytes)

@@ -92,7 +92,8 @@ cdef struct Entry:
     int formats                        # the set of formats of its arrays that has loops, or -1
     bint grouped                       # whether a state's elements share scales
     bint random                        # whether an array is rounded stochastically,
-    uint64_t seed                      # by this seed
+    uint64_t seed                      # by this seed,
+    int passes                         # and how often the parameter was stored again at this step
     int cuts
     Units *units                       # owned: one for each unit operation
     double h[COEFFICIENTS]             # the rule's, where reductions make them

@@ -10,7 +10,7 @@ A codec is two functions of one element (see ``stored.pxd``), and their loops ov
 which the compiler vectorises, and over a run of any stride.
 """
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int16_t, int32_t, uint8_t, uint32_t
+from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from steepest.kernels.contract cimport (
@@ -18,7 +18,7 @@ from steepest.kernels.contract cimport (
 )
 from steepest.kernels.stored cimport (
     GROUP, PER_ELEMENT, Group, bfloat16, bits_of, encode_group, float16, from_bfloat16, from_bits,
-    from_float16, from_signed, from_square, lowest_of, magnitude_bits, split,
+    from_float16, from_signed, from_square, lowest_of, magnitude_bits, noise, split,
     to_bfloat16, to_float16, to_odd,
 )
 
@@ -222,35 +222,156 @@ CODECS["bfloat16"] = entry(decode_bfloat16, decode_bfloat16, encode_bfloat16, en
 cdef enum:
     PIECE = 256
 
+ctypedef fused remainder:
+    int16_t
+    int8_t
 
-cdef void join(const Operand *x, Py_ssize_t start, Py_ssize_t n,
-               real *restrict row) noexcept nogil:
-    cdef const int16_t *restrict low = <const int16_t *>x.beside + start
+ctypedef fused short_float:
+    float16
+    bfloat16
+
+
+cdef void join(const Operand *x, Py_ssize_t start, Py_ssize_t n, real *restrict row,
+               const remainder *kind) noexcept nogil:
+    cdef const remainder *restrict low = <const remainder *>x.beside + start
+    cdef uint32_t unit = <uint32_t>256 if remainder is int8_t else <uint32_t>1
     cdef Py_ssize_t i
     decoded(x, start, n, row, <const bfloat16 *>NULL)
     for i in range(n):
-        row[i] = <real>from_bits(bits_of(<float>row[i]) + <uint32_t><int32_t>low[i])
+        row[i] = <real>from_bits(bits_of(<float>row[i]) + <uint32_t><int32_t>low[i] * unit)
+
+
+cdef inline float to_24_bits(float x) noexcept nogil:
+    """The nearest float whose last eight bits are 0, ties to even."""
+    cdef uint32_t bits = bits_of(x)
+    cdef uint32_t rounded = bits + <uint32_t>0x7f + ((bits >> 8) & <uint32_t>1)
+    cdef uint32_t quiet = bits | <uint32_t>0x400000  # a NaN stays one
+    rounded = quiet if bits & <uint32_t>0x7fffffff > <uint32_t>0x7f800000 else rounded
+    return from_bits(rounded & <uint32_t>0xffffff00)
 
 
 cdef void split_piece(const real *restrict row, Py_ssize_t n, float *restrict upper,
-                      int16_t *restrict low) noexcept nogil:
+                      remainder *restrict low) noexcept nogil:
     cdef bfloat16 high
+    cdef int16_t rest
     cdef Py_ssize_t i
     for i in range(n):
-        split(<float>row[i], &high, &low[i])
+        if remainder is int8_t:
+            split(to_24_bits(<float>row[i]), &high, &rest)
+            low[i] = <int8_t>(rest >> 8)
+        else:
+            split(<float>row[i], &high, &rest)
+            low[i] = rest
         upper[i] = from_bfloat16(high)
 
 
-cdef void part(Operand *x, Py_ssize_t start, Py_ssize_t n, const real *row) noexcept nogil:
+cdef void part(Operand *x, Py_ssize_t start, Py_ssize_t n, const real *row,
+               const remainder *kind) noexcept nogil:
     cdef float upper[PIECE]
     cdef Py_ssize_t done = 0, m
     while done < n:
         m = min(n - done, <Py_ssize_t>PIECE)
-        split_piece(row + done, m, upper, <int16_t *>x.beside + start + done)
+        split_piece(row + done, m, upper, <remainder *>x.beside + start + done)
         encoded(x, start + done, m, <const float *>upper, <const bfloat16 *>NULL)
         done += m
 
-CODECS["split16_bfloat16"] = entry(join, join, part, part)
+
+cdef void decode_split16(const Operand *x, Py_ssize_t start, Py_ssize_t n,
+                         real *row) noexcept nogil:
+    join(x, start, n, row, <const int16_t *>NULL)
+
+
+cdef void encode_split16(Operand *x, Py_ssize_t start, Py_ssize_t n,
+                         const real *row) noexcept nogil:
+    part(x, start, n, row, <const int16_t *>NULL)
+
+CODECS["split16_bfloat16"] = entry(decode_split16, decode_split16, encode_split16, encode_split16)
+
+
+cdef void decode_split8(const Operand *x, Py_ssize_t start, Py_ssize_t n,
+                        real *row) noexcept nogil:
+    join(x, start, n, row, <const int8_t *>NULL)
+
+
+cdef void encode_split8(Operand *x, Py_ssize_t start, Py_ssize_t n,
+                        const real *row) noexcept nogil:
+    part(x, start, n, row, <const int8_t *>NULL)
+
+CODECS["split8_bfloat16"] = entry(decode_split8, decode_split8, encode_split8, encode_split8)
+
+
+cdef inline float added(float x, float rest) noexcept nogil:
+    return x if rest == <float>0 else x + rest  # -0 stays what it is
+
+
+cdef void add_compensation(const Operand *x, Py_ssize_t start, Py_ssize_t n, real *restrict row,
+                           const short_float *kind) noexcept nogil:
+    cdef const short_float *restrict rest = <const short_float *>x.beside + start
+    cdef Py_ssize_t i
+    decoded(x, start, n, row, kind)
+    for i in range(n):
+        row[i] = <real>added(<float>row[i], widened(rest[i], <float>0))
+
+
+cdef inline float nearest(float x, const short_float *kind) noexcept nogil:
+    """The nearest number of the format, as a float."""
+    return widened(narrowed(x, kind), <float>0)
+
+
+cdef inline float lacking(float x, float near) noexcept nogil:
+    """What x has beyond its rounding; of an infinite number or a NaN nothing."""
+    return x - near if near - near == <float>0 else <float>0
+
+
+cdef void compensate_piece(const real *restrict row, Py_ssize_t n, float *restrict upper,
+                           short_float *restrict rest) noexcept nogil:
+    cdef const short_float *kind = NULL
+    cdef float exact, near
+    cdef Py_ssize_t i
+    for i in range(n):
+        exact = <float>row[i]
+        near = nearest(exact, kind)
+        exact = added(near, nearest(lacking(exact, near), kind))
+        near = nearest(exact, kind)  # another one where what it lacked was rounded to half a unit
+        upper[i] = near
+        rest[i] = narrowed(lacking(exact, near), kind)
+
+
+cdef void compensate(Operand *x, Py_ssize_t start, Py_ssize_t n, const real *row,
+                     const short_float *kind) noexcept nogil:
+    cdef float upper[PIECE]
+    cdef Py_ssize_t done = 0, m
+    while done < n:
+        m = min(n - done, <Py_ssize_t>PIECE)
+        compensate_piece(row + done, m, upper, <short_float *>x.beside + start + done)
+        encoded(x, start + done, m, <const float *>upper, kind)
+        done += m
+
+
+cdef void decode_kahan_bfloat16(const Operand *x, Py_ssize_t start, Py_ssize_t n,
+                                real *row) noexcept nogil:
+    add_compensation(x, start, n, row, <const bfloat16 *>NULL)
+
+
+cdef void encode_kahan_bfloat16(Operand *x, Py_ssize_t start, Py_ssize_t n,
+                                const real *row) noexcept nogil:
+    compensate(x, start, n, row, <const bfloat16 *>NULL)
+
+CODECS["kahan_bfloat16"] = entry(decode_kahan_bfloat16, decode_kahan_bfloat16,
+                                 encode_kahan_bfloat16, encode_kahan_bfloat16)
+
+
+cdef void decode_kahan_float16(const Operand *x, Py_ssize_t start, Py_ssize_t n,
+                               real *row) noexcept nogil:
+    add_compensation(x, start, n, row, <const float16 *>NULL)
+
+
+cdef void encode_kahan_float16(Operand *x, Py_ssize_t start, Py_ssize_t n,
+                               const real *row) noexcept nogil:
+    compensate(x, start, n, row, <const float16 *>NULL)
+
+CODECS["kahan_float16"] = entry(decode_kahan_float16, decode_kahan_float16,
+                                encode_kahan_float16, encode_kahan_float16)
 
 
 cdef void decode_master(const Operand *x, Py_ssize_t start, Py_ssize_t n,
@@ -283,6 +404,66 @@ CODECS["float32_bfloat16"] = entry(decode_master, decode_master, encode_master_b
                                    encode_master_bfloat16)
 CODECS["float32_float16"] = entry(decode_master, decode_master, encode_master_float16,
                                   encode_master_float16)
+
+
+# Parameters that are rounded stochastically.
+
+cdef inline float drawn(float x, uint32_t random, const short_float *kind) noexcept nogil:
+    """One of the two numbers of the format beside x: the larger one, in magnitude, if the part of a
+    unit that x is above the other exceeds a number of 32 random bits."""
+    cdef uint32_t bits = bits_of(x), rounded, small
+    cdef uint32_t magnitude = bits & <uint32_t>0x7fffffff
+    cdef float units
+    cdef int32_t whole, part
+    if short_float is bfloat16:
+        rounded = (magnitude + (random >> 16)) & <uint32_t>0xffff0000
+    else:
+        rounded = (magnitude + (random >> 19)) & <uint32_t>0xffffe000
+        # Below 2^-14 its numbers are multiples of 2^-24.
+        small = magnitude if magnitude < <uint32_t>0x38800000 else <uint32_t>0
+        units = from_bits(small) * <float>16777216.0
+        whole = <int32_t>units
+        part = <int32_t>((units - <float>whole) * <float>2147483648.0)
+        whole += <int32_t>(random >> 1) < part
+        small = bits_of(<float>whole * <float>5.9604644775390625e-08)
+        rounded = rounded if magnitude >= <uint32_t>0x38800000 else small
+    rounded = rounded if magnitude <= <uint32_t>0x7f800000 else magnitude  # a NaN stays one
+    return from_bits(rounded | (bits & <uint32_t>0x80000000))
+
+
+cdef void draw_piece(const real *restrict row, Py_ssize_t n, float *restrict upper, uint32_t at,
+                     const short_float *kind) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        upper[i] = drawn(<float>row[i], noise(at), kind)
+        at += <uint32_t>PER_ELEMENT
+
+
+cdef void draw(Operand *x, Py_ssize_t start, Py_ssize_t n, const real *row,
+               const short_float *kind) noexcept nogil:
+    cdef float upper[PIECE]
+    cdef Py_ssize_t done = 0, m
+    while done < n:
+        m = min(n - done, <Py_ssize_t>PIECE)
+        draw_piece(row + done, m, upper, x.noise + <uint32_t>(start + done) * PER_ELEMENT, kind)
+        encoded(x, start + done, m, <const float *>upper, kind)
+        done += m
+
+
+cdef void encode_stochastic_bfloat16(Operand *x, Py_ssize_t start, Py_ssize_t n,
+                                     const real *row) noexcept nogil:
+    draw(x, start, n, row, <const bfloat16 *>NULL)
+
+CODECS["stochastic_bfloat16"] = entry(decode_bfloat16, decode_bfloat16, encode_stochastic_bfloat16,
+                                      encode_stochastic_bfloat16)
+
+
+cdef void encode_stochastic_float16(Operand *x, Py_ssize_t start, Py_ssize_t n,
+                                    const real *row) noexcept nogil:
+    draw(x, start, n, row, <const float16 *>NULL)
+
+CODECS["stochastic_float16"] = entry(decode_float16, decode_float16, encode_stochastic_float16,
+                                     encode_stochastic_float16)
 
 
 # States of 8 bits, a group at a time: `data` are the codes and `beside` the scales, both in C
