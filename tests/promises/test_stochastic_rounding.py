@@ -184,6 +184,7 @@ def test_it_is_right_in_the_mean_for_small_parts_of_a_unit(name):
 
 @both
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+@pytest.mark.filterwarnings("ignore:parameter '0' stands still")
 def test_small_updates_count(name, rounding):
     """200 steps of 0.001 from 1: within 1 % of exact in the mean; to nearest, bfloat16 stays."""
     p = codecs.encoded(np.ones(20_000), formats.named(name))

@@ -144,8 +144,8 @@ cdef inline uint64_t mixed(uint64_t x) noexcept nogil:
 
 
 cdef inline uint32_t noise(uint32_t at) noexcept nogil:
-    """32 random bits of the i-th element, at base + i * PER_ELEMENT: the upper ones are for what has
-    a sign, the lower for squares."""
+    """32 random bits of the i-th element, whose `at` is base + i * PER_ELEMENT: the upper ones are
+    for what has a sign, the lower for squares."""
     cdef uint32_t x = (at ^ (at >> 15)) * <uint32_t>0xd35a2d97
     return x ^ (x >> 15)
 
