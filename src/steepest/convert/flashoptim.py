@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest import codecs
+from steepest.codecs import MASTERS, Master
 from steepest.convert import common, torch_layout
 from steepest.convert.block_codecs import FLASHOPTIM
 from steepest.convert.common import Found, Taken
@@ -54,9 +54,9 @@ def from_flashoptim(
     """Gives an SGD, Adam, AdamW or Lion the state of one of FlashOptim, compressed or not.
 
     Whether decay is decoupled and whether momentum is Nesterov's is not in it: the class and its
-    arguments here say so. Error bits become the master, so parameters of 16 bits here need
-    ``master="float32"``, which holds every number that error bits can make, or ``"split16"``, which
-    is off by a unit in float32's last place where a number is half way between two of bfloat16. The
+    arguments here say so. Error bits become the master, so parameters of 16 bits here need one.
+    ``"float32"`` holds every number that error bits can make; others the nearest they have, off by
+    a unit in the last place where a number is half way between two of the parameter's. The
     parameters must be those that the state belongs to. For parameters of float32 here error bits
     are left out: load what ``get_fp32_model_state_dict`` there gave. names, keep, step: as for
     ``from_torch``; SGD and Lion do not store the step.
@@ -106,7 +106,7 @@ def to_flashoptim(
     has not changed, gets them back.
 
     Raises what ``to_torch`` raises, and ValueError for numbers that are not finite or beyond the
-    float16 that its scales are, and for other masters than ``"split16"`` and ``"float32"``.
+    float16 that its scales are.
     """
     common.only_rule(optimizer, _RULES, "FlashOptim")
     if master_weight_bits not in _WIDTHS:
@@ -244,9 +244,10 @@ def _bits(x: Any) -> Array:
 
 def _master_from(bits: Any, width: Any, master: str | None, p: Array, name: str) -> dict[str, Any]:
     what = f"error_bits of parameter {name!r}"
-    if master not in ("float32", "split16"):
+    if master is None:
         raise ValueError(
-            f"{what}: make the optimizer with master='float32' or 'split16'; here it is {master!r}"
+            f"{what}: make the optimizer with a master, such as 'float32', or 'split8', which "
+            "takes no more memory; here it is None"
         )
     errors = common.array_of(bits, what)
     if errors.shape != p.shape:
@@ -261,37 +262,40 @@ def _master_from(bits: Any, width: Any, master: str | None, p: Array, name: str)
             "expected 8 or 16 bits"
         )
     whole = _corrected(errors, p, _MOST[size])
-    if master == "float32":
-        return {"master": np.array(whole, np.float32, order="C")}
-    return {"remainder": _remainder(whole, p, what)}
+    return {MASTERS[master].key: _kept(whole, p, MASTERS[master], what)}
 
 
-def _remainder(whole: Array, p: Array, what: str) -> Array:
-    """What the bits of a bfloat16 lack; 32768, which int16 lacks, becomes one less. 0 has no sign
-    but its own."""
-    upper = np.ascontiguousarray(p).view(np.uint16).astype(np.int64) << 16
-    lacking = np.ascontiguousarray(whole, np.float32).view(np.uint32).astype(np.int64) - upper
-    lacking[np.signbit(whole) != (upper >> 31 == 1)] = 0
-    if (np.abs(lacking) > 32768).any():
+def _kept(whole: Array, p: Array, master: Master, what: str) -> Array:
+    """The state of a master that has the number nearest to it.
+
+    A number half way between two of the parameter's format may go with either; where the master
+    would have it go with the other, it is moved by a unit: of float32's last place, or of 24 bits.
+    0 has no sign but its own.
+    """
+    if master.state_type(p.dtype) == np.float32:
+        return np.array(whole, np.float32, order="C")
+    near = formats.decoded(p)
+    whole = np.where((near == 0) & (np.signbit(near) != np.signbit(whole)), near, whole)
+    whole = np.asarray(whole, np.float32)
+    short, state = master.split(whole, p.dtype)
+    for part in (2.0**-15, 2.0**-7):
+        other = formats.decoded(short) != near
+        moved, again = master.split(np.asarray(whole + (near - whole) * np.float32(part)), p.dtype)
+        short, state = np.where(other, moved, short), np.where(other, again, state)
+    if (formats.decoded(short) != near).any():
         raise ValueError(
-            f"{what} are more than half of a unit in the parameter's last place; the parameter is "
-            "not that of the state, or master='float32' holds them"
+            f"{what} are not within half a unit in the parameter's last place: the parameter is "
+            "not that of the state"
         )
-    return np.minimum(lacking, 32767).astype(np.int16)
+    return np.array(state, order="C")
 
 
 def _whole(one: Taken) -> Array | None:
     """The parameter and what its master adds; None if it has none."""
     if not one.master:
         return None
-    if one.h["master"] == "split16":
-        return codecs.joined(one.param, one.master["remainder"])
-    if one.h["master"] == "float32":
-        return one.master["master"]
-    raise ValueError(
-        f"FlashOptim has no master = {one.h['master']!r}, which parameter {one.name!r} has; there "
-        "is master_weight_bits=None"
-    )
+    master = MASTERS[one.h["master"]]
+    return master.joined(one.param, one.master[master.key])
 
 
 def _errors(whole: Array, p: Array, most: int) -> Array:
