@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from cases import BY_RULE, LEVELS, label, same_bits, use_threads
+from cases import BY_RULE, LEVELS, brief, label, same_bits, use_threads
 from layouts import laid_out
 
 import steepest as st
@@ -71,23 +71,23 @@ def test_every_rule_has_copies(number, rule, arguments):
     stepped_beside(lambda p, **more: RULES[rule](p, **arguments, **more), params, copies)
 
 
-@pytest.mark.parametrize("of_p", DTYPES, ids=NAMES)
-@pytest.mark.parametrize("of_g", DTYPES, ids=NAMES)
+@pytest.mark.parametrize("of_p", range(4), ids=NAMES)
+@pytest.mark.parametrize("of_g", range(4), ids=NAMES)
 @pytest.mark.parametrize("of_states", [None, "bfloat16", "float64"])
-def test_every_format(of_p, of_g, of_states):
+@pytest.mark.parametrize("turn", brief(range(3), [0]))
+def test_every_format(of_p, of_g, of_states, turn):
     """Also where rules have loops of their own for the formats of parameter, gradient, states."""
     rng = np.random.default_rng(1)
-    for level in LEVELS:
-        dispatch.use(level)
-        for workers, rule in ((1, "adamw"), (3, "lion")):
-            use_threads(workers)
-            for dtype in DTYPES:
-                params = drawn(rng, SHAPES[2:], of_p)
-                copies = [empty(p.shape, dtype) for p in params]
-                stepped_beside(
-                    lambda p, r=rule, **more: RULES[r](p, lr=0.1, state_dtype=of_states, **more),
-                    params, copies, 2, of_g,
-                )  # fmt: skip
+    dispatch.use(LEVELS[(of_p + of_g + turn) % len(LEVELS)])
+    for workers, rule in ((1, "adamw"), (3, "lion")):
+        use_threads(workers)
+        for dtype in DTYPES:
+            params = drawn(rng, SHAPES[2:], DTYPES[of_p])
+            copies = [empty(p.shape, dtype) for p in params]
+            stepped_beside(
+                lambda p, r=rule, **more: RULES[r](p, lr=0.1, state_dtype=of_states, **more),
+                params, copies, 2, DTYPES[of_g],
+            )  # fmt: skip
 
 
 @pytest.mark.parametrize("draw", [wide, special], ids=lambda f: f.__name__)
@@ -133,6 +133,27 @@ def test_copies_begin_anywhere_and_end_there(name):
             is_copy(x, p)
             same_bits(room[:shift], empty(shift, dtype))
             same_bits(room[shift + n :], empty(24 - shift, dtype))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_copies_that_are_kept_out_of_the_caches(workers):
+    """Those of a step over more than four million elements, which go past the caches."""
+    use_threads(workers)
+    rng = np.random.default_rng(12)
+    sizes = (1, 63, BLOCK_SIZE + 1, 1_500_001, 2_700_003)
+    params = [misaligned(rng.standard_normal(n, np.float32), i) for i, n in enumerate(sizes)]
+    grads = [p[::-1].copy() for p in params]
+    for k in range(4):
+        rooms = [empty(n + 40, DTYPES[(i + k) % 4]) for i, n in enumerate(sizes)]
+        copies = [x[i + 1 : i + 1 + n] for i, (x, n) in enumerate(zip(rooms, sizes, strict=True))]
+        before = [x.copy() for x in rooms]
+        opt = st.SGD(params, lr=0.1, copies=copies)
+        for g in (grads, [g.astype(np.float16) for g in grads]):
+            opt.step(g)
+            for i, (p, x, room, was) in enumerate(zip(params, copies, rooms, before, strict=True)):
+                is_copy(x, p, f"of {x.dtype}")
+                same_bits(room[: i + 1], was[: i + 1])
+                same_bits(room[i + 1 + p.size :], was[i + 1 + p.size :])
 
 
 OPERATIONS = [

@@ -13,6 +13,7 @@ from steepest.kernels.contract cimport (
     reduction_float, rule_double, rule_float, spread_double, spread_float,
 )
 from steepest.kernels.engine.operands cimport decoded, encoded
+from steepest.kernels.engine.streams cimport stream
 from steepest.kernels.stored cimport ARRAYS, GROUP, PER_ELEMENT, Stored, stored_loop
 from steepest.kernels.engine.structs cimport (
     FIRST, G, LINE, OPERANDS, OPERATION_COEFFICIENTS, P, ROW, SPARE, SQUARES, Entry, Measures,
@@ -109,10 +110,18 @@ cdef inline void ruled(Entry *e, const Program *program, real **row, const real 
                                            n, factor, program.decay, h)
 
 
-cdef inline void copied_out(Entry *e, Py_ssize_t start, Py_ssize_t n,
+cdef inline void copied_out(Entry *e, const Program *program, Py_ssize_t start, Py_ssize_t n,
                             real *scratch) noexcept nogil:
     """Writes the parameter, as it is stored by now, to its copy."""
-    encoded(&e.copy, start, n, decoded(&e.operand[P], start, n, scratch))
+    cdef Operand near
+    cdef const real *row = decoded(&e.operand[P], start, n, scratch)
+    if not program.streams or e.copy_bytes == 0:
+        encoded(&e.copy, start, n, row)
+        return
+    near = e.copy
+    near.data = <char *>scratch + OPERANDS * ROW
+    encoded(&near, 0, n, row)
+    stream(e.copy.data + start * e.copy_bytes, near.data, n * e.copy_bytes)
 
 
 cdef void update_block(Entry *e, const Program *program, const Operation *scale, bint late,
@@ -144,7 +153,7 @@ cdef void update_block(Entry *e, const Program *program, const Operation *scale,
         if k != G and not (late and FIRST <= k < FIRST + e.states):
             encoded(&e.operand[k], start, n, row[k])
     if e.copy.encode != NULL and (late or not program.projects):
-        copied_out(e, start, n, scratch)
+        copied_out(e, program, start, n, scratch)
 
 
 cdef inline void aside(Entry *e, const Program *program, real **row, Py_ssize_t n,
@@ -334,7 +343,7 @@ cdef void update_range(Entry *e, const Program *program, const Operation *scale,
         while start < whole:  # the copy is of what is still in L1
             n = min(whole - start, <Py_ssize_t>BLOCK)
             update_stored(e, program, start, start + n)
-            copied_out(e, start, n, scratch)
+            copied_out(e, program, start, n, scratch)
             start += n
     while start < stop:
         n = min(stop - start, BLOCK - (start + skew) % BLOCK)

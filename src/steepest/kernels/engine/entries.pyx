@@ -122,7 +122,11 @@ cdef int bind_walk(Entry *e, object kernels, Operand *x, Py_ssize_t **memory, ob
 
 cdef int bind_copy(Entry *e, object kernels, object array, object walk) except -1:
     """Makes an array the one that the parameter is also written to."""
-    return bind_walk(e, kernels, &e.copy, &e.copy_axes, array, walk)
+    cdef Py_ssize_t size = array.itemsize
+    bind_walk(e, kernels, &e.copy, &e.copy_axes, array, walk)
+    if e.copy.ndim == 1 and e.copy.strides[0] == size and <size_t>e.copy.data % <size_t>size == 0:
+        e.copy_bytes = size
+    return 0
 
 
 cdef int bind_source(Entry *e, object gradient) except -1:

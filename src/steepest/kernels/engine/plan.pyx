@@ -37,6 +37,7 @@ from steepest.kernels.sources cimport address, counter, held, same, still_as, st
 
 cdef enum:
     VISIT = 64                         # what a parameter costs besides its elements, in elements
+    LARGE = 1 << 22                    # elements of a step whose arrays caches do not hold
 
 BLOCK_SIZE, CHUNK_SIZE, UNIT_OPERATION_LIMIT = BLOCK, CHUNK, UNIT_OPERATIONS
 SPARE_OPERAND = SPARE
@@ -332,6 +333,7 @@ cdef class Plan:
             raise ValueError(f"{rule}: more coefficients or operations than a program has room for")
         program.decay, program.domain, program.together = decay_factor, domain, together
         program.prepared = prepared
+        program.streams = self.cost >= LARGE
         self.step.preparing = self.step.preparing or prepared
         set_numbers(program, h, kept)
         made = self.made[row]

@@ -83,6 +83,7 @@ cdef struct Entry:
     Operand operand[OPERANDS]
     Operand reading                    # the gradient in C order, for the measures
     Operand copy                       # where the parameter goes too; `encode` NULL for nowhere
+    Py_ssize_t copy_bytes              # of an element of it; 0 where these are not side by side
     double measured                    # of the gradient times `inverse`, mostly 2^-exponent
     int exponent
     double largest                     # for the orders whose measure is of the gradient over this
@@ -123,6 +124,7 @@ cdef struct Program:
     int epilogue                       # after it,
     int late                           # and after those on units
     int units
+    bint streams                       # whether copies are better kept out of the caches
     bint projects                      # whether some of these change the parameter
     int reductions
     int scalars                        # numbers kept of the parameter, or by its domain

@@ -15,6 +15,7 @@ from steepest.kernels.engine.blocks cimport (
     agreeing, held_norm, prepare_range, reduce_range, update_range,
 )
 from steepest.kernels.engine.operands cimport decoded
+from steepest.kernels.engine.streams cimport fence
 from steepest.kernels.engine.structs cimport LINE, MAKERS, SCRATCH, Entry, Program, Step
 from steepest.kernels.engine.tiles cimport finalize_range, reduce_tiles
 from steepest.kernels.engine.units cimport unit_range
@@ -109,6 +110,7 @@ cdef void share(Step *s, int what, int worker, int team) noexcept nogil:
             work_on(s, what, i, e, start, stop, <float *>scratch)
         i += 1
         start = 0
+    fence()
     floatmode_leave(mode)
 
 
