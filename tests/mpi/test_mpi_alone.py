@@ -94,6 +94,18 @@ def test_groups_are_live_and_have_the_parameters(alone):
             ValueError,
             "bucket_bytes = 1: expected 8",
         ),
+        (
+            lambda c: st.mpi.Sharded(st.SGD, np.zeros(1), copies=np.zeros(1), comm=c),
+            ValueError,
+            "copies of parameters that are stepped in parts",
+        ),
+        (
+            lambda c: st.mpi.Sharded(
+                st.SGD, [{"params": np.zeros(1), "copies": np.zeros(1)}], comm=c
+            ),
+            ValueError,
+            "copies of parameters that are stepped in parts",
+        ),
         (lambda c: st.mpi.Sharded(st.SGD, np.zeros(1), comm="all"), TypeError, "comm is a str"),
         (lambda c: st.mpi.mean([np.zeros(1, int)], comm=c), TypeError, "'0' has dtype int64"),
         (

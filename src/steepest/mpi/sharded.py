@@ -49,8 +49,9 @@ class Sharded:
     rank each, balanced by bytes.
 
     Raises MissingExtra without mpi4py; on all ranks what the optimizer's class raises, ValueError
-    where ranks differ in names, shapes, types or hyper-parameters, and where there is more than one
-    rank, for global rules and for masks given at construction; RankError where another rank fails.
+    for ``copies``, where ranks differ in names, shapes, types or hyper-parameters, and where there
+    is more than one rank, for global rules and for masks given at construction; RankError where
+    another rank fails.
 
     >>> import numpy as np, steepest as st
     >>> from mpi4py import MPI
