@@ -323,17 +323,17 @@ cdef inline float lacking(float x, float near) noexcept nogil:
     return x - near if near - near == <float>0 else <float>0
 
 
-cdef void compensate_piece(const real *restrict row, Py_ssize_t n, float *restrict upper,
+cdef void compensate_piece(float *restrict x, Py_ssize_t n,
                            short_float *restrict rest) noexcept nogil:
+    """Leaves the nearest numbers in x."""
     cdef const short_float *kind = NULL
     cdef float exact, near
     cdef Py_ssize_t i
     for i in range(n):
-        exact = <float>row[i]
-        near = nearest(exact, kind)
-        exact = added(near, nearest(lacking(exact, near), kind))
+        near = nearest(x[i], kind)
+        exact = added(near, nearest(lacking(x[i], near), kind))
         near = nearest(exact, kind)  # another one where what it lacked was rounded to half a unit
-        upper[i] = near
+        x[i] = near
         rest[i] = narrowed(lacking(exact, near), kind)
 
 
@@ -343,7 +343,8 @@ cdef void compensate(Operand *x, Py_ssize_t start, Py_ssize_t n, const real *row
     cdef Py_ssize_t done = 0, m
     while done < n:
         m = min(n - done, <Py_ssize_t>PIECE)
-        compensate_piece(row + done, m, upper, <short_float *>x.beside + start + done)
+        narrow(<char *>upper, m, row + done, <const float32 *>NULL)
+        compensate_piece(upper, m, <short_float *>x.beside + start + done)
         encoded(x, start + done, m, <const float *>upper, kind)
         done += m
 
