@@ -145,6 +145,13 @@ def test_kernels_equal_the_reference(master, name, level, draw):
         equals_reference(RULES[rule], given, dtypes, (0, 1, 7, 700, (33, 17)), 5, draw, layouts=4)
 
 
+@pytest.mark.parametrize(("master", "name"), MASTERS)
+def test_masters_beside_states_of_8_bits(master, name):
+    dtypes = formats.named(name), formats.named(name)
+    given = {"lr": 0.01, "state_dtype": "q8", "master": master}
+    equals_reference(st.AdamW, given, dtypes, (7, 4096, 5000, (70, 90)), 3, normal, layouts=4)
+
+
 def test_splitting_loses_nothing():
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 1 << 32, 1 << 18, dtype=np.uint32)

@@ -73,6 +73,15 @@ def test_operations_around(name, options):
     equal_to_the_reference("adamw", {"lr": 0.1} | options, name)
 
 
+@both
+@pytest.mark.parametrize("rule", ["adamw", "lion", "lamb"])
+def test_beside_states_of_8_bits(name, rule):
+    """Which have random numbers of their own."""
+    dtypes = formats.named(name), np.dtype(np.float32)
+    given = {"lr": 0.01, "state_dtype": "q8"} | STOCHASTIC
+    equals_reference(RULES[rule], given, dtypes, (7, 4096, 5000, (70, 90)), 3, normal, layouts=4)
+
+
 # What is rounded to what
 
 
