@@ -457,6 +457,22 @@ for hyper in ({"filter": masks}, {"overrides": {"f": {"filter": (masks,)}}}):
     else:
         raise AssertionError
 
+for hyper in ({"state_dtype": "q8"}, {"overrides": {"f": {"state_dtype": {"exp_avg": "q8"}}}}):
+    try:
+        st.mpi.Sharded(st.AdamW, {"f": np.ones((70, 100), np.float32)}, **hyper)
+    except ValueError as error:
+        assert "elements of these states share scales" in str(error)
+    else:
+        raise AssertionError
+opt = st.mpi.Sharded(st.AdamW, {"f": np.ones((70, 100), np.float32)})
+try:
+    one = st.AdamW({"f": np.ones((70, 100), np.float32)}, state_dtype="q8")
+    opt.load_state_dict(one.state_dict())
+except ValueError as error:
+    assert "is cut between ranks" in str(error) and opt.param_groups[0]["state_dtype"] is None
+else:
+    raise AssertionError
+
 p = values(rank)  # the parameters become those of rank 0
 p["f"] = p["f"].T.copy().T
 st.mpi.Sharded(st.AdamW, p)

@@ -18,6 +18,7 @@ from steepest.mpi.checks import (
     check_copies,
     check_masks,
     check_rules,
+    check_scales,
     checked,
     needs_whole,
     settings_of,
@@ -50,8 +51,8 @@ class Sharded:
 
     Raises MissingExtra without mpi4py; on all ranks what the optimizer's class raises, ValueError
     for ``copies``, where ranks differ in names, shapes, types or hyper-parameters, and where there
-    is more than one rank, for global rules and for masks given at construction; RankError where
-    another rank fails.
+    is more than one rank, for global rules, for masks given at construction and for states with
+    scales (``"q8"``); RankError where another rank fails.
 
     >>> import numpy as np, steepest as st
     >>> from mpi4py import MPI
@@ -88,6 +89,7 @@ class Sharded:
             probe = None
             if ranks.size > 1:
                 check_masks((arguments, hyper, groups))
+                check_scales((hyper, groups))
                 probe = made(lambda _, p: empty(p))
                 check_rules(probe)
                 whole = self._whole(probe)
