@@ -301,7 +301,8 @@ CODECS["split8_bfloat16"] = entry(decode_split8, decode_split8, encode_split8, e
 
 
 cdef inline float added(float x, float rest) noexcept nogil:
-    return x if rest == <float>0 else x + rest  # -0 stays what it is
+    cdef float sum = x + rest
+    return x if rest == <float>0 else sum  # -0 stays what it is
 
 
 cdef void add_compensation(const Operand *x, Py_ssize_t start, Py_ssize_t n, real *restrict row,
@@ -313,39 +314,50 @@ cdef void add_compensation(const Operand *x, Py_ssize_t start, Py_ssize_t n, rea
         row[i] = <real>added(<float>row[i], widened(rest[i], <float>0))
 
 
-cdef inline float nearest(float x, const short_float *kind) noexcept nogil:
-    """The nearest number of the format, as a float."""
-    return widened(narrowed(x, kind), <float>0)
-
-
-cdef inline float lacking(float x, float near) noexcept nogil:
-    """What x has beyond its rounding; of an infinite number or a NaN nothing."""
-    return x - near if near - near == <float>0 else <float>0
-
-
-cdef void compensate_piece(float *restrict x, Py_ssize_t n,
-                           short_float *restrict rest) noexcept nogil:
-    """Leaves the nearest numbers in x."""
-    cdef const short_float *kind = NULL
-    cdef float exact, near
+cdef void add_piece(const float *restrict x, const float *restrict rest, Py_ssize_t n,
+                    float *restrict sum) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n):
-        near = nearest(x[i], kind)
-        exact = added(near, nearest(lacking(x[i], near), kind))
-        near = nearest(exact, kind)  # another one where what it lacked was rounded to half a unit
-        x[i] = near
-        rest[i] = narrowed(lacking(exact, near), kind)
+        sum[i] = added(x[i], rest[i])
+
+
+cdef void lack_piece(const float *restrict x, const float *restrict near, Py_ssize_t n,
+                     float *restrict rest) noexcept nogil:
+    """What x has beyond its rounding; of an infinite number or a NaN nothing."""
+    cdef float lost, finite
+    cdef Py_ssize_t i
+    for i in range(n):
+        lost = x[i] - near[i]
+        finite = near[i] - near[i]
+        rest[i] = lost if finite == <float>0 else <float>0
+
+
+cdef inline void nearest_piece(const float *x, Py_ssize_t n, float *near,
+                               short_float *between) noexcept nogil:
+    """The nearest numbers of the format, as floats."""
+    narrow(<char *>between, n, x, <const short_float *>NULL)
+    widen(<char *>between, n, near, <const short_float *>NULL)
 
 
 cdef void compensate(Operand *x, Py_ssize_t start, Py_ssize_t n, const real *row,
                      const short_float *kind) noexcept nogil:
-    cdef float upper[PIECE]
+    cdef float exact[PIECE]
+    cdef float near[PIECE]
+    cdef float rest[PIECE]
+    cdef short_float *beside
     cdef Py_ssize_t done = 0, m
     while done < n:
         m = min(n - done, <Py_ssize_t>PIECE)
-        narrow(<char *>upper, m, row + done, <const float32 *>NULL)
-        compensate_piece(upper, m, <short_float *>x.beside + start + done)
-        encoded(x, start + done, m, <const float *>upper, kind)
+        beside = <short_float *>x.beside + start + done
+        narrow(<char *>exact, m, row + done, <const float32 *>NULL)
+        nearest_piece(exact, m, near, beside)
+        lack_piece(exact, near, m, rest)
+        nearest_piece(rest, m, exact, beside)
+        add_piece(near, exact, m, rest)  # what is stored: exact from here on
+        nearest_piece(rest, m, near, beside)  # another one where half a unit was lacking
+        lack_piece(rest, near, m, exact)
+        narrow(<char *>beside, m, <const float *>exact, kind)
+        encoded(x, start + done, m, <const float *>near, kind)
         done += m
 
 
@@ -411,8 +423,9 @@ CODECS["float32_float16"] = entry(decode_master, decode_master, encode_master_fl
 
 cdef inline float drawn(float x, uint32_t random, const short_float *kind) noexcept nogil:
     """One of the two numbers of the format beside x: the larger one, in magnitude, if the part of a
-    unit that x is above the other exceeds a number of 32 random bits."""
-    cdef uint32_t bits = bits_of(x), rounded, small
+    unit that x is above the other exceeds a number of 32 random bits. There are masks in place of
+    selections, of which the compiler makes branches here."""
+    cdef uint32_t bits = bits_of(x), rounded, small, less, nan
     cdef uint32_t magnitude = bits & <uint32_t>0x7fffffff
     cdef float units
     cdef int32_t whole, part
@@ -421,14 +434,15 @@ cdef inline float drawn(float x, uint32_t random, const short_float *kind) noexc
     else:
         rounded = (magnitude + (random >> 19)) & <uint32_t>0xffffe000
         # Below 2^-14 its numbers are multiples of 2^-24.
-        small = magnitude if magnitude < <uint32_t>0x38800000 else <uint32_t>0
-        units = from_bits(small) * <float>16777216.0
+        units = from_bits(min(magnitude, <uint32_t>0x3f800000)) * <float>16777216.0
         whole = <int32_t>units
         part = <int32_t>((units - <float>whole) * <float>2147483648.0)
         whole += <int32_t>(random >> 1) < part
         small = bits_of(<float>whole * <float>5.9604644775390625e-08)
-        rounded = rounded if magnitude >= <uint32_t>0x38800000 else small
-    rounded = rounded if magnitude <= <uint32_t>0x7f800000 else magnitude  # a NaN stays one
+        less = <uint32_t>0 - ((magnitude - <uint32_t>0x38800000) >> 31)
+        rounded = rounded ^ ((rounded ^ small) & less)
+    nan = <uint32_t>0 - ((<uint32_t>0x7f800000 - magnitude) >> 31)
+    rounded = rounded | (nan & <uint32_t>0x7fc00000)
     return from_bits(rounded | (bits & <uint32_t>0x80000000))
 
 
