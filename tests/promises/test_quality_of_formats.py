@@ -33,8 +33,9 @@ def test_the_root_of_v_follows_when_gradients_become_small(title):
 def test_a_parameter_does_not_stand_still(title):
     mean, worst = quality.stagnation(STORAGES[title], size=SIZE)
     assert (abs(mean) <= LIMITS["still"]) == (title not in STILL)
-    # One parameter's way of 0.2 may be a third too long where √v is rounded at random.
-    assert worst < (0.0 if title == "float32" else 0.3 if title in STILL else 0.08) + 1e-9
+    # What is rounded at random is exact in the mean; one of 4096 may have gone half as far again.
+    assert title in STILL or worst < 0.15
+    assert title != "float32" or worst == 0.0
 
 
 @pytest.mark.parametrize("noisy", [True, False], ids=["noisy", "constant"])
