@@ -72,13 +72,17 @@ def from_bfloat16(x: Array) -> Array:
 
 def to_bfloat16(x: Array) -> Array:
     """The upper half of a float32, one more where the lower half is more than half of one, or half
-    of one and the upper half odd. A NaN stays one."""
-    near = np.asarray(x if x.dtype == np.float32 else _to_odd(x))
-    bits = near.view(np.uint32)
+    of one and the upper half odd. NaN is 0x7fc0."""
+    bits = _bits(x if x.dtype == np.float32 else _to_odd(x))
     half = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-    quiet = bits | np.uint32(0x400000)
-    upper = np.where(np.isnan(near), quiet, bits + half) >> np.uint32(16)
+    upper = (bits + half) >> np.uint32(16)
     return np.asarray(upper.astype(np.uint16)).view(BFLOAT16)
+
+
+def _bits(x: Array) -> Array:
+    """The bits of float32, those of one NaN for all."""
+    nan = np.isnan(x)
+    return np.where(nan, np.uint32(0x7FC00000), np.asarray(x).view(np.uint32)).astype(np.uint32)
 
 
 def joined(x: Array, remainder: Array) -> Array:
@@ -92,12 +96,11 @@ def joined(x: Array, remainder: Array) -> Array:
 
 
 def split(x: Array) -> tuple[Array, Array]:
-    """A float32 as the nearest bfloat16, ties away from 0, and what its bits lack, as int16. A NaN
-    has no remainder."""
-    bits = np.asarray(x).view(np.uint32)
-    nan = np.isnan(x)
-    upper = np.where(nan, bits | np.uint32(0x400000), bits + np.uint32(0x8000)) >> np.uint32(16)
-    lower = np.where(nan, np.uint32(0), bits & np.uint32(0xFFFF))
+    """A float32 as the nearest bfloat16, ties away from 0, and what its bits lack, as int16. NaN is
+    0x7fc0, without a remainder."""
+    bits = _bits(x)
+    upper = (bits + np.uint32(0x8000)) >> np.uint32(16)
+    lower = bits & np.uint32(0xFFFF)
     high = np.asarray(upper.astype(np.uint16)).view(BFLOAT16)
     return high, np.asarray(lower.astype(np.uint16)).view(np.int16)
 
@@ -221,13 +224,12 @@ def noise_base(seed: int, number: int, t: int, lane: int) -> int:
 
 
 def noise(base: int, n: int) -> Array:
-    """32 random bits for each of n elements, as uint32."""
+    """32 random bits for each of n elements, as uint32; the upper ones are the better ones."""
     x = np.arange(n, dtype=np.uint64).astype(np.uint32)
     x *= np.uint32(0x9E3779B9)
     x += np.uint32(base)
     x ^= x >> np.uint32(15)
     x *= np.uint32(0xD35A2D97)
-    x ^= x >> np.uint32(15)
     return x
 
 
@@ -268,8 +270,7 @@ def to_q8(x: Array, square: bool, random: Array | None = None) -> tuple[Array, A
     15 below the scale up, and 3 of mantissa. With `square` it is of the square root of x, which is
     not negative: no sign, 4 bits of exponent, 4 of mantissa, and never 0. Infinities and NaN are
     codes where the scale is 255. `random` are 32 random bits for each element; as many as are
-    dropped are added, the upper ones, or for squares the lower. None rounds to nearest, ties away
-    from 0.
+    dropped, the upper ones, are added. None rounds to nearest, ties away from 0.
     """
     with np.errstate(all="ignore"):
         y = np.asarray(x, np.float32).reshape(-1)
@@ -283,7 +284,7 @@ def to_q8(x: Array, square: bool, random: Array | None = None) -> tuple[Array, A
     if random is None:
         up: Any = np.uint32(1 << dropped >> 1)
     else:
-        up = random & np.uint32((1 << _SQUARE) - 1) if square else random >> np.uint32(32 - _SIGNED)
+        up = random >> (np.uint32(32) - dropped)
     k = ((bits + up) >> dropped).astype(np.int64)
     lowest = (scale.astype(np.int64) - 15) << np.int64(23 - dropped)
     k -= np.repeat(lowest, GROUP)[: k.size]

@@ -12,6 +12,7 @@ cdef enum:
     LOWEST = 16            # the smallest scale: below it codes would not be normal floats
     SIGNED_BITS = 20       # of a float that a signed code drops: it has 3 of the mantissa,
     SQUARE_BITS = 19       # and that of a square, which has 4
+    NAN_BITS = 0x7fc00000      # of the float that every NaN becomes
     PER_ELEMENT = 0x9e3779b9   # by what the random numbers of neighbours begin apart
 
 # Those of 16 bits are structs, for the compiler to tell them apart.
@@ -77,10 +78,8 @@ cdef inline float from_bfloat16(bfloat16 x) noexcept nogil:
 
 cdef inline bfloat16 to_bfloat16(float x) noexcept nogil:
     cdef bfloat16 y
-    cdef uint32_t bits = bits_of(x)
-    cdef uint32_t rounded = (bits + <uint32_t>0x7fff + ((bits >> 16) & <uint32_t>1)) >> 16
-    cdef uint32_t quiet = (bits >> 16) | <uint32_t>0x40  # a NaN stays one
-    y.bits = <uint16_t>(quiet if bits & <uint32_t>0x7fffffff > <uint32_t>0x7f800000 else rounded)
+    cdef uint32_t bits = bits_of(x) if x == x else <uint32_t>NAN_BITS
+    y.bits = <uint16_t>((bits + <uint32_t>0x7fff + ((bits >> 16) & <uint32_t>1)) >> 16)
     return y
 
 
@@ -90,11 +89,9 @@ cdef inline float joined(bfloat16 high, int16_t low) noexcept nogil:
 
 cdef inline void split(float x, bfloat16 *high, int16_t *low) noexcept nogil:
     """The nearest bfloat16, ties away from 0, and what its bits lack of those of x."""
-    cdef uint32_t bits = bits_of(x), upper = (bits + <uint32_t>0x8000) >> 16
-    cdef uint32_t quiet = (bits >> 16) | <uint32_t>0x40
-    cdef uint32_t nan = bits & <uint32_t>0x7fffffff > <uint32_t>0x7f800000
-    high.bits = <uint16_t>(quiet if nan else upper)
-    low[0] = <int16_t>(<uint32_t>0 if nan else bits)
+    cdef uint32_t bits = bits_of(x) if x == x else <uint32_t>NAN_BITS
+    high.bits = <uint16_t>((bits + <uint32_t>0x8000) >> 16)
+    low[0] = <int16_t>bits
 
 
 cdef inline float from_float16(float16 x) noexcept nogil:
@@ -144,10 +141,9 @@ cdef inline uint64_t mixed(uint64_t x) noexcept nogil:
 
 
 cdef inline uint32_t noise(uint32_t at) noexcept nogil:
-    """32 random bits of the i-th element, whose `at` is base + i * PER_ELEMENT: the upper ones are
-    for what has a sign, the lower for squares."""
-    cdef uint32_t x = (at ^ (at >> 15)) * <uint32_t>0xd35a2d97
-    return x ^ (x >> 15)
+    """Random bits of the i-th element, whose `at` is base + i * PER_ELEMENT: 32 of them, of which
+    the upper ones are the better ones."""
+    return (at ^ (at >> 15)) * <uint32_t>0xd35a2d97
 
 
 # 8-bit floats of a group relative to a power of two, its scale, which is stored as the biased
@@ -173,13 +169,13 @@ cdef inline uint32_t lowest_of(uint8_t scale) noexcept nogil:
     return (<uint32_t>scale - <uint32_t>15) << 23
 
 
-cdef inline int32_t magnitude_bits(float x) noexcept nogil:
-    return <int32_t>(bits_of(x) & <uint32_t>0x7fffffff)
+cdef inline uint32_t magnitude_bits(float x) noexcept nogil:
+    return bits_of(x) & <uint32_t>0x7fffffff
 
 
-cdef inline uint8_t scale_of(int32_t most, int dropped) noexcept nogil:
-    """The scale of a group by its largest magnitude: no rounding exceeds it."""
-    cdef uint32_t exponent = (<uint32_t>most + ((<uint32_t>1 << dropped) - 1)) >> 23
+cdef inline uint8_t scale_of(uint32_t most, int dropped) noexcept nogil:
+    """The scale of a group by the bits of its largest magnitude: no rounding exceeds it."""
+    cdef uint32_t exponent = ((most & <uint32_t>0x7fffffff) + ((<uint32_t>1 << dropped) - 1)) >> 23
     exponent = exponent if exponent < <uint32_t>255 else <uint32_t>255
     return <uint8_t>(exponent if exponent > <uint32_t>LOWEST else <uint32_t>LOWEST)
 
@@ -194,21 +190,23 @@ cdef inline uint8_t to_signed(float x, uint32_t lowest, uint32_t random) noexcep
 
 cdef inline uint8_t to_square(float root, uint32_t lowest, uint32_t random) noexcept nogil:
     """The code of a root; never 0. A NaN is the usual one."""
-    cdef uint32_t bits = bits_of(root) & <uint32_t>0x7fffffff
-    cdef uint32_t up = bits + (random & ((<uint32_t>1 << SQUARE_BITS) - 1))
+    cdef uint32_t up = bits_of(root) + (random >> (32 - SQUARE_BITS))
     cdef int32_t k = <int32_t>(up >> SQUARE_BITS) - <int32_t>(lowest >> SQUARE_BITS)
     return <uint8_t>(k if k > 1 else 1)
 
 
-cdef inline void usual_nan(Group *x, int32_t most, Py_ssize_t n) noexcept nogil:
+cdef inline void usual_nan(Group *x, uint32_t most, Py_ssize_t n) noexcept nogil:
     """Makes each NaN of a group, whose largest magnitude has the bits `most`, the same one."""
     cdef Py_ssize_t k
-    if most > <int32_t>0x7f800000:
-        for k in range(n):
-            x.x[k] = x.x[k] if x.x[k] == x.x[k] else from_bits(<uint32_t>0x7fc00000)
+    if most > <uint32_t>0x7f800000:
+        k = 0
+        while k < n:
+            if x.x[k] != x.x[k]:
+                x.x[k] = from_bits(<uint32_t>NAN_BITS)
+            k += 1
 
 
-cdef inline void encode_group(Group *x, uint8_t *restrict code, uint8_t *scale, int32_t most,
+cdef inline void encode_group(Group *x, uint8_t *restrict code, uint8_t *scale, uint32_t most,
                               uint32_t at, Py_ssize_t n, bint square) noexcept nogil:
     """A group of numbers, or of the roots of squares, whose largest magnitude has the bits `most`;
     `at` is where its random numbers begin."""

@@ -149,7 +149,8 @@ cdef void rprop(real *restrict p, const real *restrict g, real *restrict prev, r
         ratio = plus if same > <real>0 else (<real>1 if same == <real>0 else same)
         ratio = minus if same < <real>0 else ratio
         gi = <real>0 if same < <real>0 else gi
-        si = (first if size[i] == <real>0 else size[i]) * ratio
+        si = size[i]
+        si = (first if si == <real>0 else si) * ratio
         si = least if si < least else (most if si > most else si)
         size[i] = si
         prev[i] = gi

@@ -503,14 +503,14 @@ cdef inline void decode_groups(const Operand *x, Py_ssize_t start, Py_ssize_t n,
         done += GROUP
 
 
-cdef inline int32_t taken(const real *restrict row, Py_ssize_t n, float *restrict group,
-                          bint square) noexcept nogil:
+cdef inline uint32_t taken(const real *restrict row, Py_ssize_t n, float *restrict group,
+                           bint square) noexcept nogil:
     """The numbers of a group that are encoded; returns the bits of the largest magnitude."""
-    cdef int32_t most = 0, bits
+    cdef uint32_t most = 0, bits
     cdef Py_ssize_t i
     for i in range(n):
         group[i] = root(<float>row[i]) if square else <float>row[i]
-        bits = magnitude_bits(group[i])
+        bits = bits_of(group[i]) if square else magnitude_bits(group[i])
         most = bits if bits > most else most
     return most
 
@@ -521,7 +521,7 @@ cdef inline void encode_groups(Operand *x, Py_ssize_t start, Py_ssize_t n, const
     cdef uint8_t *scale = <uint8_t *>x.beside + start // GROUP
     cdef Group group
     cdef Py_ssize_t done = 0, m
-    cdef int32_t most
+    cdef uint32_t most
     while done < n:
         m = min(n - done, <Py_ssize_t>GROUP)
         most = taken(row + done, m, group.x, square)
