@@ -233,11 +233,9 @@ def load(path: Path, optimizer: named_arrays.Saved, params: Any = None) -> Check
                 f"{where} has the rule {rule!r}; the optimizer has {optimizer.rule!r}"
             )
         named = named_arrays.by_name(optimizer, params)
-        named_arrays.check(named, found.params, where)
+        pairs = named_arrays.fitting(named, found.params, where)
         state_dict = _reordered(found.state_dict, optimizer, where)
-        copying: list[Call] = [
-            (np.ndarray.__setitem__, (x, ..., found.params[name])) for name, x in named.items()
-        ]
+        copying: list[Call] = [(np.ndarray.__setitem__, (x, ..., value)) for x, value in pairs]
     try:
         internal.load_with(optimizer, state_dict, copying)
     except (MemoryError, OSError):

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from steepest.checkpoint.error import CheckpointError
 from steepest.core import trees
-from steepest.memory import arrays
+from steepest.memory import arrays, formats
 from steepest.memory.arrays import Array
 from steepest.optimizers import LBFGS, Optimizer
 
@@ -67,9 +67,11 @@ def _place(x: Array) -> tuple[Any, ...]:
     return x.__array_interface__["data"][0], x.shape, x.strides, x.dtype
 
 
-def check(targets: Mapping[str, Array], values: Mapping[str, Array], path: str) -> None:
-    """Raises CheckpointError unless every value has an array it can be copied into, and no array
-    is without a value."""
+def fitting(
+    targets: Mapping[str, Array], values: Mapping[str, Array], path: str
+) -> list[tuple[Array, Array]]:
+    """The arrays with the values to be copied into them, alike in type. Raises CheckpointError
+    unless every value has an array that it can be copied into, and no array is without a value."""
     if missing := targets.keys() - values.keys():
         raise CheckpointError(f"{path} lacks the parameters {listed(missing)}")
     if unknown := values.keys() - targets.keys():
@@ -79,7 +81,8 @@ def check(targets: Mapping[str, Array], values: Mapping[str, Array], path: str) 
         )
     for name, x in targets.items():
         value = values[name]
-        if x.dtype != value.dtype or x.shape != value.shape:
+        same = x.dtype == value.dtype or formats.alike(x.dtype, value.dtype)
+        if not same or x.shape != value.shape:
             raise CheckpointError(
                 f"{path}: parameter {name!r} is {value.dtype} of shape {value.shape}; "
                 f"the array to load it into is {x.dtype} of shape {x.shape}"
@@ -93,6 +96,7 @@ def check(targets: Mapping[str, Array], values: Mapping[str, Array], path: str) 
         arrays.disjoint_bounds([(f"parameter {name!r}", x) for name, x in targets.items()])
     except ValueError as error:
         raise CheckpointError(str(error)) from None
+    return [(x, values[name].view(x.dtype)) for name, x in targets.items()]
 
 
 def listed(names: set[str]) -> str:
