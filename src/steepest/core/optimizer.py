@@ -137,7 +137,7 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
         looks: Sequence[Look] = ()
         if self._rounded:
             looks = self._standstill.begin(plan, rows, flat, self._rounded, self._places)
-        if self._clipping.domains or self._nonfinite != "propagate":
+        if self._measured:
             self._clipped_step(plan, workers, count, climbing)
         else:
             if climbing:
@@ -146,16 +146,20 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
                 plan.rescale(self._unscale)
             if plan.has_factors:
                 plan.factors(workers)
-            if self._preparing:
-                self._prepare(plan)
-            if self._peers is not None:
-                self._peers.ready()
-            if self._keeping:
-                plan.commit(workers, keeping=self._keeping)
+            if self._joins or self._peers is not None:
+                self._join_in(plan, workers)
             else:
                 plan.commit(workers)
         if looks:
             self._standstill.end(looks, self._state)
+
+    def _join_in(self, plan: Plan, workers: int) -> None:
+        """The end of a step in which Python, other processes, or the groups' numbers take part."""
+        if self._preparing:
+            self._prepare(plan)
+        if self._peers is not None:
+            self._peers.ready()
+        plan.commit(workers, keeping=self._keeping)
 
     def _check_process(self) -> None:
         """Raises RuntimeError where a step would change the state of another process, too."""

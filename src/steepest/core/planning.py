@@ -129,6 +129,8 @@ class WithPlan(WithGroups, registered=False):
         self._rounded = rounded
         self._preparing = any(program.rule.prepares for program in self._groups)
         self._join()
+        self._measured = bool(self._clipping.domains) or self._nonfinite != "propagate"
+        self._joins = self._preparing or bool(self._keeping)
         self._changes.any = False
         for program in self._groups:
             program.stale = program.other_masks = False
