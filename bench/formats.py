@@ -1,17 +1,22 @@
 """Steps with formats of 16 and 8 bits, as multiples of the time of torch's fused AdamW in float32.
 
-    python bench/formats.py [--rounds 9] [--size 20000000] [--threads 2] [--rules]
+    python bench/formats.py [--rounds 9] [--size 20000000] [--threads 2]
+                            [--rules | --peers]
 
 One tensor, through steepest.torch. Every round steps each once, so that all meet the same load of
 the machine; the figure is the median over the rounds of the ratio to torch's step of that round,
 with the quartiles. Prints a table in Markdown. With ``--rules`` the cases are all element-wise
-rules with states of 8 bits.
+rules with states of 8 bits; with ``--peers`` 8 bits here, in bitsandbytes and in torchao, where
+these are installed.
 """
 
 import argparse
+import contextlib
+import importlib
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -82,6 +87,21 @@ def of_rules() -> dict[str, tuple[Any, Any, Make]]:
     return found
 
 
+def of_peers() -> dict[str, tuple[Any, Any, Make]]:
+    """AdamW with states of 8 bits, here and elsewhere."""
+    chosen = "torch fused AdamW, float32", "AdamW, float32, q8 states"
+    found = {what: CASES[what] for what in chosen}
+    for module in ("bitsandbytes", "torchao"):
+        with contextlib.suppress(ImportError):
+            optimizer = importlib.import_module(f"{module}.optim").AdamW8bit
+            found[f"{module} AdamW8bit"] = (FULL, FULL, partial(_of_peer, optimizer))
+    return found
+
+
+def _of_peer(optimizer: Any, params: Any, lr: float) -> Any:
+    return optimizer(params, lr=lr)
+
+
 def made(size: int, of_p: Any, of_g: Any, make: Make) -> Any:
     p = torch.nn.Parameter(torch.randn(size).to(of_p))
     if of_g != of_p:
@@ -99,11 +119,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=20_000_000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rules", action="store_true", help="all element-wise rules, 8 bits")
+    parser.add_argument("--peers", action="store_true", help="8 bits in other libraries")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     st.set_num_threads(given.threads)
     torch.manual_seed(0)
-    cases = of_rules() if given.rules else CASES
+    cases = of_rules() if given.rules else of_peers() if given.peers else CASES
     optimizers = {what: made(given.size, *case) for what, case in cases.items()}
     times: dict[str, list[float]] = {what: [] for what in cases}
     for _ in range(given.rounds):
