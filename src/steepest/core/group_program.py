@@ -14,7 +14,7 @@ from steepest.core.norms import clips
 from steepest.core.operands import Operands, PlacedOperation, operands
 from steepest.core.state_formats import StateFormats
 from steepest.kernels.engine import UNIT_OPERATION_LIMIT
-from steepest.kernels.sources import has_these
+from steepest.kernels.sources import ANYTHING, has_only, has_these
 from steepest.memory import arrays, formats
 from steepest.memory.arrays import Array
 from steepest.options import average, decay, filters, regularize
@@ -25,6 +25,10 @@ __all__ = ["GroupProgram", "states_of_operations"]
 
 _OPERATIONS = frozenset({"clip", "filter", "regularize", "lookahead", "average"})
 """Options that are values with numbers of their own."""
+
+
+_PARAMETERS = ("params", "param_names")
+"""What the plan looks at."""
 
 
 def states_of_operations(h: Mapping[str, Any]) -> tuple[str, ...]:
@@ -68,6 +72,9 @@ class GroupProgram:
         self._kept: tuple[float, ...] = ()
         self._seen: tuple[Any, ...] = ()
         """The hyper-parameters as the group has them, that these numbers are of."""
+        self._keys: tuple[str, ...] = ()
+        self._items: tuple[Any, ...] = ()
+        """All that the group has, where it need not be looked at as long as that is the same."""
         self._given: dict[str, Any] = {}
         """The same by name."""
         self._asked: Collection[str] = ()
@@ -140,6 +147,14 @@ class GroupProgram:
 
         Becomes `stale` if the plan is no longer right: for other arrays, units or clips.
         """
+        if has_only(group, self._keys, self._items):  # nothing was written since
+            if self._moving or self._timed:
+                items, self._items = self._items, ()  # as below
+                self._move(count)
+                self._items = items
+            self.h["updates"] = count + 1
+            return
+        self._items = ()
         rule = self.rule
         if "rule" in group and group["rule"] != rule.rule:
             raise ValueError(
@@ -167,6 +182,9 @@ class GroupProgram:
             self._move(count)
         self.h["updates"] = count + 1
         self._seen = seen
+        if not self._whole and not self.shared:  # whose numbers the step writes
+            self._keys = tuple(group)
+            self._items = tuple([ANYTHING if x in _PARAMETERS else group[x] for x in self._keys])
 
     def _rebuild(self, seen: tuple[Any, ...], count: int) -> None:
         """Takes over everything: numbers and structure."""

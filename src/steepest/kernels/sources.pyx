@@ -7,6 +7,7 @@ from cpython.buffer cimport (
 from cpython.exc cimport PyErr_Clear
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
+from cpython.tuple cimport PyTuple_GET_ITEM
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport strcmp
 
@@ -37,6 +38,7 @@ cdef extern from *:
 
 cdef extern from "Python.h":
     PyObject *PyDict_GetItem "PyDict_GetItemWithError" (object group, object key) except? NULL
+    bint PyDict_Next(object items, Py_ssize_t *place, PyObject **key, PyObject **value)
 
 cdef extern from *:
     """
@@ -481,6 +483,27 @@ cdef inline bint has_type(const Tensor *t, const PyObject *dtype) noexcept:
         if FORMATS[k].dtype == dtype:
             return t.dtype.code == FORMATS[k].code and t.dtype.bits == FORMATS[k].bits
     return False
+
+
+ANYTHING = object()
+
+
+def has_only(group, tuple keys, tuple values):
+    """Whether a plain dict has these very objects, keys and values, in this order, and no others.
+    A value may be ANYTHING."""
+    cdef PyObject *key
+    cdef PyObject *value
+    cdef PyObject *expected
+    cdef PyObject *any_value = <PyObject *>ANYTHING
+    cdef Py_ssize_t place = 0, i = 0
+    if type(group) is not dict or len(group) != len(keys) or len(values) != len(keys):
+        return False
+    while PyDict_Next(group, &place, &key, &value):
+        expected = PyTuple_GET_ITEM(values, i)
+        if key != PyTuple_GET_ITEM(keys, i) or (value != expected and expected != any_value):
+            return False
+        i += 1
+    return True
 
 
 def has_these(group, tuple names, tuple values):
