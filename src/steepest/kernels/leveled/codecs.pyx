@@ -509,7 +509,7 @@ cdef inline uint32_t taken(const real *restrict row, Py_ssize_t n, float *restri
     cdef uint32_t most = 0, bits
     cdef Py_ssize_t i
     for i in range(n):
-        group[i] = root(<float>row[i]) if square else <float>row[i]
+        group[i] = root(<float>row[i] + <float>0) if square else <float>row[i]  # -0 is 0
         bits = bits_of(group[i]) if square else magnitude_bits(group[i])
         most = bits if bits > most else most
     return most
