@@ -56,7 +56,7 @@ _HEAD = """
 from libc.stdint cimport int16_t, int32_t, uint8_t, uint32_t
 from steepest.kernels.contract cimport root as _root
 from steepest.kernels.stored cimport (
-    GROUP, PER_ELEMENT, SIGNED_BITS, SQUARE_BITS, Group, Stored, bfloat16, bits_of, from_bfloat16,
+    GROUP, PER_ELEMENT, SIGNED_BITS, SQUARE_BITS, Group, Stored, bfloat16, from_bfloat16,
     from_signed, from_square, joined, lowest_of, magnitude_bits, noise, scale_of, split,
     to_bfloat16, to_signed, to_square, usual_nan,
 )
@@ -95,14 +95,10 @@ class _Array:
         x = f"{self.name}[{self.at}]"
         if self.format == "q8":
             new, most = f"new_{self.name}.x[i]", f"most_{self.name}"
-            if self.square:  # roots have no sign but that of NaN, which is the largest
-                taken, bits, measure = f"_root({value})", "bits_", "bits_of"
-            else:
-                taken, bits, measure = value, "magnitude_", "magnitude_bits"
             return [
-                f"{new} = {taken}",
-                f"{bits} = {measure}({new})",
-                f"{most} = {bits} if {bits} > {most} else {most}",
+                f"{new} = {f'_root({value})' if self.square else value}",
+                f"magnitude_ = magnitude_bits({new})",
+                f"{most} = magnitude_ if magnitude_ > {most} else {most}",
             ]
         return {
             "float32": [f"{x} = {value}"],
@@ -190,11 +186,8 @@ def _over_groups(lines: list[str], states: list[_Array], written: list[str]) -> 
     declared = [f"    cdef uint8_t *scale_{x.name}\n" for x in states]
     declared += [f"    cdef uint32_t lowest_{x.name}\n" for x in states]
     # Magnitudes with a sign: of an unsigned number that is not above 0, gcc would make a branch.
-    declared += [
-        f"    cdef Group new_{x.name}\n    cdef {'u' if x.square else ''}int32_t most_{x.name}\n"
-        for x in new
-    ]
-    declared += ["    cdef int32_t magnitude_\n    cdef uint32_t bits_, random_, at_\n"]
+    declared += [f"    cdef Group new_{x.name}\n    cdef int32_t most_{x.name}\n" for x in new]
+    declared += ["    cdef int32_t magnitude_\n    cdef uint32_t random_, at_\n"]
     head = [
         f"scale_{x.name} = <uint8_t *>all_.beside[{x.place}] + first_ // GROUP\n"
         f"        lowest_{x.name} = lowest_of(scale_{x.name}[0])"
