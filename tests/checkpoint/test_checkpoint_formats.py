@@ -1,5 +1,6 @@
 """Checkpoints of each format: damaged, cut and interrupted as those of float32 are."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ MADE = {
     "q8": ("float32", {"state_dtype": "q8"}, 4096),
 }
 """Format of the parameter, options, size."""
-POSIX = pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="processes are killed")
+POSIX = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes and kills them")
 
 
 def made(kind):

@@ -134,6 +134,7 @@ def test_error_bits_become_masters(width):
     opt = st.AdamW(params, master="float32")
     st.convert.from_flashoptim(given, opt)
     for k, x in whole.items():
+        # A unit in the last place: their error bits are multiplied in another order.
         np.testing.assert_allclose(opt.state[k]["master"], x, rtol=2e-7, atol=1e-45)
     for name in ("split16", "split8", "kahan"):
         other = st.AdamW(params, master=name)
@@ -328,6 +329,7 @@ def test_training_goes_on_from_flashoptim_and_back_without_a_gpu(flash, rule):
         opt.step(tree(seed))
     for p, q, x in zip(params, again, here.values(), strict=True):
         np.testing.assert_array_equal(p.detach(), q.detach())
+        # Single precision, in another order.
         np.testing.assert_allclose(x, p.detach(), rtol=1e-5, atol=1e-6)
 
 

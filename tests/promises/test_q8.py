@@ -140,7 +140,10 @@ def trained(threads=1, steps=6, resume=None, **options):
     rng = np.random.default_rng(4)
     p = rng.standard_normal(3 * CHUNK_SIZE + 77).astype(np.float32)
     small = np.ones(10, np.float32)
-    make = lambda: st.AdamW([small, p], lr=0.01, state_dtype="q8", **options)  # noqa: E731
+
+    def make():
+        return st.AdamW([small, p], lr=0.01, state_dtype="q8", **options)
+
     opt = make()
     use_threads(threads)
     for t in range(steps):

@@ -73,7 +73,7 @@ def check_scales(value: Any) -> None:
         names = asked.values() if isinstance(asked, Mapping) else [asked]
         if any(isinstance(name, str) and name in formats.SCALED for name in names):
             raise ValueError(
-                f"state_dtype = {asked!r}: elements of these states share scales, which go by "
+                f"state_dtype = {asked!r}: elements of these states share scales, which need "
                 'whole parameters: take "bfloat16", or let every rank have all state, with '
                 "gradients from st.mpi.mean"
             )
