@@ -5,7 +5,8 @@
 BEFORE and AFTER are the Python interpreters of the two environments. A row's figure is the median
 of the per-round ratios, time after by time before, with quartiles: above 1 the later build is
 slower. Rows that need PyTorch are left out where an environment lacks it. With ``--rules`` the rows
-are the rules that both builds have, each on one matrix.
+are the rules that both builds have, each on one matrix, and those with sums over layers on the
+layers of ResNet-50 as well.
 """
 
 import argparse
@@ -27,9 +28,14 @@ SHAPES = {
     "100x10000": [(100, 100)] * 100,
     "1x20M": [(4000, 5000)],
 }
+MODELS = ("resnet50", "bert", "gpt2")
 STEPS = {"1x10": 2000, "mlp": 1000, "1000x100": 20, "100x10000": 10, "1x20M": 2}
 KINDS = ("numpy", "numpy-schedule", "numpy-clip", "torch", "torch-LambdaLR", "torch-OneCycleLR")
-ROWS = tuple(f"{kind} {shape}" for kind in KINDS for shape in SHAPES)
+MODEL_KINDS = ("numpy", "numpy-clip", "torch", "torch-loop")
+RULE_SHAPES = {"layer-wise": ("1x20M", "resnet50"), "matrix": ("2048x2048",)}
+ROWS = tuple(f"{kind} {shape}" for kind in KINDS for shape in SHAPES) + tuple(
+    f"{kind} {model}" for kind in MODEL_KINDS for model in MODELS
+)
 
 
 def main() -> int:
@@ -43,7 +49,12 @@ def main() -> int:
     rows = arguments.row
     if arguments.rules:
         later = rules(arguments.after)
-        rows = [f"rule-{name} 1x20M" for name in rules(arguments.before) if name in later]
+        rows = [
+            f"rule-{name} {shape}"
+            for name, needs in rules(arguments.before).items()
+            if name in later
+            for shape in RULE_SHAPES.get(needs, ("1x20M",))
+        ]
     for row in rows:
         ratios, times = [], []
         with worker(arguments.before, row) as before, worker(arguments.after, row) as after:
@@ -62,14 +73,15 @@ def main() -> int:
     return 0
 
 
-def rules(python: str) -> list[str]:
-    """The rules of a build that take any matrix of 20 million elements in less than seconds."""
+def rules(python: str) -> dict[str, str]:
+    """The rules of a build, and what each needs to see at once."""
     code = (
         "import steepest.optimizers as o; "
-        "print(*(x for x, rule in o.RULES.items() if not getattr(rule, 'prepares', False)))"
+        "print(*(x for name, rule in o.RULES.items() for x in (name, rule.needs)))"
     )
     found = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
-    return found.stdout.split()
+    words = found.stdout.split()
+    return dict(zip(words[::2], words[1::2], strict=True))
 
 
 @contextmanager
@@ -88,10 +100,23 @@ def worker(python: str, row: str) -> Iterator[Callable[[], float | None]]:
         it.stdin.close()
 
 
+def shapes_of(name: str) -> list[tuple[int, ...]]:
+    """The shapes that a row's name ends with; a real model's stand in ``bench/cases.py``."""
+    if name in SHAPES:
+        return SHAPES[name]
+    if name not in MODELS:
+        return [tuple(map(int, name.split("x")))]
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from bench import cases
+
+    return list(cases.MODELS[name][1](1))
+
+
 def serve(row: str) -> None:
     kind, _, shape = row.partition(" ")
+    steps = STEPS.get(shape, 1)
     try:
-        step = (torch_step if kind.startswith("torch") else numpy_step)(kind, SHAPES[shape])
+        step = (torch_step if kind.startswith("torch") else numpy_step)(kind, shapes_of(shape))
     except ImportError:
         step = None
     gc.disable()
@@ -99,12 +124,12 @@ def serve(row: str) -> None:
         if step is None:
             print("none", flush=True)
             continue
-        for _ in range(max(1, STEPS[shape] // 20)):
+        for _ in range(max(1, steps // 20)):
             step()
         start = time.perf_counter()
-        for _ in range(STEPS[shape]):
+        for _ in range(steps):
             step()
-        print((time.perf_counter() - start) / STEPS[shape], flush=True)
+        print((time.perf_counter() - start) / steps, flush=True)
 
 
 def numpy_step(kind: str, shapes: list[tuple[int, ...]]) -> Callable[[], None]:
@@ -128,11 +153,22 @@ def torch_step(kind: str, shapes: list[tuple[int, ...]]) -> Callable[[], None]:
     import steepest.torch
 
     params = [torch.nn.Parameter(torch.randn(s)) for s in shapes]
-    for p in params:
-        p.grad = torch.randn_like(p)
-    opt = steepest.torch.AdamW(params)
+    gradients = [torch.randn_like(p) for p in params]
+    for p, g in zip(params, gradients, strict=True):
+        p.grad = g
+    clip = steepest.clip.global_norm(1.0) if kind.endswith("loop") else None
+    opt = steepest.torch.AdamW(params, clip=clip)
     if kind == "torch":
         return opt.step
+    if kind.endswith("loop"):  # zero_grad lets go of the gradients; they are given again
+
+        def loop() -> None:
+            for p, g in zip(params, gradients, strict=True):
+                p.grad = g
+            opt.step()
+            opt.zero_grad()
+
+        return loop
     schedulers = torch.optim.lr_scheduler
     if kind.endswith("LambdaLR"):
         scheduler = schedulers.LambdaLR(opt, lambda t: 1 / (1 + 1e-3 * t))

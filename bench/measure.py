@@ -181,8 +181,8 @@ def allocated(rival: Rival) -> dict[str, int | None]:
     """The bytes that one more step needs beyond what is kept, at its peak.
 
     python: what Python and NumPy ask for, by tracemalloc. process: how far the resident memory
-    rises, by the kernel's high-water mark, to some hundred kilobytes; None where the system does
-    not tell (only Linux does).
+    rises, by the kernel's high-water mark, to a few megabytes, as an array may lie in huge pages of
+    2 MB; None where the system does not tell (only Linux does).
     """
     rival.prepare()
     _return_free_memory()

@@ -390,16 +390,17 @@ class Allocator:
 
 
 def test_allocations_are_seen() -> None:
-    size = 16_000_000
+    size = 100_000_000
     found = measure.allocated(Allocator(size))
     assert found["python"] is not None and size <= found["python"] < 1.1 * size
-    # The kernel counts pages per thread and adds them up now and then.
+    # The kernel counts pages per thread and adds them up now and then, and a large array of NumPy
+    # may lie in huge pages: 2 MB more at each of its ends.
     assert found["process"] is None or 0.9 * size < found["process"] < 1.1 * size
     assert measure.peak(found) >= size
 
 
 def test_a_step_of_ours_allocates_nothing_of_the_parameters_size() -> None:
-    case = cases.Case("large", ((1_000_000,),), streams=True)
+    case = cases.Case("large", ((10_000_000,),), streams=True)
     stepped = workload("adamw", case, 1.0)
     ours = rivals.Steepest(stepped, rivals.parameters(stepped, 2))
     ours.step()

@@ -75,7 +75,11 @@ def test_every_element_wise_rule_has_them():
             kernel, _ = cls.coefficients(opt._groups[0].h | {"by_rows": False}, 1)
             reductions = dispatch.current.rules[kernel][2]
             assert reductions or kernel in dispatch.current.stored, rule
-    assert all(len(x) == len(stored_loops.SETS) for x in dispatch.current.stored.values())
+    for squares, *loops in dispatch.current.stored.values():
+        assert len(loops) == len(stored_loops.SETS)
+        assert squares in range(1 << 4)
+    [both, none] = (dispatch.current.stored[rule][-1] for rule in ("madgrad", "lion"))
+    assert both is not None and none is None  # squares among other states, and no squares
 
 
 @pytest.fixture
@@ -91,7 +95,10 @@ def unused(monkeypatch):
 @pytest.mark.parametrize("which", stored_loops.SETS)
 def test_they_run_where_they_may(unused, which):
     """With a wrong codec in its place, results are right only where none is asked."""
-    p, g, m = stored_loops.SETS[which]
+    p, g, m, v = stored_loops.SETS[which]
+    if v != m and m == "float32":
+        check_squares_alone()
+        return
     rng = np.random.default_rng(0)
 
     def made(name, values):
@@ -108,6 +115,24 @@ def test_they_run_where_they_may(unused, which):
     stored = codecs.split(twin)[0] if master else made(p, twin)
     expected = codecs.decoded(stored, np.float32)
     np.testing.assert_array_equal(codecs.decoded(x, np.float32), expected)
+
+
+def check_squares_alone():
+    """With squares of 8 bits beside other states of 32."""
+    n = 2 * CHUNK_SIZE
+    rng = np.random.default_rng(0)
+    x, g = rng.standard_normal((2, n)).astype(np.float32)
+    twin = x.copy()
+    opt, other = st.AdamW(x, state_dtype={"exp_avg_sq": "q8"}), st.AdamW(twin)
+    opt.step(g)
+    other.step(g)
+    np.testing.assert_array_equal(x, twin)  # the first step reads zeros
+    np.testing.assert_array_equal(opt.state["0"]["exp_avg"], other.state["0"]["exp_avg"])
+    root = np.sqrt(codecs.from_q8(
+        opt.state["0"]["exp_avg_sq"], opt.state["0"]["exp_avg_sq_root_scale"], square=True
+    ))  # fmt: skip
+    exact = np.sqrt(other.state["0"]["exp_avg_sq"])
+    np.testing.assert_allclose(root, exact, rtol=1 / 16, atol=2e-5 * exact.max())
 
 
 def test_they_do_not_run_with_an_operation_or_a_stride(unused):

@@ -16,6 +16,13 @@ LEAST = formats.SCALED["q8"].least
 SIZES = (LEAST, LEAST - 1, LEAST + 1, LEAST + 127, LEAST + 128, (65, 64), (3, 37, 41))
 NUMBERED = [pytest.param(i, *x.values, marks=x.marks) for i, x in enumerate(BY_RULE)]
 FORMATS = ("float32", "float64", "bfloat16", "float16")
+ROWS = ((33, 128), (3, 11, 128), (5, 1152), (2, CHUNK_SIZE + 256), (1, 4099), (64, 65))
+BY_ROWS = [
+    ("adafactor", {"beta1": 0.9}, "exp_avg"),
+    ("came", {}, "exp_avg"),
+    ("sm3", {}, "momentum_buffer"),
+    ("adammini", {}, "exp_avg"),
+]
 CODES = np.arange(256, dtype=np.uint8)
 
 
@@ -24,7 +31,7 @@ def takes(rule, arguments):
     cls = RULES[rule]
     h = {name: field.default for name, field in cls.fields.items()} | arguments
     own = {*cls.states(h), *cls.beside(h)} - {*cls.points}
-    return bool(own) and not cls.prepares and not cls.factors
+    return bool(own) and not cls.prepares
 
 
 def run(rule, arguments, roles, sizes, steps, draw, **options):
@@ -41,6 +48,21 @@ def test_every_rule_equals_its_reference(number, rule, arguments):
         dispatch.use(LEVELS[(number + k) % len(LEVELS)])
         use_threads(1 + k % 3)
         run(rule, arguments, roles, SIZES[k % 2 :: 2], 3, normal, layouts=4)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("rule", "arguments", "key"), BY_ROWS, ids=label)
+def test_rules_by_rows_and_columns(rule, arguments, key, level):
+    """States of matrices whose rows are whole groups have 8 bits, and no others."""
+    dispatch.use(level)
+    for threads, roles in ((1, ("float32", "float32")), (3, ("bfloat16", "float16"))):
+        use_threads(threads)
+        for draw in (normal, special):
+            run(rule, arguments, roles, ROWS, 3, draw, layouts=4)
+    params = [np.ones(shape, np.float32) for shape in ROWS]
+    opt = RULES[rule](params, state_dtype="q8", **arguments)
+    found = [opt.state[name][key].dtype == np.uint8 for name in map(str, range(len(ROWS)))]
+    assert found == [True, True, True, True, True, False]
 
 
 @pytest.mark.exhaustive
@@ -247,7 +269,7 @@ def test_a_checkpoint_goes_on_with_the_same_bits(tmp_path):
 
 def test_what_is_refused():
     p = np.ones((64, 64), np.float32)
-    with pytest.raises(ValueError, match="state_dtype = 'q8': came goes over matrices by rows"):
+    with pytest.raises(ValueError, match="of 4096 elements or more, in rows of a multiple of 128"):
         st.CAME(p, state_dtype="q8")
     with pytest.raises(ValueError, match="state_dtype = 'q8' has no effect: no parameter has 4096"):
         st.AdamW(p[:63].copy(), state_dtype="q8")

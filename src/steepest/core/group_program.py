@@ -338,12 +338,6 @@ class GroupProgram:
                 f"state_dtype = {h['state_dtype']!r}: the states of {self.rule.rule} are matrices "
                 "in float32 or float64; leave it at None"
             )
-        if self._formats.scales and self.rule.factors:
-            raise ValueError(
-                f"state_dtype = {h['state_dtype']!r}: {self.rule.rule} goes over matrices by rows "
-                f"and columns, and {', '.join(formats.SCALED)} over groups of {codecs.GROUP}; "
-                'choose another, such as "bfloat16"'
-            )
         has = (*h["states"], *h["beside"], *self.operation_states)
         for key, name in self._formats.named.items():
             if name in formats.SCALED and (key in self.rule.points or key in self.operation_states):
@@ -398,7 +392,8 @@ class GroupProgram:
         """The state whose scales an array is; None for any other array."""
         for end in (formats.ROOT_SCALE, formats.SCALE) if self._formats.scales else ():
             state = key.removesuffix(end)
-            if state != key and state in self.h["states"] and self.scale_key(state) == key:
+            of_rule = state in self.h["states"] or state in self.h["beside"]
+            if state != key and of_rule and self.scale_key(state) == key:
                 return state
         return None
 
@@ -411,7 +406,12 @@ class GroupProgram:
         """The format of a state of the parameter p, if it is one with scales."""
         if not self._formats.scales:
             return None
-        return self._formats.scaled(key, p, self.of_rule(key))
+        known = self._formats.scaled(key, p, self.of_rule(key))
+        matrices = None if known is None else self.rule.matrices(p, self.h)
+        if known is None or matrices is None:
+            return known
+        whole = matrices.count * matrices.rows == 1 or matrices.columns % known.group == 0
+        return known if whole and key not in matrices.states else None
 
     def in_groups(self, key: str, numbers: Array, begun: Callable[[str], Array]) -> Array | None:
         """The codes or scales of a state as it has `begun`; None for an array that is neither."""
@@ -419,8 +419,13 @@ class GroupProgram:
         known = self.scaled(state, numbers)
         if known is None:
             return None
-        codes, scales = known.encode(begun(state), state in self.rule.squares)
-        return codes if key == state else scales
+        first, square = begun(state), state in self.rule.squares
+        if first.any():
+            codes, scales = known.encode(first, square)
+            return codes if key == state else scales
+        codes, scales = known.encode(np.zeros(known.group, np.float32), square)
+        groups = -(-first.size // known.group)
+        return np.full(first.shape, codes[0]) if key == state else np.full(groups, scales[0])
 
     def beside(self, p: Array, state: Mapping[str, Any]) -> dict[int, tuple[str, Array | None]]:
         """The codecs of p (0) and its states (from 1) that are not their formats', with what they
@@ -431,11 +436,15 @@ class GroupProgram:
             found[0] = codec, state[self.master.key]
         if self.stochastic(p):
             found[0] = f"stochastic_{formats.of(p).name}", None
-        for k, key in enumerate(self.by_elements.bound if self._formats.scales else ()):
+        if not self._formats.scales:
+            return found
+        in_matrices = self.rule.matrices(p, self.h) is not None
+        first = 1 + self.rule.factors if in_matrices else 1  # behind the factors
+        for k, key in enumerate((self.by_rows if in_matrices else self.by_elements).bound, first):
             known = self.scaled(key, p)
             if known is not None:
                 codec = known.codec[key in self.rule.squares]
-                found[1 + k] = codec, state[self.scale_key(key)]
+                found[k] = codec, state[self.scale_key(key)]
         return found
 
     def seed(self, p: Array) -> int | None:

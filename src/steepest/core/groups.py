@@ -128,17 +128,23 @@ class WithGroups(Rule, registered=False):
         if self._borrows_groups:
             return
         pairs = zip(self.param_groups, self._groups, strict=True)
-        random = any(
-            program.seed(arrays.as_array(p, "a parameter")) is not None
+        each = [
+            (program, arrays.as_array(p, "a parameter"))
             for group, program in pairs
             for p in group["params"]
-        )
+        ]
+        # What has no elements here may have some on another rank.
+        random = any(program.seed(p) is not None or p.size == 0 for program, p in each)
         asked = [state_dtype] if isinstance(state_dtype, str) else dict(state_dtype or ()).values()
         for known in formats.SCALED.values():
             if known.name in asked and not random:
+                by_rows = any(program.rule.factors for program in self._groups)
+                which = f"{known.least} elements or more"
+                if by_rows:
+                    which = f"a state of {which}, in rows of a multiple of {known.group}"
                 raise ValueError(
-                    f"state_dtype = {known.name!r} has no effect: no parameter has "
-                    f"{known.least} elements or more; smaller ones keep states without it"
+                    f"state_dtype = {known.name!r} has no effect: no parameter has {which}; "
+                    "others keep states without it"
                 )
         if seed and not random:
             raise ValueError(

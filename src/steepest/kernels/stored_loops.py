@@ -26,28 +26,39 @@ from pathlib import Path
 __all__ = ["CODECS", "SETS", "holds_squares", "with_stored_loops"]
 
 SETS = {
-    "bfloat16": ("bfloat16", "bfloat16", "float32"),
-    "bfloat16_states": ("bfloat16", "bfloat16", "bfloat16"),
-    "bfloat16_gradient": ("float32", "bfloat16", "float32"),
-    "split16": ("split16", "bfloat16", "float32"),
-    "q8": ("float32", "float32", "q8"),
-    "bfloat16_q8": ("bfloat16", "bfloat16", "q8"),
-    "split16_q8": ("split16", "bfloat16", "q8"),
+    "bfloat16": ("bfloat16", "bfloat16", "float32", "float32"),
+    "bfloat16_states": ("bfloat16", "bfloat16", "bfloat16", "bfloat16"),
+    "bfloat16_gradient": ("float32", "bfloat16", "float32", "float32"),
+    "split16": ("split16", "bfloat16", "float32", "float32"),
+    "q8": ("float32", "float32", "q8", "q8_square"),
+    "bfloat16_q8": ("bfloat16", "bfloat16", "q8", "q8_square"),
+    "split16_q8": ("split16", "bfloat16", "q8", "q8_square"),
+    "q8_squares": ("float32", "float32", "float32", "q8_square"),
 }
-"""Formats of parameter, gradient and states. The engine knows the sets by their order."""
+"""Formats of parameter, gradient, states, and those states that hold squares. The engine knows the
+sets by their order. The last is that of rules which keep points beside squares: points are never of
+8 bits by themselves."""
 
 CODECS = {
-    "bfloat16": ("bfloat16",),
-    "split16": ("split16_bfloat16",),
-    "q8": ("q8", "q8_square"),
+    "bfloat16": "bfloat16",
+    "split16": "split16_bfloat16",
+    "q8": "q8",
+    "q8_square": "q8_square",
 }
 """The codecs of formats that loops convert themselves."""
 
-_C_TYPES = {"float32": "float", "bfloat16": "bfloat16", "split16": "bfloat16", "q8": "uint8_t"}
+_C_TYPES = {
+    "float32": "float",
+    "bfloat16": "bfloat16",
+    "split16": "bfloat16",
+    "q8": "uint8_t",
+    "q8_square": "uint8_t",
+}
 
 _RULE = re.compile(r'^RULES\["(\w+)"\] = rule\((\w+), \2\)$', re.MULTILINE)
 _FUNCTION = r"^cdef void {}\(([^)]*)\) noexcept nogil:\n((?:(?:[ ].*)?\n)*)"
-_ARRAYS = 6
+_ARRAYS, _FIRST = 6, 2  # of a rule, and the first state among them
+_GROUPED = ("q8", "q8_square")
 
 _HEAD = """
 
@@ -79,8 +90,8 @@ class _Array:
     at: str
 
     @property
-    def square(self) -> bool:
-        return holds_squares(self.name)
+    def kind(self) -> str:
+        return "square" if self.format == "q8_square" else "signed"
 
     def read(self) -> str:
         x = f"{self.name}[{self.at}]"
@@ -88,15 +99,16 @@ class _Array:
             "float32": x,
             "bfloat16": f"from_bfloat16({x})",
             "split16": f"joined({x}, low_[{self.at}])",
-            "q8": f"from_{'square' if self.square else 'signed'}({x}, lowest_{self.name})",
+            "q8": f"from_signed({x}, lowest_{self.name})",
+            "q8_square": f"from_square({x}, lowest_{self.name})",
         }[self.format]
 
     def written(self, value: str) -> list[str]:
         x = f"{self.name}[{self.at}]"
-        if self.format == "q8":
+        if self.format in _GROUPED:
             new, most = f"new_{self.name}.x[i]", f"most_{self.name}"
             return [
-                f"{new} = {f'_root({value})' if self.square else value}",
+                f"{new} = {f'_root({value})' if self.kind == 'square' else value}",
                 f"magnitude_ = magnitude_bits({new})",
                 f"{most} = magnitude_ if magnitude_ > {most} else {most}",
             ]
@@ -128,9 +140,18 @@ def with_stored_loops(text: str) -> str:
         function = re.search(_FUNCTION.format(name), text, re.MULTILINE)
         if function is None:
             continue
-        entries, known = "", dict[str, str]()
-        for which, formats in SETS.items():
-            loop = _loop(f"{name}_{which}", formats, *function.groups())
+        arguments, body = function.groups()
+        names = re.findall(r"real \*restrict (\w+)", arguments)
+        used = {k: x for k, x in enumerate(names) if f"{x}[i]" in body}
+        squares = sum(1 << k - _FIRST for k, x in used.items() if k >= _FIRST and holds_squares(x))
+        entries, known = f"{squares}, ", dict[str, str]()
+        for which, (of_p, of_g, of_states, of_squares) in SETS.items():
+            each = [of_p, of_g]
+            each += [of_squares if holds_squares(x) else of_states for x in names[_FIRST:]]
+            if {each[k] for k in used} == {"float32"}:
+                entries += "None, "  # nothing to convert
+                continue
+            loop = _loop(f"{name}_{which}", names, each, body)
             if not loop:
                 break
             key = loop.replace(f"{name}_{which}", name)  # the same for two where there is no state
@@ -143,24 +164,22 @@ def with_stored_loops(text: str) -> str:
     return text + _HEAD + "".join(made) + "\n\n" + "".join(table) if made else text
 
 
-def _loop(name: str, formats: tuple[str, str, str], arguments: str, body: str) -> str:
-    """The loop for a set of formats, and what calls it; empty where it cannot be made."""
-    names = re.findall(r"real \*restrict (\w+)", arguments)
+def _loop(name: str, names: list[str], formats: list[str], body: str) -> str:
+    """The loop over arrays of these formats, and what calls it; empty where it cannot be made."""
     before, found, loop = body.partition("    for i in range(n):\n")
     if not found or len(names) != _ARRAYS or "for " in before + loop:
         return ""
     before = re.sub(r'    """.*?"""\n', "", before, flags=re.DOTALL)
     if any(re.search(rf"\b{x}\b", _code(before)) for x in names):
         return ""
-    each = (formats[0], formats[1], *[formats[2]] * (_ARRAYS - 2))
-    used = [(k, x) for k, x in enumerate(names) if f"{x}[i]" in loop]
-    grouped = any(each[k] == "q8" for k, _ in used)
+    used = [k for k, x in enumerate(names) if f"{x}[i]" in loop]
+    grouped = any(formats[k] in _GROUPED for k in used)
     at = "first_ + i" if grouped else "i"
-    arrays = {x: _Array(x, k, each[k], at) for k, x in used}
+    arrays = {names[k]: _Array(names[k], k, formats[k], at) for k in used}
     lines, written = _body(loop, arrays)
     if not lines:
         return ""
-    states = [x for x in arrays.values() if x.format == "q8"]
+    states = [x for x in arrays.values() if x.format in _GROUPED]
     text = before + (_over_groups(lines, states, written) if grouped else _over_all(lines))
     given, passed = [x.given for x in arrays.values()], [x.passed for x in arrays.values()]
     if "split16" in formats:
@@ -196,13 +215,12 @@ def _over_groups(lines: list[str], states: list[_Array], written: list[str]) -> 
     head += [f"most_{x.name} = 0" for x in new]
     tail, loop = [], []
     for x in new:
-        kind = "square" if x.square else "signed"
         tail += [
             f"usual_nan(&new_{x.name}, most_{x.name}, GROUP)",
-            f"scale_{x.name}[0] = scale_of(most_{x.name}, {kind.upper()}_BITS)",
+            f"scale_{x.name}[0] = scale_of(most_{x.name}, {x.kind.upper()}_BITS)",
             f"lowest_{x.name} = lowest_of(scale_{x.name}[0])",
         ]
-        code = f"to_{kind}(new_{x.name}.x[i], lowest_{x.name}, random_)"
+        code = f"to_{x.kind}(new_{x.name}.x[i], lowest_{x.name}, random_)"
         loop.append(f"{x.name}[{x.at}] = {code}")
     if new:
         tail.append(f"at_ = all_.noise[{new[0].place}] + <uint32_t>first_ * PER_ELEMENT")

@@ -6,7 +6,6 @@ from typing import Any
 
 from steepest.core import internal
 from steepest.core.group_program import GroupProgram
-from steepest.memory import formats
 from steepest.optimizers import Optimizer
 from steepest.options import filters
 
@@ -14,7 +13,6 @@ __all__ = [
     "check_copies",
     "check_masks",
     "check_rules",
-    "check_scales",
     "checked",
     "needs_whole",
     "settings_of",
@@ -64,23 +62,6 @@ def check_copies(hyper: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) 
             "copies of parameters that are stepped in parts: make them of the parameters after the "
             "step"
         )
-
-
-def check_scales(value: Any) -> None:
-    """Raises ValueError for states whose elements share scales, which parts would not have."""
-    if isinstance(value, Mapping):
-        asked = value.get("state_dtype")
-        names = asked.values() if isinstance(asked, Mapping) else [asked]
-        if any(isinstance(name, str) and name in formats.SCALED for name in names):
-            raise ValueError(
-                f"state_dtype = {asked!r}: elements of these states share scales, which need "
-                'whole parameters: take "bfloat16", or let every rank have all state, with '
-                "gradients from st.mpi.mean"
-            )
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for x in value:
-            check_scales(x)
 
 
 def check_masks(value: Any) -> None:

@@ -18,7 +18,6 @@ from steepest.mpi.checks import (
     check_copies,
     check_masks,
     check_rules,
-    check_scales,
     checked,
     needs_whole,
     settings_of,
@@ -46,13 +45,13 @@ class Sharded:
     All ranks make it and call its methods together, in the same order, with parameters, hyper-
     parameters and groups that are the same everywhere. Element-wise rules have about 1/n of all
     state on each rank, in parts cut to a row; what needs whole arrays (layer-wise and matrix rules,
-    clips, filters and penalties by units, ``filters.mars``, ``cautious=True``) goes whole to one
-    rank each, balanced by bytes.
+    clips, filters and penalties by units, ``filters.mars``, ``cautious=True``, states whose elements
+    share scales) goes whole to one rank each, balanced by bytes.
 
     Raises MissingExtra without mpi4py; on all ranks what the optimizer's class raises, ValueError
     for ``copies``, where ranks differ in names, shapes, types or hyper-parameters, and where there
-    is more than one rank, for global rules, for masks given at construction and for states with
-    scales (``"q8"``); RankError where another rank fails.
+    is more than one rank, for global rules and for masks given at construction; RankError where
+    another rank fails.
 
     >>> import numpy as np, steepest as st
     >>> from mpi4py import MPI
@@ -89,7 +88,6 @@ class Sharded:
             probe = None
             if ranks.size > 1:
                 check_masks((arguments, hyper, groups))
-                check_scales((hyper, groups))
                 probe = made(lambda _, p: empty(p))
                 check_rules(probe)
                 whole = self._whole(probe)

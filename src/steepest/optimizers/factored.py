@@ -62,6 +62,7 @@ class Adafactor(Optimizer):
     needs = "layer-wise"
     own_decay = True
     factors = 2
+    squares = ("variance",)
 
     lr: Rate = 1e-2
     beta2_decay: Annotated[Number, within(-math.inf, 0, finite=False)] = -0.8
@@ -159,6 +160,7 @@ class CAME(Optimizer):
     decay_mode = "decoupled"
     needs = "layer-wise"
     factors = 2
+    squares = ("exp_avg_sq",)
 
     lr: Rate = 2e-4
     betas: ThreeBetas = (0.9, 0.999, 0.9999)
@@ -226,6 +228,7 @@ class SM3(Optimizer):
     decay_mode = "decoupled"
     needs = "layer-wise"
     factors = 2
+    squares = ("accumulator_0",)
 
     lr: Rate = 0.1
     momentum: Factor = 0.9

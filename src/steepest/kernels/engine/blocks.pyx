@@ -309,6 +309,12 @@ cdef void terms_of(Entry *e, const Program *program, int number, const Operation
         encoded(&e.operand[FIRST + k], start, n, state[k])
 
 
+cdef inline bint takes_stored(const Entry *e, const Program *program) noexcept nogil:
+    """Whether the rule has a loop over the arrays as they are stored."""
+    return (e.formats >= 0 and program.stored[e.formats] != NULL
+            and (not e.grouped or e.squares == program.squares))
+
+
 cdef void update_stored(Entry *e, const Program *program, Py_ssize_t start,
                         Py_ssize_t stop) noexcept nogil:
     """The rule over the elements start to stop of arrays as they are stored."""
@@ -334,7 +340,7 @@ cdef void update_range(Entry *e, const Program *program, const Operation *scale,
     cdef Py_ssize_t skew = <Py_ssize_t>(<size_t>e.operand[P].data % LINE // sizeof(real))
     if e.grouped:
         skew = 0  # groups are whole
-    if e.formats >= 0 and program.stored[e.formats] != NULL and not late:
+    if takes_stored(e, program) and not late:
         whole = stop - ((stop - start) % GROUP if e.grouped else 0)
         if e.copy.encode == NULL or program.projects:
             if start < whole:

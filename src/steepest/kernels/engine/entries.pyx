@@ -3,7 +3,7 @@ blocks take. Done once for each layout, not once a step.
 """
 from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
@@ -34,9 +34,11 @@ cdef int bind(Entry *e, object kernels, tuple arrays, object gradient, object la
     e.offset = layout.walks[len(arrays)].offset
     bind_operand(e, kernels, READING, gradient, layout.c_order)
     e.formats = set_of_formats(e, layout)
-    e.grouped = False
+    e.grouped, e.squares = False, 0
     for k in range(FIRST, e.operands):
         e.grouped = e.grouped or e.operand[k].beside != NULL
+        if k < FIRST + e.states and layout.walks[k - 1].codec == "q8_square":
+            e.squares |= 1 << (k - FIRST)
     e.borrowed = (e.operand[G].decode == NULL or e.reading.decode == NULL or e.formats >= 0)
     for k, cut in enumerate(layout.cuts):
         units = &e.units[k]
@@ -52,25 +54,30 @@ cdef int set_of_formats(const Entry *e, object layout) except -2:
     """The set of formats that parameter, gradient and the rule's states have; -1 for one that there
     are no loops for, or where an array is not contiguous and aligned."""
     cdef int number, k
-    if e.in_double:
+    cdef tuple every = layout.walks
+    cdef tuple walks = (every[0], every[len(every) - 1], *every[1:1 + e.states])
+    if e.in_double or all([walk.codec is None for walk in walks]):
         return -1
-    for number, (of_p, of_g, of_states) in enumerate(stored_loops.SETS.values()):
-        for k in range(FIRST + e.states):
-            walk = layout.walks[len(layout.walks) - 1 if k == G else k - 1 if k else 0]
-            if not lies_as(&e.operand[k], walk, of_p if k == P else of_g if k == G else of_states):
+    for number, (of_p, of_g, *of_states) in enumerate(stored_loops.SETS.values()):
+        for k, walk in enumerate(walks):
+            allowed = (of_p,) if k == P else (of_g,) if k == G else of_states
+            if not lies_as(&e.operand[k], walk, allowed):
                 break
         else:
             return number
     return -1
 
 
-cdef bint lies_as(const Operand *x, object walk, str name):
-    """Whether a loop over an array of the format may take x as it is."""
-    cdef Py_ssize_t size = sizeof(uint8_t) if name == "q8" else sizeof(bfloat16)
+cdef bint lies_as(const Operand *x, object walk, object formats):
+    """Whether a loop over an array of one of the formats may take x as it is."""
+    cdef Py_ssize_t size
     if walk.codec is None:
-        return name == "float32"
-    return (walk.codec in stored_loops.CODECS.get(name, ()) and x.ndim == 1
-            and (x.strides[0] == size or x.shape[0] == 1) and <size_t>x.data % size == 0)
+        return "float32" in formats
+    if walk.codec not in [stored_loops.CODECS.get(name) for name in formats]:
+        return False
+    size = 1 if walk.codec in ("q8", "q8_square") else sizeof(bfloat16)
+    return (x.ndim == 1 and (x.strides[0] == size or x.shape[0] == 1)
+            and <size_t>x.data % size == 0)
 
 
 cdef void set_noise(Entry *e, Py_ssize_t number) noexcept:

@@ -90,10 +90,11 @@ cdef int set_structure(Program *program, object kernels, str rule, list before, 
 cdef int set_stored(Program *program, object loops, bint alone) except -1:
     """The loops of a rule over arrays as they are stored: for one without operations around it."""
     cdef int k
+    program.squares = loops[0] if loops is not None else 0
     for k in range(FORMAT_SETS):
         program.stored[k] = NULL
-        if loops is not None and alone:
-            program.stored[k] = PyCapsule_GetPointer(loops[k], "steepest.stored")
+        if alone and loops is not None and loops[1 + k] is not None:
+            program.stored[k] = PyCapsule_GetPointer(loops[1 + k], "steepest.stored")
     return 0
 
 

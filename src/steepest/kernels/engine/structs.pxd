@@ -21,7 +21,7 @@ cdef enum:
     SCRATCH = ROWS * ROW               # bytes of a thread; no less than a chunk of doubles
     OPERATION_COEFFICIENTS = 4
     UNIT_OPERATIONS = 8                # what a program may do to units
-    FORMAT_SETS = 7                    # as stored_loops.SETS has
+    FORMAT_SETS = 8                    # as stored_loops.SETS has
 
 
 cdef struct Units:
@@ -91,7 +91,8 @@ cdef struct Entry:
     bint again                         # whether the present sweep is to measure this entry
     bint borrowed                      # whether the gradient is read in place, so must be aligned
     int formats                        # the set of formats of its arrays that has loops, or -1
-    bint grouped                       # whether a state's elements share scales
+    bint grouped                       # whether a state's elements share scales,
+    int squares                        # and the states that are stored as squares, one bit each
     bint random                        # whether an array is rounded stochastically,
     uint64_t seed                      # by this seed,
     int passes                         # and how often the parameter was stored again at this step
@@ -118,7 +119,8 @@ cdef struct Operation:
 cdef struct Program:
     void *rule_float
     void *rule_double
-    void *stored[FORMAT_SETS]          # the same over arrays as they are stored, or NULL
+    void *stored[FORMAT_SETS]          # the same over arrays as they are stored, or NULL;
+    int squares                        # the states that they take for squares, one bit each
     double decay                       # the decay factor of the parameter
     int prologue                       # how many operations stand before the rule,
     int epilogue                       # after it,
