@@ -1,12 +1,12 @@
 """Compares the steps of two builds of this library, each in an environment of its own, in turns.
 
-    python bench/builds.py BEFORE AFTER [--rounds N] [--row NAME ...] [--rules]
+    python bench/builds.py BEFORE AFTER [--rounds N] [--row NAME ...] [--rules [NAME ...]]
 
 BEFORE and AFTER are the Python interpreters of the two environments. A row's figure is the median
 of the per-round ratios, time after by time before, with quartiles: above 1 the later build is
 slower. Rows that need PyTorch are left out where an environment lacks it. With ``--rules`` the rows
-are the rules that both builds have, each on one matrix, and those with sums over layers on the
-layers of ResNet-50 as well.
+are the rules that both builds have, or those named, each on one matrix, and those with sums over
+layers on the layers of ResNet-50 as well.
 """
 
 import argparse
@@ -44,15 +44,15 @@ def main() -> int:
     parser.add_argument("after", help="the Python of the other")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--row", nargs="+", default=ROWS, choices=ROWS, metavar="NAME")
-    parser.add_argument("--rules", action="store_true", help="every rule in place of these rows")
+    parser.add_argument("--rules", nargs="*", metavar="NAME", help="rules in place of these rows")
     arguments = parser.parse_args()
     rows = arguments.row
-    if arguments.rules:
+    if arguments.rules is not None:
         later = rules(arguments.after)
         rows = [
             f"rule-{name} {shape}"
             for name, needs in rules(arguments.before).items()
-            if name in later
+            if name in later and (not arguments.rules or name in arguments.rules)
             for shape in RULE_SHAPES.get(needs, ("1x20M",))
         ]
     for row in rows:

@@ -139,7 +139,8 @@ def main() -> None:
         low, middle, high = statistics.quantiles(ratios, n=4)
         print(f"| {what} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
     print(f"\n{st.info()['level']}, {given.threads} threads, {given.size} parameters, "
-          f"{given.rounds} rounds, torch {torch.__version__}")  # fmt: skip
+          f"{given.rounds} rounds, torch {torch.__version__}; "
+          f"1 is {statistics.median(base) * 1e3:.2f} ms")  # fmt: skip
 
 
 if __name__ == "__main__":
