@@ -143,8 +143,9 @@ def with_stored_loops(text: str) -> str:
         arguments, body = function.groups()
         names = re.findall(r"real \*restrict (\w+)", arguments)
         used = {k: x for k, x in enumerate(names) if f"{x}[i]" in body}
-        squares = sum(1 << k - _FIRST for k, x in used.items() if k >= _FIRST and holds_squares(x))
-        entries, known = f"{squares}, ", dict[str, str]()
+        squares = {k for k, x in used.items() if k >= _FIRST and holds_squares(x)}
+        taken = sum(1 << k - _FIRST for k in used if k in squares)
+        entries, known = f"{taken}, ", dict[str, str]()
         for which, (of_p, of_g, of_states, of_squares) in SETS.items():
             each = [of_p, of_g]
             each += [of_squares if holds_squares(x) else of_states for x in names[_FIRST:]]

@@ -9,16 +9,19 @@ from libc.string cimport memcpy
 
 from steepest.kernels.contract cimport (
     BLOCK, CHUNK, STATES, SUMS, Matrices, Operand, axis_reduction_double, axis_reduction_float,
-    measure_double, measure_float, operation_double, operation_float, real, reduction_double,
-    reduction_float, rule_double, rule_float, spread_double, spread_float,
+    encode_float, measure_double, measure_float, operation_double, operation_float, real,
+    reduction_double, reduction_float, rule_double, rule_float, spread_double, spread_float,
 )
 from steepest.kernels.engine.operands cimport decoded, encoded
-from steepest.kernels.engine.streams cimport stream
 from steepest.kernels.stored cimport ARRAYS, GROUP, PER_ELEMENT, Stored, stored_loop
 from steepest.kernels.engine.structs cimport (
     FIRST, G, LINE, OPERANDS, OPERATION_COEFFICIENTS, P, ROW, SPARE, SQUARES, Entry, Measures,
     Operation, Program, Tiles,
 )
+
+
+cdef enum:
+    COPIED = 4 * BLOCK     # elements of a parameter that needs no decoding, before they are copied
 
 
 cdef inline const real *applied(const Operation *s, const double *h, real **row, const real *g,
@@ -113,15 +116,12 @@ cdef inline void ruled(Entry *e, const Program *program, real **row, const real 
 cdef inline void copied_out(Entry *e, const Program *program, Py_ssize_t start, Py_ssize_t n,
                             real *scratch) noexcept nogil:
     """Writes the parameter, as it is stored by now, to its copy."""
-    cdef Operand near
     cdef const real *row = decoded(&e.operand[P], start, n, scratch)
-    if not program.streams or e.copy_bytes == 0:
-        encoded(&e.copy, start, n, row)
-        return
-    near = e.copy
-    near.data = <char *>scratch + OPERANDS * ROW
-    encoded(&near, 0, n, row)
-    stream(e.copy.data + start * e.copy_bytes, near.data, n * e.copy_bytes)
+    if real is float:
+        if program.streams and e.stream_copy != NULL:
+            (<encode_float>e.stream_copy)(&e.copy, start, n, row)
+            return
+    encoded(&e.copy, start, n, row)
 
 
 cdef void update_block(Entry *e, const Program *program, const Operation *scale, bint late,
@@ -347,7 +347,7 @@ cdef void update_range(Entry *e, const Program *program, const Operation *scale,
                 update_stored(e, program, start, whole)
             start = whole
         while start < whole:  # the copy is of what is still in L1
-            n = min(whole - start, <Py_ssize_t>BLOCK)
+            n = min(whole - start, <Py_ssize_t>(COPIED if e.operand[P].decode == NULL else BLOCK))
             update_stored(e, program, start, start + n)
             copied_out(e, program, start, n, scratch)
             start += n

@@ -130,9 +130,12 @@ cdef int bind_walk(Entry *e, object kernels, Operand *x, Py_ssize_t **memory, ob
 cdef int bind_copy(Entry *e, object kernels, object array, object walk) except -1:
     """Makes an array the one that the parameter is also written to."""
     cdef Py_ssize_t size = array.itemsize
+    e.stream_copy = NULL
     bind_walk(e, kernels, &e.copy, &e.copy_axes, array, walk)
     if e.copy.ndim == 1 and e.copy.strides[0] == size and <size_t>e.copy.data % <size_t>size == 0:
-        e.copy_bytes = size
+        functions = kernels.codecs[walk.codec]
+        if len(functions) > 4:
+            e.stream_copy = PyCapsule_GetPointer(functions[4], "steepest.codec")
     return 0
 
 

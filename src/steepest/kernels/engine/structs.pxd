@@ -83,7 +83,7 @@ cdef struct Entry:
     Operand operand[OPERANDS]
     Operand reading                    # the gradient in C order, for the measures
     Operand copy                       # where the parameter goes too; `encode` NULL for nowhere
-    Py_ssize_t copy_bytes              # of an element of it; 0 where these are not side by side
+    void *stream_copy                  # what writes it past the caches, or NULL
     double measured                    # of the gradient times `inverse`, mostly 2^-exponent
     int exponent
     double largest                     # for the orders whose measure is of the gradient over this

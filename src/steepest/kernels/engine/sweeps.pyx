@@ -15,11 +15,11 @@ from steepest.kernels.engine.blocks cimport (
     agreeing, held_norm, prepare_range, reduce_range, update_range,
 )
 from steepest.kernels.engine.operands cimport decoded
-from steepest.kernels.engine.streams cimport fence
 from steepest.kernels.engine.structs cimport LINE, MAKERS, SCRATCH, Entry, Program, Step
 from steepest.kernels.engine.tiles cimport finalize_range, reduce_tiles
 from steepest.kernels.engine.units cimport unit_range
 from steepest.kernels.floatmode cimport floatmode_enter, floatmode_leave
+from steepest.kernels.streams cimport fence
 from steepest.kernels.team cimport team_run
 
 # Below this cost (elements, and what parameters cost besides) a sweep of several is one thread's.

@@ -2,7 +2,8 @@
 instruction-set level.
 
 CODECS maps the name of a format to (decode to float, decode to double, encode from float, encode
-from double). A contiguous, aligned array of the row's own type needs no codec: its blocks are
+from double), and some formats to one more: encode from float past the caches, into a contiguous,
+aligned array. A contiguous, aligned array of the row's own type needs no codec: its blocks are
 borrowed. What else an array's format says, and the twin of its codec in NumPy, stand in
 ``memory/formats.py``; no rule, operation or sweep knows of formats.
 
@@ -16,6 +17,7 @@ from libc.string cimport memcpy
 from steepest.kernels.contract cimport (
     MAXDIMS, Operand, decode_double, decode_float, encode_double, encode_float, real, root,
 )
+from steepest.kernels.streams cimport LINE, stream_line
 from steepest.kernels.stored cimport (
     GROUP, PER_ELEMENT, Group, bfloat16, bits_of, encode_group, float16, from_bfloat16, from_bits,
     from_float16, from_signed, from_square, lowest_of, magnitude_bits, noise, split,
@@ -169,6 +171,23 @@ cdef void encoded(Operand *x, Py_ssize_t start, Py_ssize_t n, const real *row,
         offset = carry(x, offset + run * x.strides[inner], index)
 
 
+cdef void streamed(char *to, Py_ssize_t n, const float *row, const stored *kind) noexcept nogil:
+    """Whole lines by non-temporal stores."""
+    cdef Group lines
+    cdef Py_ssize_t size = sizeof(stored), k
+    cdef Py_ssize_t head = min(n, <Py_ssize_t>(-<size_t>to % LINE) // size)
+    narrow(to, head, row, kind)
+    to, row, n = to + head * size, row + head, n - head
+    while n >= GROUP:
+        narrow(<char *>&lines, GROUP, row, kind)
+        k = 0
+        while k < GROUP * size:
+            stream_line(to + k, <char *>&lines + k)
+            k += LINE
+        to, row, n = to + GROUP * size, row + GROUP, n - GROUP
+    narrow(to, n, row, kind)
+
+
 cdef void decode_float32(const Operand *x, Py_ssize_t start, Py_ssize_t n,
                          real *row) noexcept nogil:
     decoded(x, start, n, row, <const float32 *>NULL)
@@ -178,7 +197,15 @@ cdef void encode_float32(Operand *x, Py_ssize_t start, Py_ssize_t n,
                          const real *row) noexcept nogil:
     encoded(x, start, n, row, <const float32 *>NULL)
 
-CODECS["float32"] = entry(decode_float32, decode_float32, encode_float32, encode_float32)
+
+cdef void stream_float32(Operand *x, Py_ssize_t start, Py_ssize_t n,
+                        const float *row) noexcept nogil:
+    streamed(x.data + start * <Py_ssize_t>sizeof(float32), n, row, <const float32 *>NULL)
+
+CODECS["float32"] = (
+    *entry(decode_float32, decode_float32, encode_float32, encode_float32),
+    PyCapsule_New(<void *>stream_float32, "steepest.codec", NULL),
+)
 
 
 cdef void decode_float64(const Operand *x, Py_ssize_t start, Py_ssize_t n,
@@ -202,7 +229,15 @@ cdef void encode_float16(Operand *x, Py_ssize_t start, Py_ssize_t n,
                          const real *row) noexcept nogil:
     encoded(x, start, n, row, <const float16 *>NULL)
 
-CODECS["float16"] = entry(decode_float16, decode_float16, encode_float16, encode_float16)
+
+cdef void stream_float16(Operand *x, Py_ssize_t start, Py_ssize_t n,
+                        const float *row) noexcept nogil:
+    streamed(x.data + start * <Py_ssize_t>sizeof(float16), n, row, <const float16 *>NULL)
+
+CODECS["float16"] = (
+    *entry(decode_float16, decode_float16, encode_float16, encode_float16),
+    PyCapsule_New(<void *>stream_float16, "steepest.codec", NULL),
+)
 
 
 cdef void decode_bfloat16(const Operand *x, Py_ssize_t start, Py_ssize_t n,
@@ -214,7 +249,15 @@ cdef void encode_bfloat16(Operand *x, Py_ssize_t start, Py_ssize_t n,
                           const real *row) noexcept nogil:
     encoded(x, start, n, row, <const bfloat16 *>NULL)
 
-CODECS["bfloat16"] = entry(decode_bfloat16, decode_bfloat16, encode_bfloat16, encode_bfloat16)
+
+cdef void stream_bfloat16(Operand *x, Py_ssize_t start, Py_ssize_t n,
+                         const float *row) noexcept nogil:
+    streamed(x.data + start * <Py_ssize_t>sizeof(bfloat16), n, row, <const bfloat16 *>NULL)
+
+CODECS["bfloat16"] = (
+    *entry(decode_bfloat16, decode_bfloat16, encode_bfloat16, encode_bfloat16),
+    PyCapsule_New(<void *>stream_bfloat16, "steepest.codec", NULL),
+)
 
 
 # Parameters with a master, PIECE elements at a time, which stay in L1.
