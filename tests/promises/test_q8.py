@@ -26,16 +26,16 @@ BY_ROWS = [
 CODES = np.arange(256, dtype=np.uint8)
 
 
-def takes(rule, arguments):
-    """Whether a rule has states that may have 8 bits."""
+def taking(rule, arguments):
+    """The states of a rule that may have 8 bits."""
     cls = RULES[rule]
     h = {name: field.default for name, field in cls.fields.items()} | arguments
     own = {*cls.states(h), *cls.beside(h)} - {*cls.points}
-    return bool(own) and not cls.prepares
+    return [] if cls.prepares else sorted(own)
 
 
 def run(rule, arguments, roles, sizes, steps, draw, **options):
-    if takes(rule, arguments):
+    if taking(rule, arguments):
         dtypes = tuple(map(formats.named, roles))
         given = arguments | {"state_dtype": "q8", "rounding_seed": 12345678901234567890}
         equals_reference(RULES[rule], given, dtypes, sizes, steps, draw, **options)
@@ -63,6 +63,19 @@ def test_rules_by_rows_and_columns(rule, arguments, key, level):
     opt = RULES[rule](params, state_dtype="q8", **arguments)
     found = [opt.state[name][key].dtype == np.uint8 for name in map(str, range(len(ROWS)))]
     assert found == [True, True, True, True, True, False]
+
+
+@pytest.mark.parametrize(("rule", "arguments"), BY_RULE, ids=label)
+def test_each_state_alone(rule, arguments):
+    """The others keep 32 bits: of a loop, every state may have either format."""
+    states = taking(rule, arguments)
+    for key in states if len(states) > 1 else ():
+        given = arguments | {"state_dtype": {key: "q8"}}
+        shapes = ((33, 128), (2, 2176), (64, 65)) if RULES[rule].factors else (LEAST, LEAST + 131)
+        try:
+            equals_reference(RULES[rule], given, np.float32, shapes, 3, normal)
+        except ValueError as error:
+            assert "no parameter has a state of 4096" in str(error)  # in which only vectors have it
 
 
 @pytest.mark.exhaustive

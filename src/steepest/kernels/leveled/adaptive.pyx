@@ -220,7 +220,7 @@ cdef void ftrl(real *restrict p, const real *restrict g, real *restrict v, real 
                real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
                const double *h) noexcept nogil:
     cdef real inverse = <real>h[0], beta = <real>h[1], l1 = <real>h[2], l2 = <real>h[3]
-    cdef real vi, zi, size, rest
+    cdef real vi, zi, size, rest, divisor
     cdef real f = <real>factor, k = <real>keep, gi
     cdef Py_ssize_t i
     for i in range(n):
@@ -232,8 +232,8 @@ cdef void ftrl(real *restrict p, const real *restrict g, real *restrict v, real 
         z[i] = zi
         rest = larger(magnitude(zi) - l1, <real>0)
         # Without any gradient so far the divisor may be 0 like the rest: 0 it is.
-        rest = rest if rest == <real>0 else rest / ((beta + size) * inverse + l2)
-        p[i] = -(sign(zi) * rest)
+        divisor = <real>1 if rest == <real>0 else (beta + size) * inverse + l2
+        p[i] = -(sign(zi) * (rest / divisor))
 
 RULES["ftrl"] = rule(ftrl, ftrl)
 
