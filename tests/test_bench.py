@@ -704,12 +704,13 @@ def test_an_excerpt_of_the_tables(
     theirs = {"steepest": [0.010] * 3, "steepest.torch": [0.020] * 3, "torch fused": [0.030] * 3}
     model = entry("adamw", "bert", None, theirs)
     tables = tmp_path / "tables.md"
-    tables.write_text(report.markdown(fixture | {"results": [*fixture["results"], model]}))
+    text = report.markdown(fixture | {"results": [*fixture["results"], model]})
+    tables.write_text(text, encoding="utf-8")
     target, image = tmp_path / "README.md", tmp_path / "few.png"
     target.write_text(f"before {report.BEGIN}{report.END} after")
     options = ["--excerpt", str(tables), "--write", str(target), "--picture", str(image)]
     assert report.main(options) == 0
-    text = target.read_text()
+    text = target.read_text(encoding="utf-8")
     assert text.startswith("before ") and text.endswith(" after")
     assert "A CPU, Linux x86_64, 2 threads; steepest 1.2.3" in text and "](few.png)" in text
     assert "| 1 tensor of 20 000 000 | 20 ms | 1.04 | 5.00 | 18 |" in text
@@ -732,7 +733,8 @@ def test_an_excerpt_of_other_text_is_refused(
     monkeypatch.setattr(report, "EXCERPT", (("1 tensor of 20", "no"),))
     lines = report.markdown(fixture).splitlines()
     tables, target = tmp_path / "tables.md", tmp_path / "README.md"
-    tables.write_text("\n".join(line for line in lines if not line.startswith(missing)))
+    kept = [line for line in lines if not line.startswith(missing)]
+    tables.write_text("\n".join(kept), encoding="utf-8")
     target.write_text(report.BEGIN + report.END)
     assert report.main(["--excerpt", str(tables), "--write", str(target)]) == 2
     assert target.read_text() == report.BEGIN + report.END
