@@ -1,14 +1,17 @@
 """Makes tables, the check of the speed bars, and a picture of what ``bench/run.py`` measured.
 
-    python bench/report.py [RESULTS] [--bars] [--write README.md] [--picture FILE]
+    python bench/report.py [RESULTS] [--bars] [--write docs/benchmarks.md] [--picture FILE]
+    python bench/report.py --excerpt docs/benchmarks.md [--write README.md] [--picture FILE]
 
 Prints Markdown. ``--write`` puts the tables between the lines ``<!-- bench:begin -->`` and
-``<!-- bench:end -->`` of a file instead, and leaves the rest of it alone.
+``<!-- bench:end -->`` of a file instead, and leaves the rest of it alone. ``--excerpt`` makes a
+table of few rows from the tables that are in a file, without results.
 """
 
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,6 +37,15 @@ _RULES_ON = {
     "matrix": "Rules for matrices on",
 }
 
+# The rows of an excerpt: how a title begins, and what stands beside it, in the tables of AdamW.
+EXCERPT = (
+    ("1 tensor of 20 000 000", "no"),
+    ("1000 tensors of 100", "no"),
+    ("a small perceptron", "no"),
+    ("GPT-2 small", "step"),
+)
+_SHOWN = (*TORCH[:2], "NumPy")
+
 _UNITS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
 
 Entry = dict[str, Any]
@@ -50,18 +62,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--bars", action="store_true", help="print the table of bars only")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this file")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw, and refer to, a PNG")
+    parser.add_argument("--excerpt", type=Path, metavar="FILE", help="few rows of these tables")
     arguments = parser.parse_args(argv)
     try:
-        results = load(arguments.results)
-        if arguments.bars:
-            print("\n".join(bars_table(results)))
-            return 0
         shown = None
         if arguments.picture is not None:
-            draw(results).savefig(arguments.picture, dpi=150)
             beside = arguments.write.parent if arguments.write is not None else Path()
             shown = Path(os.path.relpath(arguments.picture, beside)).as_posix()
-        text = markdown(results, shown)
+        if arguments.excerpt is not None:
+            tables = arguments.excerpt.read_text(encoding="utf-8")
+            text = excerpt(tables, shown)
+            drawn = {"results": [_redrawn(row) for row in _excerpt_rows(tables)]}
+        else:
+            drawn = load(arguments.results)
+            if arguments.bars:
+                print("\n".join(bars_table(drawn)))
+                return 0
+            text = markdown(drawn, shown)
+        if arguments.picture is not None:
+            figure = draw(drawn)
+            figure.set_figwidth(max(9.0, figure.get_figwidth()))  # the title's, at least
+            figure.savefig(arguments.picture, dpi=150)
         if arguments.write is None:
             print(text)
         else:
@@ -363,6 +384,95 @@ def _allocated(entry: Entry, name: str) -> str:
         return "–"
     size = peak(entry["rivals"][name]["allocated"])
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1000:.0f} kB"
+
+
+# A part of the tables, for a page that has no room for all
+
+
+def excerpt(text: str, picture: str | None = None) -> str:
+    """Few rows of the tables in `text`, medians only, and in how many comparisons who is faster.
+
+    Raises ReportError if `text`, as ``--write`` made it, has not all of these.
+    """
+    rows = _excerpt_rows(text)
+    lines = [_found(text, r"^(.+); at least \d+ rounds", "line of the machine") + ":", ""]
+    if picture is not None:
+        lines += [f"![Time of a step as a multiple of steepest's]({picture})", ""]
+    lines += table(
+        ["AdamW", OURS[0], *_SHOWN],
+        [
+            [row["AdamW"], *(_middle(row.get(name, "–")) for name in (_ours(row), *_SHOWN))]
+            for row in rows
+        ],
+    )
+    return "\n".join([*lines, "", _counted(text)])
+
+
+def _counted(text: str) -> str:
+    """The lines of `_verdicts` as one sentence: comparisons that are even are only counted."""
+    faster = _found(text, r"^steepest is faster in (\d+ of \d+ comparisons)\.$", "count")
+    parts = [f"steepest is faster in {faster}"]
+    if ties := re.search(r"^No clear difference, [^:]+: (.+)\.$", text, re.MULTILINE):
+        parts.append(f"there is no clear difference in {ties[1].count('; ') + 1}")
+    if slower := re.search(r"^steepest is slower than: (.+)\.$", text, re.MULTILINE):
+        parts.append(f"and it is slower in {slower[1].count('; ') + 1}: {slower[1]}")
+    return ", ".join(parts) + "."
+
+
+def _found(text: str, pattern: str, what: str) -> str:
+    found = re.search(pattern, text, re.MULTILINE)
+    if found is None:
+        raise ReportError(f"no {what} of bench/report.py --write in the file of --excerpt")
+    return found[1]
+
+
+def _excerpt_rows(text: str) -> list[dict[str, str]]:
+    rows = []
+    for title, beside in EXCERPT:
+        fits = (
+            row
+            for row in _read(text)
+            if row.get("AdamW", "").startswith(title)
+            and beside in (row.get("clipping"), row.get("timed"))
+        )
+        row = next(fits, None)
+        if row is None:
+            raise ReportError(f"no row {title!r}, {beside!r} in the tables of the --excerpt's file")
+        rows.append(row)
+    return rows
+
+
+def _read(text: str) -> Iterator[dict[str, str]]:
+    """The rows of all tables in `text`, each with its cells by the names of their columns."""
+    header: list[str] = []
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if not cells:
+            header = []
+        elif not header:
+            header = cells
+        elif cells[0] != "---":
+            yield dict(zip(header, cells, strict=True))
+
+
+def _ours(row: dict[str, str]) -> str:
+    return OURS[0] if OURS[0] in row else OURS[1]
+
+
+def _middle(cell: str) -> str:
+    return cell.partition(" (")[0]
+
+
+def _redrawn(row: dict[str, str]) -> Entry:
+    """What `draw` needs of an entry, from its row."""
+    rivals = {}
+    for name in _SHOWN:
+        if ratios := re.fullmatch(r"(\S+) \((\S+) to (\S+)\)", row.get(name, "")):
+            median, low, high = map(float, ratios.groups())
+            rivals[name] = {"ratio": {"median": median, "low": low, "high": high}}
+    title = row["AdamW"]
+    return {"rule": "adamw", "case": "", "case_title": title, "clip": None, "schedule": None,
+            "title": title, "rivals": rivals}  # fmt: skip
 
 
 def bars_table(results: dict[str, Any]) -> Iterator[str]:

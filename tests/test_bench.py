@@ -697,6 +697,50 @@ def test_the_report_refers_to_its_picture(fixture: dict[str, Any], tmp_path: Pat
     assert "](bench/speed.png)" in target.read_text(encoding="utf-8")
 
 
+def test_an_excerpt_of_the_tables(
+    fixture: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "EXCERPT", (("1 tensor of 20", "no"), ("BERT base", "step")))
+    theirs = {"steepest": [0.010] * 3, "steepest.torch": [0.020] * 3, "torch fused": [0.030] * 3}
+    model = entry("adamw", "bert", None, theirs)
+    tables = tmp_path / "tables.md"
+    text = report.markdown(fixture | {"results": [*fixture["results"], model]})
+    tables.write_text(text, encoding="utf-8")
+    target, image = tmp_path / "README.md", tmp_path / "few.png"
+    target.write_text(f"before {report.BEGIN}{report.END} after")
+    options = ["--excerpt", str(tables), "--write", str(target), "--picture", str(image)]
+    assert report.main(options) == 0
+    text = target.read_text(encoding="utf-8")
+    assert text.startswith("before ") and text.endswith(" after")
+    assert "A CPU, Linux x86_64, 2 threads; steepest 1.2.3" in text and "](few.png)" in text
+    assert "| 1 tensor of 20 000 000 | 20 ms | 1.04 | 5.00 | 18 |" in text
+    assert "| BERT base: ... | 20 ms | 1.50 | – | – |" in text
+    assert (
+        "faster in 4 of 6 comparisons, there is no clear difference in 1, and it is slower in 1: "
+        "torch fused, AdamW, 1 tensor of 10 (0.50)." in text
+    )
+    assert image.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("missing", ["| 1 tensor of 20", "steepest is faster", "A CPU, "])
+def test_an_excerpt_of_other_text_is_refused(
+    missing: str,
+    fixture: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(report, "EXCERPT", (("1 tensor of 20", "no"),))
+    lines = report.markdown(fixture).splitlines()
+    tables, target = tmp_path / "tables.md", tmp_path / "README.md"
+    kept = [line for line in lines if not line.startswith(missing)]
+    tables.write_text("\n".join(kept), encoding="utf-8")
+    target.write_text(report.BEGIN + report.END)
+    assert report.main(["--excerpt", str(tables), "--write", str(target)]) == 2
+    assert target.read_text() == report.BEGIN + report.END
+    assert "--excerpt" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("script", ["run.py", "report.py"])
 def test_scripts_run_as_files(script: str, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "bench" / script), "--help"]

@@ -4,6 +4,7 @@ import contextlib
 import doctest
 import io
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
+import steepest as st
+from bench import report
 from steepest import cli, reference, schedules
+from steepest.optimizers import RULES
 
 ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def printed(*arguments):
@@ -22,37 +27,146 @@ def printed(*arguments):
     return out.getvalue()
 
 
+def marks(text):
+    """Of a test that runs code: what imports torch carries its mark."""
+    return [pytest.mark.torch] if "import torch" in text else []
+
+
 def pages():
-    """README and docs/, each as a parameter; those that import torch carry its mark."""
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        needs_torch = "import torch" in page.read_text(encoding="utf-8")
-        yield pytest.param(page, id=page.stem, marks=[pytest.mark.torch] if needs_torch else [])
+    """The pages of docs/, each as a parameter."""
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        yield pytest.param(page, id=page.stem, marks=marks(page.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("page", list(pages()))
 def test_the_examples_of_a_page(page, tmp_path, monkeypatch):
     """In an empty folder, where examples may write, with registries that they may add to."""
-    if "import torch" in page.read_text(encoding="utf-8"):
+    text = page.read_text(encoding="utf-8")
+    if marks(text):
         pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reference, "RULES", dict(reference.RULES))
     monkeypatch.setattr(schedules, "SCHEDULES", dict(schedules.SCHEDULES))
     failures, tests = doctest.testfile(str(page), module_relative=False)
-    assert tests > 3 and failures == 0
+    assert tests == len(re.findall(r"^>>> ", text, re.MULTILINE)) and failures == 0
 
 
-def test_the_readmes_table_of_rules_is_the_commands():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = re.search(r"<!-- rules:begin -->\n(.*)<!-- rules:end -->", readme, re.DOTALL).group(1)
+def test_tables_of_rules_are_the_commands():
+    text = (ROOT / "docs" / "rules.md").read_text(encoding="utf-8")
+    table = re.search(r"<!-- rules:begin -->\n(.*)<!-- rules:end -->", text, re.DOTALL).group(1)
     assert table == printed("list", "--markdown"), (
-        "write it with: steepest list --markdown, between the markers of README.md"
+        "write it with: steepest list --markdown, between the markers of docs/rules.md"
     )
 
 
-def test_the_readme_names_the_two_commands():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert 'pip install ".[train]" && steepest train digits\n' in readme
-    assert 'pip install ".[test]" && pytest\n' in readme
+# The README
+
+
+def blocks():
+    """The README's blocks of code: (language, text)."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def run(code):
+    """Runs code as a file of its own, and returns the lines that it prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
+    return out.getvalue().splitlines()
+
+
+def test_every_block_of_the_readme_is_run():
+    """Here, by the next tests; the block without a language is run by .ci/run and a user."""
+    assert [language for language, _ in blocks()] == ["", "python", "python", "sh"]
+    install = ['pip install ".[train]" && steepest train digits', 'pip install ".[test]" && pytest']
+    assert blocks()[0][1].splitlines() == install
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(code, marks=marks(code), id="torch" if marks(code) else "numpy")
+        for language, code in blocks()
+        if language == "python"
+    ],
+)
+def test_the_readmes_code_prints_what_it_says(code):
+    if marks(code):
+        pytest.importorskip("torch")
+    said = re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
+    assert said and run(code) == said
+    if marks(code):  # "was": with the line that it replaces, the same
+        theirs, count = re.subn(r"^from steepest.*# was: (.*)$", r"\1", code, flags=re.MULTILINE)
+        assert count == 1 and "steepest" not in theirs and run(theirs) == said
+
+
+def test_the_readmes_training_of_a_table_leaves_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{50 + k},{1 + k % 5},{2 * (50 + k) + 15 * (k % 5)}" for k in range(120)]
+    Path("houses.csv").write_text("\n".join(["area,rooms,price", *rows]) + "\n")
+    [command] = [text for language, text in blocks() if language == "sh"]
+    words = shlex.split(command)
+    assert words[0] == "steepest"
+    assert "rmse" in printed(*words[1:], "--epochs", "2", "--quiet")
+    left = README.partition(command)[2].partition("\n\n")[2].partition("\n\n")[0]
+    files = re.findall(r"`([\w.]+\.\w+)`", left)
+    assert sorted(path.name for path in Path("houses").iterdir()) == sorted(files)
+
+
+def test_the_readme_shows_rows_of_the_tables_of_docs():
+    tables = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    shown = report.excerpt(tables, "bench/few.png")
+    assert report.replaced(README, shown) == README, (
+        "write it with: python bench/report.py --excerpt docs/benchmarks.md --write README.md "
+        "--picture bench/few.png"
+    )
+
+
+def section(title):
+    return README.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_the_readme_names_every_rule_once_in_the_order_of_the_library():
+    named = re.findall(r"`(\w+)`", section("Names by family").partition("Beside them")[0])
+    assert named == [cls.__name__ for cls in RULES.values()]
+    assert f"**{len(RULES)} optimizer rules" in README
+    matrix = sum(cls.needs == "matrix" for cls in RULES.values())
+    assert matrix == 7 and "The seven matrix rules" in README
+
+
+def test_the_readme_advises_what_there_is():
+    names = re.findall(r"`(\w+)`", section("Which optimizer"))
+    assert len(names) > 12 and all(hasattr(st, name) for name in names)
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+def anchors(text):
+    """What a link may name in a page: its titles, as GitHub and PyPI write them."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob(".github/**/*.md")]
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda path: path.stem)
+def test_links_between_files_lead_somewhere(page):
+    prose = re.sub(
+        r"^```.*?^```$|`[^`\n]+`", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if link.startswith(("https://", "mailto:")):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page if not name else page.parent / name
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+# The examples of CONTRIBUTING
 
 
 def worked_example(what="rule"):
