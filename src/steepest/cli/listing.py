@@ -16,7 +16,7 @@ _FORMATS = ("dtype", "grad_dtype", "state_dtype", "master")
 def add(commands: Any) -> None:
     """Adds the command's parser."""
     parser = commands.add_parser("list", help="the optimizers: formulas, states, bytes, papers")
-    parser.add_argument("--markdown", action="store_true", help="as the table of the README")
+    parser.add_argument("--markdown", action="store_true", help="as the table of docs/rules.md")
     parser.add_argument("--dtype", metavar="FORMAT", help="of parameters (default: float32)")
     parser.add_argument(
         "--grad-dtype", metavar="FORMAT", help="of gradients (default: that of parameters)"

@@ -45,8 +45,8 @@ class Sharded:
     All ranks make it and call its methods together, in the same order, with parameters, hyper-
     parameters and groups that are the same everywhere. Element-wise rules have about 1/n of all
     state on each rank, in parts cut to a row; what needs whole arrays (layer-wise and matrix rules,
-    clips, filters and penalties by units, ``filters.mars``, ``cautious=True``, states whose elements
-    share scales) goes whole to one rank each, balanced by bytes.
+    clips, filters and penalties by units, ``filters.mars``, ``cautious=True``, states of 8 bits)
+    goes whole to one rank each, balanced by bytes.
 
     Raises MissingExtra without mpi4py; on all ranks what the optimizer's class raises, ValueError
     for ``copies``, where ranks differ in names, shapes, types or hyper-parameters, and where there

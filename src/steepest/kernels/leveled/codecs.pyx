@@ -199,7 +199,7 @@ cdef void encode_float32(Operand *x, Py_ssize_t start, Py_ssize_t n,
 
 
 cdef void stream_float32(Operand *x, Py_ssize_t start, Py_ssize_t n,
-                        const float *row) noexcept nogil:
+                         const float *row) noexcept nogil:
     streamed(x.data + start * <Py_ssize_t>sizeof(float32), n, row, <const float32 *>NULL)
 
 CODECS["float32"] = (
@@ -231,7 +231,7 @@ cdef void encode_float16(Operand *x, Py_ssize_t start, Py_ssize_t n,
 
 
 cdef void stream_float16(Operand *x, Py_ssize_t start, Py_ssize_t n,
-                        const float *row) noexcept nogil:
+                         const float *row) noexcept nogil:
     streamed(x.data + start * <Py_ssize_t>sizeof(float16), n, row, <const float16 *>NULL)
 
 CODECS["float16"] = (
@@ -251,7 +251,7 @@ cdef void encode_bfloat16(Operand *x, Py_ssize_t start, Py_ssize_t n,
 
 
 cdef void stream_bfloat16(Operand *x, Py_ssize_t start, Py_ssize_t n,
-                         const float *row) noexcept nogil:
+                          const float *row) noexcept nogil:
     streamed(x.data + start * <Py_ssize_t>sizeof(bfloat16), n, row, <const bfloat16 *>NULL)
 
 CODECS["bfloat16"] = (
