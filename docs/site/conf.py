@@ -1,0 +1,101 @@
+"""The site: ``sphinx-build -W --keep-going docs/site build/site``."""
+
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import docstrings
+import names
+import pages
+
+import steepest as st
+from steepest.core.common_options import CommonOptions
+
+pages.write()
+
+project = "steepest"
+author = copyright = "The steepest developers"
+version = release = st.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
+exclude_patterns = ["parts/*", "README.md"]
+try:
+    import torch  # noqa: F401
+except ImportError:  # two classes and a function are then shown without it
+    autodoc_mock_imports = ["torch"]
+
+myst_heading_anchors = 4
+autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False
+autodoc_typehints = "none"
+maximum_signature_line_length = 80
+default_role = "code"
+add_module_names = True
+toc_object_entries_show_parents = "hide"
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
+
+html_theme = "pydata_sphinx_theme"
+html_title = f"steepest {version}"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_copy_source = html_show_sourcelink = False
+html_theme_options = {
+    "navigation_with_keys": False,
+    "show_toc_level": 2,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "secondary_sidebar_items": ["page-toc"],
+    "show_nav_level": 1,
+    "navigation_depth": 3,
+}
+
+RULES = {path.rpartition(".")[2]: path for path in names.everything() if path.count(".") == 1}
+
+
+def written(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """A docstring in reStructuredText, and what the fields of a class may be."""
+    text = list(lines)
+    if name == "steepest.Optimizer":
+        text += ["", *inspect.cleandoc(CommonOptions.__doc__ or "").splitlines()]
+    classes = {k: v for k, v in RULES.items() if k[:1].isupper() and v != name}
+    lines[:] = docstrings.rst(text, classes)
+    if what == "class" and name != "steepest.Optimizer":
+        lines += ["", *arguments(value)]
+
+
+def arguments(value: Any) -> list[str]:
+    """A field list of the arguments whose type says what they may be."""
+    checks = {name: check for name, check in getattr(value, "checks", {}).items()}
+    own = [name for name, x in getattr(value, "fields", {}).items() if not x.option]
+    if not own:
+        try:
+            parameters = inspect.signature(value).parameters
+        except (TypeError, ValueError):
+            return []
+        own = list(parameters)
+        checks = {k: x.annotation.__metadata__[0] for k, x in parameters.items()
+                  if hasattr(x.annotation, "__metadata__")}  # fmt: skip
+    return [f":param {name}: {said(checks[name])}" for name in own if name in checks]
+
+
+def said(check: Any) -> str:
+    """What a value may be, in words."""
+    if hasattr(check, "rule"):  # a convention, of those of the rule
+        return "one of " + ", ".join(f"``{name!r}``" for name in check.names)
+    text = str(check)
+    return "" if "(" in text and "=" in text else text.replace("*", r"\*")
+
+
+def left_out(app: Any, what: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
+    """Of an optimizer, what is for users: not what a rule says of itself."""
+    home = getattr(value, "__qualname__", "") or getattr(getattr(value, "fget", None), "__qualname__", "")
+    return True if home.startswith(("Rule.", "WithFields.")) else None
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", written)
+    app.connect("autodoc-skip-member", left_out)

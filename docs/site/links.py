@@ -1,0 +1,62 @@
+"""Links of the Markdown pages, which lead from file to file, as links from page to page.
+
+In the site a page of ``docs/`` is in ``guide/``, some files of the root are in ``project/``, and
+any other file or folder that a page links to becomes a page that shows it, in ``files/``.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+ROOT = Path(__file__).parents[2]
+
+MOVED = {
+    "README.md": "index",
+    "CHANGELOG.md": "project/changes",
+    "CONTRIBUTING.md": "project/contributing",
+    "CODE_OF_CONDUCT.md": "project/conduct",
+    "SECURITY.md": "project/security",
+    "bench/convergence.md": "guide/convergence",
+}
+"""Pages of other folders than ``docs/``: file, page."""
+
+_BLOCK = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
+
+
+def page_of(file: str) -> str:
+    """The page of a file or folder, both without a leading slash; pages without a suffix."""
+    path = PurePosixPath(file)
+    if file in MOVED:
+        return MOVED[file]
+    if path.parent == PurePosixPath("docs") and path.suffix == ".md":
+        return f"guide/{path.stem}"
+    return f"files/{file}"
+
+
+def rewritten(text: str, file: str, page: str, linked: Callable[[str], None]) -> str:
+    """The text of a file with the links that it needs as a page.
+
+    linked: called with each file that becomes a page in ``files/``. Raises FileNotFoundError for a
+    link to nothing.
+    """
+
+    def one(found: re.Match[str]) -> str:
+        image, name, link = found.groups()
+        if re.match(r"[a-z]+:|#", link):
+            return found[0]
+        path, _, anchor = link.partition("#")
+        target = os.path.normpath(PurePosixPath(file).parent / path)
+        if not (ROOT / target).exists():
+            raise FileNotFoundError(f"{file}: link to {link}, which is not there")
+        here = PurePosixPath("docs/site", page).parent
+        if image:
+            return f"![{name}]({os.path.relpath(target, here)})"
+        goal = page_of(target)
+        if goal.startswith("files/"):
+            linked(target)
+        relative = os.path.relpath(f"{goal}.md", PurePosixPath(page).parent)
+        return f"[{name}]({relative}{'#' + anchor if anchor else ''})"
+
+    return "".join(x if x.startswith("```") else _LINK.sub(one, x) for x in _BLOCK.split(text))

@@ -1,0 +1,159 @@
+"""Which names the API reference has: all public ones, found in the package itself.
+
+A rule, and a name in the ``__all__`` of a room, need no line here. A name of ``steepest`` that no
+room claims, and a module that is neither a room nor internal, are errors: ``unclaimed`` has them,
+and a test and the build fail.
+"""
+
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import steepest as st
+from steepest.optimizers import RULES
+
+
+@dataclass(frozen=True)
+class Room:
+    """A page of the reference: a public module, and names of ``steepest`` that are defined in it.
+
+    name: of the module, and of the page. title: of the page. homes: where names of ``steepest``
+    that belong here are defined, besides. text: in place of the module's docstring.
+    """
+
+    name: str
+    title: str
+    homes: tuple[str, ...] = ()
+    text: str = ""
+
+
+ROOMS = (
+    Room("schedules", "Schedules"),
+    Room("clip", "Clipping"),
+    Room("filters", "Filters"),
+    Room("regularize", "Regularisation"),
+    Room("average", "Averages"),
+    Room("training", "Training", ("steepest.training",)),
+    Room("logs", "Logs"),
+    Room("tuning", "Tuning", ("steepest.tuning",)),
+    Room("models", "Models"),
+    Room("losses", "Losses"),
+    Room("initializers", "Initial values"),
+    Room("data", "Data"),
+    Room("torch", "PyTorch"),
+    Room("mpi", "MPI"),
+    Room("checkpoint", "Checkpoints", ("steepest.checkpoint",)),
+    Room("convert", "Converters"),
+    Room("codecs", "Codecs"),
+    Room("reference", "Rules in NumPy"),
+    Room("extension", "Rules of your own", ("steepest.extension",)),
+    Room("testing", "Tests of rules"),
+    Room(
+        "", "Threads and versions", ("steepest.kernels",),
+        "What a process has, and how many threads its steps use.",
+    ),
+)  # fmt: skip
+"""In the order of the reference; the optimizers come before them."""
+
+INTERNAL = ("cli", "core", "extras", "fields", "kernels", "matrix", "memory")
+"""Modules that are no part of the interface of Python."""
+
+SPREAD = ("optimizers", "options")
+"""Packages whose contents have places of their own: the rules, and four rooms."""
+
+OPTIONAL = {"torch"}
+"""Rooms whose import needs a package that may be absent."""
+
+
+def module_of(room: Room) -> ModuleType | None:
+    """The room's module, or None where it has none, or needs a package that is absent."""
+    if not room.name:
+        return None
+    if hasattr(st, room.name):
+        module: ModuleType = getattr(st, room.name)
+        return module
+    try:
+        return import_module(f"steepest.{room.name}")
+    except ImportError:
+        if room.name in OPTIONAL:
+            return None
+        raise
+
+
+def public(module: ModuleType) -> list[str]:
+    """Its public names in their order: ``__all__``, or what a package without one re-exports."""
+    if hasattr(module, "__all__"):
+        return list(dict.fromkeys(module.__all__))
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    ]
+
+
+def top() -> dict[str, Any]:
+    """The public names of ``steepest`` that are no modules."""
+    values = {name: getattr(st, name) for name in dir(st) if not name.startswith("_")}
+    return {name: value for name, value in values.items() if not inspect.ismodule(value)}
+
+
+def families() -> dict[str, list[str]]:
+    """The rules by family: the module that defines them, in the order of the library."""
+    found: dict[str, list[str]] = {}
+    for rule in RULES.values():
+        found.setdefault(rule.__module__, []).append(f"steepest.{rule.__name__}")
+    return found
+
+
+def beside() -> list[str]:
+    """What is nearly a rule, and the base of all."""
+    rules = {rule.__name__ for rule in RULES.values()}
+    return sorted(
+        f"steepest.{name}"
+        for name, value in top().items()
+        if name not in rules
+        and value.__module__.startswith(("steepest.optimizers.", "steepest.core.optimizer"))
+    )
+
+
+def entries(room: Room) -> list[str]:
+    """The names of a room as the reference has them: ``steepest.fit``, ``steepest.clip.norm``."""
+    names = [
+        f"steepest.{name}"
+        for name, value in top().items()
+        if value.__module__.startswith(room.homes)
+        and f"steepest.{name}" not in beside()
+    ] if room.homes else []  # fmt: skip
+    if room.name == "torch":  # whose list is the same without PyTorch
+        more = ["InBackward", "Optimizer", "step_in_backward"]
+        return [f"steepest.torch.{x}" for x in (*more, *(r.__name__ for r in RULES.values()))]
+    module = module_of(room)
+    if module is None:
+        return names
+    own = [x for x in public(module) if getattr(st, x, None) is not getattr(module, x)]
+    return names + [f"steepest.{room.name}.{name}" for name in own]
+
+
+def everything() -> Iterator[str]:
+    """Every name of the reference, in its order."""
+    for rules in families().values():
+        yield from rules
+    yield from beside()
+    for room in ROOMS:
+        yield from entries(room)
+
+
+def unclaimed() -> list[str]:
+    """Public names and modules that the reference lacks."""
+    known = set(everything())
+    rooms = {room.name for room in ROOMS}
+    names = [f"steepest.{name}" for name in top() if f"steepest.{name}" not in known]
+    modules = {found.name for found in pkgutil.iter_modules(st.__path__)}
+    modules |= {name for name in dir(st) if inspect.ismodule(getattr(st, name))}
+    modules -= {name for name in modules if name.startswith("_")}
+    missing = modules - rooms - {*INTERNAL, *SPREAD}
+    return names + sorted(f"steepest.{name}" for name in missing)

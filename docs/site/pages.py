@@ -1,0 +1,284 @@
+"""The pages of the site that are made of other files: the guide, the reference, files linked to.
+
+``write`` writes them below this folder, where git ignores them, and removes those of before that
+are no longer made. A file whose text is as it was is left alone, so that a second build is short.
+"""
+
+import inspect
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import links
+import names
+
+HERE = Path(__file__).parent
+MADE = ("guide", "reference", "project", "files", "parts")
+"""Folders whose files are all made here."""
+
+LANGUAGES = {".py": "python", ".pyx": "cython", ".toml": "toml", ".cff": "yaml", ".md": "markdown"}
+
+
+def write() -> None:
+    """Writes all of them."""
+    missing = names.unclaimed()
+    if missing:
+        raise LookupError(f"public names without a room in docs/site/names.py: {missing}")
+    pages = guide() | reference()
+    for folder in MADE:
+        for old in (HERE / folder).rglob("*"):
+            if old.is_file() and old.relative_to(HERE).as_posix() not in pages:
+                old.unlink()
+    for name, text in pages.items():
+        path = HERE / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_text("utf-8") != text:
+            path.write_text(text, "utf-8")
+
+
+# The guide
+
+
+def guide() -> dict[str, str]:
+    """The Markdown pages, with parts of the README for the home page, and the files they link to."""
+    pages: dict[str, str] = {}
+    linked: set[str] = set()
+    sources = [f"docs/{path.name}" for path in sorted((links.ROOT / "docs").glob("*.md"))]
+    for file in (*sources, *links.MOVED):
+        if file != "README.md":
+            page = links.page_of(file)
+            text = (links.ROOT / file).read_text("utf-8")
+            pages[f"{page}.md"] = links.rewritten(text, file, page, linked.add)
+    readme = (links.ROOT / "README.md").read_text("utf-8")
+    readme = links.rewritten(readme, "README.md", "index", linked.add)
+    for title in ("Install", "Three ways to begin", "Which optimizer", "Promises"):
+        part = readme.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+        pages[f"parts/{title.lower().replace(' ', '-')}.md"] = part.strip() + "\n"
+    pages["parts/head.md"] = readme.partition("\n## ")[0] + "\n"
+    for file in linked:
+        pages[f"{links.page_of(file)}.md"] = shown(file)
+    listed = "\n".join(f"files/{file}" for file in sorted(linked))
+    pages["files/index.md"] = f"""# Files that pages link to
+
+```{{toctree}}
+:maxdepth: 1
+
+{listed.replace("files/", "")}
+```
+"""
+    return pages
+
+
+def shown(file: str) -> str:
+    """A page that shows a file, or all files of a folder."""
+    path = links.ROOT / file
+    files = [path] if path.is_file() else tracked(path)
+    parts = [f"# `{file}`\n"]
+    for each in files:
+        if path.is_dir():
+            parts.append(f"## `{each.relative_to(path).as_posix()}`\n")
+        language = LANGUAGES.get(each.suffix, "text")
+        parts.append(f"``````{language}\n{each.read_text('utf-8').rstrip()}\n``````\n")
+    return "\n".join(parts)
+
+
+def tracked(folder: Path) -> list[Path]:
+    """The files of a folder, without what a build has left there."""
+    found = sorted(x for x in folder.rglob("*") if x.is_file())
+    left = {"build", "__pycache__", "dist"}
+    return [
+        x
+        for x in found
+        if x.suffix in (*LANGUAGES, ".txt")
+        and not left & set(x.relative_to(folder).parts)
+        and ".egg-info" not in str(x)
+    ]
+
+
+# The reference
+
+
+def reference() -> dict[str, str]:
+    """A page for each rule, for each family of them, and for each room."""
+    pages = {}
+    families = []
+    for module, rules in names.families().items():
+        family = module.rpartition(".")[2]
+        families.append(f"{family}")
+        for rule in rules:
+            pages[f"reference/{rule}.rst"] = titled(rule.rpartition(".")[2]) + entry(rule)
+        text = inspect.cleandoc(import_module(module).__doc__ or "")
+        pages[f"reference/{family}.rst"] = "\n".join([
+            titled(TITLES.get(family, family.replace("_", " ").capitalize())),
+            f".. automodule:: {module}\n   :no-index:\n" if text else "",
+            table([(f":doc:`{rule.rpartition('.')[2]} <{rule}>`", found(rule)) for rule in rules]),
+            tree(rules, hidden=True),
+        ])
+    pages["reference/beside.rst"] = titled("What all optimizers share, and more optimizers") + (
+        contents(names.beside())
+    )
+    rooms = []
+    for room in names.ROOMS:
+        page = room.name or "process"
+        rooms.append(page)
+        pages[f"reference/{page}.rst"] = room_page(room)
+    pages["reference/index.rst"] = titled("API reference") + f"""
+Every public name of ``import steepest as st``, with its docstring. What is called
+``steepest.clip.norm`` here is ``st.clip.norm`` in the guide.
+
+.. toctree::
+   :caption: Optimizers
+   :maxdepth: 2
+
+   beside
+{indented(families)}
+
+.. toctree::
+   :caption: Everything else
+   :maxdepth: 1
+
+{indented(rooms)}
+"""
+    return pages
+
+
+TITLES = {
+    "sgd": "Gradient descent and momentum",
+    "adam": "Adam",
+    "adam_variants": "Variants of Adam",
+    "averaged": "Averaged rules",
+    "sign": "Sign rules",
+    "adaptive": "Adaptive rules",
+    "layerwise": "Layer-wise rules",
+    "parameter_free": "Parameter-free rules",
+    "factored": "Factored rules",
+    "low_rank": "Low-rank rules",
+}
+"""Of families whose module's name is not one."""
+
+
+def room_page(room: names.Room) -> str:
+    """A room: its module's docstring, a table of its names, and an entry for each."""
+    title = f"{room.title}: ``steepest.{room.name}``" if room.name else room.title
+    text = f".. automodule:: steepest.{room.name}\n   :no-index:\n" if room.name else room.text
+    listed = names.entries(room)
+    if room.name == "torch":
+        return titled(title) + text + torch_contents(listed)
+    elsewhere = ""
+    module = names.module_of(room)
+    if module is not None:
+        also = [
+            x
+            for x in names.public(module)
+            if f"steepest.{room.name}.{x}" not in listed and f"steepest.{x}" not in listed
+        ]
+        if also:
+            elsewhere = "\n\nAlso here: " + ", ".join(f":py:obj:`steepest.{x}`" for x in also) + "."
+    return titled(title) + text + elsewhere + "\n\n" + contents(listed)
+
+
+def torch_contents(listed: list[str]) -> str:
+    """The room of torch: its own classes, and the rules', whose arguments are those of the rules."""
+    own, rules = listed[:3], listed[3:]
+    out = [contents(own), "The rules\n---------\n"]
+    out.append(
+        "Each rule is a ``torch.optim.Optimizer`` here, with the arguments of the rule for NumPy, "
+        "and ``foreach``, ``fused``, ``capturable`` and ``differentiable`` where the class of "
+        "PyTorch has them.\n"
+    )
+    for path in rules:
+        name = path.rpartition(".")[2]
+        signature = plain_signature(resolved(f"steepest.{name}"))
+        out.append(f".. py:class:: {path}{signature}\n\n   :py:class:`steepest.{name}`: "
+                   f"{found(f'steepest.{name}')}\n")  # fmt: skip
+    return "\n".join(out)
+
+
+def contents(listed: list[str]) -> str:
+    """A table of names, and an entry for each."""
+    rows = [(f":py:obj:`{short(path)} <{path}>`", found(path)) for path in listed]
+    return "\n".join([table(rows), *(entry(path) for path in listed)])
+
+
+def entry(path: str) -> str:
+    """The directive for a name."""
+    value = resolved(path)
+    if inspect.isclass(value):
+        options = ["members:"]
+        if path == "steepest.Optimizer":
+            options.append("inherited-members:")
+        return f"\n.. autoclass:: {path}\n" + "".join(f"   :{x}\n" for x in options)
+    if inspect.isroutine(value):
+        return f"\n.. autofunction:: {path}\n"
+    return f"\n.. py:data:: {path}\n\n{indented(data(path, value).splitlines())}\n"
+
+
+def data(path: str, value: Any) -> str:
+    """What a constant or an alias of a type is: what stands below it in the source, or its value."""
+    from sphinx.pycode import ModuleAnalyzer
+
+    owner, _, name = path.rpartition(".")
+    for module in (import_module(owner), getattr(value, "__module__", None)):
+        home = getattr(module, "__name__", None)
+        if home in sys.modules:
+            found = ModuleAnalyzer.for_module(home).find_attr_docs().get(("", name))
+            if found:
+                return "\n".join(found)
+    check = getattr(value, "__metadata__", ())
+    if check:
+        return f"The type of a field that is {check[0]}."
+    if isinstance(value, dict):
+        return "By name: " + ", ".join(f"``{key}``" for key in value) + "."
+    text = " ".join(str(value).replace("typing.", "").replace("collections.abc.", "").split())
+    return f"``{text}``"
+
+
+def found(path: str) -> str:
+    """The first line of what is said of a name, as reStructuredText."""
+    from docstrings import rst
+
+    value = resolved(path)
+    if inspect.isclass(value) or inspect.isroutine(value):
+        first = inspect.cleandoc(value.__doc__ or "").partition("\n\n")[0]
+        return " ".join(rst(first.splitlines())).strip()
+    return " ".join(data(path, value).split())
+
+
+def resolved(path: str) -> Any:
+    """The object of a name."""
+    owner, _, name = path.rpartition(".")
+    return getattr(import_module(owner), name)
+
+
+def short(path: str) -> str:
+    """A name as one writes it after its room's: without ``steepest`` before the room."""
+    return path.removeprefix("steepest.")
+
+
+def plain_signature(value: Any) -> str:
+    """A signature without types."""
+    signature = inspect.signature(value)
+    bare = [x.replace(annotation=inspect.Parameter.empty) for x in signature.parameters.values()]
+    return str(inspect.Signature(bare))
+
+
+def titled(title: str) -> str:
+    return f"{title}\n{'=' * len(title)}\n\n"
+
+
+def table(rows: list[tuple[str, str]]) -> str:
+    """A table of names and what they are."""
+    lines = [".. list-table::", "   :class: names", "   :widths: auto", ""]
+    for name, text in rows:
+        lines += [f"   * - {name}", f"     - {text}"]
+    return "\n".join([*lines, ""])
+
+
+def tree(pages: list[str], hidden: bool = False) -> str:
+    named = [f"{page.rpartition('.')[2]} <{page}>" for page in pages]
+    return f"\n.. toctree::\n{'   :hidden:' if hidden else ''}\n\n{indented(named)}\n"
+
+
+def indented(lines: list[str]) -> str:
+    return "\n".join(f"   {line}" if line else "" for line in lines)
