@@ -2,14 +2,13 @@
 
 import inspect
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import docstrings
-import names
-import pages
+from steepest_site import docstrings, names, pages
 
 import steepest as st
 from steepest.core.common_options import CommonOptions
@@ -57,45 +56,25 @@ RULES = {path.rpartition(".")[2]: path for path in names.everything() if path.co
 
 
 def written(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
-    """A docstring in reStructuredText, and what the fields of a class may be."""
+    """A docstring in reStructuredText, with what the types of arguments say."""
     text = list(lines)
+    source = value
     if name == "steepest.Optimizer":
         text += ["", *inspect.cleandoc(CommonOptions.__doc__ or "").splitlines()]
+        source = CommonOptions
     classes = {k: v for k, v in RULES.items() if k[:1].isupper() and v != name}
-    lines[:] = docstrings.rst(text, classes)
-    if what == "class" and name != "steepest.Optimizer":
-        lines += ["", *arguments(value)]
-
-
-def arguments(value: Any) -> list[str]:
-    """A field list of the arguments whose type says what they may be."""
-    checks = {name: check for name, check in getattr(value, "checks", {}).items()}
-    own = [name for name, x in getattr(value, "fields", {}).items() if not x.option]
-    if not own:
-        try:
-            parameters = inspect.signature(value).parameters
-        except (TypeError, ValueError):
-            return []
-        own = list(parameters)
-        checks = {k: x.annotation.__metadata__[0] for k, x in parameters.items()
-                  if hasattr(x.annotation, "__metadata__")}  # fmt: skip
-    return [f":param {name}: {said(checks[name])}" for name in own if name in checks]
-
-
-def said(check: Any) -> str:
-    """What a value may be, in words."""
-    if hasattr(check, "rule"):  # a convention, of those of the rule
-        return "one of " + ", ".join(f"``{name!r}``" for name in check.names)
-    text = str(check)
-    return "" if "(" in text and "=" in text else text.replace("*", r"\*")
+    lines[:] = docstrings.rst(text, classes, names.ranges(source))
 
 
 def left_out(app: Any, what: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
     """Of an optimizer, what is for users: not what a rule says of itself."""
-    home = getattr(value, "__qualname__", "") or getattr(getattr(value, "fget", None), "__qualname__", "")
+    home = getattr(getattr(value, "fget", value), "__qualname__", "")
     return True if home.startswith(("Rule.", "WithFields.")) else None
 
 
 def setup(app: Any) -> None:
+    # A change of these files changes every page.
+    texts = [path.read_text("utf-8") for path in sorted(Path(__file__).parent.rglob("*.py"))]
+    app.add_config_value("texts", zlib.crc32("".join(texts).encode()), "env")
     app.connect("autodoc-process-docstring", written)
     app.connect("autodoc-skip-member", left_out)

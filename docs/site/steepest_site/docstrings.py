@@ -5,23 +5,52 @@ everything else is prose, in which * and | mean themselves.
 """
 
 import re
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 _LITERAL = re.compile(r"(``.+?``|`[^`]+`)", re.DOTALL)
 _ARXIV = re.compile(r"arXiv:([\w.\-]+(?:/\d+)?\d)")
 _PAGE = re.compile(r"docs/([\w-]+)\.md")
 
 
-def rst(lines: list[str], classes: dict[str, str] | None = None) -> list[str]:
-    """The lines of a docstring as lines of reStructuredText; classes: paths by name, for links."""
+def rst(
+    lines: list[str],
+    classes: Mapping[str, str] = MappingProxyType({}),
+    ranges: Mapping[str, str] = MappingProxyType({}),
+) -> list[str]:
+    """The lines of a docstring as lines of reStructuredText.
+
+    classes: paths by name, for links. ranges: what each argument may be, "" where its type does not
+    say. A paragraph "name: what it is. other: what that is" of arguments becomes a list of them;
+    arguments with a range that no paragraph explains are listed at the end.
+    """
     out: list[str] = []
+    left = dict(ranges)
     for kind, block in _blocks(lines):
         if kind == "formula":
-            out += [".. code-block:: text", "", *block, ""]
+            out += [".. code-block:: text", "", *block]
         elif kind == "example":
-            out += [*block, ""]
+            out += block
         else:
-            out += [*_prose("\n".join(block), classes or {}).split("\n"), ""]
-    return out
+            text = "\n".join(block)
+            explained = _arguments(text, ranges)
+            for name, what in explained:
+                more = left.pop(name, "")
+                said = _prose(" ".join(what.split()), classes)
+                out.append(f":param {name}: {said}" + (f" ({more})" if more else ""))
+            if not explained:
+                out += _prose(text, classes).split("\n")
+        out.append("")
+    return out + [f":param {name}: {text}" for name, text in left.items() if text]
+
+
+def _arguments(text: str, names: Iterable[str]) -> list[tuple[str, str]]:
+    """The arguments that a paragraph explains, if it begins with one: (name, text)."""
+    one = "|".join(map(re.escape, names))
+    if not one or not re.match(rf"({one}): ", text):
+        return []
+    parts = re.split(rf"(?:^|(?<=[.;])\s+)({one}):\s", text)
+    return list(zip(parts[1::2], parts[2::2], strict=True))
 
 
 def _blocks(lines: list[str]) -> list[tuple[str, list[str]]]:
@@ -62,14 +91,12 @@ def _stripped(block: list[str]) -> list[str]:
     return block
 
 
-def _prose(text: str, classes: dict[str, str]) -> str:
+def _prose(text: str, classes: Mapping[str, str]) -> str:
     parts = []
     for part in _LITERAL.split(text):
         if _LITERAL.fullmatch(part):
-            name = part.strip("`")
-            parts.append(
-                f":py:class:`~{classes[name]}`" if name in classes else f"``{' '.join(name.split())}``"
-            )
+            name = " ".join(part.strip("`").split())
+            parts.append(f":py:class:`~{classes[name]}`" if name in classes else f"``{name}``")
         else:
             parts.append(_escaped(part))
     return "".join(

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 MOVED = {
     "README.md": "index",
@@ -57,6 +57,8 @@ def rewritten(text: str, file: str, page: str, linked: Callable[[str], None]) ->
         if goal.startswith("files/"):
             linked(target)
         relative = os.path.relpath(f"{goal}.md", PurePosixPath(page).parent)
+        if path.endswith(".md") and path.endswith(name):
+            name = ""  # the page's title
         return f"[{name}]({relative}{'#' + anchor if anchor else ''})"
 
     return "".join(x if x.startswith("```") else _LINK.sub(one, x) for x in _BLOCK.split(text))

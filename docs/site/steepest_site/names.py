@@ -7,6 +7,7 @@ and a test and the build fail.
 
 import inspect
 import pkgutil
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -157,3 +158,27 @@ def unclaimed() -> list[str]:
     modules -= {name for name in modules if name.startswith("_")}
     missing = modules - rooms - {*INTERNAL, *SPREAD}
     return names + sorted(f"steepest.{name}" for name in missing)
+
+
+# Arguments
+
+
+def ranges(value: Any) -> dict[str, str]:
+    """What each argument may be, in words: "" where its type does not say."""
+    fields = getattr(value, "fields", None)
+    if isinstance(fields, dict) and inspect.isclass(value):
+        everywhere = value.__name__ == "CommonOptions"
+        return {k: in_words(x.check) for k, x in fields.items() if everywhere or not x.option}
+    try:
+        parameters = inspect.signature(value).parameters.values()
+    except (TypeError, ValueError):
+        return {}
+    return {x.name: in_words(*getattr(x.annotation, "__metadata__", ())[:1]) for x in parameters}
+
+
+def in_words(check: Any = None) -> str:
+    """What a check of a field says that it expects; "" where it has no text for it."""
+    if hasattr(check, "rule"):  # a convention, of those of the rule
+        return "one of " + ", ".join(map(repr, check.names)) if check.names else ""
+    text = str(check or "")
+    return "" if re.match(r"<|\w+\(", text) else text

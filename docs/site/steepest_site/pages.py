@@ -1,21 +1,24 @@
 """The pages of the site that are made of other files: the guide, the reference, files linked to.
 
-``write`` writes them below this folder, where git ignores them, and removes those of before that
+``write`` writes them below ``docs/site/``, where git ignores them, and removes those of before that
 are no longer made. A file whose text is as it was is left alone, so that a second build is short.
 """
 
+import ast
+import functools
 import inspect
+import itertools
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import links
-import names
+from steepest_site import links, names
+from steepest_site.docstrings import rst
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 MADE = ("guide", "reference", "project", "files", "parts")
-"""Folders whose files are all made here."""
+"""Folders whose files are all made by ``write``."""
 
 LANGUAGES = {".py": "python", ".pyx": "cython", ".toml": "toml", ".cff": "yaml", ".md": "markdown"}
 
@@ -24,7 +27,7 @@ def write() -> None:
     """Writes all of them."""
     missing = names.unclaimed()
     if missing:
-        raise LookupError(f"public names without a room in docs/site/names.py: {missing}")
+        raise LookupError(f"public names without a room in steepest_site/names.py: {missing}")
     pages = guide() | reference()
     for folder in MADE:
         for old in (HERE / folder).rglob("*"):
@@ -41,7 +44,7 @@ def write() -> None:
 
 
 def guide() -> dict[str, str]:
-    """The Markdown pages, with parts of the README for the home page, and the files they link to."""
+    """The Markdown pages, parts of the README for the home page, and the files they link to."""
     pages: dict[str, str] = {}
     linked: set[str] = set()
     sources = [f"docs/{path.name}" for path in sorted((links.ROOT / "docs").glob("*.md"))]
@@ -109,21 +112,27 @@ def reference() -> dict[str, str]:
         for rule in rules:
             pages[f"reference/{rule}.rst"] = titled(rule.rpartition(".")[2]) + entry(rule)
         text = inspect.cleandoc(import_module(module).__doc__ or "")
-        pages[f"reference/{family}.rst"] = "\n".join([
-            titled(TITLES.get(family, family.replace("_", " ").capitalize())),
-            f".. automodule:: {module}\n   :no-index:\n" if text else "",
-            table([(f":doc:`{rule.rpartition('.')[2]} <{rule}>`", found(rule)) for rule in rules]),
-            tree(rules, hidden=True),
-        ])
+        pages[f"reference/{family}.rst"] = "\n".join(
+            [
+                titled(TITLES.get(family, family.replace("_", " ").capitalize())),
+                f".. automodule:: {module}\n   :no-index:\n" if text else "",
+                table(
+                    [(f":doc:`{rule.rpartition('.')[2]} <{rule}>`", found(rule)) for rule in rules]
+                ),
+                tree(rules, hidden=True),
+            ]
+        )
     pages["reference/beside.rst"] = titled("What all optimizers share, and more optimizers") + (
         contents(names.beside())
     )
     rooms = []
     for room in names.ROOMS:
         page = room.name or "process"
-        rooms.append(page)
+        rooms.append(f"{room.title} <{page}>")
         pages[f"reference/{page}.rst"] = room_page(room)
-    pages["reference/index.rst"] = titled("API reference") + f"""
+    pages["reference/index.rst"] = (
+        titled("API reference")
+        + f"""
 Every public name of ``import steepest as st``, with its docstring. What is called
 ``steepest.clip.norm`` here is ``st.clip.norm`` in the guide.
 
@@ -140,6 +149,7 @@ Every public name of ``import steepest as st``, with its docstring. What is call
 
 {indented(rooms)}
 """
+    )
     return pages
 
 
@@ -179,7 +189,7 @@ def room_page(room: names.Room) -> str:
 
 
 def torch_contents(listed: list[str]) -> str:
-    """The room of torch: its own classes, and the rules', whose arguments are those of the rules."""
+    """The room of torch: its own classes, and those of the rules, with the rules' arguments."""
     own, rules = listed[:3], listed[3:]
     out = [contents(own), "The rules\n---------\n"]
     out.append(
@@ -189,9 +199,9 @@ def torch_contents(listed: list[str]) -> str:
     )
     for path in rules:
         name = path.rpartition(".")[2]
-        signature = plain_signature(resolved(f"steepest.{name}"))
-        out.append(f".. py:class:: {path}{signature}\n\n   :py:class:`steepest.{name}`: "
-                   f"{found(f'steepest.{name}')}\n")  # fmt: skip
+        rule = resolved(f"steepest.{name}")
+        said = f":py:class:`steepest.{name}`: {found(f'steepest.{name}')}"
+        out.append(f".. py:class:: {path}{plain_signature(rule)}\n\n   {said}\n")
     return "\n".join(out)
 
 
@@ -215,29 +225,40 @@ def entry(path: str) -> str:
 
 
 def data(path: str, value: Any) -> str:
-    """What a constant or an alias of a type is: what stands below it in the source, or its value."""
-    from sphinx.pycode import ModuleAnalyzer
-
+    """What a constant or an alias of a type is: what stands below it in the source, or its type."""
     owner, _, name = path.rpartition(".")
-    for module in (import_module(owner), getattr(value, "__module__", None)):
-        home = getattr(module, "__name__", None)
-        if home in sys.modules:
-            found = ModuleAnalyzer.for_module(home).find_attr_docs().get(("", name))
-            if found:
-                return "\n".join(found)
-    check = getattr(value, "__metadata__", ())
-    if check:
-        return f"The type of a field that is {check[0]}."
+    for module in (import_module(owner).__name__, getattr(value, "__module__", "")):
+        if module in sys.modules and name in (said := below(module)):
+            return " ".join(rst(said[name].splitlines())).strip()
+    for check in getattr(value, "__metadata__", ())[:1]:
+        text = names.in_words(check)
+        return f"The type of a field: {text}." if text else "The type of a field."
     if isinstance(value, dict):
         return "By name: " + ", ".join(f"``{key}``" for key in value) + "."
-    text = " ".join(str(value).replace("typing.", "").replace("collections.abc.", "").split())
-    return f"``{text}``"
+    if type(value) in (int, float, str) or getattr(value, "__args__", None):
+        text = str(value).replace("typing.", "").replace("collections.abc.", "")
+        return f"``{text}``"
+    return f"As ``{type(value).__module__}.{type(value).__name__.strip('_')}``."
+
+
+@functools.cache
+def below(module: str) -> dict[str, str]:
+    """The strings that stand below assignments of a module, by the name assigned to."""
+    try:
+        body = ast.parse(inspect.getsource(sys.modules[module])).body
+    except (OSError, TypeError):  # compiled
+        return {}
+    texts = {}
+    for one, after in itertools.pairwise(body):
+        goals = [one.target] if isinstance(one, ast.AnnAssign) else getattr(one, "targets", [])
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            texts |= {x.id: inspect.cleandoc(str(after.value.value))
+                      for x in goals if isinstance(x, ast.Name)}  # fmt: skip
+    return texts
 
 
 def found(path: str) -> str:
     """The first line of what is said of a name, as reStructuredText."""
-    from docstrings import rst
-
     value = resolved(path)
     if inspect.isclass(value) or inspect.isroutine(value):
         first = inspect.cleandoc(value.__doc__ or "").partition("\n\n")[0]
