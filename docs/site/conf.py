@@ -32,6 +32,7 @@ autodoc_inherit_docstrings = False
 autodoc_typehints = "none"
 maximum_signature_line_length = 80
 default_role = "code"
+highlight_language = "none"
 add_module_names = True
 toc_object_entries_show_parents = "hide"
 copybutton_prompt_text = r">>> |\.\.\. "

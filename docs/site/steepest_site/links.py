@@ -61,4 +61,8 @@ def rewritten(text: str, file: str, page: str, linked: Callable[[str], None]) ->
             name = ""  # the page's title
         return f"[{name}]({relative}{'#' + anchor if anchor else ''})"
 
-    return "".join(x if x.startswith("```") else _LINK.sub(one, x) for x in _BLOCK.split(text))
+    parts = _BLOCK.split(text)
+    parts[::2] = [_LINK.sub(one, prose) for prose in parts[::2]]
+    # An example ends with an empty line, for doctest.
+    parts[1::2] = [re.sub(r"\n+```$", "\n```", block) for block in parts[1::2]]
+    return "".join(parts)

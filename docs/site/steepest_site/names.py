@@ -111,24 +111,25 @@ def families() -> dict[str, list[str]]:
 
 
 def beside() -> list[str]:
-    """What is nearly a rule, and the base of all."""
+    """The base of all optimizers first, and what is nearly a rule."""
     rules = {rule.__name__ for rule in RULES.values()}
-    return sorted(
+    homes = ("steepest.optimizers.", "steepest.core.optimizer")
+    found = [
         f"steepest.{name}"
         for name, value in top().items()
-        if name not in rules
-        and value.__module__.startswith(("steepest.optimizers.", "steepest.core.optimizer"))
-    )
+        if name not in rules and value.__module__.startswith(homes)
+    ]
+    return sorted(found, key=lambda path: (path != "steepest.Optimizer", path.lower()))
 
 
 def entries(room: Room) -> list[str]:
     """The names of a room as the reference has them: ``steepest.fit``, ``steepest.clip.norm``."""
+    optimizers = beside()
     names = [
         f"steepest.{name}"
         for name, value in top().items()
-        if value.__module__.startswith(room.homes)
-        and f"steepest.{name}" not in beside()
-    ] if room.homes else []  # fmt: skip
+        if value.__module__.startswith(room.homes) and f"steepest.{name}" not in optimizers
+    ]
     if room.name == "torch":  # whose list is the same without PyTorch
         more = ["InBackward", "Optimizer", "step_in_backward"]
         return [f"steepest.torch.{x}" for x in (*more, *(r.__name__ for r in RULES.values()))]

@@ -77,10 +77,10 @@ def shown(file: str) -> str:
     """A page that shows a file, or all files of a folder."""
     path = links.ROOT / file
     files = [path] if path.is_file() else tracked(path)
-    parts = [f"# `{file}`\n"]
+    parts = [f"# {file}\n"]
     for each in files:
         if path.is_dir():
-            parts.append(f"## `{each.relative_to(path).as_posix()}`\n")
+            parts.append(f"## {each.relative_to(path).as_posix()}\n")
         language = LANGUAGES.get(each.suffix, "text")
         parts.append(f"``````{language}\n{each.read_text('utf-8').rstrip()}\n``````\n")
     return "\n".join(parts)
@@ -122,9 +122,9 @@ def reference() -> dict[str, str]:
                 tree(rules, hidden=True),
             ]
         )
-    pages["reference/beside.rst"] = titled("What all optimizers share, and more optimizers") + (
-        contents(names.beside())
-    )
+    base, *others = names.beside()
+    pages["reference/optimizer.rst"] = titled("What all optimizers share") + entry(base)
+    pages["reference/beside.rst"] = titled("Beside the rules") + contents(others)
     rooms = []
     for room in names.ROOMS:
         page = room.name or "process"
@@ -139,9 +139,11 @@ Every public name of ``import steepest as st``, with its docstring. What is call
 .. toctree::
    :caption: Optimizers
    :maxdepth: 2
+   :includehidden:
 
-   beside
+   optimizer
 {indented(families)}
+   beside
 
 .. toctree::
    :caption: Everything else
