@@ -21,11 +21,6 @@ version = release = st.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 exclude_patterns = ["parts/*", "README.md"]
-try:
-    import torch  # noqa: F401
-except ImportError:  # two classes and a function are then shown without it
-    autodoc_mock_imports = ["torch"]
-
 myst_heading_anchors = 4
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False

@@ -5,7 +5,9 @@ are no longer made. A file whose text is as it was is left alone, so that a seco
 """
 
 import ast
+import copy
 import functools
+import importlib.util
 import inspect
 import itertools
 import sys
@@ -111,11 +113,10 @@ def reference() -> dict[str, str]:
         families.append(f"{family}")
         for rule in rules:
             pages[f"reference/{rule}.rst"] = titled(rule.rpartition(".")[2]) + entry(rule)
-        text = inspect.cleandoc(import_module(module).__doc__ or "")
         pages[f"reference/{family}.rst"] = "\n".join(
             [
                 titled(TITLES.get(family, family.replace("_", " ").capitalize())),
-                f".. automodule:: {module}\n   :no-index:\n" if text else "",
+                module_text(module),
                 table(
                     [(f":doc:`{rule.rpartition('.')[2]} <{rule}>`", found(rule)) for rule in rules]
                 ),
@@ -155,6 +156,13 @@ Every public name of ``import steepest as st``, with its docstring. What is call
     return pages
 
 
+def module_text(module: str) -> str:
+    """The docstring of a module, which need not be importable."""
+    name = importlib.util.find_spec(module)
+    text = ast.get_docstring(ast.parse(Path(name.origin).read_text("utf-8"))) if name else ""
+    return "\n".join(rst((text or "").splitlines())) + "\n"
+
+
 TITLES = {
     "sgd": "Gradient descent and momentum",
     "adam": "Adam",
@@ -173,7 +181,7 @@ TITLES = {
 def room_page(room: names.Room) -> str:
     """A room: its module's docstring, a table of its names, and an entry for each."""
     title = f"{room.title}: ``steepest.{room.name}``" if room.name else room.title
-    text = f".. automodule:: steepest.{room.name}\n   :no-index:\n" if room.name else room.text
+    text = module_text(f"steepest.{room.name}") if room.name else room.text
     listed = names.entries(room)
     if room.name == "torch":
         return titled(title) + text + torch_contents(listed)
@@ -216,14 +224,51 @@ def contents(listed: list[str]) -> str:
 def entry(path: str) -> str:
     """The directive for a name."""
     value = resolved(path)
-    if inspect.isclass(value):
+    if isinstance(value, ast.AST):
+        return "\n" + "\n".join(of_source(path, value)) + "\n"
+    if kind(value) == "class":
         options = ["members:"]
         if path == "steepest.Optimizer":
             options.append("inherited-members:")
         return f"\n.. autoclass:: {path}\n" + "".join(f"   :{x}\n" for x in options)
-    if inspect.isroutine(value):
+    if kind(value) == "function":
         return f"\n.. autofunction:: {path}\n"
     return f"\n.. py:data:: {path}\n\n{indented(data(path, value).splitlines())}\n"
+
+
+def of_source(path: str, node: Any) -> list[str]:
+    """A class or function as its definition has it, for what cannot be imported here."""
+    public = [
+        x
+        for x in (node.body if isinstance(node, ast.ClassDef) else ())
+        if isinstance(x, ast.FunctionDef) and not x.name.startswith("_") and ast.get_docstring(x)
+    ]
+    text = rst((ast.get_docstring(node) or "").splitlines())
+    if isinstance(node, ast.ClassDef):
+        made = [x for x in node.body if getattr(x, "name", "") == "__init__"]
+        head = f".. py:class:: {path}({bare(made[0]) if made else ''})"
+    elif "property" in [getattr(x, "id", "") for x in node.decorator_list]:
+        head = f".. py:property:: {path}"
+    else:
+        head = f".. py:{'function' if '.' in path else 'method'}:: {path}({bare(node)})"
+    inside = [line for x in public for line in ("", *of_source(x.name, x))]
+    return [head, "", *indented([*text, *inside]).split("\n")]
+
+
+def bare(node: ast.FunctionDef) -> str:
+    """The arguments of a definition, without types and without ``self``."""
+    arguments = copy.deepcopy(node.args)
+    for x in ast.walk(arguments):
+        if isinstance(x, ast.arg):
+            x.annotation = None
+    return ast.unparse(arguments).removeprefix("self").removeprefix(", ")
+
+
+def kind(value: Any) -> str:
+    """What a name stands for: a class, a function or data."""
+    if inspect.isclass(value) or isinstance(value, ast.ClassDef):
+        return "class"
+    return "function" if inspect.isroutine(value) or isinstance(value, ast.FunctionDef) else "data"
 
 
 def data(path: str, value: Any) -> str:
@@ -262,16 +307,25 @@ def below(module: str) -> dict[str, str]:
 def found(path: str) -> str:
     """The first line of what is said of a name, as reStructuredText."""
     value = resolved(path)
-    if inspect.isclass(value) or inspect.isroutine(value):
-        first = inspect.cleandoc(value.__doc__ or "").partition("\n\n")[0]
-        return " ".join(rst(first.splitlines())).strip()
-    return " ".join(data(path, value).split())
+    if kind(value) == "data":
+        return data(path, value)
+    text = ast.get_docstring(value) if isinstance(value, ast.AST) else value.__doc__
+    first = inspect.cleandoc(text or "").partition("\n\n")[0]
+    return " ".join(rst(first.splitlines())).strip()
 
 
 def resolved(path: str) -> Any:
-    """The object of a name."""
+    """The object of a name; its definition in the source where a package is absent."""
     owner, _, name = path.rpartition(".")
-    return getattr(import_module(owner), name)
+    try:
+        return getattr(import_module(owner), name)
+    except ImportError:
+        [home] = importlib.util.find_spec(owner).submodule_search_locations
+        for file in sorted(Path(home).glob("*.py")):
+            for node in ast.parse(file.read_text("utf-8")).body:
+                if getattr(node, "name", None) == name:
+                    return node
+        raise
 
 
 def short(path: str) -> str:
