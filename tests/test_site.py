@@ -144,7 +144,7 @@ What \\|g\\| and exp\\_avg\\* are; see :py:class:`~steepest.Adam`, ``t`` and :do
     m ← β m + g
     p ← p - lr m
 
-:param lr: the rate. (a number)
+:param lr: the rate. *A number.*
 :param steps: how many; more is longer.
 
 >>> 1 + 1
@@ -152,7 +152,7 @@ What \\|g\\| and exp\\_avg\\* are; see :py:class:`~steepest.Adam`, ``t`` and :do
 
 Kingma 2014, `arXiv:1412.6980 <https://arxiv.org/abs/1412.6980>`__.
 
-:param end: 0"""
+:param end: 0."""
     )
 
 

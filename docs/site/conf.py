@@ -60,6 +60,8 @@ def written(app: Any, what: str, name: str, value: Any, options: Any, lines: lis
         source = CommonOptions
     classes = {k: v for k, v in RULES.items() if k[:1].isupper() and v != name}
     lines[:] = docstrings.rst(text, classes, names.ranges(source))
+    if what == "class" and issubclass(value, st.Optimizer) and value is not st.Optimizer:
+        lines.append(":param options: What :doc:`all optimizers share </reference/optimizer>`.")
 
 
 def left_out(app: Any, what: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:

@@ -36,12 +36,16 @@ def rst(
             explained = _arguments(text, ranges)
             for name, what in explained:
                 more = left.pop(name, "")
-                said = _prose(" ".join(what.split()), classes)
-                out.append(f":param {name}: {said}" + (f" ({more})" if more else ""))
+                said = _prose(" ".join(what.split()).rstrip(".;"), classes) + "."
+                out.append(f":param {name}: {said}" + (f" *{_sentence(more)}*" if more else ""))
             if not explained:
                 out += _prose(text, classes).split("\n")
         out.append("")
-    return out + [f":param {name}: {text}" for name, text in left.items() if text]
+    return out + [f":param {name}: {_sentence(text)}" for name, text in left.items() if text]
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _arguments(text: str, names: Iterable[str]) -> list[tuple[str, str]]:

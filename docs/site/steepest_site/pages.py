@@ -57,7 +57,7 @@ def guide() -> dict[str, str]:
             pages[f"{page}.md"] = links.rewritten(text, file, page, linked.add)
     readme = (links.ROOT / "README.md").read_text("utf-8")
     readme = links.rewritten(readme, "README.md", "index", linked.add)
-    for title in ("Install", "Three ways to begin", "Which optimizer", "Promises"):
+    for title in ("Install", "Three ways to begin", "Promises", "Which optimizer", "Documentation"):
         part = readme.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
         pages[f"parts/{title.lower().replace(' ', '-')}.md"] = part.strip() + "\n"
     pages["parts/head.md"] = readme.partition("\n## ")[0] + "\n"
@@ -310,8 +310,10 @@ def found(path: str) -> str:
     if kind(value) == "data":
         return data(path, value)
     text = ast.get_docstring(value) if isinstance(value, ast.AST) else value.__doc__
-    first = inspect.cleandoc(text or "").partition("\n\n")[0]
-    return " ".join(rst(first.splitlines())).strip()
+    lines = inspect.cleandoc(text or "").splitlines()
+    if lines and lines[0].startswith(f"{path.rpartition('.')[2]}("):  # a compiled one's signature
+        lines = "\n".join(lines[1:]).strip().splitlines()
+    return " ".join(rst(list(itertools.takewhile(bool, lines)))).strip()
 
 
 def resolved(path: str) -> Any:
