@@ -30,7 +30,7 @@ default_role = "code"
 highlight_language = "none"
 add_module_names = True
 toc_object_entries_show_parents = "hide"
-copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_text = r">>> |\.\.\.(?: |$)"
 copybutton_prompt_is_regexp = True
 
 html_theme = "pydata_sphinx_theme"

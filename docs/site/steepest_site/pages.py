@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import itertools
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,20 @@ def room_page(room: names.Room) -> str:
         ]
         if also:
             elsewhere = "\n\nAlso here: " + ", ".join(f":py:obj:`steepest.{x}`" for x in also) + "."
-    return titled(title) + text + elsewhere + "\n\n" + contents(listed)
+    return titled(title) + text + elsewhere + "\n\n" + contents(sorted(listed, key=bases(listed)))
+
+
+def bases(listed: list[str]) -> Callable[[str], bool]:
+    """Whether a name is for who adds to a room: a registry, or a class that others there extend."""
+    values = {path: resolved(path) for path in listed}
+
+    def key(path: str) -> bool:
+        value = values[path]
+        others = [x for x in values.values() if inspect.isclass(x) and x is not value]
+        extended = inspect.isclass(value) and any(value in x.__mro__ for x in others)
+        return extended or isinstance(value, dict)
+
+    return key
 
 
 def torch_contents(listed: list[str]) -> str:
