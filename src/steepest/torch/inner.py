@@ -239,13 +239,13 @@ class WithInner(Saving):
         inside = internal.unmarked_state(inner)
         for follower in followers:
             program = follower.program
-            for name, p, own in follower.each():
+            for name, p, x in follower.each():
                 if (part := shards.part(p)) is not None:
-                    program.set_part(own, *part)
+                    program.set_part(x, *part)
                 state = states.get(p)
                 if state:
                     inside[name].update(
-                        adopted(program, p, own, state, name, steps[name], name in retyped)
+                        adopted(program, p, x, state, name, steps[name], name in retyped)
                     )
         return inner, followers, special
 
