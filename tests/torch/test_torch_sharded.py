@@ -829,6 +829,18 @@ flat = saved["state"][0]["exp_avg_scale"].full_tensor().reshape(-1)
 saved["state"][0] |= {"exp_avg_scale": sharded([flat])[0]}
 raises(ValueError, "'exp_avg_scale' of parameter '0' has shape (128,); expected (64, 2)",
        lambda: a.load_state_dict(saved))
+
+p = torch.nn.Parameter(sharded([torch.ones(64, 100)])[0])
+q = torch.nn.Parameter(torch.ones(64, 100))
+a, b = (stt.AdamW([x], state_dtype="q8") for x in (p, q))
+p.grad, q.grad = torch.ones_like(p), torch.ones_like(q)
+a.step()
+b.step()
+saved = b.state_dict()
+saved["state"][0] |= {key: sharded([x])[0] for key, x in saved["state"][0].items() if key in CODES}
+before = {key: local(x).clone() for key, x in a.state[p].items()}
+raises(ValueError, "'exp_avg' of parameter '0' is uint8", lambda: a.load_state_dict(saved))
+assert all(torch.equal(local(a.state[p][key]), x) for key, x in before.items())
 """
     host.together(4, START + EIGHT + code, tmp_path)
 
