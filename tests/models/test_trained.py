@@ -4,6 +4,7 @@ import contextlib
 import doctest
 import io
 import json
+import pickle
 import re
 import shutil
 
@@ -156,6 +157,7 @@ def test_numbers_without_a_prediction(folders, table, value, message) -> None:
         with pytest.raises(SampleError, match=f"^{message}$") as caught:
             st.models.load(folders[name]).predict(x)
         assert (caught.value.row, caught.value.column) == (7, "b")
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 def test_finite_numbers_that_make_infinite_ones(folders, table) -> None:

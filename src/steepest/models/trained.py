@@ -41,14 +41,18 @@ class SampleError(ValueError):
     """
 
     def __init__(self, row: int, column: str | None = None, value: float = math.nan) -> None:
+        super().__init__(row, column, value)  # so that a copy in another process is the same
         self.row, self.column = row, column
-        finite = math.isfinite(value)
-        far = "which is too far from the numbers of the training"
-        self.reason = f"is {value}, {far if finite else 'where a finite number is needed'}"
         if column is None:
             self.reason = "has numbers that are too far from those of the training"
-        place = f"x[{row}]" if column is None else f"x[{row}, {column!r}]"
-        super().__init__(f"{place} {self.reason}")
+        elif math.isfinite(value):
+            self.reason = f"is {value}, which is too far from the numbers of the training"
+        else:
+            self.reason = f"is {value}, where a finite number is needed"
+
+    def __str__(self) -> str:
+        place = "" if self.column is None else f", {self.column!r}"
+        return f"x[{self.row}{place}] {self.reason}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
