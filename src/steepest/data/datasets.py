@@ -192,7 +192,7 @@ def table(
     scaling = _scaling(path, inputs.columns, x, parts[0])
     if chosen == "regression":
         y = y.astype(np.float64)
-        mean, scale = _moments(y[parts[0]])
+        mean, scale = moments(y[parts[0]])
         scaling |= {"y_mean": mean, "y_scale": scale}
         y = _scaled(y, mean, scale)
         if not ((abs(y) < MAX_TARGET).all() and np.isfinite(scale)):
@@ -224,7 +224,7 @@ def _dataset(x: Array, y: Array, parts: Sequence[Array], **rest: Any) -> Dataset
 
 def _scaling(path: Path, columns: Any, x: Array, train: Array) -> dict[str, Array]:
     """Mean and scale of the inputs. Raises DataError where scaled inputs are beyond float32."""
-    mean, scale = _moments(x[train])
+    mean, scale = moments(x[train])
     beyond = ~((abs(_scaled(x, mean, scale)) < MAX_INPUT).all(axis=0) & np.isfinite(scale))
     if beyond.any():
         raise DataError(
@@ -235,7 +235,7 @@ def _scaling(path: Path, columns: Any, x: Array, train: Array) -> dict[str, Arra
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def _moments(x: Array) -> tuple[Array, Array]:
+def moments(x: Array) -> tuple[Array, Array]:
     """Mean and standard deviation along the first axis; where a column is constant, one of its
     values and 1. Its mean is rounded, and its deviation is the rounding alone."""
     same = constant(x)
