@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import brief
 
 import steepest as st
 from steepest import codecs
@@ -97,7 +98,7 @@ print(len(seen), sorted(set(seen)))
 
 
 @POSIX
-@pytest.mark.parametrize("kind", MADE)
+@pytest.mark.parametrize("kind", brief(MADE, ["q8"]))
 def test_a_process_killed_at_any_call_leaves_one_that_goes_on(kind, tmp_path):
     """The old file or the new one; a run that goes on from it has the same bits."""
     here = Path(__file__).parent

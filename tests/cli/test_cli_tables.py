@@ -4,7 +4,6 @@ import csv
 import json
 
 import pytest
-from cases import brief
 
 from steepest import cli
 
@@ -57,7 +56,8 @@ def test_compare(real, tmp_path, capsys) -> None:
     assert is_picture(out / "compare.png")
 
 
-@pytest.mark.parametrize("method", brief(["random", "tpe"], ["tpe"]))
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("method", ["random", "tpe"])
 def test_tune(real, tmp_path, method) -> None:
     out = tmp_path / "tuned"
     options = ["--trials", "8", "--method", method, "--hidden", "16", "--epochs", "15", "--quiet"]

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from steepest.data import csv_files, datasets
+from steepest.data import csv_files, datasets, inputs
 from steepest.data.datasets import DataError, digits, split, table
 from steepest.extras import MissingExtra
 
@@ -563,5 +563,5 @@ def test_missing_packages(monkeypatch, tmp_path, module, load) -> None:
 
 
 def test_examples() -> None:
-    for module in (csv_files, datasets):
+    for module in (csv_files, datasets, inputs):
         assert doctest.testmod(module).failed == 0

@@ -205,7 +205,7 @@ CLIPPED_AT = list(zip(LEVELS, (3, 1, 2), strict=False))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("axis", [0, -1, 1, None])
+@pytest.mark.parametrize("axis", brief([0, -1, 1, None], [0, None]))
 @pytest.mark.parametrize("kind", brief(["C", "F", "reversed", "strided"], ["C", "strided"]))
 @pytest.mark.parametrize(("level", "threads"), brief(CLIPPED_AT, CLIPPED_AT[-1:]))
 def test_adaptive_clipping_equals_the_reference(dtype, axis, kind, level, threads):

@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from cases import CONFIGURATIONS, label
+from cases import BY_RULE, label
 
 from steepest.extension.testing import reference_hyper, reference_step, same_bits, shared_numbers
 from steepest.optimizers import RULES
@@ -70,7 +70,7 @@ def scheduled(cls, arguments):
                 yield {**arguments, key: through(usual if usual != end else 0.5, end, order)}
 
 
-@pytest.mark.parametrize(("rule", "arguments"), CONFIGURATIONS, ids=label)
+@pytest.mark.parametrize(("rule", "arguments"), BY_RULE, ids=label)
 def test_a_schedule_through_the_end_of_a_range(rule, arguments):
     run = 0
     for given in scheduled(RULES[rule], arguments):

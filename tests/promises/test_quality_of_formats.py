@@ -64,6 +64,7 @@ def test_digits_are_learnt():
 
 
 @pytest.mark.torch
+@pytest.mark.exhaustive
 def test_text_is_learnt():
     """From 4.6, the loss of guessing one of a hundred letters; that of their frequencies is 3.1."""
     pytest.importorskip("torch")

@@ -103,3 +103,32 @@ def test_gradients_that_are_not_finite_are_skipped():
     p.grad = torch.full(SHAPE, torch.inf)
     optimizer.step()
     assert all(torch.equal(optimizer.state[p][key], x) for key, x in kept.items())
+
+
+def test_scales_have_the_rows_of_their_parameter():
+    """Where rows are of whole groups; flat ones, as they were before, are taken over."""
+    p = torch.nn.Parameter(torch.randn(40, 256))
+    q = torch.nn.Parameter(p.detach().clone())
+    optimizer, other = (stt.AdamW([x], lr=0.01, state_dtype="q8") for x in (p, q))
+    p.grad = torch.randn(40, 256)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    for key in "exp_avg_scale", "exp_avg_sq_root_scale":
+        assert saved["state"][0][key].shape == (40, 2)
+        saved["state"][0][key] = saved["state"][0][key].reshape(-1)
+    other.load_state_dict(saved)
+    q.data.copy_(p.data)
+    q.grad = p.grad
+    for _ in range(2):
+        inner = optimizer._current()
+        assert optimizer.state[p]["exp_avg_scale"].any()
+        assert optimizer._current() is inner  # looked at, and found as it was
+        optimizer.step()
+        other.step()
+    assert torch.equal(p, q)
+    for key, x in optimizer.state[p].items():
+        assert torch.equal(other.state[q][key], x)
+        assert other.state[q][key].shape == x.shape
+    optimizer.state[p]["exp_avg_scale"] = torch.zeros(3, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="'exp_avg_scale' of parameter '0' is uint8 of shape"):
+        optimizer.step()

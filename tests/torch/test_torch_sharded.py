@@ -538,6 +538,322 @@ for name, state in saved["state"].items():
     host.together(2, START + NETWORK + code, tmp_path)
 
 
+# States of 8 bits
+
+
+EIGHT = """
+import numpy as np
+from steepest import codecs
+from torch.distributed import checkpoint
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions, get_optimizer_state_dict, get_state_dict, set_optimizer_state_dict,
+    set_state_dict,
+)
+CODES = {"exp_avg": "exp_avg_scale", "exp_avg_sq": "exp_avg_sq_root_scale"}
+\"""The states of 8 bits, with what has their scales.\"""
+
+def network(shard=True, dtype=torch.float32, rows=37):
+    \"""Its first and third weights have rows of whole groups; the second has not.\"""
+    torch.manual_seed(0)
+    layers = [
+        torch.nn.Linear(128, rows), torch.nn.Tanh(), torch.nn.Linear(rows, 256), torch.nn.Tanh(),
+        torch.nn.Linear(256, 17),
+    ]
+    m = torch.nn.Sequential(*layers).to(dtype)
+    if shard:
+        fully_shard(m, mesh=mesh)
+    return m
+
+def eight(m, **options):
+    given = {"lr": 0.01, "state_dtype": "q8", "rounding_seed": 3} | options
+    return stt.AdamW(m.named_parameters(), **given)
+
+def train(m, optimizer, steps):
+    \"""Returns the losses; all processes have the same data, so that gradients are as of one.\"""
+    losses = []
+    for t in steps:
+        x = torch.randn(16, 128, generator=torch.Generator().manual_seed(t))
+        y = m(x.to(next(m.parameters()).dtype)).float()
+        loss = (y - x[:, :17]).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+def whole(x):
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+def local(x):
+    return x.to_local() if isinstance(x, DTensor) else x
+
+def numbers(state, key):
+    codes, scales = whole(state[key]).numpy(), whole(state[CODES[key]]).numpy()
+    return codecs.from_q8(codes, scales, square=key == "exp_avg_sq")
+
+def same_states(m, a, n, b):
+    for p, q in zip(m.parameters(), n.parameters(), strict=True):
+        assert a.state[p].keys() == b.state[q].keys()
+        for key, x in a.state[p].items():
+            assert torch.equal(local(x), local(b.state[q][key])), key
+"""
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_states_of_8_bits_are_sharded_by_rows(n, host, tmp_path):
+    """Rows of whole groups of 128: codes and scales are DTensors; other sharded parameters keep
+    float32. The noise is another than in one process: a rounding is off by up to 1/8 of a number,
+    a moving average of them by less in the mean, so 1/16 of the largest and 1/2 for each."""
+    code = """
+m, q = network(), network(False)
+a, b = eight(m), eight(q)
+losses = train(m, a, range(20))
+assert losses[-1] < 0.8 * losses[0]
+assert np.allclose(losses, train(q, b, range(20)), rtol=0.05)
+for (name, p), r in zip(m.named_parameters(), q.parameters()):
+    state, one = a.state[p], b.state[r]
+    if name not in ("0.weight", "4.weight"):
+        assert all(state[key].dtype == torch.float32 for key in CODES), name
+        assert not state.keys() & set(CODES.values()), name
+        continue
+    for key, scale in CODES.items():
+        x, scales = state[key], state[scale]
+        assert isinstance(x, DTensor) and x.dtype == torch.uint8 and x.shape == p.shape
+        assert isinstance(scales, DTensor) and scales.dtype == torch.uint8
+        assert scales.shape == one[scale].shape == (len(p), p.shape[1] // 128)
+        assert x.placements == scales.placements == p.placements
+        assert scales.to_local().shape[0] == x.to_local().shape[0] == p.to_local().shape[0]
+        own, other = numbers(state, key), numbers(one, key)
+        apart = abs(own - other) / abs(other).max()
+        assert 0 < apart.mean() < 1 / 16 and apart.max() < 1 / 2, (name, key, apart.max())
+inner = a._current()
+assert len([x for state in a.state.values() for x in state.values()]) == 6 * 3 + 2 * 2
+assert a._current() is inner  # looked at, and found as it was
+"""
+    host.together(n, START + EIGHT + code, tmp_path)
+
+
+def test_a_state_dict_of_8_bits_goes_on_with_the_same_bits(host, tmp_path):
+    """On the same number of processes, in torch's own forms of it; so does a run from the start."""
+    code = """
+for options in [{}, {"master": "split16"}]:
+    dtype = torch.bfloat16 if options else torch.float32
+    m, n = network(dtype=dtype), network(dtype=dtype)
+    a, b = eight(m, **options), eight(n, **options)
+    assert train(m, a, range(3)) == train(n, b, range(3))
+    same_states(m, a, n, b)
+    first = a.state[next(m.parameters())]
+    assert first["exp_avg"].dtype == torch.uint8 and ("remainder" in first) == bool(options)
+    for way in "own", "nested", "flat":
+        again = network(dtype=dtype)
+        c = eight(again, **options | {"lr": 0.5})
+        if way == "own":
+            c.load_state_dict(a.state_dict())
+            again.load_state_dict(m.state_dict())
+        else:
+            how = StateDictOptions(flatten_optimizer_state_dict=way == "flat")
+            of_m, of_a = get_state_dict(m, a, options=how)
+            set_state_dict(again, c, model_state_dict=of_m, optim_state_dict=of_a, options=how)
+        same_states(m, a, again, c)
+        other = network(dtype=dtype)
+        d = eight(other, **options)
+        d.load_state_dict(a.state_dict())
+        other.load_state_dict(m.state_dict())
+        assert train(other, d, range(3, 6)) == train(again, c, range(3, 6)), way
+        same_states(other, d, again, c)
+    assert train(m, a, range(3, 6)) == train(n, b, range(3, 6))
+    same_states(m, a, n, b)
+    same_states(m, a, again, c)
+"""
+    host.together(2, START + EIGHT + code, tmp_path)
+
+
+def test_checkpoints_of_8_bits_load_with_another_number_of_processes(host, tmp_path):
+    """Codes and scales are the same; the training goes on with other noise."""
+    save = """
+m = network()
+a = eight(m)
+train(m, a, range(3))
+for flat in False, True:
+    how = StateDictOptions(flatten_optimizer_state_dict=flat)
+    checkpoint.save(dict(zip("mo", get_state_dict(m, a, options=how))), checkpoint_id=f"{flat}")
+found = [{key: whole(x).clone() for key, x in a.state[p].items()} for p in m.parameters()]
+losses = train(m, a, range(3, 9))
+if rank == 0:
+    torch.save((found, losses), "found")
+"""
+    load = """
+found, losses = torch.load("found")
+for flat in False, True:
+    how = StateDictOptions(flatten_optimizer_state_dict=flat)
+    m = network()
+    a = eight(m)
+    there = dict(zip("mo", get_state_dict(m, a, options=how)))
+    checkpoint.load(there, checkpoint_id=f"{flat}")
+    set_state_dict(m, a, model_state_dict=there["m"], optim_state_dict=there["o"], options=how)
+    for p, expected in zip(m.parameters(), found, strict=True):
+        assert a.state[p].keys() == expected.keys()
+        for key, x in a.state[p].items():
+            assert torch.equal(whole(x), expected[key]), (flat, key)
+    assert np.allclose(train(m, a, range(3, 9)), losses, rtol=0.05)
+"""
+    host.together(2, START + EIGHT + save, tmp_path)
+    for n in 1, 2, 4:
+        host.together(n, START + EIGHT + load, tmp_path)
+
+
+def test_a_whole_state_dict_of_8_bits_is_shared_out(host, tmp_path):
+    """From one process's file to three, whose shards are uneven, and back."""
+    code = """
+q = network(False, rows=128)
+b = eight(q)
+train(q, b, range(3))
+options = StateDictOptions(full_state_dict=True)
+saved = get_optimizer_state_dict(q, b, options=options)
+assert saved["state"]["2.weight"]["exp_avg_scale"].shape == (256, 1)
+for alone in False, True:
+    how = StateDictOptions(full_state_dict=True, broadcast_from_rank0=alone)
+    m = network(rows=128)
+    a = eight(m)
+    set_optimizer_state_dict(m, a, saved if rank == 0 or not alone else {}, options=how)
+    assert a.updates == 3
+    again = get_optimizer_state_dict(m, a, options=options)
+    for name, state in saved["state"].items():
+        for key, x in state.items():
+            assert torch.equal(x, again["state"][name][key]), (name, key)
+    train(m, a, [3])
+r = network(False, rows=128)
+c = eight(r)
+set_optimizer_state_dict(r, c, again, options=options)
+same_states(q, b, r, c)
+"""
+    host.together(3, START + EIGHT + code, tmp_path)
+
+
+def test_a_state_of_torchs_own_becomes_one_of_8_bits(host, tmp_path):
+    code = """
+m = network()
+theirs = torch.optim.AdamW(m.parameters(), lr=0.01)
+train(m, theirs, range(3))
+a = eight(m)
+a.load_state_dict(theirs.state_dict())
+p = next(m.parameters())
+for key, scale in CODES.items():
+    exact = theirs.state[p][key].full_tensor().numpy()
+    codes, scales = codecs.to_q8(exact, key == "exp_avg_sq")
+    assert np.array_equal(whole(a.state[p][key]).numpy(), codes)
+    assert np.array_equal(whole(a.state[p][scale]).numpy().reshape(-1), scales)
+train(m, a, [3])
+"""
+    host.together(2, START + EIGHT + code, tmp_path)
+
+
+def test_rules_with_states_of_8_bits(host, tmp_path):
+    """The noise goes by the place in the shard, so the first shard has the bits of one process."""
+    code = """
+done = 0
+for rule in RULES:
+    if RULES[rule].needs != "element-wise" or RULES[rule].prepares:
+        continue
+    w = values(1, torch.float32, [(37, 128)])
+    own, one = [torch.nn.Parameter(x) for x in sharded(w)], [torch.nn.Parameter(x) for x in w]
+    try:
+        b = cls(rule)(one, state_dtype="q8", rounding_seed=5)
+    except ValueError as error:
+        words = str(error)
+        raises(ValueError, words, lambda: cls(rule)(own, state_dtype="q8", rounding_seed=5))
+        continue
+    a = cls(rule)(own, state_dtype="q8", rounding_seed=5)
+    for t in range(3):
+        g = values(2 + t, torch.float32, [(37, 128)])
+        own[0].grad, one[0].grad = sharded(g)[0], g[0]
+        a.step()
+        b.step()
+    state, expected = a.state[own[0]], b.state[one[0]]
+    assert state.keys() == expected.keys()
+    rows = len(own[0].to_local())
+    for key, x in [("parameter", own[0].detach()), *state.items()]:
+        y = one[0].detach() if key == "parameter" else expected[key]
+        assert x.shape == y.shape and x.dtype == y.dtype, (rule, key)
+        if rank == 0:
+            assert torch.equal(local(x), y[:rows] if x.dim() else y), (rule, key)
+    done += any(x.dtype == torch.uint8 for x in state.values())
+assert done > 15, done
+"""
+    host.together(2, START + EIGHT + code, tmp_path)
+
+
+def test_which_shards_have_8_bits(host, tmp_path):
+    """It depends on the whole parameter, so all processes agree, those without a row too."""
+    code = """
+square = init_device_mesh("cpu", (2, 2))
+f32, u8 = torch.float32, torch.uint8
+for shape, mesh, placements, expected in [
+    ((3, 2048), mesh, [Shard(0)], u8),  # the last process has no row
+    ((8, 4, 128), mesh, [Shard(0)], u8),
+    ((37, 128), square, [Replicate(), Shard(0)], u8),
+    ((37, 128), square, [Shard(0), Shard(0)], u8),
+    ((37, 128), square, [Shard(0), Replicate()], u8),
+    ((31, 128), mesh, [Shard(0)], f32),  # fewer than 4096
+    ((64, 100), mesh, [Shard(0)], f32),
+    ((8192,), mesh, [Shard(0)], f32),
+    ((64, 1024), mesh, [Shard(1)], f32),
+    ((64, 1024), square, [Shard(0), Shard(1)], f32),
+    ((64, 100), mesh, [Replicate()], u8),
+    ((8192,), mesh, [Replicate()], u8),
+]:
+    w, g = values(1, f32, [shape])[0], values(2, f32, [shape])[0]
+    p = torch.nn.Parameter(sharded([w], mesh, placements)[0])
+    a = stt.AdamW([p], lr=0.1, state_dtype="q8", clip=st.clip.global_norm(1.0))
+    for t in range(3):
+        p.grad = sharded([g * t], mesh, placements)[0]
+        a.step()
+    state = a.state[p]
+    assert {state[key].dtype for key in CODES} == {expected}, shape
+    assert (state.keys() & set(CODES.values()) != set()) == (expected == u8), shape
+    for key, x in state.items():
+        assert key == "step" or (x.placements, x.device_mesh) == (p.placements, mesh), (shape, key)
+    assert alike(bits([x.full_tensor() for key, x in state.items() if key != "step"]))
+    before = {key: local(x).clone() for key, x in state.items()}
+    b = stt.AdamW([p], lr=0.1, state_dtype="q8", clip=st.clip.global_norm(1.0))
+    b.load_state_dict(a.state_dict())
+    assert all(torch.equal(local(b.state[p][key]), x) for key, x in before.items()), shape
+    b.step()
+
+p = torch.nn.Parameter(sharded([torch.ones(64, 256)])[0])
+a = stt.AdamW([p], state_dtype="q8")
+p.grad = torch.ones_like(p)
+a.step()
+saved = a.state_dict()
+flat = saved["state"][0]["exp_avg_scale"].full_tensor().reshape(-1)
+saved["state"][0] |= {"exp_avg_scale": sharded([flat])[0]}
+raises(ValueError, "'exp_avg_scale' of parameter '0' has shape (128,); expected (64, 2)",
+       lambda: a.load_state_dict(saved))
+
+p = torch.nn.Parameter(sharded([torch.ones(64, 100)])[0])
+q = torch.nn.Parameter(torch.ones(64, 100))
+a, b = (stt.AdamW([x], state_dtype="q8") for x in (p, q))
+p.grad, q.grad = torch.ones_like(p), torch.ones_like(q)
+a.step()
+b.step()
+saved = b.state_dict()
+saved["state"][0] |= {key: sharded([x])[0] for key, x in saved["state"][0].items() if key in CODES}
+before = {key: local(x).clone() for key, x in a.state[p].items()}
+raises(ValueError, "'exp_avg' of parameter '0' is uint8", lambda: a.load_state_dict(saved))
+assert all(torch.equal(local(a.state[p][key]), x) for key, x in before.items())
+"""
+    host.together(4, START + EIGHT + code, tmp_path)
+
+
+def test_flat_parameters_have_no_states_of_8_bits(host, tmp_path):
+    code = """
+from torch.distributed.fsdp import FullyShardedDataParallel
+m = FullyShardedDataParallel(network(False), device_id=torch.device("cpu"))
+raises(ValueError, "state_dtype='q8' needs whole arrays", lambda: eight(m))
+"""
+    host.together(2, START + EIGHT + code, tmp_path)
+
+
 def test_every_rule_makes_its_state_without_a_change(tmp_path):
     """What ``get_state_dict`` does before the first step: zero gradients and lr = 0."""
     torch = pytest.importorskip("torch")

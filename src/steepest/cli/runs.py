@@ -132,13 +132,14 @@ class Run:
         return found
 
     def arrays(self) -> dict[str, Any]:
-        """The parameters by name, and what turns raw data into theirs."""
+        """The parameters by name, what turns raw data into theirs, and the labels of classes."""
         named = {
             f"{layer}.{name}": array
             for layer, group in self.params.items()
             for name, array in group.items()
         }
-        return named | self.dataset.scaling
+        labels = {"classes": self.dataset.labels} if self.dataset.classes else {}
+        return named | self.dataset.scaling | labels
 
     def record(self) -> dict[str, Any]:
         """What config.json says of a run, begun or done."""
@@ -156,6 +157,7 @@ class Run:
             "clip": settings.clip,
             "weight_decay": self.optimizer.param_groups[0]["weight_decay"],
             "loss": self.net.objective,
+            "delta": self.net.delta,
             "init": settings.init,
             "accumulate": settings.accumulate,
             "ema": settings.ema,

@@ -116,6 +116,18 @@ def _fits(value: Any, kind: Any) -> bool:
     return isinstance(value, number) and not isinstance(value, bool)
 
 
+def character(separator: str) -> str:
+    """The character that --separator means. Raises UsageError.
+
+    >>> character(";"), character("tab")
+    (';', '\\t')
+    """
+    found = SEPARATORS.get(separator, separator)
+    if not csv_files.separates(found):
+        raise UsageError(f"--separator {separator!r}: expected one character, such as ';', or tab")
+    return found
+
+
 def load(settings: Settings) -> data.Dataset:
     """The data of a run. Raises UsageError or DataError."""
     return load_each(settings, [settings.seed])[settings.seed]
@@ -128,11 +140,7 @@ def load_each(settings: Settings, seeds: Sequence[int]) -> dict[int, data.Datase
             if getattr(settings, name):
                 raise UsageError(f"--{name} is for CSV files; the digits need none")
         return {seed: data.digits(seed=seed) for seed in seeds}
-    separator = SEPARATORS.get(settings.separator, settings.separator)
-    if not csv_files.separates(separator):
-        raise UsageError(
-            f"--separator {settings.separator!r}: expected one character, such as ';', or tab"
-        )
+    separator = character(settings.separator)
     path = Path(settings.data)
     if not path.exists():
         raise UsageError(f"{path}: there is no such file; give a CSV file, or the word digits")

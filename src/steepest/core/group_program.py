@@ -107,6 +107,8 @@ class GroupProgram:
         """Those of operations."""
         self._formats = StateFormats(None, ())
         """How states are stored."""
+        self._parts: dict[int, tuple[Array, int, int]] = {}
+        """Parameters that are parts of larger ones, by id: with what ``set_part`` was told."""
         self.master: codecs.Master | None = None
         """What is kept beside parameters of 16 bits."""
         self.axes: tuple[int | None, ...] = ()
@@ -373,13 +375,13 @@ class GroupProgram:
 
     def keys_beside(self, p: Array) -> tuple[str, ...]:
         """The state arrays that codecs store beside the parameter p and its states."""
-        return (*self.master_keys(p), *self._scale_keys(p))
+        return (*self.master_keys(p), *self.scale_keys(p))
 
     def master_keys(self, p: Array) -> tuple[str, ...]:
         """The state arrays of the master of the parameter p."""
         return () if self.master is None or not self.master.of(p.dtype) else (self.master.key,)
 
-    def _scale_keys(self, p: Array) -> tuple[str, ...]:
+    def scale_keys(self, p: Array) -> tuple[str, ...]:
         """The scales of the states of the parameter p."""
         if not self._formats.scales:
             return ()
@@ -402,21 +404,34 @@ class GroupProgram:
         """Whether states are asked for whose elements share scales."""
         return self._formats.scales
 
+    def set_part(self, p: Array, size: int, run: int) -> None:
+        """Says that the parameter p, this very array, is a part of one of `size` elements, made of
+        runs of `run` neighbours in C order.
+
+        So all parts store their states alike: with scales if the whole has enough elements and
+        groups do not reach beyond a run.
+        """
+        self._parts[id(p)] = p, size, run
+
     def scaled(self, key: str, p: Array) -> formats.Scaled | None:
         """The format of a state of the parameter p, if it is one with scales."""
         if not self._formats.scales:
             return None
-        known = self._formats.scaled(key, p, self.of_rule(key))
-        matrices = None if known is None else self.rule.matrices(p, self.h)
-        if known is None or matrices is None:
+        _, size, run = self._parts.get(id(p), (p, p.size, 0))
+        known = self._formats.scaled(key, size, self.of_rule(key))
+        if known is None or run % known.group:
+            return None
+        matrices = self.rule.matrices(p, self.h)
+        if matrices is None:
             return known
         whole = matrices.count * matrices.rows == 1 or matrices.columns % known.group == 0
         return known if whole and key not in matrices.states else None
 
-    def in_groups(self, key: str, numbers: Array, begun: Callable[[str], Array]) -> Array | None:
-        """The codes or scales of a state as it has `begun`; None for an array that is neither."""
+    def in_groups(self, key: str, p: Array, begun: Callable[[str], Array]) -> Array | None:
+        """The codes or scales of a state of the parameter p as it has `begun`; None for an array
+        that is neither."""
         state = self._state_of(key) or key
-        known = self.scaled(state, numbers)
+        known = self.scaled(state, p)
         if known is None:
             return None
         first, square = begun(state), state in self.rule.squares
@@ -449,7 +464,7 @@ class GroupProgram:
 
     def seed(self, p: Array) -> int | None:
         """The seed of what is rounded stochastically; None where nothing is."""
-        return self.h["rounding_seed"] if self._scale_keys(p) or self.stochastic(p) else None
+        return self.h["rounding_seed"] if self.scale_keys(p) or self.stochastic(p) else None
 
     def stochastic(self, p: Array) -> bool:
         """Whether the parameter p is rounded stochastically."""

@@ -356,7 +356,7 @@ class WithGroups(Rule, registered=False):
         if program.master is not None and key in program.master_keys(p):
             return np.require(program.master.split(numbers, p.dtype)[1], None, "C")
         in_groups = program.in_groups(
-            key, numbers, lambda state: program.rule.initial(state, numbers, program.h)
+            key, p, lambda state: program.rule.initial(state, numbers, program.h)
         )
         if in_groups is not None:
             return in_groups

@@ -88,10 +88,10 @@ class StateFormats:
         """The type in which blocks of a parameter and its states are computed."""
         return formats.FLOAT64 if self._wide else formats.computed(p)
 
-    def scaled(self, key: str, p: Any, of_rule: bool) -> formats.Scaled | None:
-        """The format of a state of a parameter, if it is one with scales."""
+    def scaled(self, key: str, size: int, of_rule: bool) -> formats.Scaled | None:
+        """The format of a state of a parameter of `size` elements, if it is one with scales."""
         known = formats.SCALED.get(self.name(key, of_rule) or "")
-        return None if known is None or p.size < known.least else known
+        return None if known is None or size < known.least else known
 
     def of(self, key: str, p: Any, of_rule: bool) -> np.dtype[Any]:
         """The dtype of a state of a parameter that has no scales."""

@@ -14,8 +14,6 @@ from steepest.extras import require
 
 __all__ = ["DataError", "content", "cut", "frame", "listed", "no_column", "separates", "shortened"]
 
-MIN_ROWS = 10
-
 # What files begin with that are no text.
 PACKED = {
     b"\x1f\x8b": "compressed with gzip; decompress it",
@@ -56,24 +54,26 @@ def separates(separator: str) -> bool:
     return len(separator) == 1 and separator.isascii() and separator not in '\n\r"\0'
 
 
-def frame(path: Path, found: bytes, separator: str, target: str) -> Any:
-    """The content of a file as a pandas DataFrame, the target as text. Raises DataError.
+def frame(
+    path: Path, found: bytes, separator: str, needed: Sequence[str], text: Sequence[str] = ()
+) -> Any:
+    """The content of a file as a pandas DataFrame, some columns as text. Raises DataError, also
+    where one of the ``needed`` columns is missing.
 
     Other columns get the type that all of their values have (``low_memory``: of each block).
     """
     pandas = require("pandas", "train", "reading tables")
     try:
-        _check_header(path, found, separator, target)
+        _check_header(path, found, separator, needed)
         with warnings.catch_warnings():
             warnings.simplefilter("error", pandas.errors.ParserWarning)
-            table = _parsed(found, separator, {target: str}, low_memory=False)
+            dtype = dict.fromkeys(text, str)
+            table: Any = _parsed(found, separator, dtype, low_memory=False)
     except UnicodeDecodeError:
         raise DataError(_no_text(path, found)) from None
     except (csv.Error, pandas.errors.ParserError, pandas.errors.ParserWarning) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path} is not a regular table: {reason}") from None
-    if len(table) == 0:
-        raise DataError(f"{path} has a header but no rows; at least {MIN_ROWS} are needed")
     return table
 
 
@@ -103,8 +103,8 @@ def missing_words(found: bytes, separator: str, column: str, missing: Any) -> li
     return [word for word in text.dropna().unique() if word]
 
 
-def _check_header(path: Path, found: bytes, separator: str, target: str) -> None:
-    """Raises DataError for a header without the target, or with a column twice."""
+def _check_header(path: Path, found: bytes, separator: str, needed: Sequence[str]) -> None:
+    """Raises DataError for a header that lacks a column, or has one twice."""
     if b"\0" in found:  # at which a parser of text may stop without a word
         raise DataError(_no_text(path, found))
     header = _header(found, separator)
@@ -116,9 +116,10 @@ def _check_header(path: Path, found: bytes, separator: str, target: str) -> None
             f"{path} begins with the line {f'sep={excel[1] or separator}'!r}, which only Excel "
             f"reads; remove it, and give --separator {excel[1] or separator!r}"
         )
-    if target not in header:
-        wrong = _separated(path, found, separator, target)
-        raise DataError(wrong or no_column(path, target, header))
+    missing = [name for name in needed if name not in header]
+    if missing:
+        wrong = _separated(path, found, separator, missing[0])
+        raise DataError(wrong or no_column(path, missing[0], header))
     doubled = sorted({name for name in header if name and header.count(name) > 1})
     if doubled:
         raise DataError(f"{path} has more than one column named {listed(doubled)}; rename them")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from steepest.data import csv_files
-from steepest.data.csv_files import MIN_ROWS, DataError
+from steepest.data.csv_files import DataError
 from steepest.extras import require
 from steepest.fields import count, real
 from steepest.memory.arrays import Array
@@ -24,6 +24,7 @@ from steepest.models.networks import Task, constant
 
 __all__ = ["DataError", "Dataset", "Part", "digits", "split", "table"]
 
+MIN_ROWS = 10
 MAX_INTEGER_CLASSES = 20
 MIN_ROWS_PER_CLASS = 3
 
@@ -44,8 +45,9 @@ class Dataset:
     """Data ready for training.
 
     ``reason`` says how the task was chosen. ``classes`` are the names of the classes, the target
-    being an index into them; empty for regression. ``scaling`` holds what turns raw inputs into
-    ``x``, and ``y`` back into raw targets: x = (raw - x_mean) / x_scale, raw = y y_scale + y_mean.
+    being an index into them; empty for regression. ``labels`` are the classes as they are in the
+    raw target: numbers, true/false or text. ``scaling`` holds what turns raw inputs into ``x``, and
+    ``y`` back into raw targets: x = (raw - x_mean) / x_scale, raw = y y_scale + y_mean.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Dataset:
     reason: str
     features: list[str]
     classes: list[str]
+    labels: Array
     train: Part
     validation: Part
     test: Part
@@ -125,6 +128,7 @@ def digits(*, seed: int = 0) -> Dataset:
         reason="10 digits",
         features=[f"pixel {i // 8},{i % 8}" for i in range(64)],
         classes=[str(digit) for digit in range(10)],
+        labels=np.arange(10),
         x=x,
         y=y,
         parts=parts,
@@ -161,7 +165,9 @@ def table(
     if not csv_files.separates(separator):
         raise DataError(f"separator = {separator!r}: expected one ASCII character between columns")
     found = csv_files.content(path) if content is None else content
-    frame = csv_files.frame(path, found, separator, target)
+    frame = csv_files.frame(path, found, separator, [target], text=[target])
+    if len(frame) == 0:
+        raise DataError(f"{path} has a header but no rows; at least {MIN_ROWS} are needed")
     for name in (target, *ignore):
         if name not in frame.columns:
             raise DataError(csv_files.no_column(path, name, list(frame.columns)))
@@ -177,15 +183,16 @@ def table(
     chosen, reason = _task(column, target, task)
     classes: list[str] = []
     y = column.to_numpy()
+    labels = y[:0]
     if chosen == "classification":
-        values, y = np.unique(y.astype(str) if y.dtype == object else y, return_inverse=True)
-        classes = [str(value) for value in values]
+        labels, y = np.unique(y.astype(str) if y.dtype == object else y, return_inverse=True)
+        classes = [str(label) for label in labels]
         _check_classes(path, column, classes, np.bincount(y), forced=task is not None)
     parts = split(len(y), y if classes else None, seed=seed)
     scaling = _scaling(path, inputs.columns, x, parts[0])
     if chosen == "regression":
         y = y.astype(np.float64)
-        mean, scale = _moments(y[parts[0]])
+        mean, scale = moments(y[parts[0]])
         scaling |= {"y_mean": mean, "y_scale": scale}
         y = _scaled(y, mean, scale)
         if not ((abs(y) < MAX_TARGET).all() and np.isfinite(scale)):
@@ -199,6 +206,7 @@ def table(
         reason=reason,
         features=[str(name) for name in inputs.columns],
         classes=classes,
+        labels=labels,
         x=x,
         y=y,
         parts=parts,
@@ -216,7 +224,7 @@ def _dataset(x: Array, y: Array, parts: Sequence[Array], **rest: Any) -> Dataset
 
 def _scaling(path: Path, columns: Any, x: Array, train: Array) -> dict[str, Array]:
     """Mean and scale of the inputs. Raises DataError where scaled inputs are beyond float32."""
-    mean, scale = _moments(x[train])
+    mean, scale = moments(x[train])
     beyond = ~((abs(_scaled(x, mean, scale)) < MAX_INPUT).all(axis=0) & np.isfinite(scale))
     if beyond.any():
         raise DataError(
@@ -227,7 +235,7 @@ def _scaling(path: Path, columns: Any, x: Array, train: Array) -> dict[str, Arra
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def _moments(x: Array) -> tuple[Array, Array]:
+def moments(x: Array) -> tuple[Array, Array]:
     """Mean and standard deviation along the first axis; where a column is constant, one of its
     values and 1. Its mean is rounded, and its deviation is the rounding alone."""
     same = constant(x)

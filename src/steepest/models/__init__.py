@@ -1,4 +1,7 @@
-"""Models for tables, their losses, and how their parameters begin."""
+"""Models for tables, their losses, how their parameters begin, and models that were trained."""
 
+from steepest.models import networks, trained
 from steepest.models.networks import *
-from steepest.models.networks import __all__ as __all__
+from steepest.models.trained import *
+
+__all__ = [*networks.__all__, *trained.__all__]

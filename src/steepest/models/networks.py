@@ -156,10 +156,7 @@ class MLP:
     @np.errstate(under="ignore")
     def predict(self, params: Params, x: Array) -> Array:
         """The number of the likeliest class, or the estimated value, of each sample."""
-        z = self.activations(params, x)[-1]
-        if self.objective == "logistic":
-            return (z[:, 0] > 0).astype(np.int64)
-        return z.argmax(axis=1) if self.task == "classification" else z[:, 0]
+        return self.predicted(self.activations(params, x)[-1])
 
     @np.errstate(under="ignore")
     def predict_proba(self, params: Params, x: Array) -> Array:
@@ -167,9 +164,27 @@ class MLP:
 
         Raises ValueError for a regression.
         """
+        return self.probabilities(self.activations(params, x)[-1])
+
+    def predicted(self, z: Array) -> Array:
+        """What ``predict`` gives for these outputs of the last layer.
+
+        >>> MLP((2, 3), "classification").predicted(np.array([[0.5, 2.0, -1.0]]))
+        array([1])
+        """
+        if self.objective == "logistic":
+            return (z[:, 0] > 0).astype(np.int64)
+        return z.argmax(axis=1) if self.task == "classification" else z[:, 0]
+
+    @np.errstate(under="ignore")
+    def probabilities(self, z: Array) -> Array:
+        """What ``predict_proba`` gives for these outputs of the last layer; raises as it does.
+
+        >>> MLP((2, 1), "classification").probabilities(np.array([[0.0]]))
+        array([[0.5, 0.5]])
+        """
         if self.task == "regression":
             raise ValueError("a regression has no classes; use predict")
-        z = self.activations(params, x)[-1]
         if self.objective == "logistic":
             return losses.sigmoid(np.concatenate([-z, z], axis=1))
         return losses.softmax(z)

@@ -4,7 +4,10 @@ from collections.abc import Iterator
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
+
 from steepest.extras import require
+from steepest.memory.arrays import Array
 from steepest.torch import layout, views
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
@@ -71,9 +74,11 @@ class Follower:
         rule = self.program.rule
         return {name: rule.checked(name, self.inner[name], count) for name in self.names}
 
-    def named(self) -> Iterator[tuple[str, Any]]:
-        """The parameters with their names."""
-        return zip(self.inner["param_names"], self.group["params"], strict=True)
+    def each(self) -> Iterator[tuple[str, Any, Array]]:
+        """The parameters with their names, and as arrays."""
+        own = self.inner
+        for name, p, x in zip(own["param_names"], self.group["params"], own["params"], strict=True):
+            yield name, p, x if isinstance(x, np.ndarray) else views.array(x, f"parameter {name!r}")
 
     def give_back(self) -> None:
         """Hands the numbers that the rule keeps of the group to torch's."""

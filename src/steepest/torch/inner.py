@@ -238,11 +238,14 @@ class WithInner(Saving):
         ]
         inside = internal.unmarked_state(inner)
         for follower in followers:
-            for name, p in follower.named():
+            program = follower.program
+            for name, p, x in follower.each():
+                if (part := shards.part(p)) is not None:
+                    program.set_part(x, *part)
                 state = states.get(p)
                 if state:
                     inside[name].update(
-                        adopted(follower.program, p, state, name, steps[name], name in retyped)
+                        adopted(program, p, x, state, name, steps[name], name in retyped)
                     )
         return inner, followers, special
 

@@ -23,7 +23,7 @@ from steepest.options import filters
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
-__all__ = ["Company", "check_given", "check_gradient", "dealer", "found"]
+__all__ = ["Company", "check_given", "check_gradient", "dealer", "found", "part"]
 
 Groups = Sequence[dict[str, Any]]
 
@@ -85,6 +85,16 @@ def check_gradient(g: Any, p: Any, what: str) -> None:
             f"expected those of the parameter, {getattr(p, 'placements', None)}: "
             "use .redistribute()"
         )
+
+
+def part(p: Any) -> tuple[int, int] | None:
+    """How many elements a sharded parameter has on all processes, and how many neighbours stay
+    together in each shard: its rows along dimension 0, or single ones. None for one that is not."""
+    placements = getattr(p, "placements", None)
+    if placements is None or all(x.is_replicate() for x in placements):
+        return None
+    rows = all(x.is_replicate() or x.is_shard(0) for x in placements) and not p.is_complex()
+    return p.numel(), p.shape[1:].numel() if rows else 1
 
 
 def _cuts(p: Any) -> tuple[int, ...]:
@@ -222,7 +232,7 @@ class _Mesh(Company):
         self._mesh = mesh
 
     def check(self, inner: Any, groups: Groups) -> None:
-        _check_parts(inner, groups, _cuts)
+        _check_parts(inner, groups, _cuts, scales=True)
 
     def norms(self, own: Array) -> Array:
         self._agree_on_kind()
@@ -309,15 +319,18 @@ class _Dealt(Company):
         return self._gathered(own, self._groups)
 
 
-def _check_parts(inner: Any, groups: Groups, cut: Callable[[Any], Any]) -> None:
-    """Raises ValueError where what is cut would have to be whole."""
+def _check_parts(
+    inner: Any, groups: Groups, cut: Callable[[Any], Any], scales: bool = False
+) -> None:
+    """Raises ValueError where what is cut would have to be whole; `scales` are allowed where the
+    whole that it is cut from is known."""
     full = [group["params"] for group in groups if group["params"]]
     programs = internal.group_programs(inner)
     for params, own, program in zip(full, inner.param_groups, programs, strict=True):
         if program.rule.needs == "global":
             raise ValueError(_sums(program))
         names = [name for name, p in zip(own["param_names"], params, strict=True) if cut(p)]
-        what = _whole(program) if names else ""
+        what = _whole(program, scales) if names else ""
         if what:
             raise ValueError(
                 f"parameter {names[0]!r} is sharded, and {what} needs whole arrays, of which no "
@@ -327,7 +340,7 @@ def _check_parts(inner: Any, groups: Groups, cut: Callable[[Any], Any]) -> None:
             )
 
 
-def _whole(program: GroupProgram) -> str:
+def _whole(program: GroupProgram, scales: bool) -> str:
     """What of a group needs whole arrays. Norms do not: they are put together."""
     h = program.h
     rule = program.rule
@@ -336,7 +349,7 @@ def _whole(program: GroupProgram) -> str:
         return name
     if program.units:
         return f"one of clip={h['clip']!r}, filter={h['filter']!r}, regularize={h['regularize']!r}"
-    if program.scales:
+    if program.scales and not scales:
         return f"state_dtype={h['state_dtype']!r}"
     if program.sums_arrays:
         return f"filter={h['filter']!r}"

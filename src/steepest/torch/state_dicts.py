@@ -8,6 +8,7 @@ from steepest.core import internal
 from steepest.extras import require
 from steepest.fields import Call, continued, snapshot
 from steepest.kernels import machine
+from steepest.memory.arrays import Array
 from steepest.torch import layout, shards, views
 from steepest.torch.compilation import uncompiled
 from steepest.torch.states import Marks, State, States, keys_of
@@ -126,7 +127,7 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
             for key, norms in record.get("clip_history", {}).items()
         }
         for follower in followers:
-            for name, p in follower.named():
+            for name, _, p in follower.each():
                 if name in begun:
                     _check_keys(own[name], follower.program, p, name)
         internal.build_plan(inner)
@@ -202,11 +203,10 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
         self._empty()
 
 
-def _check_keys(state: Mapping[str, Any], program: Any, p: Any, name: str) -> None:
+def _check_keys(state: Mapping[str, Any], program: Any, p: Array, name: str) -> None:
     """Raises ValueError for a loaded state that lacks what the rule needs."""
-    keys = keys_of(program, views.array(p, f"parameter {name!r}"))
-    own = views.array(p, f"parameter {name!r}")
-    later = {*program.operation_states, *program.master_keys(own)}  # made where they lack
+    keys = keys_of(program, p)
+    later = {*program.operation_states, *program.master_keys(p)}  # made where they lack
     if state["step"] and keys - later - state.keys():
         raise ValueError(
             f"state of parameter {name!r} has keys {sorted(state)}; expected {sorted(keys)}"

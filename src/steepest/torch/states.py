@@ -172,24 +172,26 @@ def keys_of(program: Any, p: Any) -> set[str]:
 
 
 def adopted(
-    program: Any, p: Any, state: Any, name: str, step: int, retyped: bool
+    program: Any, p: Any, own: Array, state: Any, name: str, step: int, retyped: bool
 ) -> dict[str, Any]:
     """A state of torch's as one of ours: arrays over the same memory, of the parameter's type.
 
-    Of entries that are not the rule's, those that may become so, when an option is set later.
+    `own` is the parameter p as an array. Of entries that are not the rule's, those that may become
+    so, when an option is set later.
     """
     found = layout.state_from_torch(program.rule.rule, state, name, step)
-    own = views.array(p, f"parameter {name!r}")
     keys, scalars = keys_of(program, own), program.rule.scalars(program.h)
     if "step" not in state and not (keys - {"step"}) & found.keys():
         return {}
     made = {}
     found |= _in_groups(found, program, own)
+    scales = program.scale_keys(own)
     for key, x in found.items():
         if key in keys:
+            what = f"state {key!r} of parameter {name!r}"
             if key not in scalars and key != "step":
                 x = _retyped(x, p, program.state_type(key, own), retyped)
-            made[key] = views.state(x, f"state {key!r} of parameter {name!r}")
+            made[key] = views.scales(x, p, what) if key in scales else views.state(x, what)
         elif isinstance(x, torch.Tensor) and x.shape == p.shape and views.ordinary(x):
             made[key] = views.array(x, key, writable=True)
     return made
@@ -201,11 +203,10 @@ def _in_groups(found: Mapping[str, Any], program: Any, p: Array) -> dict[str, An
     for key in program.rule_keys(p):
         x = found.get(key)
         if isinstance(x, torch.Tensor) and x.is_floating_point() and program.scaled(key, p):
-            numbers = x.detach().to("cpu", torch.float32).numpy().reshape(p.shape)
+            local = views.local(x.detach()).to("cpu", torch.float32)
+            numbers = local.numpy().reshape(p.shape)
             for own in (key, program.scale_key(key)):
-                made[own] = torch.from_numpy(
-                    program.in_groups(own, numbers, lambda _, x=numbers: x)
-                )
+                made[own] = torch.from_numpy(program.in_groups(own, p, lambda _, x=numbers: x))
     return made
 
 
@@ -253,6 +254,8 @@ def _lies_as(x: Any, there: Array) -> bool:
         here = views.state(x, "a state")
     except (TypeError, ValueError, RuntimeError):
         return False
+    if here.dtype == np.uint8 and there.ndim == 1:
+        here = here.reshape(-1)  # scales, which a tensor has by rows
     if here.dtype != there.dtype or here.shape != there.shape:
         return False
     return not here.size or bool(here.__array_interface__ == there.__array_interface__)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest.codecs import is_bfloat16
+from steepest.codecs import GROUP, is_bfloat16
 from steepest.extras import require
 from steepest.kernels import sources
 from steepest.memory import formats
@@ -12,8 +12,8 @@ from steepest.memory.arrays import Array, check_values, in_memory
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
-__all__ = ["array", "changed", "numbers", "ordinary", "plain", "place", "state", "tensor",
-           "type_of"]  # fmt: skip
+__all__ = ["array", "changed", "local", "numbers", "ordinary", "plain", "place", "scales", "state",
+           "tensor", "type_of"]  # fmt: skip
 
 _REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _COMPLEX = (torch.complex64, torch.complex128)
@@ -62,7 +62,7 @@ def ordinary(p: Any) -> bool:
 def plain(x: Any, what: str) -> Any:
     """The real, dense tensor in main memory that x is, or has its numbers in. Raises TypeError."""
     if type(x) not in (torch.Tensor, torch.nn.Parameter):
-        x = _local(x)
+        x = local(x)
         if torch.utils._python_dispatch.is_traceable_wrapper_subclass(x):
             raise TypeError(f"{what} is a {type(x).__name__}; expected a plain torch.Tensor")
         check_values(x, what)
@@ -81,7 +81,7 @@ def plain(x: Any, what: str) -> Any:
     return x
 
 
-def _local(x: Any) -> Any:
+def local(x: Any) -> Any:
     """The part of a tensor that this process has."""
     if hasattr(x, "to_local"):  # a DTensor
         x = x.to_local()
@@ -107,7 +107,29 @@ def state(x: Any, what: str) -> Any:
         return x
     if x.is_floating_point() or x.is_complex():
         return array(x, what, writable=True)
-    return _local(x.detach()).numpy()
+    return local(x.detach()).numpy()
+
+
+def scales(x: Any, p: Any, what: str) -> Any:
+    """A flat NumPy array over the memory of the scales of a state of p; what is no tensor as it is.
+
+    Raises ValueError for those of all shards that are not laid out by the rows of p.
+    """
+    if hasattr(x, "to_local") and x.shape != _scale_shape(p, x.numel()):
+        raise ValueError(
+            f"{what} has shape {tuple(x.shape)}; expected {_scale_shape(p, x.numel())}, a row for "
+            "each row of the parameter"
+        )
+    found = state(x, what)
+    return found.reshape(-1) if isinstance(found, np.ndarray) else found
+
+
+def _scale_shape(p: Any, count: int) -> tuple[int, ...]:
+    """The shape of the scales of a state of p, `count` in all: by rows if these are of whole
+    groups, so that they are sharded and put together as the rows of p are."""
+    pairs = 2 if p.is_complex() else 1
+    row = p.shape[1:].numel() * pairs
+    return (count,) if p.dim() < 2 or row % GROUP else (p.shape[0], row // GROUP)
 
 
 def type_of(dtype: Any) -> Any:
@@ -130,20 +152,28 @@ def place(x: Any) -> tuple[Any, ...]:
 
 def tensor(x: Array, p: Any) -> Any:
     """The array as a tensor over the same memory; for a complex or sharded p, and an array of its
-    shape, one like p."""
+    shape, one like p. Scales have the rows of p, if these are of whole groups."""
     if is_bfloat16(x.dtype):
         made = torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
     else:
         made = torch.from_numpy(x)
-    local = p.to_local() if hasattr(p, "to_local") else p
-    pairs = local.is_complex() and made.shape == (*local.shape, 2)
+    own = p.to_local() if hasattr(p, "to_local") else p
+    pairs = own.is_complex() and made.shape == (*own.shape, 2)
     if pairs and made.dtype in (torch.float32, torch.float64):  # torch has no others
         made = torch.view_as_complex(made)
-    if local is not p and made.shape == local.shape:
-        made = type(p).from_local(
-            made, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
-        )
+    if made.dtype == torch.uint8 and made.dim() == 1 and made.shape != own.shape and not pairs:
+        shape = _scale_shape(p, made.numel())
+        made = made.reshape(own.shape[0], *shape[1:]) if len(shape) > 1 else made
+        return made if own is p else _placed(made, p, shape, torch.empty(shape, device="meta"))
+    if own is not p and made.shape == own.shape:
+        made = _placed(made, p, p.shape, p)
     return made
+
+
+def _placed(x: Any, p: Any, shape: Any, like: Any) -> Any:
+    """A local tensor as this process's part of one that lies on the mesh of p as p does."""
+    how = {"run_check": False, "shape": torch.Size(shape), "stride": like.stride()}
+    return type(p).from_local(x, p.device_mesh, p.placements, **how)
 
 
 def numbers(x: Any) -> Any:
