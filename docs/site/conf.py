@@ -65,9 +65,12 @@ def written(app: Any, what: str, name: str, value: Any, options: Any, lines: lis
 
 
 def left_out(app: Any, what: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
-    """Of an optimizer, what is for users: not what a rule says of itself."""
-    home = getattr(getattr(value, "fget", value), "__qualname__", "")
-    return True if home.startswith(("Rule.", "WithFields.")) else None
+    """What is not for users: what a rule says of itself, and what other libraries' classes have."""
+    value = getattr(value, "fget", value)
+    home, module = getattr(value, "__qualname__", ""), getattr(value, "__module__", "") or ""
+    if home.startswith(("Rule.", "WithFields.")) or module.startswith("sklearn."):
+        return True
+    return None
 
 
 def setup(app: Any) -> None:

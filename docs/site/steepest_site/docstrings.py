@@ -51,10 +51,12 @@ def _sentence(text: str) -> str:
 def _arguments(text: str, names: Iterable[str]) -> list[tuple[str, str]]:
     """The arguments that a paragraph explains, if it begins with one: (name, text)."""
     one = "|".join(map(re.escape, names))
-    if not one or not re.match(rf"({one}): ", text):
+    several = rf"((?:{one})(?:, (?:{one}))*)"
+    if not one or not re.match(rf"{several}:\s", text):
         return []
-    parts = re.split(rf"(?:^|(?<=[.;])\s+)({one}):\s", text)
-    return list(zip(parts[1::2], parts[2::2], strict=True))
+    parts = re.split(rf"(?:^|(?<=[.;])\s+){several}:\s", text)
+    pairs = zip(parts[1::2], parts[2::2], strict=True)
+    return [(name, what) for names, what in pairs for name in names.split(", ")]
 
 
 def _blocks(lines: list[str]) -> list[tuple[str, list[str]]]:
@@ -76,7 +78,7 @@ def _blocks(lines: list[str]) -> list[tuple[str, list[str]]]:
         elif indented and last == "list" and not line.startswith("      "):
             kind = last
         elif indented:
-            kind = "formula"
+            kind = "prose" if last == "prose" and not blank else "formula"
         elif re.match(r"([*-]|\d+\.) ", line) or (last == "list" and not blank):
             kind = "list"
         else:

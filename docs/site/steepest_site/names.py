@@ -5,12 +5,15 @@ room claims, and a module that is neither a room nor internal, are errors: ``unc
 and a test and the build fail.
 """
 
+import ast
+import importlib.util
 import inspect
 import pkgutil
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -45,6 +48,7 @@ ROOMS = (
     Room("losses", "Losses"),
     Room("initializers", "Initial values"),
     Room("data", "Data"),
+    Room("sklearn", "Estimators for scikit-learn"),
     Room("torch", "PyTorch"),
     Room("mpi", "MPI"),
     Room("checkpoint", "Checkpoints", ("steepest.checkpoint",)),
@@ -66,8 +70,8 @@ INTERNAL = ("cli", "core", "extras", "fields", "kernels", "matrix", "memory")
 SPREAD = ("optimizers", "options")
 """Packages whose contents have places of their own: the rules, and four rooms."""
 
-OPTIONAL = {"torch"}
-"""Rooms whose import needs a package that may be absent."""
+OPTIONAL = {"sklearn", "torch"}
+"""Rooms whose import needs a package that may be absent; their names are read in the source."""
 
 
 def module_of(room: Room) -> ModuleType | None:
@@ -94,6 +98,16 @@ def public(module: ModuleType) -> list[str]:
         for name, value in vars(module).items()
         if not name.startswith("_") and not inspect.ismodule(value)
     ]
+
+
+def listed_in_source(module: str) -> list[str]:
+    """The ``__all__`` of a module that need not be importable, of strings."""
+    found = importlib.util.find_spec(module)
+    assert found is not None and found.origin is not None
+    for node in ast.parse(Path(found.origin).read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            return list(ast.literal_eval(node.value))
+    raise LookupError(f"{module} has no __all__")
 
 
 def top() -> dict[str, Any]:
@@ -133,6 +147,8 @@ def entries(room: Room) -> list[str]:
     if room.name == "torch":  # whose list is the same without PyTorch
         more = ["InBackward", "Optimizer", "step_in_backward"]
         return [f"steepest.torch.{x}" for x in (*more, *(r.__name__ for r in RULES.values()))]
+    if room.name in OPTIONAL:
+        return [f"steepest.{room.name}.{x}" for x in listed_in_source(f"steepest.{room.name}")]
     module = module_of(room)
     if module is None:
         return names

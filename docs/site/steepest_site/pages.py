@@ -121,7 +121,7 @@ def reference() -> dict[str, str]:
                 table(
                     [(f":doc:`{rule.rpartition('.')[2]} <{rule}>`", found(rule)) for rule in rules]
                 ),
-                tree(rules, hidden=True),
+                tree(rules),
             ]
         )
     base, *others = names.beside()
@@ -242,7 +242,7 @@ def entry(path: str) -> str:
         return "\n" + "\n".join(of_source(path, value)) + "\n"
     if kind(value) == "class":
         options = ["members:"]
-        if path == "steepest.Optimizer":
+        if path == "steepest.Optimizer" or path.startswith("steepest.sklearn."):
             options.append("inherited-members:")
         return f"\n.. autoclass:: {path}\n" + "".join(f"   :{x}\n" for x in options)
     if kind(value) == "function":
@@ -336,8 +336,8 @@ def resolved(path: str) -> Any:
     try:
         return getattr(import_module(owner), name)
     except ImportError:
-        [home] = importlib.util.find_spec(owner).submodule_search_locations
-        for file in sorted(Path(home).glob("*.py")):
+        origin = Path(importlib.util.find_spec(owner).origin)
+        for file in sorted(origin.parent.glob("*.py")) if origin.stem == "__init__" else [origin]:
             for node in ast.parse(file.read_text("utf-8")).body:
                 if getattr(node, "name", None) == name:
                     return node
@@ -368,9 +368,10 @@ def table(rows: list[tuple[str, str]]) -> str:
     return "\n".join([*lines, ""])
 
 
-def tree(pages: list[str], hidden: bool = False) -> str:
+def tree(pages: list[str]) -> str:
+    """The pages as those below this one, which shows them in a table."""
     named = [f"{page.rpartition('.')[2]} <{page}>" for page in pages]
-    return f"\n.. toctree::\n{'   :hidden:' if hidden else ''}\n\n{indented(named)}\n"
+    return f"\n.. toctree::\n   :hidden:\n\n{indented(named)}\n"
 
 
 def indented(lines: list[str]) -> str:
