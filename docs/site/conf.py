@@ -56,8 +56,11 @@ def written(app: Any, what: str, name: str, value: Any, options: Any, lines: lis
     text = list(lines)
     source = value
     if name == "steepest.Optimizer":
-        text += ["", *inspect.cleandoc(CommonOptions.__doc__ or "").splitlines()]
         source = CommonOptions
+    elif what == "class" and name.startswith("steepest.sklearn."):
+        [source] = [cls for cls in value.__mro__ if cls.__name__ == "Network"]
+    if source is not value:  # where the arguments are explained
+        text += ["", *inspect.cleandoc(source.__doc__ or "").splitlines()]
     classes = {k: v for k, v in RULES.items() if k[:1].isupper() and v != name}
     lines[:] = docstrings.rst(text, classes, names.ranges(source))
     if what == "class" and issubclass(value, st.Optimizer) and value is not st.Optimizer:
