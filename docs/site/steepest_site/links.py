@@ -4,7 +4,7 @@ In the site a page of ``docs/`` is in ``guide/``, some files of the root are in 
 any other file or folder that a page links to becomes a page that shows it, in ``files/``.
 """
 
-import os
+import posixpath
 import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -47,16 +47,16 @@ def rewritten(text: str, file: str, page: str, linked: Callable[[str], None]) ->
         if re.match(r"[a-z]+:|#", link):
             return found[0]
         path, _, anchor = link.partition("#")
-        target = os.path.normpath(PurePosixPath(file).parent / path)
+        target = posixpath.normpath(PurePosixPath(file).parent / path)
         if not (ROOT / target).exists():
             raise FileNotFoundError(f"{file}: link to {link}, which is not there")
         here = PurePosixPath("docs/site", page).parent
         if image:
-            return f"![{name}]({os.path.relpath(target, here)})"
+            return f"![{name}]({posixpath.relpath(target, here)})"
         goal = page_of(target)
         if goal.startswith("files/"):
             linked(target)
-        relative = os.path.relpath(f"{goal}.md", PurePosixPath(page).parent)
+        relative = posixpath.relpath(f"{goal}.md", PurePosixPath(page).parent)
         if path.endswith(".md") and path.endswith(name):
             name = ""  # the page's title
         return f"[{name}]({relative}{'#' + anchor if anchor else ''})"
