@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-OTHERS = ("lint", "torch")
+OTHERS = ("lint", "docs", "torch")
 """The extras whose versions are not run together with the rest."""
 
 
