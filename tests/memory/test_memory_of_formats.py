@@ -73,12 +73,12 @@ def test_a_step_needs_no_memory_of_the_parameters_size(which: str, threads: int)
 
 
 def test_eight_bits_take_two_bytes() -> None:
-    n = 64 * MEGABYTE
-    params, gradient = zeros(n, "float32"), zeros(n, "float32")
+    n = 128 * MEGABYTE  # so many that a few huge pages do not matter
+    params, gradient = zeros(n, "bfloat16"), zeros(n, "bfloat16")
     gc.collect()  # what other tests have left is not to go in between
     before = measure._status("VmRSS")
     optimizer = st.AdamW(params, state_dtype="q8")
     optimizer.step(gradient)
     taken = measure._status("VmRSS")
     assert before is not None and taken is not None
-    assert 2.0 * n < taken - before < 2.1 * n
+    assert 1.9 * n < taken - before < 2.1 * n
