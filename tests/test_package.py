@@ -123,6 +123,7 @@ FLOORS = [
     "testing",
     "extension",
     "reference",  # at the top: only the checks of rules import it
+    "__main__",
     "cli",
     "tuning",
     "sklearn",

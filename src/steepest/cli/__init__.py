@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.metadata import version
 
 from steepest.cli import compare, info, listing, predict, train, tune
 from steepest.cli.arguments import Parser
@@ -49,6 +50,7 @@ def _run(argv: Sequence[str] | None) -> int:
     parser = Parser(
         prog="steepest", description="Optimizers of machine learning, fused and fast on the CPU."
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('steepest')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in (train, predict, compare, tune, listing, info):
         command.add(commands)

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from steepest.cli import syntax
 from steepest.cli.errors import UsageError
 from steepest.core.description import Facts, facts
 from steepest.optimizers import RULES, Optimizer
@@ -16,6 +17,9 @@ _FORMATS = ("dtype", "grad_dtype", "state_dtype", "master")
 def add(commands: Any) -> None:
     """Adds the command's parser."""
     parser = commands.add_parser("list", help="the optimizers: formulas, states, bytes, papers")
+    parser.add_argument(
+        "names", metavar="NAME", nargs="*", help="of the optimizers that are shown (default: all)"
+    )
     parser.add_argument("--markdown", action="store_true", help="as the table of docs/rules.md")
     parser.add_argument("--dtype", metavar="FORMAT", help="of parameters (default: float32)")
     parser.add_argument(
@@ -34,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     if "=" in chosen.get("state_dtype", ""):
         pairs = (text.partition("=") for text in chosen["state_dtype"].split(","))
         chosen["state_dtype"] = {key.strip(): name.strip() for key, _, name in pairs}
-    found = {rule: _of(cls, chosen) for rule, cls in RULES.items()}
+    found = {rule: _of(RULES[rule], chosen) for rule in _named(arguments.names) or RULES}
     rules = [x for x in found.values() if isinstance(x, Facts)]
     if not rules:
         raise UsageError(str(next(iter(found.values()))))
@@ -51,6 +55,17 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{name:<{width}}  {rule.summary}")
         print(textwrap.indent(_details(rule, numbers), " " * (width + 4)), end="\n\n")
     return 0
+
+
+def _named(texts: list[str]) -> list[str]:
+    """The rules of these names. Raises UsageError."""
+    names = []
+    for text in texts:
+        name, positional, named = syntax.call("list", text, RULES)
+        if positional or named:
+            raise UsageError(f"list {text}: expected the name alone, such as {name}")
+        names.append(name)
+    return names
 
 
 def _of(cls: type[Optimizer], chosen: Mapping[str, Any]) -> Facts | ValueError:

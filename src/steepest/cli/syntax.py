@@ -45,13 +45,15 @@ _VALUES = {"True", "False", "None"}
 
 
 def call(option: str, text: str, known: Mapping[str, Any]) -> tuple[str, list[Any], dict[str, Any]]:
-    """Takes ``name:arguments`` apart. Raises UsageError.
+    """Takes ``name:arguments`` apart; a class may be called as in Python. Raises UsageError.
 
     >>> call("--optimizer", "sgd:0.1, momentum=0.9", RULES)
     ('sgd', [0.1], {'momentum': 0.9})
+    >>> call("--optimizer", "AdamW", RULES)
+    ('adamw', [], {})
     """
     name, _, inside = text.partition(":")
-    name = name.strip().replace("-", "_")
+    name = named_as(name, known)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -69,6 +71,13 @@ def call(option: str, text: str, known: Mapping[str, Any]) -> tuple[str, list[An
             f"{option} {text}: expected {name}, or {name}:arguments written as in Python"
         ) from None
     return name, positional, named
+
+
+def named_as(text: str, known: Mapping[str, Any]) -> str:
+    """The name of what may be called by its class, too; the text where there is no such name."""
+    name = text.strip().replace("-", "_")
+    classes = {getattr(x, "__name__", key): key for key, x in known.items()}
+    return name if name in known else classes.get(name, name)
 
 
 def made(
