@@ -9,6 +9,8 @@ from steepest import codecs
 torch = pytest.importorskip("torch")
 stt = pytest.importorskip("steepest.torch")
 
+pytestmark = pytest.mark.torch
+
 SHAPE = (70, 64)
 
 
