@@ -1,4 +1,4 @@
-"""``steepest predict``, beside the run that trained the model and ``st.models.load``."""
+"""``steepest predict``, compared with the run that trained the model and ``st.models.load``."""
 
 import csv
 import io
@@ -98,7 +98,7 @@ def test_the_results_of_the_run_come_from_the_predictions(runs, name, tmp_path, 
         if name == "diabetes":
             scaling = dataset.scaling
             assert np.array_equal(found, within * scaling["y_scale"] + scaling["y_mean"])
-            # The run measures scaled values: other roundings in double.
+            # The run measures scaled values: other roundings in double, of sums of some hundreds.
             assert r_squared(found, labels[rows]) == pytest.approx(results["r2"], rel=1e-9)
             assert rmse(found, labels[rows]) == pytest.approx(results["rmse"], rel=1e-9)
         else:
@@ -114,7 +114,7 @@ def test_probabilities(runs, name, capsys) -> None:
     assert header == ["class", *(f"probability_{label}" for label in model.classes)]
     cells = np.array([row[1:] for row in rows], np.float32)
     assert np.array_equal(cells, model.predict_proba(pandas.read_csv(table)))
-    np.testing.assert_allclose(cells.sum(axis=1), 1, rtol=1e-5)  # float32
+    np.testing.assert_allclose(cells.sum(axis=1), 1, rtol=1e-5)  # roundings of float32
     assert [row[0] for row in rows] == [header[1 + i][12:] for i in cells.argmax(axis=1)]
 
 
@@ -226,7 +226,8 @@ def test_true_and_false_are_inputs(tmp_path, capsys) -> None:
     assert predicted(capsys, run, table) == found
     table.write_text("x,flag\n3,True\n0,FALSE\n")
     some = predicted(capsys, run, table)
-    # The BLAS may add up in another order for another number of rows.
+    # The BLAS may add up in another order for another number of rows, in float32; the flag itself
+    # changes the value by more than a hundredth.
     assert float(some[1][0]) == pytest.approx(float(found[4][0]), rel=1e-5)
     assert float(some[2][0]) != pytest.approx(float(found[1][0]), rel=1e-2)
 

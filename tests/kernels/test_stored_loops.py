@@ -132,6 +132,7 @@ def check_squares_alone():
         opt.state["0"]["exp_avg_sq"], opt.state["0"]["exp_avg_sq_root_scale"], square=True
     ))  # fmt: skip
     exact = np.sqrt(other.state["0"]["exp_avg_sq"])
+    # A root has 4 bits of mantissa, and what is below 2^-15 of the scale has the lowest code.
     np.testing.assert_allclose(root, exact, rtol=1 / 16, atol=2e-5 * exact.max())
 
 

@@ -609,6 +609,7 @@ m, q = network(), network(False)
 a, b = eight(m), eight(q)
 losses = train(m, a, range(20))
 assert losses[-1] < 0.8 * losses[0]
+# The two round at random by other numbers, each state by up to an eighth of it.
 assert np.allclose(losses, train(q, b, range(20)), rtol=0.05)
 for (name, p), r in zip(m.named_parameters(), q.parameters()):
     state, one = a.state[p], b.state[r]
@@ -695,6 +696,7 @@ for flat in False, True:
         assert a.state[p].keys() == expected.keys()
         for key, x in a.state[p].items():
             assert torch.equal(whole(x), expected[key]), (flat, key)
+    # From the same codes on, they round at random by other numbers.
     assert np.allclose(train(m, a, range(3, 9)), losses, rtol=0.05)
 """
     host.together(2, START + EIGHT + save, tmp_path)
@@ -749,7 +751,7 @@ train(m, a, [3])
 
 
 def test_rules_with_states_of_8_bits(host, tmp_path):
-    """The noise goes by the place in the shard, so the first shard has the bits of one process."""
+    """The noise depends on the place in the shard: the first shard has the bits of one process."""
     code = """
 done = 0
 for rule in RULES:
