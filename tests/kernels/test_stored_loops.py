@@ -49,6 +49,33 @@ def test_a_loop_reads_and_writes_what_is_stored():
     assert "real" not in made[len(RULE) :].replace("decode", "")
 
 
+def loop_of_8_bits(last):
+    """The loop with states of 8 bits of a rule whose last statement is this."""
+    rule = RULE.replace(
+        """        m[i] = m[i] + f * g[i]  # not read again
+        p[i] = k * p[i] - lr * (
+            f * g[i])
+""",
+        f"""        mi = m[i] + f * g[i]
+        m[i] = mi
+        {last}
+""",
+    )
+    made = stored_loops.with_stored_loops(rule)
+    return made.partition("cdef inline void toy_q8_loop(")[2].partition("cdef void")[0]
+
+
+def test_a_long_function_of_states_has_a_loop_by_itself():
+    loop = loop_of_8_bits("p[i] = k * p[i] - lr * arctan(mi)")
+    assert loop.count("for i in range(GROUP):") == 2
+    assert "p[first_ + i] = k * p[first_ + i] - lr * arctan(new_m.x[i])" in loop
+    for last in (
+        "p[i] = k * p[i] - lr * root(mi)",  # no long function
+        "hi = mi * mi\n        p[i] = k * p[i] - arctan(mi * hi)",  # hi is not stored
+    ):
+        assert loop_of_8_bits(last).count("for i in range(GROUP):") == 1
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [

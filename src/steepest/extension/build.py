@@ -32,9 +32,10 @@ DIRECTIVES: dict[str, Any] = {
 """Cython's directives; without ``cdivision`` a loop with a division is not vectorised."""
 
 # No contraction to fused multiply-add: its bits differ between levels. No square root loop is
-# vectorised with errno, none of six arrays with gcc's usual number of checks for overlap.
+# vectorised with errno, none of six arrays with gcc's usual number of checks for overlap. Jumps
+# that gcc threads through selections become loops that are not vectorised, or compute each way.
 _NUMERICS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-_GCC = ["--param=vect-max-version-for-alias-checks=64"]
+_GCC = ["--param=vect-max-version-for-alias-checks=64", "-fno-thread-jumps"]
 _LEVELS = {
     "base": [],
     "v3": ["-march=x86-64-v3"],

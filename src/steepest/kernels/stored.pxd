@@ -5,7 +5,9 @@ are looked at as integers, and there are selections in place of branches, so tha
 the twins in NumPy are in ``steepest.codecs``.
 """
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
+
+from steepest.kernels.groups cimport Group, Random, code_group
 
 cdef enum:
     GROUP = 128            # elements that share a scale
@@ -35,19 +37,6 @@ cdef struct Stored:
 # A loop of a rule over n elements of these; see ``stored_loops.py``.
 ctypedef void (*stored_loop)(const Stored *x, Py_ssize_t n, double factor, double keep,
                              const double *h) noexcept nogil
-
-# Numbers of a group before they are encoded.
-cdef extern from *:
-    """
-    #if defined(__GNUC__)
-    typedef struct { float x[128]; } __attribute__((aligned(64))) steepest_group;
-    #else
-    typedef struct { float x[128]; } steepest_group;
-    #endif
-    """
-    ctypedef struct Group "steepest_group":
-        float x[GROUP]
-
 
 cdef inline float from_bits(uint32_t bits) noexcept nogil:
     cdef float x
@@ -146,24 +135,18 @@ cdef inline uint32_t noise(uint32_t at) noexcept nogil:
     return (at ^ (at >> 15)) * <uint32_t>0xd35a2d97
 
 
+cdef inline void draw_group(Random *x, uint32_t at) noexcept nogil:
+    """The random bits of a group's elements, which begin at `at`."""
+    cdef Py_ssize_t i
+    for i in range(GROUP):
+        x.x[i] = noise(at)
+        at += <uint32_t>PER_ELEMENT
+
+
 # 8-bit floats of a group relative to a power of two, its scale, which is stored as the biased
-# exponent of that. A code is the upper bits of a float, counted from 15 below the scale.
-
-cdef inline float from_signed(uint8_t code, uint32_t lowest) noexcept nogil:
-    """The number of a code: sign, 4 bits of exponent, 3 of mantissa; `lowest` are the bits of the
-    float that code 0 would be, if it were not 0."""
-    cdef uint32_t k = code & <uint32_t>0x7f
-    cdef uint32_t bits = (k << SIGNED_BITS) + lowest
-    bits = bits if k else <uint32_t>0
-    return from_bits(bits | (code & <uint32_t>0x80) << 24)
-
-
-cdef inline float from_square(uint8_t code, uint32_t lowest) noexcept nogil:
-    """The square of the number of a code: 4 bits of exponent, 4 of mantissa."""
-    cdef uint32_t bits = (<uint32_t>code << SQUARE_BITS) + lowest
-    cdef float root = from_bits(bits if code else <uint32_t>0)
-    return root * root
-
+# exponent of that. A code is the upper bits of a float, counted from 15 below the scale: of a
+# signed one sign, 4 bits of exponent, 3 of mantissa; of a square, those of its root, 4 and 4. See
+# ``groups.pxd``.
 
 cdef inline uint32_t lowest_of(uint8_t scale) noexcept nogil:
     return (<uint32_t>scale - <uint32_t>15) << 23
@@ -178,21 +161,6 @@ cdef inline uint8_t scale_of(uint32_t most, int dropped) noexcept nogil:
     cdef uint32_t exponent = ((most & <uint32_t>0x7fffffff) + ((<uint32_t>1 << dropped) - 1)) >> 23
     exponent = exponent if exponent < <uint32_t>255 else <uint32_t>255
     return <uint8_t>(exponent if exponent > <uint32_t>LOWEST else <uint32_t>LOWEST)
-
-
-cdef inline uint8_t to_signed(float x, uint32_t lowest, uint32_t random) noexcept nogil:
-    """The code of x, one more as often as what it drops is large. A NaN is the usual one."""
-    cdef uint32_t bits = bits_of(x)
-    cdef uint32_t up = (bits & <uint32_t>0x7fffffff) + (random >> (32 - SIGNED_BITS))
-    cdef int32_t k = <int32_t>(up >> SIGNED_BITS) - <int32_t>(lowest >> SIGNED_BITS)
-    return <uint8_t>((k if k > 0 else 0) | <int32_t>(bits >> 24 & <uint32_t>0x80))
-
-
-cdef inline uint8_t to_square(float root, uint32_t lowest, uint32_t random) noexcept nogil:
-    """The code of a root; never 0. A NaN is the usual one."""
-    cdef uint32_t up = bits_of(root) + (random >> (32 - SQUARE_BITS))
-    cdef int32_t k = <int32_t>(up >> SQUARE_BITS) - <int32_t>(lowest >> SQUARE_BITS)
-    return <uint8_t>(k if k > 1 else 1)
 
 
 cdef inline void usual_nan(Group *x, uint32_t most, Py_ssize_t n) noexcept nogil:
@@ -210,12 +178,14 @@ cdef inline void encode_group(Group *x, uint8_t *restrict code, uint8_t *scale, 
                               uint32_t at, Py_ssize_t n, bint square) noexcept nogil:
     """A group of numbers, or of the roots of squares, whose largest magnitude has the bits `most`;
     `at` is where its random numbers begin."""
-    cdef uint32_t lowest
-    cdef Py_ssize_t i
+    cdef Random random
+    cdef uint8_t codes[GROUP]
+    draw_group(&random, at)
     usual_nan(x, most, n)
     scale[0] = scale_of(most, SQUARE_BITS if square else SIGNED_BITS)
-    lowest = lowest_of(scale[0])
-    for i in range(n):
-        code[i] = (to_square(x.x[i], lowest, noise(at)) if square
-                   else to_signed(x.x[i], lowest, noise(at)))
-        at += <uint32_t>PER_ELEMENT
+    if n == GROUP:
+        code_group(x.x, random.x, lowest_of(scale[0]), code, square)
+    else:
+        memset(&x.x[n], 0, (GROUP - n) * sizeof(float))
+        code_group(x.x, random.x, lowest_of(scale[0]), codes, square)
+        memcpy(code, codes, n)

@@ -10,9 +10,9 @@ convert in between. So the build adds to each file of rules, for each set, the s
 what is decoded, computed and encoded is the same, one element at a time.
 
 States of 8 bits have a scale for each group of elements, which is known when all of them are. Such
-a loop goes over one group: it leaves the new states as floats and finds their largest, and a second
-loop encodes them from L1. A state whose name begins with v holds squares, and is stored by its
-root, which the compiler takes once where the rule needs it too.
+a loop goes over one group, whose states are floats in L1 before and after it, and finds the largest
+of each. A state whose name begins with v holds squares, and is stored by its root, which the
+compiler takes once where the rule needs it too.
 
 A loop is taken if it is one ``for i in range(n):`` in which arrays appear as ``name[i]`` alone, and
 none is read once it has been written. Others, and rules with reductions, keep the three passes.
@@ -66,10 +66,10 @@ _HEAD = """
 
 from libc.stdint cimport int16_t, int32_t, uint8_t, uint32_t
 from steepest.kernels.contract cimport root as _root
+from steepest.kernels.groups cimport Group, Random, code_group, decode_group
 from steepest.kernels.stored cimport (
-    GROUP, PER_ELEMENT, SIGNED_BITS, SQUARE_BITS, Group, Stored, bfloat16, from_bfloat16,
-    from_signed, from_square, joined, lowest_of, magnitude_bits, noise, scale_of, split,
-    to_bfloat16, to_signed, to_square, usual_nan,
+    GROUP, PER_ELEMENT, SIGNED_BITS, SQUARE_BITS, Stored, bfloat16, draw_group, from_bfloat16,
+    joined, lowest_of, magnitude_bits, scale_of, split, to_bfloat16, usual_nan,
 )
 from cpython.pycapsule cimport PyCapsule_New as _capsule
 
@@ -99,8 +99,8 @@ class _Array:
             "float32": x,
             "bfloat16": f"from_bfloat16({x})",
             "split16": f"joined({x}, low_[{self.at}])",
-            "q8": f"from_signed({x}, lowest_{self.name})",
-            "q8_square": f"from_square({x}, lowest_{self.name})",
+            "q8": f"old_{self.name}.x[i]",
+            "q8_square": f"old_{self.name}.x[i]",
         }[self.format]
 
     def written(self, value: str) -> list[str]:
@@ -201,42 +201,56 @@ def _over_all(lines: list[str]) -> str:
 
 
 def _over_groups(lines: list[str], states: list[_Array], written: list[str]) -> str:
-    """For each group, a loop over its elements, and one that encodes their states."""
+    """For each group, what decodes its states, a loop over its elements, and what encodes them."""
     new = [x for x in states if x.name in written]
-    declared = [f"    cdef uint8_t *scale_{x.name}\n" for x in states]
-    declared += [f"    cdef uint32_t lowest_{x.name}\n" for x in states]
+    declared = [f"    cdef Group old_{x.name}\n    cdef uint8_t *scale_{x.name}\n" for x in states]
     # Magnitudes with a sign: of an unsigned number that is not above 0, gcc would make a branch.
     declared += [f"    cdef Group new_{x.name}\n    cdef int32_t most_{x.name}\n" for x in new]
-    declared += ["    cdef int32_t magnitude_\n    cdef uint32_t random_, at_\n"]
-    head = [
-        f"scale_{x.name} = <uint8_t *>all_.beside[{x.place}] + first_ // GROUP\n"
-        f"        lowest_{x.name} = lowest_of(scale_{x.name}[0])"
-        for x in states
-    ]
-    head += [f"most_{x.name} = 0" for x in new]
-    tail, loop = [], []
+    declared += ["    cdef int32_t magnitude_\n    cdef Random random_\n"]
+    before, after = [], []
+    for x in states:
+        before += [
+            f"scale_{x.name} = <uint8_t *>all_.beside[{x.place}] + first_ // GROUP",
+            f"decode_group({x.name} + first_, lowest_of(scale_{x.name}[0]), old_{x.name}.x, "
+            f"{x.format == 'q8_square'})",
+        ]
+    before += [f"most_{x.name} = 0" for x in new]
+    if new:
+        at = f"all_.noise[{new[0].place}] + <uint32_t>first_ * PER_ELEMENT"
+        after = [f"draw_group(&random_, {at})"]
     for x in new:
-        tail += [
+        after += [
             f"usual_nan(&new_{x.name}, most_{x.name}, GROUP)",
             f"scale_{x.name}[0] = scale_of(most_{x.name}, {x.kind.upper()}_BITS)",
-            f"lowest_{x.name} = lowest_of(scale_{x.name}[0])",
+            f"code_group(new_{x.name}.x, random_.x, lowest_of(scale_{x.name}[0]), "
+            f"{x.name} + first_, {x.format == 'q8_square'})",
         ]
-        code = f"to_{x.kind}(new_{x.name}.x[i], lowest_{x.name}, random_)"
-        loop.append(f"{x.name}[{x.at}] = {code}")
-    if new:
-        tail.append(f"at_ = all_.noise[{new[0].place}] + <uint32_t>first_ * PER_ELEMENT")
-        loop[:0] = ["random_ = noise(at_)", "at_ += <uint32_t>PER_ELEMENT"]
-    inner = "        for i in range(GROUP):\n"
     return (
         f"{''.join(declared)}    cdef Py_ssize_t first_ = 0\n    while first_ < n:\n"
-        + "".join(f"        {x}\n" for x in head)
-        + inner
-        + "".join(f"    {x}" for x in lines)
-        + "".join(f"        {x}\n" for x in tail)
-        + (inner if loop else "")
-        + "".join(f"            {x}\n" for x in loop)
+        + "".join(f"        {x}\n" for x in before)
+        + "".join(
+            "        for i in range(GROUP):\n" + "".join(f"    {x}" for x in part)
+            for part in _parts(lines, states)
+        )
+        + "".join(f"        {x}\n" for x in after)
         + "        first_ += GROUP\n"
     )
+
+
+def _parts(lines: list[str], states: list[_Array]) -> list[list[str]]:
+    """The statements of one loop; of two, where the last calls a longer function of what the states
+    hold: of two shorter chains of operations the processor has more elements in hand."""
+    text, last = "".join(lines[:-1]), lines[-1]
+    for x in states:
+        root = x.format == "q8_square"
+        form = r"_root\((\w+)\)" if root else r"(\w+)"
+        if new := re.search(rf"new_{x.name}\.x\[i\] = {form}\n", text):
+            read = rf"\broot\({new[1]}\)" if root else rf"\b{new[1]}\b"
+            last = re.sub(read, f"new_{x.name}.x[i]", last)
+    inner = {*re.findall(r"^\s+(\w+) = ", text, re.MULTILINE)}
+    called = {*re.findall(r"(\w+)\(", last)} - {"root", "sign", "larger", "magnitude"}
+    apart = called and not inner & {*re.findall(r"\w+", last)}
+    return [lines[:-1], [last]] if apart else [lines]
 
 
 def _body(loop: str, arrays: dict[str, _Array]) -> tuple[list[str], list[str]]:

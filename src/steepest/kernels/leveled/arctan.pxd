@@ -17,7 +17,7 @@ cdef inline real arctan2(real y, real x) noexcept nogil:
     cdef real top = small - large if turned else small
     cdef real bottom = small + large if turned else large
     cdef real turn = <real>0.7853981633974483 if turned else <real>0
-    cdef real q = top / (<real>2 if bottom == <real>0 else bottom), z = q * q
+    cdef real q = top / (<real>2 if large == <real>0 else bottom), z = q * q
     cdef real sum
     if real is float:
         sum = <real>-0.06451928208121749

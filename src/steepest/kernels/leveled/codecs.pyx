@@ -12,16 +12,16 @@ which the compiler vectorises, and over a run of any stride.
 """
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t, uint32_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from steepest.kernels.contract cimport (
     MAXDIMS, Operand, decode_double, decode_float, encode_double, encode_float, real, root,
 )
+from steepest.kernels.groups cimport Group, decode_group
 from steepest.kernels.streams cimport LINE, stream_line
 from steepest.kernels.stored cimport (
-    GROUP, PER_ELEMENT, Group, bfloat16, bits_of, encode_group, float16, from_bfloat16, from_bits,
-    from_float16, from_signed, from_square, lowest_of, magnitude_bits, noise, split,
-    to_bfloat16, to_float16, to_odd,
+    GROUP, PER_ELEMENT, bfloat16, bits_of, encode_group, float16, from_bfloat16, from_bits,
+    from_float16, lowest_of, magnitude_bits, noise, split, to_bfloat16, to_float16, to_odd,
 )
 
 CODECS = {}
@@ -527,12 +527,21 @@ CODECS["stochastic_float16"] = entry(decode_float16, decode_float16, encode_stoc
 # States of 8 bits, a group at a time: `data` are the codes and `beside` the scales, both in C
 # order. A run begins where a group does; only the array's last group may be shorter.
 
-cdef inline void decode_group(const uint8_t *restrict code, uint8_t scale, Py_ssize_t n,
-                              real *restrict row, bint square) noexcept nogil:
-    cdef uint32_t lowest = lowest_of(scale)
+cdef inline void decoded_group(const uint8_t *code, uint8_t scale, Py_ssize_t n, real *row,
+                               bint square) noexcept nogil:
+    cdef uint8_t codes[GROUP]
+    cdef Group group
     cdef Py_ssize_t i
+    if n < GROUP:
+        memset(codes, 0, GROUP)
+        memcpy(codes, code, n)
+        code = codes
+    elif real is float:
+        decode_group(code, lowest_of(scale), row, square)
+        return
+    decode_group(code, lowest_of(scale), group.x, square)
     for i in range(n):
-        row[i] = <real>(from_square(code[i], lowest) if square else from_signed(code[i], lowest))
+        row[i] = <real>group.x[i]
 
 
 cdef inline void decode_groups(const Operand *x, Py_ssize_t start, Py_ssize_t n,
@@ -541,8 +550,8 @@ cdef inline void decode_groups(const Operand *x, Py_ssize_t start, Py_ssize_t n,
     cdef const uint8_t *scale = <const uint8_t *>x.beside + start // GROUP
     cdef Py_ssize_t done = 0
     while done < n:
-        decode_group(code + done, scale[done // GROUP], min(n - done, <Py_ssize_t>GROUP),
-                     row + done, square)
+        decoded_group(code + done, scale[done // GROUP], min(n - done, <Py_ssize_t>GROUP),
+                      row + done, square)
         done += GROUP
 
 
