@@ -8,18 +8,24 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from steepest_site import docstrings, names, pages
+from steepest_site import docstrings, gallery, names, pages
 
 import steepest as st
 from steepest.core.common_options import CommonOptions
 
 pages.write()
+gallery.tidy(Path(__file__).parent / "gallery")
 
 project = "steepest"
 author = copyright = "The steepest developers"
 version = release = st.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
+]
 exclude_patterns = ["parts/*", "README.md"]
 myst_heading_anchors = 4
 autodoc_member_order = "bysource"
@@ -32,6 +38,20 @@ add_module_names = True
 toc_object_entries_show_parents = "hide"
 copybutton_prompt_text = r">>> |\.\.\.(?: |$)"
 copybutton_prompt_is_regexp = True
+copybutton_selector = "div.highlight pre:not(.sphx-glr-script-out pre)"  # not what was printed
+
+sphinx_gallery_conf = {
+    "examples_dirs": str(gallery.FOLDER),
+    "gallery_dirs": "gallery",
+    "filename_pattern": gallery.executed(),
+    "within_subsection_order": "FileNameSortKey",
+    "copyfile_regex": "",
+    "download_all_examples": False,
+    "notebook_extensions": set(),
+    "write_computation_times": False,
+    "show_signature": False,
+    "thumbnail_size": (400, 240),
+}
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"steepest {version}"
@@ -82,3 +102,4 @@ def setup(app: Any) -> None:
     app.add_config_value("texts", zlib.crc32("".join(texts).encode()), "env")
     app.connect("autodoc-process-docstring", written)
     app.connect("autodoc-skip-member", left_out)
+    app.connect("source-read", gallery.said)
