@@ -59,6 +59,20 @@ def test_tables_of_rules_are_the_commands():
     )
 
 
+def test_the_choice_guide_quotes_rows_of_the_measurements():
+    found = (ROOT / "bench" / "convergence.md").read_text(encoding="utf-8")
+    cells = [line.strip("|").split("|") for line in found.splitlines() if line.startswith("| ")][1:]
+    digits = {row[0].strip(): (row[4].strip(), row[5].strip()) for row in cells}
+    quoted = re.findall(
+        r"^\| (\w+) \| ([\d.]+) \| ([\d.]+) \|$",
+        (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8"), re.MULTILINE,
+    )  # fmt: skip
+    assert len(quoted) == 13
+    assert [digits[name] for name, *_ in quoted] == [(one, two) for _, one, two in quoted]
+    least = {name: float(two) for name, (_, two) in digits.items() if hasattr(st, name)}
+    assert sorted(least, key=least.get)[:4] == ["PSGDKron", "SOAP", "NorMuon", "Muon"]
+
+
 # The README
 
 

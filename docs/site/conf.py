@@ -8,7 +8,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from steepest_site import docstrings, gallery, names, pages
+from sphinx.util import logging
+from steepest_site import check, docstrings, gallery, names, pages
 
 import steepest as st
 from steepest.core.common_options import CommonOptions
@@ -96,6 +97,13 @@ def left_out(app: Any, what: str, name: str, value: Any, skip: bool, options: An
     return None
 
 
+def checked(app: Any, error: Exception | None) -> None:
+    """Warns of links that lead nowhere, and of pages that nothing leads to."""
+    if error is None and app.builder.name == "html":
+        for line in check.problems(Path(app.outdir)):
+            logging.getLogger(__name__).warning("%s", line)
+
+
 def setup(app: Any) -> None:
     # A change of these files changes every page.
     texts = [path.read_text("utf-8") for path in sorted(Path(__file__).parent.rglob("*.py"))]
@@ -103,3 +111,4 @@ def setup(app: Any) -> None:
     app.connect("autodoc-process-docstring", written)
     app.connect("autodoc-skip-member", left_out)
     app.connect("source-read", gallery.said)
+    app.connect("build-finished", checked)

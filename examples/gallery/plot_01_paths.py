@@ -69,10 +69,10 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", 
 plt.show()
 
 # %%
-# A dot is where a path ends. In the valley, plain gradient descent is the slowest: the steep walls forbid it the rate that the
-# flat floor needs. Among the hills, three rules stay in the hollow where they begin, and only
-# momentum rolls over some hills, to a lower one. None of them looks for the lowest: begin from
-# several points, and take the best.
+# A dot is where a path ends. In the valley, plain gradient descent is the slowest: the steep walls
+# forbid it the rate that the flat floor needs. Among the hills, three rules stay in the hollow
+# where they begin, and only momentum rolls over some hills, to a lower one. None of them looks for
+# the lowest: begin from several points, and take the best.
 
 print(f"{'height after 400 steps':22}  Rosenbrock  Rastrigin")
 for name, (one, two) in heights.items():

@@ -2,8 +2,9 @@
 A sparse linear model by FTRL
 =============================
 
-Ten of 500 features tell two classes apart. FTRL-proximal makes all weights exactly 0 whose gradients
-do not insist, while samples come one batch after the other. Needs ``pip install ".[train]"``.
+Ten of 500 features tell two classes apart. FTRL-proximal makes all weights exactly 0 whose
+gradients do not insist, while samples come one batch after the other. Needs ``pip install
+".[train]"``.
 """
 
 import matplotlib.pyplot as plt

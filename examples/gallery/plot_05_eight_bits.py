@@ -50,7 +50,8 @@ right.set(title="states, kB")
 plt.show()
 
 # %%
-# Arrays of fewer than 4096 elements, such as the biases, keep states of float32: they do not matter.
+# Arrays of fewer than 4096 elements, such as the biases, keep states of float32: they do not
+# matter.
 
 print(f"bytes of the states: {size['float32']} as float32, {size['q8']} with 8 bits")
 last = {key: loss[-1] for key, loss in losses.items()}

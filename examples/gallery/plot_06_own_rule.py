@@ -3,8 +3,8 @@ A rule of your own
 ==================
 
 PowerSign (Bello et al. 2017, arXiv:1709.07417) takes longer steps where the gradient agrees in sign
-with its momentum. This library does not have it; four lines of NumPy add it. Needs
-``pip install ".[train]"``.
+with its momentum. This library does not have it; four lines of NumPy add it. Needs ``pip install
+".[train]"``.
 """
 
 import matplotlib.pyplot as plt
@@ -15,7 +15,8 @@ from steepest.data import digits
 
 # %%
 # A rule changes ``p`` and its states in place. Hyper-parameters come after the star, with their
-# defaults. Schedules, clipping, weight decay, averages, groups and checkpoints come from ``st.rule``.
+# defaults. Schedules, clipping, weight decay, averages, groups and checkpoints come from
+# ``st.rule``.
 
 
 @st.rule(states=("momentum_buffer",))
@@ -53,10 +54,10 @@ ax.legend()
 plt.show()
 
 # %%
-# PowerSign's steps are e times as long as those of gradient descent where signs agree, and shorter by
-# e where they do not. In this small trial it ends below gradient descent at its own rate, and also
-# below that at e times the rate, so the longer steps alone do not explain it. The page on rules of
-# your own also has the way to the full speed of the library, a loop in Cython.
+# PowerSign's steps are e times as long as those of gradient descent where signs agree, and shorter
+# by e where they do not. In this small trial it ends below gradient descent at its own rate, and
+# also below that at e times the rate, so the longer steps alone do not explain it. The page on
+# rules of your own also has the way to the full speed of the library, a loop in Cython.
 
 for name, losses in curves.items():
     print(f"{name:22}  loss of the last epoch {losses[-1]:.4f}")

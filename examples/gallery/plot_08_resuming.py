@@ -21,7 +21,7 @@ folder = tempfile.TemporaryDirectory()
 
 
 def job(callbacks=(), **files):
-    """A whole training, as a script would have it; files: where it is saved, and whether to resume."""
+    """A whole training, as a script would have it. files: where to save it, whether to resume."""
     params = net.initial(seed=0)
     optimizer = st.AdamW(params, lr=st.schedules.cosine(0.01, steps=400), ema=0.99)
     history = st.fit(
@@ -39,8 +39,8 @@ def job(callbacks=(), **files):
 
 
 # %%
-# The first run goes through. The second one is to fail in its fifth epoch, and is then started again
-# by the same call: ``resume=True`` begins at the start if there is no file.
+# The first run goes through. The second one is to fail in its fifth epoch, and is then started
+# again by the same call: ``resume=True`` begins at the start if there is no file.
 
 
 def power_cut(epoch):
@@ -59,8 +59,8 @@ print(f"updates in the file: {saved.state_dict['updates']}")
 resumed, continued = job(**files)
 
 # %%
-# The file has parameters, states, counts, the history and the place in the order of the samples. The
-# schedule is a function of the number of updates, so it is where it was.
+# The file has parameters, states, counts, the history and the place in the order of the samples.
+# The schedule is a function of the number of updates, so it is where it was.
 
 figure, ax = plt.subplots(figsize=(8, 4.2), layout="constrained")
 ax.plot(history["epoch"], history["loss"], linewidth=5, alpha=0.4, label="in one go")

@@ -3,8 +3,8 @@ Several processes by MPI
 ========================
 
 ``st.mpi.Sharded`` gives each process a part of the optimizer's state. This page starts the program
-``TRAIN`` below by ``mpiexec``, with one, two and four processes. Needs
-``pip install ".[train,mpi]" mpich``.
+``TRAIN`` below by ``mpiexec``, with one, two and four processes. Needs ``pip install ".[train,mpi]"
+mpich``.
 """
 
 import json
@@ -47,11 +47,11 @@ for ranks in 1, 2, 4:
     found[ranks] = json.loads(done.stdout)
 
 # %%
-# The state of a process shrinks in proportion. The losses are equal up to rounding: the gradient of a
-# batch is now the mean of those of its parts.
+# The state of a process shrinks in proportion. The losses are equal up to rounding: the gradient of
+# a batch is now the mean of those of its parts.
 
 figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
-for place, (ranks, result) in enumerate(found.items()):
+for place, result in enumerate(found.values()):
     below = 0
     for rank, size in enumerate(result["bytes"]):
         ax.bar(place, size / 1000, bottom=below, color=f"C{rank}", edgecolor="white", width=0.6)

@@ -20,8 +20,8 @@ x, x_held, y, y_held = train_test_split(x, y, test_size=0.3, random_state=0)
 net = st.models.MLP((10, 32, 1), "regression")
 
 # %%
-# An objective trains one candidate, from fresh parameters, and returns its history. ``trial.callback``
-# ends candidates early that are worse than the median of the others.
+# An objective trains one candidate, from fresh parameters, and returns its history.
+# ``trial.callback`` ends candidates early that are worse than the median of the others.
 
 
 def fit(values, callbacks=()):

@@ -52,7 +52,7 @@ def guide() -> dict[str, str]:
     linked: set[str] = set()
     sources = [f"docs/{path.name}" for path in sorted((links.ROOT / "docs").glob("*.md"))]
     for file in (*sources, *links.MOVED):
-        if file != "README.md":
+        if file.endswith(".md") and file != "README.md":
             page = links.page_of(file)
             text = (links.ROOT / file).read_text("utf-8")
             pages[f"{page}.md"] = links.rewritten(text, file, page, linked.add)
