@@ -56,7 +56,9 @@ except RuntimeError as error:
     print("The run ended:", error)
 saved = st.checkpoint.read(files["checkpoint"])
 print(f"updates in the file: {saved.state_dict['updates']}")
-resumed, continued = job(**files)
+epochs = []
+resumed, continued = job(callbacks=[lambda epoch: epochs.append(epoch.epoch)], **files)
+print(f"epochs of the second start: {epochs}")
 
 # %%
 # The file has parameters, states, counts, the history and the place in the order of the samples.

@@ -24,14 +24,16 @@ y = (x @ rng.normal(size=(64, 10))).argmax(axis=1)
 net = st.models.MLP((64, 100, 10), "classification")
 params = net.initial(seed=0, dtype=np.float64)
 opt = st.mpi.Sharded(st.AdamW, params, lr=3e-3, clip=st.clip.global_norm(1.0), comm=comm)
+seen = 0
 for _ in range(5):
     for first in range(0, 640, 64):
         own = slice(first + comm.rank, first + 64, comm.size)  # every size-th sample of the batch
         opt.step(net.value_and_grad(params, x[own], y[own])[1])
+        seen += len(x[own])
 kept = sum(x.nbytes for state in opt.state.values() for x in state.values())
-kept = comm.gather(kept)
+kept, seen = comm.gather(kept), comm.gather(seen)
 if comm.rank == 0:
-    print(json.dumps({"loss": net.loss(params, x, y), "bytes": kept}))
+    print(json.dumps({"loss": net.loss(params, x, y), "bytes": kept, "samples": seen}))
 """
 
 # %%
@@ -47,8 +49,8 @@ for ranks in 1, 2, 4:
     found[ranks] = json.loads(done.stdout)
 
 # %%
-# The state of a process shrinks in proportion. The losses are equal up to rounding: the gradient of
-# a batch is now the mean of those of its parts.
+# State and samples of a process shrink in proportion. The losses are equal up to rounding: the
+# gradient of a batch is now the mean of those of its parts.
 
 figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 for place, result in enumerate(found.values()):
@@ -62,5 +64,6 @@ ax.set_xticks(range(len(found)), [str(ranks) for ranks in found])
 plt.show()
 
 for ranks, result in found.items():
-    largest = max(result["bytes"])
-    print(f"{ranks} processes: {largest:6} bytes of state at most, loss {result['loss']:.12f}")
+    state, samples = max(result["bytes"]), max(result["samples"])
+    print(f"{ranks} processes, each with {samples} samples and {state} bytes of state at most:")
+    print(f"loss {result['loss']:.12f}")
