@@ -235,13 +235,15 @@ def _scaling(path: Path, columns: Any, x: Array, train: Array) -> dict[str, Arra
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def moments(x: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation along the first axis; where a column is constant, one of its
-    values and 1. Its mean is rounded, and its deviation is the rounding alone."""
+def moments(x: Array, weight: Array | None = None) -> tuple[Array, Array]:
+    """Mean and standard deviation along the first axis, weighted by sample where there are weights,
+    which are more than 0; where a column is constant, one of its values and 1. Its mean is rounded,
+    and its deviation is the rounding alone."""
     same = constant(x)
-    deviation = np.asarray(x.std(axis=0))
+    mean = np.average(x, axis=0, weights=weight)
+    deviation = np.sqrt(np.average((x - mean) ** 2, axis=0, weights=weight))
     scale = np.where(same | (deviation == 0), 1.0, deviation)  # 0: its square is below double
-    return np.where(same, x[0], x.mean(axis=0)), scale
+    return np.where(same, x[0], mean), scale
 
 
 @np.errstate(over="ignore", invalid="ignore")
