@@ -13,9 +13,10 @@ True
 
 import copy
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from steepest.extras import require
 from steepest.memory.arrays import Array
 from steepest.models.initializers import Initializer
 from steepest.models.networks import MLP, Activation, Objective, Params, Task
+from steepest.models.trained import TrainedModel
 from steepest.optimizers import RULES, Optimizer
 from steepest.schedules import Schedule
 from steepest.training import batches
@@ -315,6 +317,22 @@ class Network(base.BaseEstimator):  # type: ignore[misc]
             layer: {name: means[f"{layer}.{name}"] for name in group}
             for layer, group in self.params_.items()
         }
+
+    def to_onnx(
+        self, path: str | os.PathLike[str], *, dtype: Literal["float64", "float32"] = "float64"
+    ) -> None:
+        """Writes the model with its scaling as an ONNX file, as ``models.TrainedModel.to_onnx``.
+
+        path: of the file. dtype: of its input.
+
+        Raises as that does, and NotFittedError before a fit.
+        """
+        validation.check_is_fitted(self, "net_")
+        numbered = [f"x{i}" for i in range(self.n_features_in_)]
+        columns = tuple(map(str, getattr(self, "feature_names_in_", numbered)))
+        classes = self.classes_ if self.task == "classification" else None
+        model = TrainedModel(self.net_, self._at(), columns, classes, self.scaling_)
+        model.to_onnx(path, dtype=dtype)
 
     def _labels(self, y: Array) -> Array | None:
         """The classes among these targets, None for a regression. Raises ValueError for targets of

@@ -667,11 +667,11 @@ def test_help_names_the_commands(capsys) -> None:
         cli.main(["--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    for command in ("train", "predict", "compare", "tune", "list", "info"):
+    for command in ("train", "predict", "export", "compare", "tune", "list", "info"):
         assert command in shown
 
 
-@pytest.mark.parametrize("command", ["train", "predict", "compare", "tune", "list", "info"])
+@pytest.mark.parametrize("command", ["train", "predict", "export", "compare", "tune", "list", "info"])
 def test_the_page_has_every_option(capsys, command) -> None:
     with pytest.raises(SystemExit):
         cli.main([command, "--help"])

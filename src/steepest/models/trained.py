@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from steepest.memory.arrays import Array, unmasked
 from steepest.models.networks import MLP, Params
+from steepest.models.onnx_export import onnx_bytes
 
 __all__ = ["RunError", "SampleError", "TrainedModel", "load"]
 
@@ -129,6 +130,38 @@ class TrainedModel:
         if self.classes is None:
             raise ValueError("a regression has no classes; use predict")
         return self.net.probabilities(self._outputs(x))
+
+    def to_onnx(
+        self, path: str | os.PathLike[str], *, dtype: Literal["float64", "float32"] = "float64"
+    ) -> None:
+        """Writes the model with its scaling as an ONNX file, for other runtimes and languages.
+
+        dtype: of the input, which is named x, and has the shape (samples, inputs).
+
+        A regression has the output value, float64 of shape (samples,). A classification has label,
+        the label of the likeliest class, and probabilities, of shape (samples, classes). They are
+        those of ``predict`` and ``predict_proba``, up to rounding; but nothing is refused: where an
+        input is not finite, neither are value and probabilities. The file's metadata are task,
+        columns (JSON) and target.
+
+        Raises ValueError for another dtype, and for labels that ONNX has no type for; MissingExtra
+        without the package onnx; OSError where the file cannot be written.
+
+        >>> import os, tempfile
+        >>> import onnxruntime
+        >>> net = MLP((2, 1), "regression")
+        >>> params = {"layer1": {"weight": np.array([[2.0], [-1.0]]), "bias": np.array([0.5])}}
+        >>> scaling = {"x_mean": np.zeros(2), "x_scale": np.ones(2)}
+        >>> scaling |= {"y_mean": np.array(10.0), "y_scale": np.array(4.0)}
+        >>> path = os.path.join(tempfile.mkdtemp(), "line.onnx")
+        >>> TrainedModel(net, params, ("a", "b"), None, scaling, "y").to_onnx(path)
+        >>> onnxruntime.InferenceSession(path).run(["value"], {"x": np.array([[1.0, 2.0]])})
+        [array([12.])]
+        """
+        content = onnx_bytes(
+            self.net, self.params, self.scaling, self.classes, self.columns, self.target, dtype
+        )
+        Path(path).write_bytes(content)
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def _outputs(self, x: Any) -> Array:
