@@ -27,7 +27,7 @@ from steepest.memory.arrays import Array
 from steepest.models.initializers import Initializer
 from steepest.models.networks import MLP, Activation, Objective, Params, Task
 from steepest.models.trained import TrainedModel
-from steepest.optimizers import RULES, Optimizer
+from steepest.optimizers import Optimizer, by_name
 from steepest.schedules import Schedule
 from steepest.training import batches
 
@@ -268,10 +268,7 @@ class Network(base.BaseEstimator):  # type: ignore[misc]
             if options:
                 raise ValueError("lr and options are for rules by name; give them in the function")
             return self.optimizer(self.params_)
-        if self.optimizer not in RULES:
-            raise ValueError(f"optimizer = {self.optimizer!r}: expected one of {', '.join(RULES)}")
-        optimizer: Optimizer = RULES[self.optimizer](self.params_, **options)
-        return optimizer
+        return by_name(self.optimizer)(self.params_, **options)
 
     def _checked(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> Samples:
         """Inputs, targets and weights, of the samples that have a weight."""

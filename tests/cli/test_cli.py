@@ -352,7 +352,18 @@ def test_errors_are_one_line_and_code_2(table, tmp_path, capsys, arguments, mess
     ("arguments", "message"),
     [
         ([], "required: COMMAND"),
-        (["tarin"], "invalid choice: 'tarin'"),
+        (["tarin"], "; did you mean train?; see  steepest --help"),
+        (["train", "digits", "--optimiser", "adam"], "--optimiser adam; did you mean --optimizer?"),
+        (
+            ["train", "digits", "--lrr=1"],
+            "unrecognized arguments: --lrr=1; did you mean --lr?; see",
+        ),
+        (["train", "--task", "regresion"], "; did you mean regression?; see"),
+        (["compare", "digits", "--optimisers", "adam"], "--optimizers; did you mean --optimizers?"),
+        (
+            ["train", "digits", "--unheard", "1"],
+            "unrecognized arguments: --unheard 1; see  steepest",
+        ),
         (["train"], "required: DATA"),
         (["train", "digits", "--lr", "-1"], "'-1': expected a number, 0 or more"),
         (["train", "digits", "--lr", "fast"], "'fast': expected a number, 0 or more"),
@@ -377,7 +388,9 @@ def test_misspelt_commands(capsys, arguments, message) -> None:
         cli.main(arguments)
     assert caught.value.code == 2
     shown = capsys.readouterr().err
-    assert re.fullmatch(r"steepest( train| tune)?: error: .*; see  steepest( \w+)? --help\n", shown)
+    assert re.fullmatch(
+        r"steepest( train| tune| compare)?: error: .*; see  steepest( \w+)? --help\n", shown
+    )
     assert message in shown
 
 
@@ -671,7 +684,9 @@ def test_help_names_the_commands(capsys) -> None:
         assert command in shown
 
 
-@pytest.mark.parametrize("command", ["train", "predict", "export", "compare", "tune", "list", "info"])
+@pytest.mark.parametrize(
+    "command", ["train", "predict", "export", "compare", "tune", "list", "info"]
+)
 def test_the_page_has_every_option(capsys, command) -> None:
     with pytest.raises(SystemExit):
         cli.main([command, "--help"])

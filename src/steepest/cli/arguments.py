@@ -5,13 +5,16 @@ An option that is not given is absent from the parsed arguments: its default is 
 
 import argparse
 import math
-from collections.abc import Callable, Mapping
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from steepest.cli.settings import Settings
 from steepest.cli.syntax import LEARNING_RATES, RATES
 from steepest.data.datasets import MAX_INTEGER_CLASSES
+from steepest.fields import nearest
 from steepest.models.initializers import INITIALIZERS
 from steepest.models.losses import LOSSES
 from steepest.options.clip import CLIPS
@@ -25,11 +28,41 @@ SYNTAX = (
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, like all others."""
+    """A parser whose errors are one line, like all others, with the nearest option or value."""
+
+    words: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """What ``parse_args`` gives: words that are left over are an error, here of the command."""
+        self.words = sys.argv[1:] if args is None else list(args)
+        found, others = super().parse_known_args(args, namespace)
+        if others:
+            self.error(f"unrecognized arguments: {' '.join(others)}")
+        return found, others
 
     def error(self, message: str) -> NoReturn:
         words = " ".join(message.split())
-        self.exit(2, f"{self.prog}: error: {words}; see  {self.prog} --help\n")
+        hint = self._nearest_option() or _nearest_choice(words)
+        self.exit(2, f"{self.prog}: error: {words}{hint}; see  {self.prog} --help\n")
+
+    def _nearest_option(self) -> str:
+        """What an option that there is not may have meant."""
+        known = [name for action in self._actions for name in action.option_strings]
+        for word in self.words:
+            name = word.partition("=")[0]
+            if word.startswith("--") and not any(option.startswith(name) for option in known):
+                return nearest(name, known)
+        return ""
+
+
+def _nearest_choice(message: str) -> str:
+    """What a value that there is not may have meant.
+
+    >>> _nearest_choice("argument --task: invalid choice: 'regresion' (choose from 'regression')")
+    '; did you mean regression?'
+    """
+    found = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+    return nearest(found[1], re.findall(r"[\w-]+", found[2])) if found else ""
 
 
 def command(commands: Any, name: str, **texts: str) -> argparse.ArgumentParser:
