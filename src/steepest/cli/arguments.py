@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from steepest.cli import folders
+from steepest.cli.errors import UsageError
 from steepest.cli.settings import Settings
 from steepest.cli.syntax import LEARNING_RATES, RATES
 from steepest.data.datasets import MAX_INTEGER_CLASSES
@@ -100,6 +102,29 @@ def require_data(given: Mapping[str, Any]) -> None:
     """Ends as argparse does where there is no DATA, which only a resumed run can do without."""
     if "data" not in given:
         given["parser"].error("the following arguments are required: DATA")
+
+
+def place(given: Mapping[str, Any], command: str) -> tuple[Path | None, dict[str, Any] | None]:
+    """The folder that is asked for, and what config.json says of the run to go on with, if any.
+
+    Raises UsageError for a folder without such a run; ends as argparse does where there is none and
+    DATA is missing.
+    """
+    out = given.get("out")
+    if "resume" not in given:
+        require_data(given)
+        return out, None
+    folder = given["resume"] or out
+    if folder is None:
+        raise UsageError("--resume: which run? give its folder")
+    if out not in (None, folder):
+        raise UsageError(f"--resume {folder} --out {out}: a run continues in its own folder")
+    record = folders.begun(folder, command)
+    if record is None and given["resume"] is not None:
+        raise UsageError(f"--resume {folder}: there is no run in this folder")
+    if record is None:
+        require_data(given)
+    return folder, record
 
 
 def add_optimizer(parser: argparse.ArgumentParser) -> None:
