@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from sklearn.datasets import load_diabetes, load_iris
 
@@ -16,6 +15,8 @@ from steepest.models import MLP, TrainedModel
 from steepest.models.networks import ACTIVATIONS
 from steepest.models.onnx_export import OPERATORS
 from steepest.sklearn import Classifier, Regressor
+
+onnxruntime = pytest.importorskip("onnxruntime")  # no Python 3.14 on Macs with Intel
 
 NETS = [
     MLP((3, 1), "regression"),

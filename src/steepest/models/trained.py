@@ -147,15 +147,15 @@ class TrainedModel:
         Raises ValueError for another dtype, and for labels that ONNX has no type for; MissingExtra
         without the package onnx; OSError where the file cannot be written.
 
-        >>> import os, tempfile
-        >>> import onnxruntime
+        >>> import tempfile
         >>> net = MLP((2, 1), "regression")
         >>> params = {"layer1": {"weight": np.array([[2.0], [-1.0]]), "bias": np.array([0.5])}}
         >>> scaling = {"x_mean": np.zeros(2), "x_scale": np.ones(2)}
         >>> scaling |= {"y_mean": np.array(10.0), "y_scale": np.array(4.0)}
         >>> path = os.path.join(tempfile.mkdtemp(), "line.onnx")
         >>> TrainedModel(net, params, ("a", "b"), None, scaling, "y").to_onnx(path)
-        >>> onnxruntime.InferenceSession(path).run(["value"], {"x": np.array([[1.0, 2.0]])})
+        >>> import onnx.reference
+        >>> onnx.reference.ReferenceEvaluator(path).run(None, {"x": np.array([[1.0, 2.0]])})
         [array([12.])]
         """
         content = onnx_bytes(
