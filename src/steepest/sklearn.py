@@ -348,9 +348,10 @@ class Network(base.BaseEstimator):  # type: ignore[misc]
 class Classifier(base.ClassifierMixin, Network):  # type: ignore[misc]
     """A network for classes of any type: numbers, true/false or text.
 
-    Arguments are those of ``Network``, and class_weight: a weight for each class, as a mapping
-    (1 for those that it lacks), or "balanced" for weights in inverse proportion to the numbers of
-    samples. They multiply ``sample_weight``. ``classes_`` has the classes, sorted.
+    Arguments are those of ``Network``, and class_weight. ``classes_`` has the classes, sorted.
+
+    class_weight: a weight for each class, as a mapping (1 for those that it lacks), or "balanced"
+        for weights in inverse proportion to the numbers of samples; they multiply sample_weight.
 
     >>> x, y = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array(["no", "no", "yes", "yes"])
     >>> classifier = Classifier(hidden=(), optimizer="sgd", lr=0.5).fit(x, y)
