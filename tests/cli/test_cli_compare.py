@@ -119,7 +119,7 @@ def test_default_rates_and_a_table_of_numbers(tmp_path, capsys) -> None:
     assert [row["optimizer"] for row in found] == [
         "sgd:momentum=0.5, nesterov=True", "adagrad", "adamw"
     ]  # fmt: skip
-    assert [float(row["lr"]) for row in found] == [0.1, 0.01, 0.003]
+    assert [float(row["lr"]) for row in found] == [0.01, 0.01, 0.003]
     assert {"test_loss", "test_r2", "test_rmse"} <= found[0].keys()
     assert "test r2" in capsys.readouterr().out
     config = json.loads((out / "config.json").read_text())

@@ -381,7 +381,7 @@ def refused(capsys, *arguments):
     ("options", "message"),
     [
         (["--epochs", "9"], "--epochs 9: the run in OUT was begun with 5, and keeps its settings"),
-        (["--lr", "0.1"], "--lr 0.1: the run in OUT was begun with None"),
+        (["--lr", "0.1"], "--lr 0.1: the run in OUT was begun with 0.003"),
         (["--hidden", "9"], "--hidden (9,): the run in OUT was begun with (8,)"),
         (["--out", "elsewhere"], "--resume OUT --out elsewhere: a run continues in its own folder"),
     ],
@@ -463,9 +463,9 @@ def test_a_run_that_is_finished_stays_as_it_is(table, tmp_path, plain, capsys) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--lr", "0.5"], "--lr 0.5: the run in OUT was begun with None, and keeps its settings"),
+        (["--lr", "0.5"], "--lr 0.5: the run in OUT was begun with 0.003, and keeps its settings"),
         (["--epochs", "9"], "--epochs 9: the run in OUT was begun with 5"),
-        (["--weight-decay", "0.5"], "--weight-decay 0.5: the run in OUT was begun with None"),
+        (["--weight-decay", "0.5"], "--weight-decay 0.5: the run in OUT was begun with 1.0"),
         (["--ema", "0.5"], "--ema 0.5: the run in OUT was begun with None"),
         (["digits"], "--target is for CSV files; the digits need none"),
         (["other.csv"], "other.csv is not what the run in OUT began with"),

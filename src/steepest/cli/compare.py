@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from steepest.cli import arguments as options
-from steepest.cli import folders, pictures, runs, syntax
+from steepest.cli import defaults, folders, pictures, runs, syntax
 from steepest.cli.folders import CONFIG
 from steepest.cli.runs import Run
 from steepest.cli.settings import Settings, load_each
@@ -34,9 +34,9 @@ def add(commands: Any) -> None:
         description=(
             "Trains the same network with every optimizer at every learning rate, from the same "
             "initial parameters and with the same batches: each run is the one that steepest "
-            "train makes with these options. Prints a table, best first, and writes compare.png, "
-            "compare.csv, curves.csv and config.json to a folder. A run that diverges is shown "
-            "as such, and the others continue."
+            "train makes with these options and this --hidden. Prints a table, best first, and "
+            "writes compare.png, compare.csv, curves.csv and config.json to a folder. A run that "
+            "diverges is shown as such, and the others continue."
         ),
         epilog=(
             f"{options.SYNTAX} In --optimizers a comma before a name begins the next optimizer, "
@@ -78,8 +78,9 @@ def run(arguments: argparse.Namespace) -> int:
     base = Settings(**Settings.given(vars(arguments)))
     optimizers = list(dict.fromkeys(syntax.several(arguments.optimizers)))
     datasets = load_each(base, arguments.seeds)
+    first_data = datasets[arguments.seeds[0]]
     plan = [
-        replace(base, optimizer=text, lr=syntax.rate(text, lr, "--optimizers"), seed=seed)
+        defaults.filled(replace(base, optimizer=text, lr=lr, seed=seed), first_data, "--optimizers")
         for text, lr, seed in itertools.product(optimizers, arguments.lrs, arguments.seeds)
     ]
     for settings in reversed(plan):  # what cannot be made is told before anything is written
@@ -97,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     _describe(first, plan)
     outcomes: list[Outcome] = []
     try:
-        with _bar(len(plan) * base.epochs, not arguments.quiet) as bar:
+        with _bar(len(plan) * first.epochs, not arguments.quiet) as bar:
             for settings in plan:
                 outcomes.append(_outcome(settings, datasets[settings.seed], bar))
                 _write_table(folder / "compare.csv", outcomes)
@@ -115,7 +116,7 @@ def _describe(first: Run, plan: Sequence[Settings]) -> None:
     seeds = f", {len(plan) // n} seeds" if len(plan) > n else ""
     print(f"runs       {n} combination{'s' * (n > 1)} of optimizer and learning rate{seeds}")
     batch = first.batch_size or "full"
-    print(f"training   {plan[0].epochs} epochs at most, batch size {batch}\n", flush=True)
+    print(f"training   {first.epochs} epochs at most, batch size {batch}\n", flush=True)
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _outcome(settings: Settings, dataset: Dataset, bar: Any) -> Outcome:
 
     prepared.train(callbacks=[advance])
     if bar is not None:
-        bar.update(settings.epochs - len(prepared.history))
+        bar.update(prepared.epochs - len(prepared.history))
     return Outcome(
         settings=settings,
         stopped=prepared.stopped,

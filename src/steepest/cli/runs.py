@@ -42,6 +42,7 @@ class Run:
     lr: float
     schedule: Schedule
     batch_size: int | None
+    epochs: int
     history: History = field(default_factory=History)
     interrupted: bool = False
 
@@ -91,11 +92,11 @@ class Run:
                     validation=self.dataset.validation,
                     metrics={self.score: self.scored},
                     callbacks=[remember, *callbacks],
-                    epochs=settings.epochs,
+                    epochs=self.epochs,
                     batch_size=self.batch_size,
                     accumulate=settings.accumulate,
                     use_ema=settings.ema is not None,
-                    patience=settings.patience or settings.epochs,
+                    patience=settings.patience or self.epochs,
                     seed=settings.seed,
                     **options,
                 )
@@ -152,7 +153,7 @@ class Run:
             "optimizer": settings.optimizer,
             "lr": self.lr,
             "schedule": repr(self.schedule),
-            "epochs": settings.epochs,
+            "epochs": self.epochs,
             "batch_size": self.batch_size,
             "clip": settings.clip,
             "weight_decay": self.optimizer.param_groups[0]["weight_decay"],
@@ -179,21 +180,22 @@ class Run:
 def prepare(settings: Settings, dataset: Dataset, option: str = "--optimizer") -> Run:
     """Network, fresh parameters and optimizer; ``option`` is what its errors are told of.
 
-    Raises UsageError.
+    Raises UsageError, and ValueError for settings that ``defaults`` has not filled in.
     """
     samples, inputs = dataset.train.x.shape
-    net = syntax.network(
-        inputs, settings.hidden, len(dataset.classes), settings.loss, settings.init
-    )
+    epochs, hidden = settings.epochs, settings.hidden
+    if epochs is None or hidden is None:
+        raise ValueError("epochs and hidden are None: fill them in with defaults.filled")
+    net = syntax.network(inputs, hidden, len(dataset.classes), settings.loss, settings.init)
     try:
         params = net.initial(settings.seed)
     except ValueError as error:  # more than an array can have
-        raise UsageError(f"--hidden {','.join(map(str, settings.hidden))}: {error}") from None
+        raise UsageError(f"--hidden {','.join(map(str, hidden))}: {error}") from None
     batch_size = settings.batch_size and min(settings.batch_size, samples)
     if batch_size is None and settings.accumulate > 1:
         raise UsageError(f"--accumulate {settings.accumulate} needs a --batch-size other than full")
     each = batch_size * settings.accumulate if batch_size else samples
-    updates = settings.epochs * math.ceil(samples / each)
+    updates = epochs * math.ceil(samples / each)
     lr = syntax.rate(settings.optimizer, settings.lr, option)
     schedule = syntax.schedule(settings.schedule, lr, updates)
     options: dict[str, Any] = {"lr": schedule}
@@ -212,6 +214,7 @@ def prepare(settings: Settings, dataset: Dataset, option: str = "--optimizer") -
         lr=lr,
         schedule=schedule,
         batch_size=batch_size,
+        epochs=epochs,
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from steepest.cli import arguments as options
-from steepest.cli import folders, pictures, runs
+from steepest.cli import defaults, folders, pictures, runs
 from steepest.cli.errors import UsageError, reason
 from steepest.cli.folders import CONFIG
 from steepest.cli.runs import Run
@@ -78,11 +78,14 @@ def run(arguments: argparse.Namespace) -> int:
     if record is not None and finished:
         print(f"finished   {record.get('message')}")
         return 1 if record["stopped"] == "nonfinite" else 0
+    decided = ""
+    if record is None:
+        settings, decided = defaults.chosen(settings, dataset)
     trained = runs.prepare(settings, dataset)
     folder = place if record is not None and place is not None else folders.new(place, dataset.name)
     folders.write_json(folder / CONFIG, trained.record())
-    _describe(trained)
-    every = given.get("checkpoint_every", max(1, settings.epochs // SAVES))
+    _describe(trained, decided)
+    every = given.get("checkpoint_every", max(1, trained.epochs // SAVES))
     saving: dict[str, Any] = {}
     if every:
         saving = {"checkpoint": folder / CHECKPOINT, "checkpoint_every": every}
@@ -150,12 +153,14 @@ def _log(make: Callable[[Path], Callback], path: Path) -> Callback:
     return write
 
 
-def _describe(trained: Run) -> None:
+def _describe(trained: Run, decided: str) -> None:
     runs.describe(trained.dataset)
     runs.describe_network(trained.net)
+    if decided:
+        print(f"chosen     {decided}")
     print(f"optimizer  {trained.rule}, lr {trained.schedule!r}")
     batch = trained.batch_size or "full"
-    print(f"training   {trained.settings.epochs} epochs at most, batch size {batch}", flush=True)
+    print(f"training   {trained.epochs} epochs at most, batch size {batch}", flush=True)
 
 
 def _finish(folder: Path, trained: Run, resumed: bool) -> int:

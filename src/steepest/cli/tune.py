@@ -131,6 +131,8 @@ def run(arguments: argparse.Namespace) -> int:
     dataset = load(search.settings)
     if record is not None and record.get("digest") != dataset.digest:
         raise UsageError(f"{search.settings.data} is not what the search in {folder} began with")
+    if record is None:
+        search = search.filled(dataset)
     distributions = search.distributions()
     _check(search, dataset, distributions)
     if record is None:
