@@ -18,7 +18,8 @@ from steepest.models.networks import MLP, accuracy, r_squared
 from steepest.optimizers import RULES
 from steepest.training import batches
 
-FILES = {"curves.png", "params.npz", "history.csv", "config.json"}
+WRITTEN = {"curves.png", "params.npz", "history.csv", "config.json"}
+FILES = WRITTEN | {"report.md", "confusion.png"}
 
 
 @pytest.fixture
@@ -455,7 +456,7 @@ def test_interrupt_saves_what_there_is(monkeypatch, tmp_path, capsys) -> None:
     out = tmp_path / "run"
     assert cli.main(["train", "digits", "--hidden", "256", "--quiet", "--out", str(out)]) == 130
     assert [title.endswith(" %, interrupted after 2 epochs") for title in titles] == [True]
-    assert {path.name for path in out.iterdir()} == FILES | {"checkpoint.safetensors"}
+    assert {path.name for path in out.iterdir()} == WRITTEN | {"checkpoint.safetensors"}
     config, net, params, _ = network(out)
     assert (config["stopped"], config["message"]) == ("interrupted", "interrupted after 2 epochs")
     test = data.digits().test
@@ -472,7 +473,7 @@ def test_interrupt_in_the_first_epoch(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(st.AdamW, "step", interrupted)
     out = tmp_path / "run"
     assert cli.main(["train", "digits", "--hidden", "9", "--quiet", "--out", str(out)]) == 130
-    assert {path.name for path in out.iterdir()} == FILES - {"curves.png"} | {
+    assert {path.name for path in out.iterdir()} == WRITTEN - {"curves.png"} | {
         "checkpoint.safetensors"
     }
 

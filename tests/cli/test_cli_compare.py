@@ -12,7 +12,7 @@ from cases import brief
 
 import steepest as st
 from steepest import cli
-from steepest.cli import pictures, runs
+from steepest.cli import pictures, result_pictures, runs
 from steepest.extras import require
 
 FILES = {"compare.png", "compare.csv", "curves.csv", "config.json"}
@@ -34,6 +34,7 @@ def rows(path):
 def test_every_run_is_that_of_train(monkeypatch, tmp_path) -> None:
     """To the last bit; so all begin with the same parameters and see the same batches."""
     monkeypatch.setattr(st.History, "plot", lambda self, path, title: path.touch())  # slow
+    monkeypatch.setattr(result_pictures, "confusion", lambda *arguments: arguments[-1].touch())
     options = ["--batch-size", "100", "--schedule", "linear", "--clip", "norm:1.0"]
     found, curves, out = compared(
         tmp_path, "--optimizers", "sgd,adam", "--lrs", "1e-3,1e-2", "--seeds", "3,4", *options

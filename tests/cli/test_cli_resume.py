@@ -20,6 +20,7 @@ from cases import brief
 
 import steepest as st
 from steepest import cli
+from steepest.cli import result_pictures
 
 SECONDS = ("seconds", "optimizer_seconds")
 OPTIONS = ["--target", "y", "--hidden", "8", "--batch-size", "16", "--epochs", "5", "--quiet"]
@@ -47,6 +48,7 @@ def table(shared):
 def plain(monkeypatch):
     """Pictures take most of the time of such small runs."""
     monkeypatch.setattr(st.History, "plot", lambda self, path, title: path.touch())
+    monkeypatch.setattr(result_pictures, "residuals", lambda *arguments: arguments[-1].touch())
 
 
 @pytest.fixture
@@ -135,7 +137,7 @@ def test_an_interrupted_run_goes_on(table, tmp_path, monkeypatch, whole, sort, n
     assert len(taken) == each * len(expected[0]) - (n - 1)  # none is made again
     assert outcome(tmp_path / "parts") == expected
     names = {path.name for path in (tmp_path / "parts").iterdir()}
-    assert names == {"curves.png", "params.npz", "history.csv", "config.json"}
+    assert names == {*train_files(), "curves.png", "report.md", "residuals.png"}
 
 
 def test_interrupted_again_and_again(table, tmp_path, monkeypatch, whole, capsys) -> None:

@@ -25,7 +25,7 @@ HIDDEN = (256,)
 LEAST_TRIED, MOST_TRIED = 50, 20_000
 
 # Of networks with hidden layers.
-WEIGHT_DECAYS = {"adamw": 1.0}
+WEIGHT_DECAYS = {"sgd": 0.01, "adamw": 1.0}
 
 
 def filled(settings: Settings, dataset: Dataset, option: str = "--optimizer") -> Settings:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from steepest.cli.settings import Settings
 from steepest.data.datasets import Dataset
 from steepest.extras import require
 from steepest.kernels.information import info
+from steepest.memory.arrays import Array
 from steepest.models.networks import MLP, Params, accuracy, r_squared
 from steepest.optimizers import Optimizer
 from steepest.schedules import Schedule
@@ -122,14 +123,9 @@ class Run:
         """Loss and metric on each part of the data, with the parameters as they are."""
         found = {}
         for name, (x, y) in self.dataset.parts.items():
-            found[name] = {
-                "loss": self.net.loss(self.params, x, y),
-                self.score: self.scored(self.params, x, y),
-            }
-            if self.net.task == "regression":
-                error = self.net.predict(self.params, x) - y
-                scale = float(self.dataset.scaling["y_scale"])
-                found[name]["rmse"] = float(np.sqrt(np.mean(error**2))) * scale
+            predicted = self.net.predict(self.params, x)
+            loss = {"loss": self.net.loss(self.params, x, y)}
+            found[name] = loss | measured(self.dataset, predicted, y)
         return found
 
     def arrays(self) -> dict[str, Any]:
@@ -175,6 +171,17 @@ class Run:
             "digest": dataset.digest,
             "steepest": info(),
         }
+
+
+def measured(dataset: Dataset, predicted: Array, y: Array) -> dict[str, float]:
+    """The metrics of predictions: accuracy, or R² and the error in the unit of the target."""
+    if dataset.task == "classification":
+        return {"accuracy": accuracy(predicted, y)}
+    error = float(np.sqrt(np.mean((predicted - y) ** 2)))
+    return {
+        "r2": r_squared(predicted, y),
+        "rmse": error * float(dataset.scaling["y_scale"]),
+    }
 
 
 def prepare(settings: Settings, dataset: Dataset, option: str = "--optimizer") -> Run:
@@ -233,8 +240,15 @@ def report(trained: Run, results: Results) -> None:
         print(f"\nseconds per epoch: {total:.4f}, of these in the optimizer: {inside:.4f}")
 
 
-def write(folder: Path, trained: Run, results: Results) -> list[str]:
-    """Writes the files of a run, config.json last, and returns their names."""
+def write(
+    folder: Path,
+    trained: Run,
+    results: Results,
+    judged: Mapping[str, Any],
+    others: Callable[[], list[str]],
+) -> list[str]:
+    """Writes the files of a run, config.json last, and returns their names; ``judged`` is what
+    config.json says beside the results, ``others`` writes further files and names them."""
     history = trained.history
     written = ["params.npz", "history.csv", CONFIG]
     with folders.replacing(folder / "params.npz") as part:
@@ -249,7 +263,8 @@ def write(folder: Path, trained: Run, results: Results) -> list[str]:
         with folders.replacing(folder / "curves.png") as part:
             history.plot(part, title=title)
         written.insert(0, "curves.png")
-    folders.write_json(folder / CONFIG, trained.record() | {"results": results})
+    written = [*others(), *written]
+    folders.write_json(folder / CONFIG, trained.record() | {"results": results} | dict(judged))
     return written
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from steepest.cli import arguments as options
-from steepest.cli import defaults, folders, pictures, runs
+from steepest.cli import defaults, folders, judging, pictures, runs
 from steepest.cli.errors import UsageError, reason
 from steepest.cli.folders import CONFIG
 from steepest.cli.runs import Run
@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
         "train",
         help="train a small network on the digits or on your own table",
         description=(
-            "Trains a small network and writes curves.png, params.npz, history.csv and "
+            "Trains a small network and writes report.md, pictures, params.npz, history.csv and "
             "config.json to a folder. The parameters are those of the epoch with the lowest "
             f"validation loss. While the run is unfinished there is also {CHECKPOINT}, from which "
             "--resume continues to the same result, to the last bit."
@@ -166,13 +166,12 @@ def _describe(trained: Run, decided: str) -> None:
 def _finish(folder: Path, trained: Run, resumed: bool) -> int:
     """Writes and prints what came of the run; returns the exit code."""
     if trained.history.rows or not resumed:  # else what was written before says more
-        results = trained.results()
-        written = runs.write(folder, trained, results)
+        verdict = judging.write(folder, trained)
         if not (trained.interrupted or trained.diverged):
             with suppress(OSError):
                 (folder / CHECKPOINT).unlink(missing_ok=True)
-        runs.report(trained, results)
-        print(f"written to {folder}: {', '.join(written)}")
+        judging.tell(trained, verdict)
+        print(f"written to {folder}: {', '.join(verdict.files)}")
     if trained.interrupted:
         command = f"steepest train --resume {shlex.quote(str(folder))}"
         print(
