@@ -12,7 +12,7 @@ from cases import brief
 
 import steepest as st
 from steepest import cli
-from steepest.cli import pictures, runs
+from steepest.cli import pictures, result_pictures, runs
 from steepest.extras import require
 
 FILES = {"compare.png", "compare.csv", "curves.csv", "config.json", "outcomes.json"}
@@ -34,6 +34,7 @@ def rows(path):
 def test_every_run_is_that_of_train(monkeypatch, tmp_path) -> None:
     """To the last bit; so all begin with the same parameters and see the same batches."""
     monkeypatch.setattr(st.History, "plot", lambda self, path, title: path.touch())  # slow
+    monkeypatch.setattr(result_pictures, "confusion", lambda *arguments: arguments[-1].touch())
     options = ["--batch-size", "100", "--schedule", "linear", "--clip", "norm:1.0"]
     found, curves, out = compared(
         tmp_path, "--optimizers", "sgd,adam", "--lrs", "1e-3,1e-2", "--seeds", "3,4", *options
@@ -119,7 +120,7 @@ def test_default_rates_and_a_table_of_numbers(tmp_path, capsys) -> None:
     assert [row["optimizer"] for row in found] == [
         "sgd:momentum=0.5, nesterov=True", "adagrad", "adamw"
     ]  # fmt: skip
-    assert [float(row["lr"]) for row in found] == [0.1, 0.01, 0.003]
+    assert [float(row["lr"]) for row in found] == [0.01, 0.01, 0.003]
     assert {"test_loss", "test_r2", "test_rmse"} <= found[0].keys()
     assert "test r2" in capsys.readouterr().out
     config = json.loads((out / "config.json").read_text())

@@ -20,6 +20,7 @@ from cases import brief
 
 import steepest as st
 from steepest import cli
+from steepest.cli import result_pictures
 
 SECONDS = ("seconds", "optimizer_seconds")
 OPTIONS = ["--target", "y", "--hidden", "8", "--batch-size", "16", "--epochs", "5", "--quiet"]
@@ -47,6 +48,7 @@ def table(shared):
 def plain(monkeypatch):
     """Pictures take most of the time of such small runs."""
     monkeypatch.setattr(st.History, "plot", lambda self, path, title: path.touch())
+    monkeypatch.setattr(result_pictures, "residuals", lambda *arguments: arguments[-1].touch())
 
 
 @pytest.fixture
@@ -135,7 +137,8 @@ def test_an_interrupted_run_goes_on(table, tmp_path, monkeypatch, whole, sort, n
     assert len(taken) == each * len(expected[0]) - (n - 1)  # none is made again
     assert outcome(tmp_path / "parts") == expected
     names = {path.name for path in (tmp_path / "parts").iterdir()}
-    assert names == train_files() | {"curves.png", "checkpoint.safetensors"}
+    files = {"curves.png", "report.md", "residuals.png", "checkpoint.safetensors"}
+    assert names == train_files() | files
 
 
 def test_interrupted_again_and_again(table, tmp_path, monkeypatch, whole, capsys) -> None:
@@ -381,7 +384,7 @@ def refused(capsys, *arguments):
     ("options", "message"),
     [
         (["--epochs", "4"], "--epochs 4: the run in OUT was begun with 5, and keeps its settings"),
-        (["--lr", "0.1"], "--lr 0.1: the run in OUT was begun with None"),
+        (["--lr", "0.1"], "--lr 0.1: the run in OUT was begun with 0.003"),
         (["--hidden", "9"], "--hidden (9,): the run in OUT was begun with (8,)"),
         (["--out", "elsewhere"], "--resume OUT --out elsewhere: a run continues in its own folder"),
     ],
@@ -463,9 +466,9 @@ def test_a_run_that_is_finished_stays_as_it_is(table, tmp_path, plain, capsys) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--lr", "0.5"], "--lr 0.5: the run in OUT was begun with None, and keeps its settings"),
+        (["--lr", "0.5"], "--lr 0.5: the run in OUT was begun with 0.003, and keeps its settings"),
         (["--epochs", "4"], "--epochs 4: the run in OUT was begun with 5"),
-        (["--weight-decay", "0.5"], "--weight-decay 0.5: the run in OUT was begun with None"),
+        (["--weight-decay", "0.5"], "--weight-decay 0.5: the run in OUT was begun with 1.0"),
         (["--ema", "0.5"], "--ema 0.5: the run in OUT was begun with None"),
         (["digits"], "--target is for CSV files; the digits need none"),
         (["other.csv"], "other.csv is not what the run in OUT began with"),
@@ -572,7 +575,7 @@ def test_an_interrupted_run_can_be_extended(stopped, table, tmp_path) -> None:
         (["--patience", "1", "--lr", "3"], [], "OUT ended before its 5 epochs: val_loss has not"),
         ([], ["--checkpoint-every", "0"], "0: a run is extended from its checkpoint"),
         (["--checkpoint-every", "0"], [], "from which the run would go on; train anew:  steepest"),
-        ([], ["--lr", "0.5"], "--lr 0.5: the run in OUT was begun with None"),
+        ([], ["--lr", "0.5"], "--lr 0.5: the run in OUT was begun with 0.003"),
     ],
 )
 def test_runs_that_cannot_be_extended(table, tmp_path, plain, capsys, options, more, message):

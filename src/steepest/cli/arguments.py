@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from steepest.cli import folders
+from steepest.cli.defaults import HIDDEN, LEAST_EPOCHS, UPDATES, WEIGHT_DECAYS
 from steepest.cli.errors import UsageError
 from steepest.cli.settings import Settings
 from steepest.cli.syntax import LEARNING_RATES, RATES
@@ -140,25 +141,39 @@ def rates() -> str:
     return ", ".join(f"{lr} for {rule}" for rule, lr in LEARNING_RATES.items())
 
 
+def decays() -> str:
+    """The weight decays that are not the rules' own defaults, as text."""
+    return ", ".join(
+        f"{decay} for {rule} with hidden layers" for rule, decay in WEIGHT_DECAYS.items()
+    )
+
+
 def add_training(parser: argparse.ArgumentParser) -> None:
     """How a network is trained."""
     parser.add_argument(
         "--schedule",
         help=f"of the learning rate: {', '.join(RATES)} (default: {Settings.schedule})",
     )
-    parser.add_argument("--epochs", type=positive, help=f"(default: {Settings.epochs})")
+    parser.add_argument(
+        "--epochs",
+        type=positive,
+        help=f"(default: as many as make {UPDATES} updates, and {LEAST_EPOCHS} at least)",
+    )
     parser.add_argument(
         "--batch-size",
         type=batch_size,
         help=f"samples, or full (default: {Settings.batch_size})",
     )
     parser.add_argument("--clip", help=f"of the gradients: {', '.join(CLIPS)}, such as norm:1.0")
-    parser.add_argument("--weight-decay", type=number, help="(default: the rule's own)")
+    parser.add_argument(
+        "--weight-decay", type=number, help=f"(default: {decays()}, else the rule's own)"
+    )
     parser.add_argument(
         "--hidden",
         type=hidden,
         metavar="UNITS",
-        help="units of each hidden layer, such as 128,64, or none (default: 256)",
+        help="units of each hidden layer, such as 128,64, or none for a linear model (default: "
+        f"{HIDDEN[0]}; train takes a linear model where its validation loss is lower)",
     )
     parser.add_argument(
         "--init",

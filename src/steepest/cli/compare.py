@@ -18,7 +18,7 @@ from statistics import fmean
 from typing import Any
 
 from steepest.cli import arguments as options
-from steepest.cli import folders, pictures, runs, syntax
+from steepest.cli import defaults, folders, pictures, runs, syntax
 from steepest.cli.errors import UsageError
 from steepest.cli.folders import CONFIG
 from steepest.cli.runs import Run
@@ -40,9 +40,10 @@ def add(commands: Any) -> None:
         description=(
             "Trains the same network with every optimizer at every learning rate, from the same "
             "initial parameters and with the same batches: each run is the one that steepest "
-            "train makes with these options. Prints a table, best first, and writes compare.png, "
-            "compare.csv, curves.csv and config.json to a folder. A run that diverges is shown "
-            f"as such, and the others continue. {OUTCOMES} is what --resume continues from."
+            "train makes with these options and this --hidden. Prints a table, best first, and "
+            "writes compare.png, compare.csv, curves.csv and config.json to a folder. A run that "
+            f"diverges is shown as such, and the others continue. {OUTCOMES} is what --resume "
+            "continues from."
         ),
         epilog=(
             f"{options.SYNTAX} In --optimizers a comma before a name begins the next optimizer, "
@@ -92,8 +93,9 @@ def run(arguments: argparse.Namespace) -> int:
     digests = {str(seed): dataset.digest for seed, dataset in datasets.items()}
     if record is not None and record.get("digests") != digests:
         raise UsageError(f"{base.data} is not what the run in {place} began with")
+    first_data = datasets[seeds[0]]
     plan = [
-        replace(base, optimizer=text, lr=syntax.rate(text, lr, "--optimizers"), seed=seed)
+        defaults.filled(replace(base, optimizer=text, lr=lr, seed=seed), first_data, "--optimizers")
         for text, lr, seed in itertools.product(optimizers, lrs, seeds)
     ]
     for settings in reversed(plan):  # what cannot be made is told before anything is written
@@ -115,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
     _describe(first, plan, len(done))
     outcomes: list[Outcome] = []
     try:
-        with _bar(len(plan) * base.epochs, not arguments.quiet) as bar:
+        with _bar(len(plan) * first.epochs, not arguments.quiet) as bar:
             for settings in plan:
                 outcome = done.get(settings)
                 if outcome is not None and bar is not None:
@@ -190,7 +192,7 @@ def _describe(first: Run, plan: Sequence[Settings], done: int) -> None:
     if done:
         print(f"done       {done} of {len(plan)} runs")
     batch = first.batch_size or "full"
-    print(f"training   {plan[0].epochs} epochs at most, batch size {batch}\n", flush=True)
+    print(f"training   {first.epochs} epochs at most, batch size {batch}\n", flush=True)
 
 
 @dataclass(frozen=True)
@@ -250,7 +252,7 @@ def _outcome(settings: Settings, dataset: Dataset, bar: Any) -> Outcome:
 
     prepared.train(callbacks=[advance])
     if bar is not None:
-        bar.update(settings.epochs - len(prepared.history))
+        bar.update(prepared.epochs - len(prepared.history))
     return Outcome(
         settings=settings,
         stopped=prepared.stopped,

@@ -25,7 +25,8 @@ class Settings:
     ``optimizer``, ``schedule``, ``clip`` and ``loss`` are in the syntax of ``steepest.cli.syntax``;
     ``lr`` and ``weight_decay`` are the rule's own where they are None, ``init`` and ``loss`` the
     model's; ``batch_size`` None means all samples, ``patience`` None all epochs, ``ema`` None that
-    there are no averaged parameters.
+    there are no averaged parameters. ``epochs`` and ``hidden`` None are for ``defaults`` to fill
+    in, which also has rates and decays other than the rules' own; a run that has begun has them.
 
     >>> settings = Settings("digits", lr=0.1, hidden=(64, 32))
     >>> Settings.from_json(settings.to_json()) == settings
@@ -40,11 +41,11 @@ class Settings:
     optimizer: str = "adamw"
     lr: float | None = None
     schedule: str = "cosine"
-    epochs: int = 60
+    epochs: int | None = None
     batch_size: int | None = 64
     clip: str | None = None
     weight_decay: float | None = None
-    hidden: tuple[int, ...] = (256,)
+    hidden: tuple[int, ...] | None = None
     init: str | None = None
     loss: str | None = None
     accumulate: int = 1

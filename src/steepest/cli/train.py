@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from steepest.cli import arguments as options
-from steepest.cli import extending, folders, pictures, runs
+from steepest.cli import defaults, extending, folders, judging, pictures, runs
 from steepest.cli.errors import UsageError, reason
 from steepest.cli.folders import CONFIG
 from steepest.cli.runs import Run
@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
         "train",
         help="train a small network on the digits or on your own table",
         description=(
-            "Trains a small network and writes curves.png, params.npz, history.csv and "
+            "Trains a small network and writes report.md, pictures, params.npz, history.csv and "
             "config.json to a folder. The parameters are those of the epoch with the lowest "
             f"validation loss. {CHECKPOINT} is what --resume continues from: an unfinished run to "
             "the same result, to the last bit, and a finished one to more --epochs."
@@ -71,9 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
     given = vars(arguments)
     place, record = options.place(given, "train")
     settings = _settings(given, place, record)
-    before = settings.epochs if record is None else record.get("epochs", settings.epochs)
+    before = None if record is None else record.get("epochs")
+    longer = before is not None and before != settings.epochs
     finished = record is not None and record.get("stopped", "") not in ("", "interrupted")
-    finished = finished and before == settings.epochs
+    finished = finished and not longer
     if not finished or "data" in given:
         dataset = load(settings)
         if record is not None and record.get("digest") != dataset.digest:
@@ -81,19 +82,22 @@ def run(arguments: argparse.Namespace) -> int:
     if record is not None and finished:
         print(f"finished   {record.get('message')}")
         return 1 if record["stopped"] == "nonfinite" else 0
+    decided = ""
+    if record is None:
+        settings, decided = defaults.chosen(settings, dataset)
     trained = runs.prepare(settings, dataset)
     extended = ""
-    if before != settings.epochs and place is not None:
+    if longer and place is not None:
         if given.get("checkpoint_every") == 0:
             raise UsageError("--checkpoint-every 0: a run is extended from its checkpoint")
         shorter = runs.prepare(dataclasses.replace(settings, epochs=before), dataset)
         extended = extending.extend(place / CHECKPOINT, shorter, trained)
     folder = place if record is not None and place is not None else folders.new(place, dataset.name)
     folders.write_json(folder / CONFIG, trained.record())
-    _describe(trained)
+    _describe(trained, decided)
     if extended:
         print(f"extended   {extended}", flush=True)
-    every = given.get("checkpoint_every", max(1, settings.epochs // SAVES))
+    every = given.get("checkpoint_every", max(1, trained.epochs // SAVES))
     saving: dict[str, Any] = {}
     if every:
         saving = {"checkpoint": folder / CHECKPOINT, "checkpoint_every": every}
@@ -143,24 +147,25 @@ def _log(make: Callable[[Path], Callback], path: Path) -> Callback:
     return write
 
 
-def _describe(trained: Run) -> None:
+def _describe(trained: Run, decided: str) -> None:
     runs.describe(trained.dataset)
     runs.describe_network(trained.net)
+    if decided:
+        print(f"chosen     {decided}")
     print(f"optimizer  {trained.rule}, lr {trained.schedule!r}")
     batch = trained.batch_size or "full"
-    print(f"training   {trained.settings.epochs} epochs at most, batch size {batch}", flush=True)
+    print(f"training   {trained.epochs} epochs at most, batch size {batch}", flush=True)
 
 
 def _finish(folder: Path, trained: Run, resumed: bool) -> int:
     """Writes and prints what came of the run; returns the exit code."""
     if trained.history.rows or not resumed:  # else what was written before says more
-        results = trained.results()
-        written = runs.write(folder, trained, results)
+        verdict = judging.write(folder, trained)
         if trained.stopped not in ("interrupted", "nonfinite", "epochs"):
             with suppress(OSError):
                 (folder / CHECKPOINT).unlink(missing_ok=True)
-        runs.report(trained, results)
-        print(f"written to {folder}: {', '.join(written)}")
+        judging.tell(trained, verdict)
+        print(f"written to {folder}: {', '.join(verdict.files)}")
     if trained.interrupted:
         command = f"steepest train --resume {shlex.quote(str(folder))}"
         print(
