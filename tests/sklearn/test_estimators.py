@@ -296,10 +296,10 @@ def test_early_stopping_is_that_of_fit(iris, weighted) -> None:
     weight = np.random.default_rng(0).integers(1, 4, 150) if weighted else None
     made = Classifier(
         (8,), lr=0.05, epochs=500, early_stopping=True, validation_fraction=0.2,
-        n_iter_no_change=4, tol=1e-3, random_state=5,
+        n_iter_no_change=4, tol=0.02, random_state=6,
     )  # fmt: skip
     made.fit(x, y, weight)
-    seed = int(np.random.RandomState(5).randint(2**31 - 1))
+    seed = int(np.random.RandomState(6).randint(2**31 - 1))
     given = (x, y, weight) if weighted else (x, y)
     halves = train_test_split(*given, test_size=0.2, stratify=y, random_state=seed)
     data, validation = halves[::2], halves[1::2]
@@ -311,13 +311,14 @@ def test_early_stopping_is_that_of_fit(iris, weighted) -> None:
     params = net.initial(seed, np.float64)
     history = st.fit(
         net.loss, params, ((data[0] - mean) / scale, *data[1:]), st.AdamW(params, lr=0.05),
-        validation=((validation[0] - mean) / scale, *validation[1:]), patience=4, min_delta=1e-3,
+        validation=((validation[0] - mean) / scale, *validation[1:]), patience=4, min_delta=0.02,
         value_and_grad=net.value_and_grad, epochs=500, batch_size=32, seed=seed,
     )  # fmt: skip
     assert made.history_["val_loss"] == history["val_loss"]
     assert made.history_.stopped == "patience" and made.n_iter_ == len(history) < 500
     assert made.history_.best_epoch < made.n_iter_
     assert all(np.array_equal(made.params_[k][n], params[k][n]) for k in params for n in params[k])
+    assert clone(made).set_params(tol=0.0).fit(x, y, weight).n_iter_ > made.n_iter_
     # The lowest loss is that of the parameters that are kept.
     kept = net.loss(made.params_, (validation[0] - mean) / scale, *validation[1:])
     assert kept == min(history["val_loss"])
