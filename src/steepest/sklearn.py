@@ -13,6 +13,7 @@ True
 
 import copy
 import math
+import numbers
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ import numpy as np
 from steepest import training
 from steepest.data.datasets import moments
 from steepest.extras import require
+from steepest.fields import count, real
 from steepest.memory.arrays import Array
 from steepest.models.initializers import Initializer
 from steepest.models.networks import MLP, Activation, Objective, Params, Task
@@ -40,6 +42,8 @@ utils: Any = require("sklearn.utils", "sklearn", "steepest.sklearn")
 validation: Any = require("sklearn.utils.validation", "sklearn", "steepest.sklearn")
 
 
+SPAN = "a finite number, 0 or more", lambda x: 0 <= x < math.inf
+
 Samples = tuple[Array, Array, Array | None]
 """Inputs, targets and, where there are any, weights."""
 
@@ -55,7 +59,7 @@ def _weighty(x: Array, y: Array, weight: Array) -> Samples:
 class Network(base.BaseEstimator):  # type: ignore[misc]
     """What classifier and regressor share: an ``MLP``, trained by any rule.
 
-    hidden: units of each hidden layer; () for a linear model.
+    hidden: units of each hidden layer, or of the only one; () for a linear model.
     optimizer: the name of a rule, as in ``steepest list``; or a function that makes an optimizer
         from parameters, such as ``st.Adam``.
     lr: the learning rate, a number or a schedule of the number of updates; None for the rule's own.
@@ -98,7 +102,7 @@ class Network(base.BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        hidden: tuple[int, ...] = (64,),
+        hidden: int | tuple[int, ...] = (64,),
         *,
         optimizer: str | Callable[[Any], Optimizer] = "adamw",
         lr: float | Schedule | None = None,
@@ -157,7 +161,8 @@ class Network(base.BaseEstimator):  # type: ignore[misc]
         stopping: dict[str, Any] = {}
         if aside is not None:
             stopping = {"validation": self._data(*aside), "use_ema": self.averaged}
-            stopping |= {"patience": self.n_iter_no_change, "min_delta": self.tol}
+            stopping["patience"] = count("n_iter_no_change", self.n_iter_no_change, 1)
+            stopping["min_delta"] = real("tol", self.tol, *SPAN)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*; lower the learning rate", RuntimeWarning)
             self.history_ = training.fit(
@@ -229,7 +234,8 @@ class Network(base.BaseEstimator):  # type: ignore[misc]
         return net
 
     def _network(self, inputs: int, outputs: int) -> MLP:
-        sizes = (inputs, *self.hidden, outputs)
+        hidden = (self.hidden,) if isinstance(self.hidden, numbers.Integral) else self.hidden
+        sizes = (inputs, *hidden, outputs)
         return MLP(sizes, self.task, self.objective, self.delta, self.activation, self.weights)
 
     def _begin_optimizer(self) -> None:
@@ -365,7 +371,7 @@ class Classifier(base.ClassifierMixin, Network):  # type: ignore[misc]
 
     def __init__(
         self,
-        hidden: tuple[int, ...] = (64,),
+        hidden: int | tuple[int, ...] = (64,),
         *,
         optimizer: str | Callable[[Any], Optimizer] = "adamw",
         lr: float | Schedule | None = None,

@@ -357,8 +357,8 @@ def test_early_stopping_keeps_averages(diabetes) -> None:
         ({"validation_fraction": 0.0}, "early_stopping = True, validation_fraction = 0.0: "),
         ({"validation_fraction": 1.5}, "early_stopping = True, validation_fraction = 1.5: "),
         ({"validation_fraction": 0.01}, "validation_fraction = 0.01: .* number of classes = 3"),
-        ({"n_iter_no_change": 0}, "patience = 0: expected"),
-        ({"tol": -1.0}, "min_delta = -1.0: expected"),
+        ({"n_iter_no_change": 0}, "n_iter_no_change = 0: expected"),
+        ({"tol": -1.0}, "tol = -1.0: expected"),
     ],
 )
 def test_early_stopping_that_cannot_be(iris, options, message) -> None:
@@ -367,6 +367,10 @@ def test_early_stopping_that_cannot_be(iris, options, message) -> None:
 
 
 # Warm start
+
+
+def test_one_hidden_layer_may_be_a_number(iris) -> None:
+    assert equal(Classifier(8, epochs=2).fit(*iris), Classifier((8,), epochs=2).fit(*iris))
 
 
 def test_a_warm_start_goes_on_with_a_new_optimizer(iris, diabetes) -> None:
