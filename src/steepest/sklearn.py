@@ -13,10 +13,9 @@ True
 
 import copy
 import math
-import numbers
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -234,8 +233,8 @@ class Network(base.BaseEstimator):  # type: ignore[misc]
         return net
 
     def _network(self, inputs: int, outputs: int) -> MLP:
-        hidden = (self.hidden,) if isinstance(self.hidden, numbers.Integral) else self.hidden
-        sizes = (inputs, *hidden, outputs)
+        hidden: Any = self.hidden  # perhaps an integer of NumPy
+        sizes = (inputs, *(hidden if isinstance(hidden, Iterable) else [hidden]), outputs)
         return MLP(sizes, self.task, self.objective, self.delta, self.activation, self.weights)
 
     def _begin_optimizer(self) -> None:
