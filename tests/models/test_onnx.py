@@ -96,7 +96,7 @@ def test_predictions_are_the_models(net, dtype, tmp_path) -> None:
         agree(tmp_path / "model.onnx", x, made.predict(x), proba, tolerance)
     facts = session.get_modelmeta()
     assert facts.producer_name == "steepest"
-    assert json.loads(facts.custom_metadata_map["columns"]) == ["a", "b", "ü"]
+    assert json.loads(facts.custom_metadata_map["inputs"]) == ["a", "b", "ü"]
     assert facts.custom_metadata_map["task"] == net.task
     assert facts.custom_metadata_map.get("target") == made.target
 
@@ -162,12 +162,12 @@ def test_estimators(tmp_path) -> None:
     session = agree(
         tmp_path / "iris.onnx", x.to_numpy(), made.predict(x), made.predict_proba(x), 1e-14
     )
-    assert json.loads(session.get_modelmeta().custom_metadata_map["columns"]) == list(x.columns)
+    assert json.loads(session.get_modelmeta().custom_metadata_map["inputs"]) == list(x.columns)
     x, y = load_diabetes(return_X_y=True)
     regressor = Regressor(epochs=5).fit(x, y)
     regressor.to_onnx(tmp_path / "diabetes.onnx")
     session = agree(tmp_path / "diabetes.onnx", x, regressor.predict(x), None, 1e-14)
-    assert json.loads(session.get_modelmeta().custom_metadata_map["columns"])[9] == "x9"
+    assert json.loads(session.get_modelmeta().custom_metadata_map["inputs"])[9] == "x9"
 
 
 # steepest export
@@ -188,7 +188,7 @@ def test_the_command(run, dtype, tmp_path, capsys) -> None:
     capsys.readouterr()
     path = tmp_path / "model.onnx"
     assert cli.main(["export", str(run), "--onnx", str(path), "--dtype", dtype]) == 0
-    expected = f"written to {path}: x (4 columns, {dtype}) -> label, probabilities\n"
+    expected = f"written to {path}: x (4 inputs, {dtype}) -> label, probabilities\n"
     assert capsys.readouterr().out == expected
     made = st.models.load(run)
     x = load_iris().data.astype(dtype)

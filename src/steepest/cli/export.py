@@ -48,5 +48,5 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError(f"{arguments.folder}: {error}") from None
     outputs = "value" if model.classes is None else "label, probabilities"
     n = model.net.sizes[0]
-    print(f"written to {arguments.onnx}: x ({n} columns, {arguments.dtype}) -> {outputs}")
+    print(f"written to {arguments.onnx}: x ({n} inputs, {arguments.dtype}) -> {outputs}")
     return 0

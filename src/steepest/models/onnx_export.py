@@ -94,7 +94,7 @@ def onnx_bytes(
     params: Params,
     scaling: Mapping[str, Array],
     classes: Array | None,
-    columns: Sequence[str],
+    inputs: Sequence[str],
     target: str | None,
     dtype: str,
 ) -> bytes:
@@ -111,7 +111,7 @@ def onnx_bytes(
         outputs = _value(graph, z, scaling)
     else:
         outputs = _classification(graph, z, net, labels, params["layer1"]["weight"].dtype)
-    facts = {"task": net.task, "columns": json.dumps(list(columns), ensure_ascii=False)}
+    facts = {"task": net.task, "inputs": json.dumps(list(inputs), ensure_ascii=False)}
     if target is not None:
         facts["target"] = target
     return graph.file(("x", dtype, ["samples", net.sizes[0]]), outputs, facts)

@@ -142,7 +142,7 @@ class TrainedModel:
         the label of the likeliest class, and probabilities, of shape (samples, classes). They are
         those of ``predict`` and ``predict_proba``, up to rounding; but nothing is refused: where an
         input is not finite, neither are value and probabilities. The file's metadata are task,
-        columns (JSON) and target.
+        inputs (their names, in JSON) and target.
 
         Raises ValueError for another dtype, and for labels that ONNX has no type for; MissingExtra
         without the package onnx; OSError where the file cannot be written.
