@@ -178,7 +178,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx")
     x, y = load_iris(return_X_y=True, as_frame=True)
     x.assign(y=np.array(["a", "b", "c"])[y]).to_csv(folder / "iris.csv", index=False)
-    words = f"train {folder}/iris.csv --target y --epochs 3 --quiet --out {folder}/run"
+    words = f"train {folder}/iris.csv --target y --epochs 3 --hidden 4 --quiet --out {folder}/run"
     assert cli.main(words.split()) == 0
     return folder / "run"
 
