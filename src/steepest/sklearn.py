@@ -270,6 +270,10 @@ class Network(base.BaseEstimator):  # type: ignore[misc]
             options["lr"] = self.lr
         options = copy.deepcopy(options)  # a schedule may have a state
         if not isinstance(self.optimizer, str):
+            if not callable(self.optimizer):
+                raise TypeError(
+                    f"optimizer = {self.optimizer!r}: expected the name of a rule, or a function"
+                )
             if options:
                 raise ValueError("lr and options are for rules by name; give them in the function")
             return self.optimizer(self.params_)
@@ -461,8 +465,7 @@ class Classifier(base.ClassifierMixin, Network):  # type: ignore[misc]
                 f"class_weight = {self.class_weight!r}: expected a mapping, 'balanced' or None"
             )
         for label, value in self.class_weight.items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"class_weight[{label!r}] = {value!r}: expected 0 or more")
+            real(f"class_weight[{label!r}]", value, *SPAN)
         return np.array([float(self.class_weight.get(x, 1.0)) for x in labels.tolist()])
 
     def _labels(self, y: Array) -> Array | None:

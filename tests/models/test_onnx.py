@@ -200,6 +200,7 @@ def test_errors_of_the_command(run, tmp_path, capsys) -> None:
     for words, message in (
         ([str(tmp_path), "--onnx", "a"], f"steepest: error: {tmp_path}: there is no config.json"),
         ([str(run), "--onnx", str(tmp_path / "no" / "a")], "cannot be written: No such file"),
+        ([str(run), "--onnx", "."], "steepest: error: . is a folder; give the name of a file"),
     ):
         assert cli.main(["export", *words]) == 2
         told = capsys.readouterr().err

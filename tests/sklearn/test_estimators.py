@@ -274,7 +274,7 @@ def test_weights_that_cannot_be_used(iris, weight, message) -> None:
     [
         ("balancd", "class_weight = 'balancd': expected a mapping, 'balanced' or None"),
         (7, "class_weight = 7: expected"),
-        ({0: -1.0}, r"class_weight\[0\] = -1.0: expected 0 or more"),
+        ({0: -1.0}, r"class_weight\[0\] = -1.0: expected a finite number, 0 or more"),
         ({0: math.inf}, r"class_weight\[0\] = inf: expected"),
         ({"a": 1.0}, "class_weight has 'a', which is none of the classes"),
         ({0: 0, 1: 0, 2: 0}, "all weights are zero"),
@@ -463,6 +463,7 @@ def test_in_several_processes(iris) -> None:
     [
         ({"optimizer": "adamv"}, ValueError, "optimizer 'adamv': there is no such rule; did"),
         ({"options": {"speed": 1}}, TypeError, "speed"),
+        ({"optimizer": None}, TypeError, "optimizer = None: expected the name of a rule, or a fu"),
         ({"optimizer": st.SGD, "lr": 0.1}, ValueError, "give them in the function"),
         ({"optimizer": st.SGD, "options": {"momentum": 0.1}}, ValueError, "give them in the func"),
         ({"averaged": True}, ValueError, "keeps no averaged parameters"),
