@@ -330,7 +330,7 @@ REGRESSION = ["TABLE", "--target", "y", "--ignore", "sign", "--loss"]
         (["none.csv", "--target", "y"], "none.csv: there is no such file; give a CSV file, or"),
         (["TABLE"], "--target COLUMN is missing"),
         (["TABLE", "--target", "z"], "has no column 'z'; it has 'a', 'b', 'y', 'sign'"),
-        (["TABLE", "--target", "y"], r"has text in column 'sign' \(such as '\w+'\)"),
+        (["TABLE", "--target", "y", "--raw"], r"has text in column 'sign' \(such as '\w+'\)"),
         (["TABLE", "--target", "y", "--separator", "::"], "--separator '::': expected one char"),
         (["TABLE", "--target", "y", "--separator", "\n"], r"--separator '\\n': expected one char"),
         (["TABLE", "--target", "y", "--separator", "\r"], r"--separator '\\r': expected one char"),

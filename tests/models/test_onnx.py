@@ -196,6 +196,28 @@ def test_the_command(run, dtype, tmp_path, capsys) -> None:
     assert session.get_modelmeta().custom_metadata_map["target"] == "y"
 
 
+def test_a_table_with_categories(tmp_path, capsys) -> None:
+    """The file takes what ``inputs`` gives."""
+    z = np.random.default_rng(0).normal(size=60)
+    rows = [f"{x},{c},{x + 3 * (c == 'a')}" for x, c in zip(z, "abc" * 20, strict=True)]
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["x,city,y", *rows]) + "\n")
+    out = tmp_path / "run"
+    words = f"train {table} --target y --epochs 3 --hidden 4 --quiet --out {out}"
+    assert cli.main(words.split()) == 0
+    path = tmp_path / "model.onnx"
+    capsys.readouterr()
+    assert cli.main(["export", str(out), "--onnx", str(path)]) == 0
+    assert "inputs     x, city = a, city = b, city = c\n" in capsys.readouterr().out
+    made = st.models.load(out)
+    cells = {"city": ["c", "a"], "x": [0.5, -1.0]}
+    inputs = made.inputs(cells)
+    assert inputs.tolist() == [[0.5, 0.0, 0.0, 1.0], [-1.0, 1.0, 0.0, 0.0]]
+    session = agree(path, inputs, made.predict(cells), None, 4e-6)
+    names = json.loads(session.get_modelmeta().custom_metadata_map["inputs"])
+    assert names == ["x", "city = a", "city = b", "city = c"]
+
+
 def test_errors_of_the_command(run, tmp_path, capsys) -> None:
     for words, message in (
         ([str(tmp_path), "--onnx", "a"], f"steepest: error: {tmp_path}: there is no config.json"),

@@ -95,7 +95,13 @@ def add_data(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
         help="a column to leave out; can be given again (CSV)",
     )
     parser.add_argument(
-        "--separator", help="between the columns, such as ';' or tab (CSV; default ,)"
+        "--separator", help="between the columns, such as ';' or tab (CSV; default: found)"
+    )
+    parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="refuse what is not numbers without gaps, in UTF-8, in place of deciding what becomes "
+        "of it (CSV)",
     )
 
 

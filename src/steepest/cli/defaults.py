@@ -37,6 +37,7 @@ def filled(settings: Settings, dataset: Dataset, option: str = "--optimizer") ->
     return replace(
         settings,
         hidden=hidden,
+        separator=settings.separator or (None if dataset.separator == "," else dataset.separator),
         epochs=settings.epochs or epochs(settings, len(dataset.train.y)),
         lr=settings.lr if settings.lr is not None else rate(rule, dataset.task, hidden),
         weight_decay=WEIGHT_DECAYS.get(rule) if decay is None and hidden else decay,

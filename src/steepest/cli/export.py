@@ -18,8 +18,9 @@ def add(commands: Any) -> None:
         help="write what steepest train has trained as an ONNX file",
         description=(
             "Writes the model of a training run, with the scaling of its inputs and of its target, "
-            "as an ONNX file. The input x has the columns of the training as numbers; the outputs "
-            "are label and probabilities or, for a regression, value."
+            "as an ONNX file. The input x has the columns of the training as numbers, categories "
+            "one-hot, in the order that is printed; the outputs are label and probabilities or, "
+            "for a regression, value."
         ),
     )
     parser.add_argument("folder", metavar="RUN", type=Path, help="the folder of a training run")
@@ -49,4 +50,6 @@ def run(arguments: argparse.Namespace) -> int:
     outputs = "value" if model.classes is None else "label, probabilities"
     n = model.net.sizes[0]
     print(f"written to {arguments.onnx}: x ({n} inputs, {arguments.dtype}) -> {outputs}")
+    if model.encoder is not None:
+        print("inputs     " + ", ".join(model.encoder.inputs))
     return 0

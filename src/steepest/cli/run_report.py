@@ -58,6 +58,8 @@ def _data(trained: Run) -> list[str]:
         "",
         f"{len(dataset.features)} inputs: {', '.join(names)}{more}.",
         "",
+        *(f"* {line}" for line in dataset.decisions),
+        *([""] if dataset.decisions else []),
     ]
 
 

@@ -162,6 +162,8 @@ class Run:
             "seed": settings.seed,
             "task": dataset.task,
             "features": dataset.features,
+            "columns": dataset.columns and dataset.columns.to_json(),
+            "left_out": dataset.left_out,
             "classes": dataset.classes,
             "samples": {name: len(part.y) for name, part in dataset.parts.items()},
             "stopped": self.stopped,
@@ -274,6 +276,8 @@ def describe(dataset: Dataset) -> None:
     print(f"data       {dataset.name}: {len(dataset.features)} inputs; samples: {sizes}")
     kinds = f", {len(dataset.classes)} classes" if dataset.classes else ""
     print(f"task       {dataset.task} ({dataset.reason}){kinds}")
+    for line in dataset.decisions:
+        print(f"table      {line}")
 
 
 def describe_network(net: MLP) -> None:
