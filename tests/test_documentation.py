@@ -111,8 +111,7 @@ def test_the_readmes_training_of_a_table_leaves_what_it_says(tmp_path, monkeypat
     assert "rmse" in printed(*words[1:], "--epochs", "2", "--quiet")
     left = README.partition(command)[2].partition("\n\n")[2].partition("\n\n")[0]
     files = re.findall(r"`([\w.]+\.\w+)`", left)
-    there = [path.name for path in Path("houses").iterdir() if path.suffix != ".png"]
-    assert sorted(there) == sorted(files)
+    assert sorted(path.name for path in Path("houses").iterdir()) == sorted(files)
 
 
 def test_the_readme_shows_rows_of_the_tables_of_docs():

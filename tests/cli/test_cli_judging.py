@@ -8,6 +8,7 @@ import shlex
 import numpy as np
 import pytest
 
+import steepest as st
 from steepest import cli, data
 from steepest.cli import judging, result_pictures
 from steepest.data import baselines
@@ -29,6 +30,13 @@ def files(tmp_path_factory):
     return path
 
 
+@pytest.fixture
+def plain(monkeypatch):
+    """Pictures take most of the time of such small runs."""
+    monkeypatch.setattr(st.History, "plot", lambda self, path, title: path.touch())
+    monkeypatch.setattr(result_pictures, "residuals", lambda *arguments: arguments[-1].touch())
+
+
 def train(path, out, *options):
     words = ["train", str(path), *options, "--quiet", "--out", str(out)]
     assert cli.main(words) == 0
@@ -39,7 +47,7 @@ def test_examples() -> None:
     assert doctest.testmod(judging).failed == 0
 
 
-def test_a_regression_that_is_worse_than_ridge(files, tmp_path, capsys) -> None:
+def test_a_regression_that_is_worse_than_ridge(files, tmp_path, capsys, plain) -> None:
     options = ["--target", "y", "--ignore", "way", "--epochs", "2", "--hidden", "8"]
     config = train(files, tmp_path / "run", *options)
     ridge, mean = config["baselines"]["ridge regression"], config["baselines"]["mean"]
@@ -60,7 +68,7 @@ def test_a_regression_that_is_worse_than_ridge(files, tmp_path, capsys) -> None:
     assert f"\nhint       {worse}\n" in shown
 
 
-def test_a_linear_model_that_is_worse_is_told_to_train_longer(files, tmp_path) -> None:
+def test_a_linear_model_that_is_worse_is_told_to_train_longer(files, tmp_path, plain) -> None:
     options = ["--target", "y", "--ignore", "way", "--epochs", "9", "--hidden", "none"]
     options += ["--optimizer", "sgd", "--lr", "0.01", "--schedule", "constant"]
     config = train(files, tmp_path / "run", *options)

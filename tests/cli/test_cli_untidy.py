@@ -111,6 +111,9 @@ def test_unknown_values_and_absent_columns_are_told(runs, tmp_path, capsys) -> N
     assert "has no column 'Fläche'" in refused(capsys, "predict", run, path, "--strict")
     path.write_text("gebaut;stadt;Balkon\n01.02.1990;Ulm;ja\n", encoding="utf-8")
     assert "did you mean 'stadt'? Case matters" in refused(capsys, "predict", run, path)
+    path.write_text("gebaut,Balkon,Stadt\n01.02.1990,ja,Ulm\n", encoding="utf-8")
+    assert predicted(capsys, run, path, told=told)[1] == rows[1]  # the separator is found
+    assert "has no column 'Stadt'" in refused(capsys, "predict", run, path, "--separator", ";")
     path.write_text("a;b\n1;2\n", encoding="utf-8")
     assert "has no column 'Stadt'; it has 'a', 'b'" in refused(capsys, "predict", run, path)
 

@@ -63,7 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.probabilities and model.classes is None:
         raise UsageError(f"--probabilities: {arguments.folder} has a regression, without classes")
     settings, left_out = _settings(arguments.folder)
-    separator = character(getattr(arguments, "separator", None) or settings.separator or ",")
+    given = getattr(arguments, "separator", None)
+    separator = character(given or settings.separator or ",")
     if out is not None and out.exists() and path.exists() and out.samefile(path):
         raise UsageError(f"--out {out} is the file with the inputs; give another one")
     known = [*settings.ignore, *left_out, *([settings.target] if settings.target else [])]
@@ -72,7 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
     if model.encoder is None:
         x = inputs(path, model.columns, separator=separator, others=others, raw=settings.raw)
     else:
-        x = untidy_inputs(path, model.encoder, separator=separator, others=others)
+        asked = None if given is None else separator
+        x = untidy_inputs(path, model.encoder, separator=asked, usual=separator, others=others)
     try:
         with warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always", UserWarning)

@@ -1,8 +1,8 @@
 """``report.md`` in the folder of a run: data, model, command, results, baselines, pictures."""
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 
-from steepest import __version__
 from steepest.cli.runs import Results, Run, digits, percent
 
 NAME = "report.md"
@@ -24,7 +24,7 @@ def text(
             *_model(trained),
             *_result(trained, results, others, hints),
             *(line for name, shown in pictures.items() for line in (f"![{shown}]({name})", "")),
-            f"Written by steepest {__version__}.",
+            f"Written by steepest {version('steepest')}.",
             "",
         ]
     )

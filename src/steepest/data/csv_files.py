@@ -116,9 +116,10 @@ def _unzipped(path: Path, packed: bytes) -> bytes:
             raise DataError(f"{path} cannot be unpacked: {error}") from None
 
 
-def separator_of(found: bytes, needed: Sequence[str]) -> tuple[bytes, str]:
+def separator_of(found: bytes, needed: Sequence[str], usual: str = ",") -> tuple[bytes, str]:
     """The character between the columns, and the content without a first line that tells it to
-    Excel: the one that makes most columns, those that are ``needed`` among them.
+    Excel: the one that makes most columns, those that are ``needed`` among them; where several do,
+    the ``usual`` one.
 
     >>> separator_of(b"a;b;c\\n1;2,5;3\\n", ["b"])[1]
     ';'
@@ -135,7 +136,7 @@ def separator_of(found: bytes, needed: Sequence[str]) -> tuple[bytes, str]:
             return 0, 0
         return sum(name in header for name in needed), len(header)
 
-    return found, max(SEPARATORS, key=columns)
+    return found, max((usual, *SEPARATORS), key=columns)
 
 
 def separates(separator: str) -> bool:

@@ -60,20 +60,21 @@ def untidy_inputs(
     path: str | Path,
     columns: Columns,
     *,
-    separator: str = ",",
+    separator: str | None = None,
+    usual: str = ",",
     others: Sequence[str] | None = None,
 ) -> Any:
     """These columns of a CSV file as a pandas DataFrame, for a model with an encoder.
 
-    The file may be compressed or in another encoding, as that of the training. A column may be
-    absent, unless its name looks like that of another one, or ``others`` are given. Arguments and
-    errors are those of ``inputs``; no cell is looked at.
+    The file may be compressed or in another encoding, as that of the training. ``separator`` None
+    is found, and ``usual`` where it could be several. A column may be absent, unless its name looks
+    like that of another one, or ``others`` are given. Arguments and errors are those of ``inputs``;
+    no cell is looked at.
     """
     path = Path(path)
     found, _ = csv_files.plain(path, csv_files.content(path))
-    text = found.removeprefix(b"\xef\xbb\xbf")
-    if text.startswith((b"sep=", b'"sep=')):
-        found, separator = csv_files.separator_of(found, columns.names)
+    if separator is None:
+        found, separator = csv_files.separator_of(found, columns.names, usual)
     frame = _frame(path, found, [], columns.names, separator, others, columns.texts)
     there = [name for name in columns.names if name in frame.columns]
     for name in columns.names:

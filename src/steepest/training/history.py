@@ -148,6 +148,8 @@ def _figure(history: History, title: str) -> Any:
             ax.axvline(
                 history.best_epoch, color="0.6", lw=1, ls=":", label="lowest validation loss"
             )
+        if panel == "accuracy":
+            ax.yaxis.set_major_formatter(ticker.PercentFormatter(1, symbol=" %"))
         ax.set_title(titles.get(panel, panel.capitalize()), fontsize=11)
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
