@@ -77,7 +77,8 @@ def test_the_table_has_the_best_first(tmp_path, capsys) -> None:
 def test_columns_of_large_numbers_do_not_touch(monkeypatch, tmp_path, capsys) -> None:
     """As where the target's unit is small, or a model is worse than the mean by far."""
     worse = {"loss": 3e200, "r2": -1.25e208, "rmse": 7e100}
-    monkeypatch.setattr(runs.Run, "results", lambda self: {"train": worse, "test": worse})
+    parts = dict.fromkeys(["train", "validation", "test"], worse)
+    monkeypatch.setattr(runs.Run, "results", lambda self: parts)
     path = tmp_path / "line.csv"
     path.write_text("a,y\n" + "".join(f"{i % 7},{i / 2}\n" for i in range(40)))
     options = ["--target", "y", *QUICK, "--lr", "1e-300", "--out", str(tmp_path / "run")]
