@@ -44,6 +44,8 @@ def test_the_examples_of_a_page(page, tmp_path, monkeypatch):
     text = page.read_text(encoding="utf-8")
     if marks(text):
         pytest.importorskip("torch")
+    if "import onnxruntime" in text:
+        pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reference, "RULES", dict(reference.RULES))
     monkeypatch.setattr(schedules, "SCHEDULES", dict(schedules.SCHEDULES))
