@@ -31,9 +31,11 @@ def lowest() -> dict[str, str]:
     for requirement in requirements():
         if requirement.startswith("steepest["):
             continue
-        match = re.fullmatch(r"([\w-]+)>=([\d.]+)(?:,<[\d.]+)?", requirement)
+        match = re.fullmatch(r"([\w-]+)>=([\d.]+)(?:,<[\d.]+)?(?:; .*)?", requirement)
         if match is None:
-            raise ValueError(f"{requirement!r}: expected NAME>=VERSION, with or without ,<VERSION")
+            raise ValueError(
+                f"{requirement!r}: expected NAME>=VERSION, with or without ,<VERSION and a marker"
+            )
         name, version = match.groups()
         if found.setdefault(name, version) != version:
             raise ValueError(f"{name}: {found[name]} in one place, {version} in another")

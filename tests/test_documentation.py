@@ -44,6 +44,8 @@ def test_the_examples_of_a_page(page, tmp_path, monkeypatch):
     text = page.read_text(encoding="utf-8")
     if marks(text):
         pytest.importorskip("torch")
+    if "import onnxruntime" in text:
+        pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reference, "RULES", dict(reference.RULES))
     monkeypatch.setattr(schedules, "SCHEDULES", dict(schedules.SCHEDULES))
@@ -57,6 +59,20 @@ def test_tables_of_rules_are_the_commands():
     assert table == printed("list", "--markdown"), (
         "write it with: steepest list --markdown, between the markers of docs/rules.md"
     )
+
+
+def test_the_choice_guide_quotes_rows_of_the_measurements():
+    found = (ROOT / "bench" / "convergence.md").read_text(encoding="utf-8")
+    cells = [line.strip("|").split("|") for line in found.splitlines() if line.startswith("| ")][1:]
+    digits = {row[0].strip(): (row[4].strip(), row[5].strip()) for row in cells}
+    quoted = re.findall(
+        r"^\| (\w+) \| ([\d.]+) \| ([\d.]+) \|$",
+        (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8"), re.MULTILINE,
+    )  # fmt: skip
+    assert len(quoted) == 13
+    assert [digits[name] for name, *_ in quoted] == [(one, two) for _, one, two in quoted]
+    least = {name: float(two) for name, (_, two) in digits.items() if hasattr(st, name)}
+    assert sorted(least, key=least.get)[:4] == ["PSGDKron", "SOAP", "NorMuon", "Muon"]
 
 
 # The README

@@ -496,6 +496,24 @@ def test_the_forms_of_sums():
     assert sums("add(y, how=sum); builtins.sum(y)") == ["y", "sum"]
 
 
+def test_dir_and_star_have_public_names_only():
+    code = """
+import steepest as st
+import steepest.cli, steepest.data
+assert [x for x in dir(st) if x[0] == "_"] == ["__doc__", "__version__"], dir(st)
+hidden = {"cli", "core", "extras", "fields", "kernels", "matrix", "memory", "options"}
+assert not hidden & {*dir(st)}
+assert {"AdamW", "by_name", "clip", "data", "fit", "models", "schedules", "tuning"} <= {*dir(st)}
+before = {*globals()}
+from steepest import *
+new = {*globals()} - before - {"before"}
+assert new == {*st.__all__}, new ^ {*st.__all__}
+assert new <= {*dir(st)}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_built_in_sum_adds_up_whole_numbers_alone():
     """Floats are added by functools.reduce(operator.add, ...), as before Python 3.12."""
     sources = {str(p.relative_to(SOURCE).as_posix()): p for p in SOURCE.rglob("*.py")}

@@ -8,18 +8,25 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from steepest_site import docstrings, names, pages
+from sphinx.util import logging
+from steepest_site import check, docstrings, gallery, names, pages
 
 import steepest as st
 from steepest.core.common_options import CommonOptions
 
 pages.write()
+gallery.tidy(Path(__file__).parent / "gallery")
 
 project = "steepest"
 author = copyright = "The steepest developers"
 version = release = st.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
+]
 exclude_patterns = ["parts/*", "README.md"]
 myst_heading_anchors = 4
 autodoc_member_order = "bysource"
@@ -32,6 +39,20 @@ add_module_names = True
 toc_object_entries_show_parents = "hide"
 copybutton_prompt_text = r">>> |\.\.\.(?: |$)"
 copybutton_prompt_is_regexp = True
+copybutton_selector = "div.highlight pre:not(.sphx-glr-script-out pre)"  # not what was printed
+
+sphinx_gallery_conf = {
+    "examples_dirs": str(gallery.FOLDER),
+    "gallery_dirs": "gallery",
+    "filename_pattern": gallery.executed(),
+    "within_subsection_order": "FileNameSortKey",
+    "copyfile_regex": "",
+    "download_all_examples": False,
+    "notebook_extensions": set(),
+    "write_computation_times": False,
+    "show_signature": False,
+    "thumbnail_size": (400, 240),
+}
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"steepest {version}"
@@ -76,9 +97,18 @@ def left_out(app: Any, what: str, name: str, value: Any, skip: bool, options: An
     return None
 
 
+def checked(app: Any, error: Exception | None) -> None:
+    """Warns of links that lead nowhere, and of pages that nothing leads to."""
+    if error is None and app.builder.name == "html":
+        for line in check.problems(Path(app.outdir)):
+            logging.getLogger(__name__).warning("%s", line)
+
+
 def setup(app: Any) -> None:
     # A change of these files changes every page.
     texts = [path.read_text("utf-8") for path in sorted(Path(__file__).parent.rglob("*.py"))]
     app.add_config_value("texts", zlib.crc32("".join(texts).encode()), "env")
     app.connect("autodoc-process-docstring", written)
     app.connect("autodoc-skip-member", left_out)
+    app.connect("source-read", gallery.said)
+    app.connect("build-finished", checked)

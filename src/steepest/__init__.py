@@ -35,6 +35,7 @@ from steepest.optimizers.by_group import *
 from steepest.optimizers.factored import *
 from steepest.optimizers.layerwise import *
 from steepest.optimizers.lbfgs import LBFGS as LBFGS
+from steepest.optimizers.lookup import by_name as by_name
 from steepest.optimizers.low_rank import *
 from steepest.optimizers.matrix_rules import *
 from steepest.optimizers.muon import *
@@ -65,3 +66,19 @@ for _now, _before in _FORMER_MODULES.items():  # and so do files that were writt
     _sys.modules[_before] = _sys.modules[_now]
 for _rule in optimizers.RULES.values():  # of families that are found by their place
     globals().setdefault(_rule.__name__, _rule)
+
+# Parts of the machinery, which their names alone would put among what is for users.
+_INTERNAL = {"cli", "core", "extras", "fields", "kernels", "matrix", "memory", "options"}
+
+
+def __dir__() -> list[str]:
+    """The public names, and those that every module has."""
+    return sorted(
+        name
+        for name in globals()
+        if name not in _INTERNAL and (name[0] != "_" or name in ("__doc__", "__version__"))
+    )
+
+
+# Not as ``__all__ = ...``, which type checkers would take for all there is: they read the imports.
+globals()["__all__"] = [name for name in __dir__() if name[0] != "_"]

@@ -18,7 +18,8 @@ from steepest.models.networks import MLP, accuracy, r_squared
 from steepest.optimizers import RULES
 from steepest.training import batches
 
-FILES = {"curves.png", "params.npz", "history.csv", "config.json"}
+WRITTEN = {"curves.png", "params.npz", "history.csv", "config.json", "checkpoint.safetensors"}
+FILES = WRITTEN | {"report.md", "confusion.png"}
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def network(folder):
 
 def test_digits(tmp_path, capsys) -> None:
     out = tmp_path / "run"
-    assert cli.main(["train", "digits", "--out", str(out)]) == 0
+    assert cli.main(["train", "digits", "--epochs", "60", "--out", str(out)]) == 0
     assert {path.name for path in out.iterdir()} == FILES
     config, net, params, scaling = network(out)
     dataset = data.digits(seed=0)
@@ -153,7 +154,7 @@ def test_accumulation_averages_loss_and_initial_weights(table, tmp_path) -> None
     dataset = data.table(table, "y", ignore=["sign"], seed=2)
     mine = MLP((2, 7, 1), "regression", "huber", 0.5, weights="orthogonal")
     p = mine.initial(2)
-    optimizer = st.AdamW(p, lr=st.schedules.cosine(0.003, 12), ema=0.8)
+    optimizer = st.AdamW(p, lr=st.schedules.cosine(0.003, 12), ema=0.8, weight_decay=1.0)
     st.fit(
         mine.loss, p, dataset.train, optimizer, value_and_grad=mine.value_and_grad, epochs=4,
         batch_size=10, accumulate=3, use_ema=True, validation=dataset.validation, patience=4,
@@ -182,7 +183,7 @@ def test_default_folder_and_full_batch(tmp_path, monkeypatch, capsys) -> None:
     assert folder.name.startswith("digits-20")
     config, net, *_ = network(folder)
     assert (config["batch_size"], net.sizes) == (None, (64, 10))
-    assert config["schedule"] == "cosine(lr=0.003, steps=2, end=0.0)"
+    assert config["schedule"] == "cosine(lr=0.01, steps=2, end=0.0)"
     assert str(folder.relative_to(tmp_path)) in capsys.readouterr().out
 
 
@@ -329,7 +330,7 @@ REGRESSION = ["TABLE", "--target", "y", "--ignore", "sign", "--loss"]
         (["none.csv", "--target", "y"], "none.csv: there is no such file; give a CSV file, or"),
         (["TABLE"], "--target COLUMN is missing"),
         (["TABLE", "--target", "z"], "has no column 'z'; it has 'a', 'b', 'y', 'sign'"),
-        (["TABLE", "--target", "y"], r"has text in column 'sign' \(such as '\w+'\)"),
+        (["TABLE", "--target", "y", "--raw"], r"has text in column 'sign' \(such as '\w+'\)"),
         (["TABLE", "--target", "y", "--separator", "::"], "--separator '::': expected one char"),
         (["TABLE", "--target", "y", "--separator", "\n"], r"--separator '\\n': expected one char"),
         (["TABLE", "--target", "y", "--separator", "\r"], r"--separator '\\r': expected one char"),
@@ -352,7 +353,21 @@ def test_errors_are_one_line_and_code_2(table, tmp_path, capsys, arguments, mess
     ("arguments", "message"),
     [
         ([], "required: COMMAND"),
-        (["tarin"], "invalid choice: 'tarin'"),
+        (["tarin"], "; did you mean train?; see  steepest --help"),
+        (["train", "digits", "--optimiser", "adam"], "--optimiser adam; did you mean --optimizer?"),
+        (
+            ["train", "digits", "--lrr=1"],
+            "unrecognized arguments: --lrr=1; did you mean --lr?; see",
+        ),
+        (["train", "--task", "regresion"], "; did you mean regression?; see"),
+        (
+            ["compare", "digits", "--optimisers", "adam"],
+            "--optimisers adam; did you mean --optimizers?",
+        ),
+        (
+            ["train", "digits", "--unheard", "1"],
+            "unrecognized arguments: --unheard 1; see  steepest",
+        ),
         (["train"], "required: DATA"),
         (["train", "digits", "--lr", "-1"], "'-1': expected a number, 0 or more"),
         (["train", "digits", "--lr", "fast"], "'fast': expected a number, 0 or more"),
@@ -377,7 +392,9 @@ def test_misspelt_commands(capsys, arguments, message) -> None:
         cli.main(arguments)
     assert caught.value.code == 2
     shown = capsys.readouterr().err
-    assert re.fullmatch(r"steepest( train| tune)?: error: .*; see  steepest( \w+)? --help\n", shown)
+    assert re.fullmatch(
+        r"steepest( train| tune| compare)?: error: .*; see  steepest( \w+)? --help\n", shown
+    )
     assert message in shown
 
 
@@ -453,9 +470,9 @@ def test_interrupt_saves_what_there_is(monkeypatch, tmp_path, capsys) -> None:
     monkeypatch.setattr(st.History, "plot", plot)
     monkeypatch.setattr(st.AdamW, "step", interrupted)
     out = tmp_path / "run"
-    assert cli.main(["train", "digits", "--quiet", "--out", str(out)]) == 130
+    assert cli.main(["train", "digits", "--hidden", "256", "--quiet", "--out", str(out)]) == 130
     assert [title.endswith(" %, interrupted after 2 epochs") for title in titles] == [True]
-    assert {path.name for path in out.iterdir()} == FILES | {"checkpoint.safetensors"}
+    assert {path.name for path in out.iterdir()} == WRITTEN
     config, net, params, _ = network(out)
     assert (config["stopped"], config["message"]) == ("interrupted", "interrupted after 2 epochs")
     test = data.digits().test
@@ -471,10 +488,8 @@ def test_interrupt_in_the_first_epoch(monkeypatch, tmp_path) -> None:
 
     monkeypatch.setattr(st.AdamW, "step", interrupted)
     out = tmp_path / "run"
-    assert cli.main(["train", "digits", "--quiet", "--out", str(out)]) == 130
-    assert {path.name for path in out.iterdir()} == FILES - {"curves.png"} | {
-        "checkpoint.safetensors"
-    }
+    assert cli.main(["train", "digits", "--hidden", "9", "--quiet", "--out", str(out)]) == 130
+    assert {path.name for path in out.iterdir()} == WRITTEN - {"curves.png"}
 
 
 def test_interrupt_before_training(monkeypatch, tmp_path, capsys) -> None:
@@ -513,7 +528,7 @@ def test_a_run_whose_reader_has_gone_is_kept(tmp_path) -> None:
         [*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     with run:
-        shown = [run.stdout.readline() for _ in range(5)]
+        shown = [run.stdout.readline() for _ in range(6)]
         run.stdout.close()
         assert run.stderr.read() == b""
     assert shown[-1].startswith(b"training ")
@@ -667,11 +682,13 @@ def test_help_names_the_commands(capsys) -> None:
         cli.main(["--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    for command in ("train", "predict", "compare", "tune", "list", "info"):
+    for command in ("train", "predict", "export", "compare", "tune", "list", "info"):
         assert command in shown
 
 
-@pytest.mark.parametrize("command", ["train", "predict", "compare", "tune", "list", "info"])
+@pytest.mark.parametrize(
+    "command", ["train", "predict", "export", "compare", "tune", "list", "info"]
+)
 def test_the_page_has_every_option(capsys, command) -> None:
     with pytest.raises(SystemExit):
         cli.main([command, "--help"])

@@ -3,6 +3,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -12,10 +13,10 @@ from cases import brief
 
 import steepest as st
 from steepest import cli
-from steepest.cli import pictures, runs
+from steepest.cli import pictures, result_pictures, runs
 from steepest.extras import require
 
-FILES = {"compare.png", "compare.csv", "curves.csv", "config.json"}
+FILES = {"compare.png", "compare.csv", "curves.csv", "config.json", "outcomes.json"}
 QUICK = ["--epochs", "3", "--hidden", "20", "--quiet"]
 
 
@@ -34,6 +35,7 @@ def rows(path):
 def test_every_run_is_that_of_train(monkeypatch, tmp_path) -> None:
     """To the last bit; so all begin with the same parameters and see the same batches."""
     monkeypatch.setattr(st.History, "plot", lambda self, path, title: path.touch())  # slow
+    monkeypatch.setattr(result_pictures, "confusion", lambda *arguments: arguments[-1].touch())
     options = ["--batch-size", "100", "--schedule", "linear", "--clip", "norm:1.0"]
     found, curves, out = compared(
         tmp_path, "--optimizers", "sgd,adam", "--lrs", "1e-3,1e-2", "--seeds", "3,4", *options
@@ -75,7 +77,8 @@ def test_the_table_has_the_best_first(tmp_path, capsys) -> None:
 def test_columns_of_large_numbers_do_not_touch(monkeypatch, tmp_path, capsys) -> None:
     """As where the target's unit is small, or a model is worse than the mean by far."""
     worse = {"loss": 3e200, "r2": -1.25e208, "rmse": 7e100}
-    monkeypatch.setattr(runs.Run, "results", lambda self: {"train": worse, "test": worse})
+    parts = dict.fromkeys(["train", "validation", "test"], worse)
+    monkeypatch.setattr(runs.Run, "results", lambda self: parts)
     path = tmp_path / "line.csv"
     path.write_text("a,y\n" + "".join(f"{i % 7},{i / 2}\n" for i in range(40)))
     options = ["--target", "y", *QUICK, "--lr", "1e-300", "--out", str(tmp_path / "run")]
@@ -119,7 +122,7 @@ def test_default_rates_and_a_table_of_numbers(tmp_path, capsys) -> None:
     assert [row["optimizer"] for row in found] == [
         "sgd:momentum=0.5, nesterov=True", "adagrad", "adamw"
     ]  # fmt: skip
-    assert [float(row["lr"]) for row in found] == [0.1, 0.01, 0.003]
+    assert [float(row["lr"]) for row in found] == [0.01, 0.01, 0.003]
     assert {"test_loss", "test_r2", "test_rmse"} <= found[0].keys()
     assert "test r2" in capsys.readouterr().out
     config = json.loads((out / "config.json").read_text())
@@ -176,10 +179,122 @@ def test_interrupt_keeps_what_is_done(monkeypatch, tmp_path, capsys, run) -> Non
     assert [row["epochs"] for row in found] == ["3"] * (run - 1) + ["1"]
     assert len(curves) == 3 * (run - 1) + 1
     shown = capsys.readouterr()
-    assert shown.err == f"interrupted: {run - 1} of 4 runs are done and kept\n"
+    assert shown.err == (
+        f"interrupted: {run - 1} of 4 runs are done and kept; "
+        f"continue with  steepest compare --resume {out}\n"
+    )
     assert notes == [f"interrupted: {run - 1} of 4 runs are done"]
     assert drawn[-1].interrupted and not any(one.interrupted for one in drawn[:-1])
     assert shown.out.splitlines()[-3].endswith("interrupted")
+
+
+# Resuming
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory):
+    """A table of 80 rows: y = 2 a - b."""
+    a, b = np.random.default_rng(1).normal(size=(2, 80))
+    path = tmp_path_factory.mktemp("data") / "line.csv"
+    rows = zip(a, b, 2 * a - b, strict=True)
+    path.write_text("a,b,y\n" + "".join(f"{x},{y},{z}\n" for x, y, z in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(line, tmp_path_factory):
+    """A comparison that is done."""
+    out = tmp_path_factory.mktemp("compared") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "compare", lambda *_: Picture())
+        assert cli.main(["compare", str(line), *OPTIONS, "--out", str(out)]) == 0
+    return out
+
+
+OPTIONS = ["--target", "y", "--hidden", "4", "--epochs", "3", "--batch-size", "16", "--quiet"]
+OPTIONS += ["--optimizers", "adam,sgd", "--lrs", "0.1,1e30", "--seeds", "0,1"]
+
+
+def timeless(out):
+    """The tables, without what a clock has put there."""
+    tables = [rows(out / name) for name in ("compare.csv", "curves.csv")]
+    return [[{k: x for k, x in row.items() if "seconds" not in k} for row in t] for t in tables]
+
+
+def test_a_comparison_goes_on(line, finished, tmp_path, monkeypatch, capsys) -> None:
+    """With the runs that are missing, to the same tables."""
+    monkeypatch.setattr(pictures, "compare", lambda *_: Picture())
+    step, steps = st.SGD.step, []
+
+    def interrupted(self, grads):
+        steps.append(1)
+        if len(steps) == 5:  # in the second epoch of the fifth run
+            raise KeyboardInterrupt
+        step(self, grads)
+
+    out = tmp_path / "parts"
+    with monkeypatch.context() as patch:
+        patch.setattr(st.SGD, "step", interrupted)
+        assert cli.main(["compare", str(line), *OPTIONS, "--resume", "--out", str(out)]) == 130
+    assert len(json.loads((out / "outcomes.json").read_text())) == 4
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(st.Adam, "step", None)  # its runs are done
+        assert cli.main(["compare", "--quiet", "--resume", str(out)]) == 0
+    assert "done       4 of 8 runs\n" in capsys.readouterr().out
+    assert timeless(out) == timeless(finished)
+    monkeypatch.setattr(st.SGD, "step", None)  # and now all are
+    assert cli.main(["compare", str(line), *OPTIONS, "--resume", str(out)]) == 0
+    assert timeless(out) == timeless(finished)
+
+
+class Picture:
+    """Drawing takes most of the time of such small runs."""
+
+    def savefig(self, path, dpi) -> None:
+        path.touch()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lrs", "0.2"], "--lrs [0.2]: the run in OUT was begun with [0.1, 1e+30]"),
+        (["--optimizers", "adam"], "--optimizers ['adam']: the run in OUT was begun with ['adam',"),
+        (["--seeds", "2"], "--seeds [2]: the run in OUT was begun with [0, 1], and keeps its"),
+        (["--epochs", "5"], "--epochs 5: the run in OUT was begun with 3, and keeps its settings"),
+        (["OTHER"], "OTHER is not what the run in OUT began with"),
+        (["--out", "x"], "--resume OUT --out x: a run continues in its own folder"),
+    ],
+)
+def test_other_comparisons_are_refused(line, finished, tmp_path, capsys, options, message) -> None:
+    out, other = finished, tmp_path / "other.csv"
+    other.write_text(line.read_text().replace("0.", "1.", 1))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    options = [x.replace("OTHER", str(other)) for x in options]
+    message = message.replace("OUT", str(out)).replace("OTHER", str(other))
+    capsys.readouterr()
+    assert cli.main(["compare", "--resume", str(out), *options]) == 2
+    shown = capsys.readouterr().err
+    assert message in shown and shown.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '[{"optimizer": "adam"}]', "{}x", "7"])
+def test_damaged_outcomes_are_told(finished, tmp_path, capsys, content) -> None:
+    out = shutil.copytree(finished, tmp_path / "out")
+    (out / "outcomes.json").write_text(content)
+    capsys.readouterr()
+    assert cli.main(["compare", "--resume", str(out)]) == 2
+    shown = capsys.readouterr().err
+    assert "outcomes.json is" in shown and shown.count("\n") == 1
+
+
+def test_a_comparison_needs_optimizers(capsys, tmp_path) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["compare", "digits"])
+    assert "the following arguments are required: --optimizers" in capsys.readouterr().err
+    assert cli.main(["compare", "--resume", str(tmp_path / "none")]) == 2
+    assert "there is no run in this folder" in capsys.readouterr().err
 
 
 def test_interrupt_before_the_first_run(monkeypatch, tmp_path, capsys) -> None:
@@ -191,7 +306,7 @@ def test_interrupt_before_the_first_run(monkeypatch, tmp_path, capsys) -> None:
     arguments = ["--optimizers", "sgd", *QUICK, "--out", str(out)]
     assert cli.main(["compare", "digits", *arguments]) == 130
     assert {path.name for path in out.iterdir()} == {"config.json"}
-    assert capsys.readouterr().err == "interrupted: 0 of 1 runs are done and kept\n"
+    assert "interrupted: 0 of 1 runs are done and kept; con" in capsys.readouterr().err
 
 
 def test_a_table_is_kept_after_each_run(monkeypatch, tmp_path) -> None:

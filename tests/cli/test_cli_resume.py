@@ -20,6 +20,7 @@ from cases import brief
 
 import steepest as st
 from steepest import cli
+from steepest.cli import result_pictures
 
 SECONDS = ("seconds", "optimizer_seconds")
 OPTIONS = ["--target", "y", "--hidden", "8", "--batch-size", "16", "--epochs", "5", "--quiet"]
@@ -47,6 +48,7 @@ def table(shared):
 def plain(monkeypatch):
     """Pictures take most of the time of such small runs."""
     monkeypatch.setattr(st.History, "plot", lambda self, path, title: path.touch())
+    monkeypatch.setattr(result_pictures, "residuals", lambda *arguments: arguments[-1].touch())
 
 
 @pytest.fixture
@@ -135,7 +137,8 @@ def test_an_interrupted_run_goes_on(table, tmp_path, monkeypatch, whole, sort, n
     assert len(taken) == each * len(expected[0]) - (n - 1)  # none is made again
     assert outcome(tmp_path / "parts") == expected
     names = {path.name for path in (tmp_path / "parts").iterdir()}
-    assert names == {"curves.png", "params.npz", "history.csv", "config.json"}
+    files = {"curves.png", "report.md", "residuals.png", "checkpoint.safetensors"}
+    assert names == train_files() | files
 
 
 def test_interrupted_again_and_again(table, tmp_path, monkeypatch, whole, capsys) -> None:
@@ -380,8 +383,8 @@ def refused(capsys, *arguments):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--epochs", "9"], "--epochs 9: the run in OUT was begun with 5, and keeps its settings"),
-        (["--lr", "0.1"], "--lr 0.1: the run in OUT was begun with None"),
+        (["--epochs", "4"], "--epochs 4: the run in OUT was begun with 5, and keeps its settings"),
+        (["--lr", "0.1"], "--lr 0.1: the run in OUT was begun with 0.003"),
         (["--hidden", "9"], "--hidden (9,): the run in OUT was begun with (8,)"),
         (["--out", "elsewhere"], "--resume OUT --out elsewhere: a run continues in its own folder"),
     ],
@@ -463,9 +466,9 @@ def test_a_run_that_is_finished_stays_as_it_is(table, tmp_path, plain, capsys) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--lr", "0.5"], "--lr 0.5: the run in OUT was begun with None, and keeps its settings"),
-        (["--epochs", "9"], "--epochs 9: the run in OUT was begun with 5"),
-        (["--weight-decay", "0.5"], "--weight-decay 0.5: the run in OUT was begun with None"),
+        (["--lr", "0.5"], "--lr 0.5: the run in OUT was begun with 0.003, and keeps its settings"),
+        (["--epochs", "4"], "--epochs 4: the run in OUT was begun with 5"),
+        (["--weight-decay", "0.5"], "--weight-decay 0.5: the run in OUT was begun with 1.0"),
         (["--ema", "0.5"], "--ema 0.5: the run in OUT was begun with None"),
         (["digits"], "--target is for CSV files; the digits need none"),
         (["other.csv"], "other.csv is not what the run in OUT began with"),
@@ -514,6 +517,80 @@ def test_interrupted_at_once_after_resuming(stopped, monkeypatch) -> None:
     after = {path.name: path.read_bytes() for path in stopped.iterdir()}
     for name in ("params.npz", "history.csv", "curves.png"):
         assert after[name] == before[name]
+
+
+# More epochs
+
+
+EXTENDED = [
+    ["--schedule", "constant"],
+    ["--schedule", "step:step_size=3", "--optimizer", "sgd:momentum=0.9", "--ema", "0.9"],
+    ["--schedule", "plateau:patience=0", "--accumulate", "2", "--checkpoint-every", "2"],
+]
+
+
+@pytest.mark.parametrize("options", EXTENDED, ids=" ".join)
+def test_an_extended_run_is_the_longer_one(table, tmp_path, plain, capsys, options) -> None:
+    """To the last bit, where the schedule does not depend on the length of the run."""
+    assert begin(table, tmp_path / "long", *options, "--epochs", "9") == 0
+    assert begin(table, tmp_path / "run", *options) == 0
+    capsys.readouterr()
+    assert resume(tmp_path / "run", "--epochs", "9") == 0
+    told = "extended   from 5 epochs to 9, as in a run of so many\n"
+    assert told in capsys.readouterr().out
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "long")
+
+
+def test_a_schedule_as_long_as_the_run_becomes_longer(table, tmp_path, monkeypatch, plain) -> None:
+    """From the next update on; and the longer run can be interrupted, extended again, resumed."""
+    for name in ("run", "parts"):
+        assert begin(table, tmp_path / name) == 0
+    assert begin(table, tmp_path / "long", "--epochs", "9") == 0
+    short, *_ = outcome(tmp_path / "run")
+    long, *_ = outcome(tmp_path / "long")
+    assert resume(tmp_path / "run", "--epochs", "9") == 0
+    rows, config, arrays = outcome(tmp_path / "run")
+    assert rows[:5] == short
+    assert [row["lr"] for row in rows[5:]] == [row["lr"] for row in long[5:]]
+    assert rows[5]["lr"] != short[4]["lr"] and rows[5]["loss"] != long[5]["loss"]
+    assert (config["epochs"], config["settings"]["epochs"], config["stopped"]) == (9, 9, "epochs")
+    with monkeypatch.context() as patch:
+        at_step(patch, 6, KeyboardInterrupt())
+        assert resume(tmp_path / "parts", "--epochs", "9") == 130
+    assert resume(tmp_path / "parts") == 0
+    assert outcome(tmp_path / "parts") == (rows, config, arrays)
+    assert resume(tmp_path / "parts", "--epochs", "9") == 0  # as it is
+    assert resume(tmp_path / "parts", "--epochs", "10") == 0
+    assert len(outcome(tmp_path / "parts")[0]) == 10
+
+
+def test_an_interrupted_run_can_be_extended(stopped, table, tmp_path) -> None:
+    assert resume(stopped, "--epochs", "7") == 0
+    assert len(outcome(stopped)[0]) == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "more", "message"),
+    [
+        (["--patience", "1", "--lr", "3"], [], "OUT ended before its 5 epochs: val_loss has not"),
+        ([], ["--checkpoint-every", "0"], "0: a run is extended from its checkpoint"),
+        (["--checkpoint-every", "0"], [], "from which the run would go on; train anew:  steepest"),
+        ([], ["--lr", "0.5"], "--lr 0.5: the run in OUT was begun with 0.003"),
+    ],
+)
+def test_runs_that_cannot_be_extended(table, tmp_path, plain, capsys, options, more, message):
+    out = tmp_path / "run"
+    assert begin(table, out, *options) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    shown = refused(capsys, "--resume", out, "--epochs", "9", *more)
+    assert message.replace("OUT", str(out)) in shown
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_run_that_diverged_is_not_extended(table, tmp_path, plain, capsys) -> None:
+    out = tmp_path / "run"
+    assert begin(table, out, "--optimizer", "sgd", "--lr", "1e30") == 1
+    assert "ended before its 5 epochs: " in refused(capsys, "--resume", out, "--epochs", "9")
 
 
 # Logs

@@ -68,9 +68,9 @@ def test_what_is_no_argument(inside) -> None:
 
 FULL = Settings(
     os.path.abspath("t.csv"), target="y", task="regression", ignore=("a", "b"), separator=";",
-    optimizer="sgd:0.1", lr=0.5, schedule="linear", epochs=3, batch_size=None, clip="norm:1",
-    weight_decay=0.1, hidden=(), init="orthogonal", loss="huber:delta=2.0", accumulate=3, ema=0.5,
-    patience=2, seed=9,
+    raw=True, optimizer="sgd:0.1", lr=0.5, schedule="linear", epochs=3, batch_size=None,
+    clip="norm:1", weight_decay=0.1, hidden=(), init="orthogonal", loss="huber:delta=2.0",
+    accumulate=3, ema=0.5, patience=2, seed=9,
 )  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def test_the_command_makes_the_settings(given, monkeypatch) -> None:
     "change",
     [
         {"epochs": "3"}, {"epochs": True}, {"epochs": 1.5}, {"lr": "0.1"}, {"hidden": [1.5]},
-        {"hidden": 3}, {"task": "guess"}, {"target": 3}, {"unknown": 1}, {"data": None},
+        {"hidden": 3}, {"task": "guess"}, {"target": 3}, {"raw": 1}, {"unknown": 1}, {"data": None},
     ],
     ids=str,
 )  # fmt: skip

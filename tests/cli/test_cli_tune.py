@@ -13,7 +13,7 @@ import pytest
 
 import steepest as st
 from steepest import cli, tuning
-from steepest.cli import pictures, runs
+from steepest.cli import pictures, result_pictures, runs
 from steepest.cli.search_settings import Search
 from steepest.cli.settings import Settings
 from steepest.tuning.results import Record, Tuned
@@ -34,6 +34,8 @@ class Blank:
 def table(tmp_path, monkeypatch):
     """A table of 80 rows, 4 updates an epoch: y = 2 a - b; and pictures that take no time."""
     monkeypatch.setattr(st.History, "plot", lambda self, path, title: path.touch())
+    for name in ("residuals", "confusion"):
+        monkeypatch.setattr(result_pictures, name, lambda *arguments: arguments[-1].touch())
     monkeypatch.setattr(Tuned, "plot", lambda self, title: Blank())
     monkeypatch.setattr(pictures, "readable", lambda figure: figure)
     a, b = np.random.default_rng(1).normal(size=(2, 80))

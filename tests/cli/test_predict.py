@@ -31,6 +31,7 @@ def trained(table, target, *options):
     """The folder of a short run."""
     out = table.with_suffix("")
     words = ["train", str(table), "--target", target, "--epochs", "4", "--quiet"]
+    words += ["--hidden", "256"]
     assert cli.main([*words, "--out", str(out), *options]) == 0
     return out
 

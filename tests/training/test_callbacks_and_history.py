@@ -214,3 +214,45 @@ def test_progress_bar(capsys) -> None:
     assert "loss " in err
     fit(line, p, exact(), st.SGD(p, lr=0.1), epochs=3)
     assert capsys.readouterr() == ("", "")
+
+
+# What a prompt shows
+
+
+def test_results_are_summaries() -> None:
+    """One line, whatever the number of epochs, trials and updates."""
+    x = np.linspace(-1, 1, 200)
+    y = 2 * x + np.sin(50 * x)
+    p = {"w": np.zeros(())}
+
+    def loss(p, x, y):
+        return ((p["w"] * x - y) ** 2).mean()
+
+    seen = []
+    history = st.fit(
+        loss, p, (x, y), st.SGD(p, lr=0.1), epochs=300, validation=(x, y), patience=3,
+        metrics={"rmse": lambda p, x, y: 0.5}, callbacks=[seen.append],
+    )  # fmt: skip
+    last = history.rows[-1]
+    assert repr(history) == (
+        f"History({len(history)} epochs: loss {last['loss']:.4g}, val_loss {last['val_loss']:.4g}, "
+        f"rmse 0.5, val_rmse 0.5; best epoch {history.best_epoch}; stopped by {history.stopped})"
+    )
+    assert repr(seen[0]).startswith("Epoch(1 of 300: loss 1.") and "array" not in repr(seen[0])
+    assert repr(st.History()) == "History(no epochs)"
+    assert repr(st.History([{"epoch": 1, "loss": 2.0}])) == "History(1 epoch: loss 2)"
+    p["w"] -= 20.0
+    found = st.find_lr(loss, p, (x, y), st.SGD, batch_size=10)
+    updates = f"{len(found.rates)} updates from 1e-06 to"
+    assert repr(found).startswith(f"LRFound(lr {found.lr:.3g}; {updates}")
+    nothing = st.find_lr(loss, p, (x, y), st.SGD, low=1e-12, high=1e-10, steps=20)
+    assert nothing.steepest is None and repr(nothing).startswith(
+        "LRFound(no lr; 20 updates from 1e"
+    )
+    size = st.find_batch_size(loss, p, (x, y))
+    assert repr(size).startswith(
+        f"BatchSize(size {size.size}; {len(size.tried)} sizes tried, up to"
+    )
+    assert repr(size).endswith(f"; stopped by {size.stopped}; {size.message})")
+    for result in (history, found, nothing, size):
+        assert "\n" not in repr(result) and len(repr(result)) < 250

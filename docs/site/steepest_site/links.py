@@ -1,7 +1,8 @@
 """Links of the Markdown pages, which lead from file to file, as links from page to page.
 
-In the site a page of ``docs/`` is in ``guide/``, some files of the root are in ``project/``, and
-any other file or folder that a page links to becomes a page that shows it, in ``files/``.
+In the site a page of ``docs/`` is in ``guide/``, some files of the root are in ``project/``, a
+program of the gallery is in ``gallery/``, and any other file or folder that a page links to becomes
+a page that shows it, in ``files/``.
 """
 
 import posixpath
@@ -18,8 +19,12 @@ MOVED = {
     "CODE_OF_CONDUCT.md": "project/conduct",
     "SECURITY.md": "project/security",
     "bench/convergence.md": "guide/convergence",
+    "examples/gallery": "gallery/index",
 }
-"""Pages of other folders than ``docs/``: file, page."""
+"""Pages of other folders than ``docs/``: file or folder, page."""
+
+GALLERY = PurePosixPath("examples/gallery")
+"""Whose programs become pages by sphinx-gallery."""
 
 _BLOCK = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
@@ -30,6 +35,8 @@ def page_of(file: str) -> str:
     path = PurePosixPath(file)
     if file in MOVED:
         return MOVED[file]
+    if path.parent == GALLERY and path.suffix == ".py":
+        return f"gallery/{path.stem}"
     if path.parent == PurePosixPath("docs") and path.suffix == ".md":
         return f"guide/{path.stem}"
     return f"files/{file}"
@@ -56,7 +63,8 @@ def rewritten(text: str, file: str, page: str, linked: Callable[[str], None]) ->
         goal = page_of(target)
         if goal.startswith("files/"):
             linked(target)
-        relative = posixpath.relpath(f"{goal}.md", PurePosixPath(page).parent)
+        suffix = "rst" if goal.startswith("gallery/") else "md"
+        relative = posixpath.relpath(f"{goal}.{suffix}", PurePosixPath(page).parent)
         if path.endswith(".md") and path.endswith(name):
             name = ""  # the page's title
         return f"[{name}]({relative}{'#' + anchor if anchor else ''})"

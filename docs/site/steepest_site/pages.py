@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from steepest.optimizers import RULES
 from steepest_site import links, names
 from steepest_site.docstrings import rst
 
@@ -52,7 +53,7 @@ def guide() -> dict[str, str]:
     linked: set[str] = set()
     sources = [f"docs/{path.name}" for path in sorted((links.ROOT / "docs").glob("*.md"))]
     for file in (*sources, *links.MOVED):
-        if file != "README.md":
+        if file.endswith(".md") and file != "README.md":
             page = links.page_of(file)
             text = (links.ROOT / file).read_text("utf-8")
             pages[f"{page}.md"] = links.rewritten(text, file, page, linked.add)
@@ -214,7 +215,7 @@ def bases(listed: list[str]) -> Callable[[str], bool]:
 
 def torch_contents(listed: list[str]) -> str:
     """The room of torch: its own classes, and those of the rules, with the rules' arguments."""
-    own, rules = listed[:3], listed[3:]
+    own, rules = listed[: -len(RULES)], listed[-len(RULES) :]
     out = [contents(own), "The rules\n---------\n"]
     out.append(
         "Each rule is a ``torch.optim.Optimizer`` here, with the arguments of the rule for NumPy, "

@@ -50,7 +50,7 @@ _FORMAT, _VERSION = "steepest.checkpoint", "1"
 Path = str | os.PathLike[str]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Checkpoint:
     """The contents of a file.
 
@@ -62,6 +62,12 @@ class Checkpoint:
     state_dict: dict[str, Any]
     extra: dict[str, Any]
     arrays: dict[str, Array]
+
+    def __repr__(self) -> str:
+        told = [f"{len(self.params)} parameters", f"rule {self.state_dict['rule']!r}"]
+        told += [f"extra {', '.join(self.extra)}"] if self.extra else []
+        told += [f"{len(self.arrays)} further arrays"] if self.arrays else []
+        return f"Checkpoint({'; '.join(told)})"
 
 
 # Saving

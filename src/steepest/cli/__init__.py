@@ -1,4 +1,5 @@
-"""The command line: ``steepest train``, ``predict``, ``compare``, ``tune``, ``list``, ``info``.
+"""The command line: ``steepest train``, ``predict``, ``export``, ``compare``, ``tune``, ``list``,
+``info``.
 
 A command is a module with a function ``add`` that adds its parser; the parser's ``run`` default
 takes the parsed arguments and returns the exit code: 0 done, 1 the training diverged, 2 arguments,
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
 
-from steepest.cli import compare, info, listing, predict, train, tune
+from steepest.cli import compare, export, info, listing, predict, train, tune
 from steepest.cli.arguments import Parser
 from steepest.cli.errors import UsageError, reason
 from steepest.data.datasets import DataError
@@ -52,7 +53,7 @@ def _run(argv: Sequence[str] | None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('steepest')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (train, predict, compare, tune, listing, info):
+    for command in (train, predict, export, compare, tune, listing, info):
         command.add(commands)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

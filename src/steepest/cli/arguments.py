@@ -5,13 +5,19 @@ An option that is not given is absent from the parsed arguments: its default is 
 
 import argparse
 import math
-from collections.abc import Callable, Mapping
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from steepest.cli import folders
+from steepest.cli.defaults import HIDDEN, LEAST_EPOCHS, UPDATES, WEIGHT_DECAYS
+from steepest.cli.errors import UsageError
 from steepest.cli.settings import Settings
 from steepest.cli.syntax import LEARNING_RATES, RATES
 from steepest.data.datasets import MAX_INTEGER_CLASSES
+from steepest.fields import nearest
 from steepest.models.initializers import INITIALIZERS
 from steepest.models.losses import LOSSES
 from steepest.options.clip import CLIPS
@@ -25,11 +31,41 @@ SYNTAX = (
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, like all others."""
+    """A parser whose errors are one line, like all others, with the nearest option or value."""
+
+    words: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """What ``parse_args`` gives: words that are left over are an error, here of the command."""
+        self.words = sys.argv[1:] if args is None else list(args)
+        found, others = super().parse_known_args(args, namespace)
+        if others:
+            self.error(f"unrecognized arguments: {' '.join(others)}")
+        return found, others
 
     def error(self, message: str) -> NoReturn:
         words = " ".join(message.split())
-        self.exit(2, f"{self.prog}: error: {words}; see  {self.prog} --help\n")
+        hint = self._nearest_option() or _nearest_choice(words)
+        self.exit(2, f"{self.prog}: error: {words}{hint}; see  {self.prog} --help\n")
+
+    def _nearest_option(self) -> str:
+        """What an option that there is not may have meant."""
+        known = [name for action in self._actions for name in action.option_strings]
+        for word in self.words:
+            name = word.partition("=")[0]
+            if word.startswith("--") and not any(option.startswith(name) for option in known):
+                return nearest(name, known)
+        return ""
+
+
+def _nearest_choice(message: str) -> str:
+    """What a value that there is not may have meant.
+
+    >>> _nearest_choice("argument --task: invalid choice: 'regresion' (choose from 'regression')")
+    '; did you mean regression?'
+    """
+    found = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+    return nearest(found[1], re.findall(r"[\w-]+", found[2])) if found else ""
 
 
 def command(commands: Any, name: str, **texts: str) -> argparse.ArgumentParser:
@@ -59,7 +95,13 @@ def add_data(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
         help="a column to leave out; can be given again (CSV)",
     )
     parser.add_argument(
-        "--separator", help="between the columns, such as ';' or tab (CSV; default ,)"
+        "--separator", help="between the columns, such as ';' or tab (CSV; default: found)"
+    )
+    parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="refuse what is not numbers without gaps, in UTF-8, in place of deciding what becomes "
+        "of it (CSV)",
     )
 
 
@@ -67,6 +109,29 @@ def require_data(given: Mapping[str, Any]) -> None:
     """Ends as argparse does where there is no DATA, which only a resumed run can do without."""
     if "data" not in given:
         given["parser"].error("the following arguments are required: DATA")
+
+
+def place(given: Mapping[str, Any], command: str) -> tuple[Path | None, dict[str, Any] | None]:
+    """The folder that is asked for, and what config.json says of the run to go on with, if any.
+
+    Raises UsageError for a folder without such a run; ends as argparse does where there is none and
+    DATA is missing.
+    """
+    out = given.get("out")
+    if "resume" not in given:
+        require_data(given)
+        return out, None
+    folder = given["resume"] or out
+    if folder is None:
+        raise UsageError("--resume: which run? give its folder")
+    if out not in (None, folder):
+        raise UsageError(f"--resume {folder} --out {out}: a run continues in its own folder")
+    record = folders.begun(folder, command)
+    if record is None and given["resume"] is not None:
+        raise UsageError(f"--resume {folder}: there is no run in this folder")
+    if record is None:
+        require_data(given)
+    return folder, record
 
 
 def add_optimizer(parser: argparse.ArgumentParser) -> None:
@@ -82,25 +147,39 @@ def rates() -> str:
     return ", ".join(f"{lr} for {rule}" for rule, lr in LEARNING_RATES.items())
 
 
+def decays() -> str:
+    """The weight decays that are not the rules' own defaults, as text."""
+    return ", ".join(
+        f"{decay} for {rule} with hidden layers" for rule, decay in WEIGHT_DECAYS.items()
+    )
+
+
 def add_training(parser: argparse.ArgumentParser) -> None:
     """How a network is trained."""
     parser.add_argument(
         "--schedule",
         help=f"of the learning rate: {', '.join(RATES)} (default: {Settings.schedule})",
     )
-    parser.add_argument("--epochs", type=positive, help=f"(default: {Settings.epochs})")
+    parser.add_argument(
+        "--epochs",
+        type=positive,
+        help=f"(default: as many as make {UPDATES} updates, and {LEAST_EPOCHS} at least)",
+    )
     parser.add_argument(
         "--batch-size",
         type=batch_size,
         help=f"samples, or full (default: {Settings.batch_size})",
     )
     parser.add_argument("--clip", help=f"of the gradients: {', '.join(CLIPS)}, such as norm:1.0")
-    parser.add_argument("--weight-decay", type=number, help="(default: the rule's own)")
+    parser.add_argument(
+        "--weight-decay", type=number, help=f"(default: {decays()}, else the rule's own)"
+    )
     parser.add_argument(
         "--hidden",
         type=hidden,
         metavar="UNITS",
-        help="units of each hidden layer, such as 128,64, or none (default: 256)",
+        help="units of each hidden layer, such as 128,64, or none for a linear model (default: "
+        f"{HIDDEN[0]}; train takes a linear model where its validation loss is lower)",
     )
     parser.add_argument(
         "--init",

@@ -2,9 +2,12 @@
 
 import argparse
 import csv
+import dataclasses
 import itertools
+import json
 import math
 import operator
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +18,8 @@ from statistics import fmean
 from typing import Any
 
 from steepest.cli import arguments as options
-from steepest.cli import folders, pictures, runs, syntax
+from steepest.cli import defaults, folders, pictures, runs, syntax
+from steepest.cli.errors import UsageError
 from steepest.cli.folders import CONFIG
 from steepest.cli.runs import Run
 from steepest.cli.settings import Settings, load_each
@@ -23,6 +27,8 @@ from steepest.data.datasets import Dataset
 from steepest.extras import require
 from steepest.kernels.information import info
 from steepest.training import Epoch
+
+OUTCOMES = "outcomes.json"
 
 
 def add(commands: Any) -> None:
@@ -34,9 +40,10 @@ def add(commands: Any) -> None:
         description=(
             "Trains the same network with every optimizer at every learning rate, from the same "
             "initial parameters and with the same batches: each run is the one that steepest "
-            "train makes with these options. Prints a table, best first, and writes compare.png, "
-            "compare.csv, curves.csv and config.json to a folder. A run that diverges is shown "
-            "as such, and the others continue."
+            "train makes with these options and this --hidden. Prints a table, best first, and "
+            "writes compare.png, compare.csv, curves.csv and config.json to a folder. A run that "
+            f"diverges is shown as such, and the others continue. {OUTCOMES} is what --resume "
+            "continues from."
         ),
         epilog=(
             f"{options.SYNTAX} In --optimizers a comma before a name begins the next optimizer, "
@@ -44,17 +51,15 @@ def add(commands: Any) -> None:
             "are two. A semicolon always separates."
         ),
     )
-    options.add_data(parser)
+    options.add_data(parser, nargs="?")
     parser.add_argument(
         "--optimizers",
-        required=True,
         metavar="LIST",
         help="some of steepest list, such as 'sgd, adam, sgd:momentum=0.9'",
     )
     parser.add_argument(
         "--lrs",
         type=options.numbers,
-        default=[None],
         metavar="LIST",
         help="learning rates, such as 1e-3,1e-2; each optimizer runs with each "
         f"(default: {options.rates()}, else the rule's own)",
@@ -62,45 +67,65 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--seeds",
         type=options.counts,
-        default=[Settings.seed],
         metavar="LIST",
         help="of split, weights and order, such as 0,1,2; each combination runs with each, and "
         "table and picture show the means (default: 0)",
     )
     options.add_training(parser)
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        nargs="?",
+        const=None,
+        metavar="FOLDER",
+        help="make the runs that are missing in this folder, or in that of --out if there is one",
+    )
     options.add_output(parser, "DATA-compare")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compares and returns the exit code."""
     pictures.ready("steepest compare")
-    base = Settings(**Settings.given(vars(arguments)))
-    optimizers = list(dict.fromkeys(syntax.several(arguments.optimizers)))
-    datasets = load_each(base, arguments.seeds)
+    place, record = options.place(vars(arguments), "compare")
+    base, optimizers, lrs, seeds = _asked(vars(arguments), place, record)
+    datasets = load_each(base, seeds)
+    digests = {str(seed): dataset.digest for seed, dataset in datasets.items()}
+    if record is not None and record.get("digests") != digests:
+        raise UsageError(f"{base.data} is not what the run in {place} began with")
+    first_data = datasets[seeds[0]]
     plan = [
-        replace(base, optimizer=text, lr=syntax.rate(text, lr, "--optimizers"), seed=seed)
-        for text, lr, seed in itertools.product(optimizers, arguments.lrs, arguments.seeds)
+        defaults.filled(replace(base, optimizer=text, lr=lr, seed=seed), first_data, "--optimizers")
+        for text, lr, seed in itertools.product(optimizers, lrs, seeds)
     ]
     for settings in reversed(plan):  # what cannot be made is told before anything is written
         first = runs.prepare(settings, datasets[settings.seed], "--optimizers")
-    folder = folders.new(vars(arguments).get("out"), f"{first.dataset.name}-compare")
+    if record is not None and place is not None:
+        folder, done = place, _done(place, plan)
+    else:
+        folder, done = folders.new(place, f"{first.dataset.name}-compare"), {}
     record = {
         "command": "compare",
         "settings": base.to_json(),
         "optimizers": optimizers,
-        "lrs": None if arguments.lrs == [None] else arguments.lrs,
-        "seeds": arguments.seeds,
+        "lrs": None if lrs == [None] else lrs,
+        "seeds": seeds,
+        "digests": digests,
         "steepest": info(),
     }
     folders.write_json(folder / CONFIG, record)
-    _describe(first, plan)
+    _describe(first, plan, len(done))
     outcomes: list[Outcome] = []
     try:
-        with _bar(len(plan) * base.epochs, not arguments.quiet) as bar:
+        with _bar(len(plan) * first.epochs, not arguments.quiet) as bar:
             for settings in plan:
-                outcomes.append(_outcome(settings, datasets[settings.seed], bar))
-                _write_table(folder / "compare.csv", outcomes)
+                outcome = done.get(settings)
+                if outcome is not None and bar is not None:
+                    bar.update(bar.total // len(plan))
+                outcomes.append(outcome or _outcome(settings, datasets[settings.seed], bar))
+                if outcome is None:
+                    _save(folder / OUTCOMES, outcomes)
+                    _write_table(folder / "compare.csv", outcomes)
                 if outcomes[-1].stopped == "interrupted":
                     break
     except KeyboardInterrupt:  # between two runs
@@ -108,14 +133,66 @@ def run(arguments: argparse.Namespace) -> int:
     return _finish(folder, first.dataset.name, outcomes, len(plan))
 
 
-def _describe(first: Run, plan: Sequence[Settings]) -> None:
+def _asked(
+    given: Mapping[str, Any], folder: Path | None, record: Mapping[str, Any] | None
+) -> tuple[Settings, list[str], list[float | None], list[int]]:
+    """What all runs share, optimizers, rates and seeds: of a new comparison, or of the one that
+    goes on. Raises UsageError."""
+    asked = Settings.given(given) | {key: given[key] for key in ("lrs", "seeds") if key in given}
+    if "optimizers" in given:
+        asked["optimizers"] = list(dict.fromkeys(syntax.several(given["optimizers"])))
+    if record is None or folder is None:
+        if "optimizers" not in asked:
+            given["parser"].error("the following arguments are required: --optimizers")
+        optimizers, lrs = asked.pop("optimizers"), asked.pop("lrs", [None])
+        seeds = asked.pop("seeds", [Settings.seed])
+        return Settings(**asked), optimizers, lrs, seeds
+    try:
+        saved = Settings.from_json(record.get("settings"))
+        optimizers, seeds = list(record["optimizers"]), list(record["seeds"])
+        lrs = list(record["lrs"] or [None])
+    except (KeyError, TypeError, ValueError):
+        raise UsageError(f"{folder / CONFIG} does not say what the runs are made of") from None
+    data = asked.pop("data", saved.data)  # may have been moved
+    begun = dataclasses.asdict(saved) | {"optimizers": optimizers, "lrs": lrs, "seeds": seeds}
+    folders.agree(folder, asked, begun)
+    return replace(saved, data=data), optimizers, lrs, seeds
+
+
+def _save(path: Path, outcomes: "Sequence[Outcome]") -> None:
+    """outcomes.json: all that the runs that are done came to."""
+    done = [one for one in outcomes if one.stopped != "interrupted"]
+    with folders.replacing(path) as part:
+        part.write_text(json.dumps([one.to_json() for one in done]) + "\n", encoding="utf-8")
+
+
+def _done(folder: Path, plan: Sequence[Settings]) -> "dict[Settings, Outcome]":
+    """The outcomes of the runs that are done. Raises UsageError for a damaged file."""
+    path = folder / OUTCOMES
+    planned = {(one.optimizer, one.lr, one.seed): one for one in plan}
+    try:
+        saved = folders.read_json(path) if path.exists() else []
+        found = {}
+        for row in saved:
+            settings = planned[row.pop("optimizer"), row.pop("lr"), row.pop("seed")]
+            found[settings] = Outcome(settings=settings, **row)
+            if not all(isinstance(x, dict) for x in [row["test"], *row["rows"]]):
+                raise TypeError(f"rows = {row['rows']!r}: expected a list of dicts")
+        return found
+    except (AttributeError, KeyError, TypeError):
+        raise UsageError(f"{path} is damaged; remove it, and all runs are made again") from None
+
+
+def _describe(first: Run, plan: Sequence[Settings], done: int) -> None:
     runs.describe(first.dataset)
     runs.describe_network(first.net)
     n = len({(settings.optimizer, settings.lr) for settings in plan})
     seeds = f", {len(plan) // n} seeds" if len(plan) > n else ""
     print(f"runs       {n} combination{'s' * (n > 1)} of optimizer and learning rate{seeds}")
+    if done:
+        print(f"done       {done} of {len(plan)} runs")
     batch = first.batch_size or "full"
-    print(f"training   {plan[0].epochs} epochs at most, batch size {batch}\n", flush=True)
+    print(f"training   {first.epochs} epochs at most, batch size {batch}\n", flush=True)
 
 
 @dataclass(frozen=True)
@@ -133,6 +210,12 @@ class Outcome:
     def lowest(self) -> float:
         """The lowest validation loss; infinite where no epoch has ended."""
         return math.inf if self.best_epoch is None else self.rows[self.best_epoch - 1]["val_loss"]
+
+    def to_json(self) -> dict[str, Any]:
+        """As outcomes.json has it; numbers read back as the same floats, also NaN."""
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)[1:]}
+        made = self.settings
+        return {"optimizer": made.optimizer, "lr": made.lr, "seed": made.seed, **own}
 
     @property
     def row(self) -> dict[str, Any]:
@@ -169,7 +252,7 @@ def _outcome(settings: Settings, dataset: Dataset, bar: Any) -> Outcome:
 
     prepared.train(callbacks=[advance])
     if bar is not None:
-        bar.update(settings.epochs - len(prepared.history))
+        bar.update(prepared.epochs - len(prepared.history))
     return Outcome(
         settings=settings,
         stopped=prepared.stopped,
@@ -209,11 +292,14 @@ def _finish(folder: Path, name: str, outcomes: Sequence[Outcome], planned: int) 
         with folders.replacing(folder / "compare.png") as part:
             pictures.compare(_curves(combinations), name, note).savefig(part, dpi=150)
         written.insert(0, "compare.png")
+    if (folder / OUTCOMES).exists():
+        written.append(OUTCOMES)
     if outcomes:
         _print_table(combinations)
     print(f"\nwritten to {folder}: {', '.join(written)}")
     if note:
-        print(f"{note} and kept", file=sys.stderr)
+        command = f"steepest compare --resume {shlex.quote(str(folder))}"
+        print(f"{note} and kept; continue with  {command}", file=sys.stderr)
         return 130
     return 1 if all(one.stopped == "nonfinite" for one in outcomes) else 0
 

@@ -48,6 +48,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Until then, and for good if anything goes wrong, ``path`` stays as it was. Raises UsageError
     where the system refuses.
     """
+    if not path.name:
+        raise UsageError(f"{path} is a folder; give the name of a file")
     part = path.with_name(PART + path.name)
     try:
         yield part

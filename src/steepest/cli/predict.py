@@ -4,6 +4,7 @@ import argparse
 import csv
 import io
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ from steepest.cli import folders
 from steepest.cli.errors import UsageError
 from steepest.cli.folders import CONFIG
 from steepest.cli.settings import Settings, character
-from steepest.data.inputs import inputs, place
-from steepest.memory.arrays import Array
+from steepest.data.inputs import inputs, place, untidy_inputs
 from steepest.models.trained import RunError, SampleError, TrainedModel, load
 
 
@@ -62,17 +62,27 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(str(error)) from None
     if arguments.probabilities and model.classes is None:
         raise UsageError(f"--probabilities: {arguments.folder} has a regression, without classes")
-    settings = _settings(arguments.folder)
-    separator = character(getattr(arguments, "separator", settings.separator))
+    settings, left_out = _settings(arguments.folder)
+    given = getattr(arguments, "separator", None)
+    separator = character(given or settings.separator or ",")
     if out is not None and out.exists() and path.exists() and out.samefile(path):
         raise UsageError(f"--out {out} is the file with the inputs; give another one")
-    known = [*settings.ignore, *([settings.target] if settings.target else [])]
+    known = [*settings.ignore, *left_out, *([settings.target] if settings.target else [])]
     others = known if arguments.strict else None
-    x = inputs(path, model.columns, separator=separator, others=others)
+    x: Any
+    if model.encoder is None:
+        x = inputs(path, model.columns, separator=separator, others=others, raw=settings.raw)
+    else:
+        asked = None if given is None else separator
+        x = untidy_inputs(path, model.encoder, separator=asked, usual=separator, others=others)
     try:
-        text = _text(model, x, separator, arguments.probabilities)
+        with warnings.catch_warnings(record=True) as notes:
+            warnings.simplefilter("always", UserWarning)
+            text = _text(model, x, separator, arguments.probabilities)
     except SampleError as error:
         raise UsageError(f"{place(path, error.row, error.column)} {error.reason}") from None
+    for note in dict.fromkeys(str(one.message) for one in notes):
+        print(f"steepest: {path}: {note}", file=sys.stderr)
     if out is None:
         _print(text)
         return 0
@@ -82,17 +92,18 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(folder: Path) -> Settings:
-    """The settings of the run. Raises UsageError."""
+def _settings(folder: Path) -> tuple[Settings, list[str]]:
+    """The settings of the run, and the columns that it did not use. Raises UsageError."""
+    record = folders.read_json(folder / CONFIG)
     try:
-        return Settings.from_json(folders.read_json(folder / CONFIG).get("settings"))
+        return Settings.from_json(record.get("settings")), list(record.get("left_out", []))
     except ValueError as error:
         raise UsageError(
             f"{folder / CONFIG} has other settings than this version: {error}"
         ) from None
 
 
-def _text(model: TrainedModel, x: Array, separator: str, probabilities: bool) -> str:
+def _text(model: TrainedModel, x: Any, separator: str, probabilities: bool) -> str:
     """The table that is written. Raises SampleError."""
     found = model.predict(x)
     table = {"value" if model.classes is None else "class": found.tolist()}

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from steepest.cli.settings import Settings
 from steepest.data.datasets import Dataset
 from steepest.extras import require
 from steepest.kernels.information import info
+from steepest.memory.arrays import Array
 from steepest.models.networks import MLP, Params, accuracy, r_squared
 from steepest.optimizers import Optimizer
 from steepest.schedules import Schedule
@@ -42,6 +43,7 @@ class Run:
     lr: float
     schedule: Schedule
     batch_size: int | None
+    epochs: int
     history: History = field(default_factory=History)
     interrupted: bool = False
 
@@ -91,11 +93,11 @@ class Run:
                     validation=self.dataset.validation,
                     metrics={self.score: self.scored},
                     callbacks=[remember, *callbacks],
-                    epochs=settings.epochs,
+                    epochs=self.epochs,
                     batch_size=self.batch_size,
                     accumulate=settings.accumulate,
                     use_ema=settings.ema is not None,
-                    patience=settings.patience or settings.epochs,
+                    patience=settings.patience or self.epochs,
                     seed=settings.seed,
                     **options,
                 )
@@ -121,14 +123,9 @@ class Run:
         """Loss and metric on each part of the data, with the parameters as they are."""
         found = {}
         for name, (x, y) in self.dataset.parts.items():
-            found[name] = {
-                "loss": self.net.loss(self.params, x, y),
-                self.score: self.scored(self.params, x, y),
-            }
-            if self.net.task == "regression":
-                error = self.net.predict(self.params, x) - y
-                scale = float(self.dataset.scaling["y_scale"])
-                found[name]["rmse"] = float(np.sqrt(np.mean(error**2))) * scale
+            predicted = self.net.predict(self.params, x)
+            loss = {"loss": self.net.loss(self.params, x, y)}
+            found[name] = loss | measured(self.dataset, predicted, y)
         return found
 
     def arrays(self) -> dict[str, Any]:
@@ -152,7 +149,7 @@ class Run:
             "optimizer": settings.optimizer,
             "lr": self.lr,
             "schedule": repr(self.schedule),
-            "epochs": settings.epochs,
+            "epochs": self.epochs,
             "batch_size": self.batch_size,
             "clip": settings.clip,
             "weight_decay": self.optimizer.param_groups[0]["weight_decay"],
@@ -165,6 +162,8 @@ class Run:
             "seed": settings.seed,
             "task": dataset.task,
             "features": dataset.features,
+            "columns": dataset.columns and dataset.columns.to_json(),
+            "left_out": dataset.left_out,
             "classes": dataset.classes,
             "samples": {name: len(part.y) for name, part in dataset.parts.items()},
             "stopped": self.stopped,
@@ -176,24 +175,36 @@ class Run:
         }
 
 
+def measured(dataset: Dataset, predicted: Array, y: Array) -> dict[str, float]:
+    """The metrics of predictions: accuracy, or R² and the error in the unit of the target."""
+    if dataset.task == "classification":
+        return {"accuracy": accuracy(predicted, y)}
+    error = float(np.sqrt(np.mean((predicted - y) ** 2)))
+    return {
+        "r2": r_squared(predicted, y),
+        "rmse": error * float(dataset.scaling["y_scale"]),
+    }
+
+
 def prepare(settings: Settings, dataset: Dataset, option: str = "--optimizer") -> Run:
     """Network, fresh parameters and optimizer; ``option`` is what its errors are told of.
 
-    Raises UsageError.
+    Raises UsageError, and ValueError for settings that ``defaults`` has not filled in.
     """
     samples, inputs = dataset.train.x.shape
-    net = syntax.network(
-        inputs, settings.hidden, len(dataset.classes), settings.loss, settings.init
-    )
+    epochs, hidden = settings.epochs, settings.hidden
+    if epochs is None or hidden is None:
+        raise ValueError("epochs and hidden are None: fill them in with defaults.filled")
+    net = syntax.network(inputs, hidden, len(dataset.classes), settings.loss, settings.init)
     try:
         params = net.initial(settings.seed)
     except ValueError as error:  # more than an array can have
-        raise UsageError(f"--hidden {','.join(map(str, settings.hidden))}: {error}") from None
+        raise UsageError(f"--hidden {','.join(map(str, hidden))}: {error}") from None
     batch_size = settings.batch_size and min(settings.batch_size, samples)
     if batch_size is None and settings.accumulate > 1:
         raise UsageError(f"--accumulate {settings.accumulate} needs a --batch-size other than full")
     each = batch_size * settings.accumulate if batch_size else samples
-    updates = settings.epochs * math.ceil(samples / each)
+    updates = epochs * math.ceil(samples / each)
     lr = syntax.rate(settings.optimizer, settings.lr, option)
     schedule = syntax.schedule(settings.schedule, lr, updates)
     options: dict[str, Any] = {"lr": schedule}
@@ -212,6 +223,7 @@ def prepare(settings: Settings, dataset: Dataset, option: str = "--optimizer") -
         lr=lr,
         schedule=schedule,
         batch_size=batch_size,
+        epochs=epochs,
     )
 
 
@@ -230,8 +242,15 @@ def report(trained: Run, results: Results) -> None:
         print(f"\nseconds per epoch: {total:.4f}, of these in the optimizer: {inside:.4f}")
 
 
-def write(folder: Path, trained: Run, results: Results) -> list[str]:
-    """Writes the files of a run, config.json last, and returns their names."""
+def write(
+    folder: Path,
+    trained: Run,
+    results: Results,
+    judged: Mapping[str, Any],
+    others: Callable[[], list[str]],
+) -> list[str]:
+    """Writes the files of a run, config.json last, and returns their names; ``judged`` is what
+    config.json says beside the results, ``others`` writes further files and names them."""
     history = trained.history
     written = ["params.npz", "history.csv", CONFIG]
     with folders.replacing(folder / "params.npz") as part:
@@ -246,7 +265,8 @@ def write(folder: Path, trained: Run, results: Results) -> list[str]:
         with folders.replacing(folder / "curves.png") as part:
             history.plot(part, title=title)
         written.insert(0, "curves.png")
-    folders.write_json(folder / CONFIG, trained.record() | {"results": results})
+    written = [*others(), *written]
+    folders.write_json(folder / CONFIG, trained.record() | {"results": results} | dict(judged))
     return written
 
 
@@ -256,6 +276,8 @@ def describe(dataset: Dataset) -> None:
     print(f"data       {dataset.name}: {len(dataset.features)} inputs; samples: {sizes}")
     kinds = f", {len(dataset.classes)} classes" if dataset.classes else ""
     print(f"task       {dataset.task} ({dataset.reason}){kinds}")
+    for line in dataset.decisions:
+        print(f"table      {line}")
 
 
 def describe_network(net: MLP) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from steepest.cli import folders, search_space, syntax
+from steepest.cli import defaults, folders, search_space, syntax
 from steepest.cli.errors import UsageError
 from steepest.cli.search_space import Spaces
 from steepest.cli.settings import Settings
@@ -26,8 +26,9 @@ HIDDEN = "***"
 class Search:
     """A search: the settings that all trials share, the space, and how it is searched.
 
-    ``trials`` is None for a grid, whose points are counted. ``storage`` is None for a database in
-    the folder of the search, ``study`` None for a name made of data and settings.
+    ``min_epochs`` is 0 until ``filled``; ``trials`` is None for a grid, whose points are counted;
+    ``storage`` is None for a database in the folder of the search, ``study`` for a name made of
+    data and settings.
     """
 
     settings: Settings
@@ -55,7 +56,7 @@ class Search:
             method=method,
             trials=arguments.get("trials", None if method == "grid" else TRIALS),
             prune=arguments.get("prune", True),
-            min_epochs=arguments.get("min_epochs", max(1, settings.epochs // 10)),
+            min_epochs=arguments.get("min_epochs", 0),
             storage=arguments.get("storage"),
             study=arguments.get("study"),
         )
@@ -87,6 +88,12 @@ class Search:
         if found.storage is not None and HIDDEN in found.storage:
             raise UsageError(f"--storage is missing: the password of {found.storage} is not kept")
         return found
+
+    def filled(self, dataset: Dataset) -> "Search":
+        """The search with the defaults of these data where nothing is said. Raises UsageError."""
+        settings = defaults.filled(self.settings, dataset)
+        least = max(1, (settings.epochs or 1) // 10)
+        return dataclasses.replace(self, settings=settings, min_epochs=self.min_epochs or least)
 
     def to_json(self) -> dict[str, Any]:
         """The search as JSON has it; without the password of a database."""

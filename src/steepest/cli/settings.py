@@ -25,7 +25,9 @@ class Settings:
     ``optimizer``, ``schedule``, ``clip`` and ``loss`` are in the syntax of ``steepest.cli.syntax``;
     ``lr`` and ``weight_decay`` are the rule's own where they are None, ``init`` and ``loss`` the
     model's; ``batch_size`` None means all samples, ``patience`` None all epochs, ``ema`` None that
-    there are no averaged parameters.
+    there are no averaged parameters. ``epochs`` and ``hidden`` None are for ``defaults`` to fill
+    in, and so is ``separator`` with what is found in the file; it also has rates and decays other
+    than the rules' own. A run that has begun has them all. ``raw`` is for tables of numbers alone.
 
     >>> settings = Settings("digits", lr=0.1, hidden=(64, 32))
     >>> Settings.from_json(settings.to_json()) == settings
@@ -36,15 +38,16 @@ class Settings:
     target: str | None = None
     task: Task | None = None
     ignore: tuple[str, ...] = ()
-    separator: str = ","
+    separator: str | None = None
+    raw: bool = False
     optimizer: str = "adamw"
     lr: float | None = None
     schedule: str = "cosine"
-    epochs: int = 60
+    epochs: int | None = None
     batch_size: int | None = 64
     clip: str | None = None
     weight_decay: float | None = None
-    hidden: tuple[int, ...] = (256,)
+    hidden: tuple[int, ...] | None = None
     init: str | None = None
     loss: str | None = None
     accumulate: int = 1
@@ -79,7 +82,9 @@ class Settings:
             if value == field.default:
                 continue
             option = "--" + field.name.replace("_", "-")
-            if field.name == "ignore":
+            if field.name == "raw":
+                words.append(option)
+            elif field.name == "ignore":
                 words += [word for one in value for word in (option, one)]
             elif field.name == "hidden":
                 words += [option, ",".join(map(str, value)) or "none"]
@@ -89,8 +94,11 @@ class Settings:
 
     @classmethod
     def from_json(cls, record: Any) -> "Settings":
-        """The settings that were recorded. Raises ValueError for anything else."""
+        """The settings that were recorded, also before tables could be other than numbers. Raises
+        ValueError for anything else."""
         hints = typing.get_type_hints(cls)
+        if isinstance(record, dict) and "raw" not in record:
+            record = record | {"raw": True}
         if not isinstance(record, dict) or record.keys() != hints.keys():
             raise ValueError("expected exactly the settings of a run")
         values: dict[str, Any] = {
@@ -113,7 +121,7 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin is tuple:
         return isinstance(value, tuple) and all(_fits(one, inside[0]) for one in value)
     number = (int, float) if kind is float else kind
-    return isinstance(value, number) and not isinstance(value, bool)
+    return isinstance(value, number) and isinstance(value, bool) == (kind is bool)
 
 
 def character(separator: str) -> str:
@@ -140,7 +148,7 @@ def load_each(settings: Settings, seeds: Sequence[int]) -> dict[int, data.Datase
             if getattr(settings, name):
                 raise UsageError(f"--{name} is for CSV files; the digits need none")
         return {seed: data.digits(seed=seed) for seed in seeds}
-    separator = character(settings.separator)
+    separator = None if settings.separator is None else character(settings.separator)
     path = Path(settings.data)
     if not path.exists():
         raise UsageError(f"{path}: there is no such file; give a CSV file, or the word digits")
@@ -156,6 +164,7 @@ def load_each(settings: Settings, seeds: Sequence[int]) -> dict[int, data.Datase
             separator=separator,
             seed=seed,
             content=content,
+            raw=settings.raw,
         )
         for seed in seeds
     }

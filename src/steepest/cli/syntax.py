@@ -5,7 +5,6 @@ Arguments are written as in Python, and are literals only: ``sgd:momentum=0.9, n
 
 import ast
 import dataclasses
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from steepest.cli.errors import UsageError
+from steepest.fields import nearest
 from steepest.models.initializers import INITIALIZERS
 from steepest.models.losses import LOSSES
 from steepest.models.networks import MLP
@@ -55,9 +55,8 @@ def call(option: str, text: str, known: Mapping[str, Any]) -> tuple[str, list[An
     name, _, inside = text.partition(":")
     name = named_as(name, known)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"{option} {text}: expected one of {', '.join(known)}{hint}")
+        expected = f"expected one of {', '.join(known)}{nearest(name, known)}"
+        raise UsageError(f"{option} {text}: {expected}")
     try:
         found: Any = ast.parse(f"f({inside})", mode="eval").body
         if ast.dump(getattr(found, "func", found)) != "Name(id='f', ctx=Load())":
@@ -117,7 +116,7 @@ def _wrong(
         refused |= named.keys() - own.keys()
     unknown = [name for name in named if name in refused]
     if unknown:
-        return f"has no argument {unknown[0]!r}; {takes}"
+        return f"has no argument {unknown[0]!r}; {takes}{nearest(unknown[0], own)}"
     unnamed = [x.name for x in own.values() if x.kind is x.POSITIONAL_OR_KEYWORD]
     if count > len(unnamed):
         return f"takes {len(unnamed) or 'no'} argument{'s' * (len(unnamed) > 1)} by place; {takes}"

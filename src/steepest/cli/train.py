@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from steepest.cli import arguments as options
-from steepest.cli import folders, pictures, runs
+from steepest.cli import defaults, extending, folders, judging, pictures, runs
 from steepest.cli.errors import UsageError, reason
 from steepest.cli.folders import CONFIG
 from steepest.cli.runs import Run
@@ -29,10 +29,10 @@ def add(commands: Any) -> None:
         "train",
         help="train a small network on the digits or on your own table",
         description=(
-            "Trains a small network and writes curves.png, params.npz, history.csv and "
+            "Trains a small network and writes report.md, pictures, params.npz, history.csv and "
             "config.json to a folder. The parameters are those of the epoch with the lowest "
-            f"validation loss. While the run is unfinished there is also {CHECKPOINT}, from which "
-            "--resume continues to the same result, to the last bit."
+            f"validation loss. {CHECKPOINT} is what --resume continues from: an unfinished run to "
+            "the same result, to the last bit, and a finished one to more --epochs."
         ),
         epilog=options.SYNTAX,
     )
@@ -52,7 +52,8 @@ def add(commands: Any) -> None:
         nargs="?",
         const=None,
         metavar="FOLDER",
-        help="continue the run in this folder, or in that of --out if there is one",
+        help="continue the run in this folder, or in that of --out if there is one; with more "
+        "--epochs, also one that is finished",
     )
     parser.add_argument(
         "--log", choices=["jsonl"], help="write history.jsonl, too, a line after each epoch"
@@ -68,9 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Trains and returns the exit code."""
     pictures.ready("steepest train")
     given = vars(arguments)
-    place, record = _place(given)
+    place, record = options.place(given, "train")
     settings = _settings(given, place, record)
+    before = None if record is None else record.get("epochs")
+    longer = before is not None and before != settings.epochs
     finished = record is not None and record.get("stopped", "") not in ("", "interrupted")
+    finished = finished and not longer
     if not finished or "data" in given:
         dataset = load(settings)
         if record is not None and record.get("digest") != dataset.digest:
@@ -78,11 +82,22 @@ def run(arguments: argparse.Namespace) -> int:
     if record is not None and finished:
         print(f"finished   {record.get('message')}")
         return 1 if record["stopped"] == "nonfinite" else 0
+    decided = ""
+    if record is None:
+        settings, decided = defaults.chosen(settings, dataset)
     trained = runs.prepare(settings, dataset)
+    extended = ""
+    if longer and place is not None:
+        if given.get("checkpoint_every") == 0:
+            raise UsageError("--checkpoint-every 0: a run is extended from its checkpoint")
+        shorter = runs.prepare(dataclasses.replace(settings, epochs=before), dataset)
+        extended = extending.extend(place / CHECKPOINT, shorter, trained)
     folder = place if record is not None and place is not None else folders.new(place, dataset.name)
     folders.write_json(folder / CONFIG, trained.record())
-    _describe(trained)
-    every = given.get("checkpoint_every", max(1, settings.epochs // SAVES))
+    _describe(trained, decided)
+    if extended:
+        print(f"extended   {extended}", flush=True)
+    every = given.get("checkpoint_every", max(1, trained.epochs // SAVES))
     saving: dict[str, Any] = {}
     if every:
         saving = {"checkpoint": folder / CHECKPOINT, "checkpoint_every": every}
@@ -90,25 +105,6 @@ def run(arguments: argparse.Namespace) -> int:
     callbacks = _callbacks(given, folder)
     trained.train(progress=not arguments.quiet, callbacks=callbacks, **saving)
     return _finish(folder, trained, resumed=record is not None)
-
-
-def _place(given: Mapping[str, Any]) -> tuple[Path | None, dict[str, Any] | None]:
-    """The folder that is asked for, and what config.json says of the run to go on with, if any."""
-    out = given.get("out")
-    if "resume" not in given:
-        options.require_data(given)
-        return out, None
-    folder = given["resume"] or out
-    if folder is None:
-        raise UsageError("--resume: which run? give its folder")
-    if out not in (None, folder):
-        raise UsageError(f"--resume {folder} --out {out}: a run continues in its own folder")
-    record = folders.begun(folder, "train")
-    if record is None and given["resume"] is not None:
-        raise UsageError(f"--resume {folder}: there is no run in this folder")
-    if record is None:
-        options.require_data(given)
-    return folder, record
 
 
 def _settings(
@@ -123,8 +119,9 @@ def _settings(
     except ValueError:
         raise UsageError(f"{folder / CONFIG} does not say what the run is made of") from None
     data = asked.pop("data", saved.data)  # may have been moved; the digest tells if it is the same
+    epochs = extending.more_epochs(folder, record, asked)
     folders.agree(folder, asked, dataclasses.asdict(saved))
-    return dataclasses.replace(saved, data=data)
+    return dataclasses.replace(saved, data=data, epochs=epochs or saved.epochs)
 
 
 def _callbacks(given: Mapping[str, Any], folder: Path) -> list[Callback]:
@@ -150,24 +147,25 @@ def _log(make: Callable[[Path], Callback], path: Path) -> Callback:
     return write
 
 
-def _describe(trained: Run) -> None:
+def _describe(trained: Run, decided: str) -> None:
     runs.describe(trained.dataset)
     runs.describe_network(trained.net)
+    if decided:
+        print(f"chosen     {decided}")
     print(f"optimizer  {trained.rule}, lr {trained.schedule!r}")
     batch = trained.batch_size or "full"
-    print(f"training   {trained.settings.epochs} epochs at most, batch size {batch}", flush=True)
+    print(f"training   {trained.epochs} epochs at most, batch size {batch}", flush=True)
 
 
 def _finish(folder: Path, trained: Run, resumed: bool) -> int:
     """Writes and prints what came of the run; returns the exit code."""
     if trained.history.rows or not resumed:  # else what was written before says more
-        results = trained.results()
-        written = runs.write(folder, trained, results)
-        if not (trained.interrupted or trained.diverged):
+        verdict = judging.write(folder, trained)
+        if trained.stopped not in ("interrupted", "nonfinite", "epochs"):
             with suppress(OSError):
                 (folder / CHECKPOINT).unlink(missing_ok=True)
-        runs.report(trained, results)
-        print(f"written to {folder}: {', '.join(written)}")
+        judging.tell(trained, verdict)
+        print(f"written to {folder}: {', '.join(verdict.files)}")
     if trained.interrupted:
         command = f"steepest train --resume {shlex.quote(str(folder))}"
         print(

@@ -12,7 +12,7 @@ import numpy as np
 
 from steepest import tuning
 from steepest.cli import arguments as options
-from steepest.cli import folders, pictures, runs, search_space
+from steepest.cli import folders, judging, pictures, runs, search_space
 from steepest.cli.errors import UsageError
 from steepest.cli.folders import CONFIG
 from steepest.cli.search_settings import TRIALS, Search
@@ -131,6 +131,8 @@ def run(arguments: argparse.Namespace) -> int:
     dataset = load(search.settings)
     if record is not None and record.get("digest") != dataset.digest:
         raise UsageError(f"{search.settings.data} is not what the search in {folder} began with")
+    if record is None:
+        search = search.filled(dataset)
     distributions = search.distributions()
     _check(search, dataset, distributions)
     if record is None:
@@ -273,10 +275,8 @@ def _evaluate(settings: Settings, dataset: Dataset, folder: Path) -> int:
     """Trains once more with the best values, and evaluates the result on the test part."""
     trained = runs.prepare(settings, dataset)
     trained.train()
-    results = trained.results()
     folder.mkdir(exist_ok=True)
-    runs.write(folder, trained, results)
-    runs.report(trained, results)
+    judging.tell(trained, judging.write(folder, trained))
     return 130 if trained.interrupted else 0
 
 

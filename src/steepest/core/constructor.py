@@ -16,6 +16,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform, get_origin
 
 from steepest.core.hyper_parameters import Check, Dialect
+from steepest.fields import nearest
 
 __all__ = ["KW_ONLY", "Argument", "Field", "WithFields", "bound"]
 
@@ -142,6 +143,7 @@ def bound(
         raise TypeError(
             f"{cls.__name__} has no argument {', '.join(map(repr, unknown))}; "
             f"it takes {', '.join(x.name for x in known if x.name != 'params')}"
+            f"{nearest(unknown[0], cls.fields.keys() - {'params'})}"
         )
     missing = [x.name for x in cls.fields.values() if x.default is EMPTY and x.name not in given]
     if missing:

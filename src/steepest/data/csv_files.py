@@ -1,18 +1,37 @@
 """CSV files as pandas DataFrames, and what to say of files and columns that cannot be used."""
 
+import bz2
 import csv
 import difflib
+import gzip
 import io
+import lzma
 import re
 import unicodedata
 import warnings
+import zipfile
+import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from steepest.extras import require
 
-__all__ = ["DataError", "content", "cut", "frame", "listed", "no_column", "separates", "shortened"]
+__all__ = [
+    "DataError",
+    "content",
+    "cut",
+    "frame",
+    "listed",
+    "no_column",
+    "plain",
+    "separates",
+    "separator_of",
+    "shortened",
+]
+
+SEPARATORS = (",", ";", "\t", "|")
 
 # What files begin with that are no text.
 PACKED = {
@@ -43,6 +62,81 @@ def content(path: Path) -> bytes:
         raise DataError(f"{path}: there is no such file") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def plain(path: Path, found: bytes) -> tuple[bytes, list[str]]:
+    """The content of a file as text in UTF-8, and what was done to it: unpacked, decoded.
+
+    Raises DataError for an archive of several files, and for a damaged one.
+    """
+    notes = []
+    for start, name, unpack in (
+        (b"\x1f\x8b", "gzip", gzip.decompress),
+        (b"BZh", "bzip2", bz2.decompress),
+        (b"\xfd7zXZ\x00", "xz", lzma.decompress),
+        (b"PK\x03\x04", "zip", lambda packed: _unzipped(path, packed)),
+    ):
+        if found.startswith(start):
+            try:
+                found = unpack(found)
+            except (OSError, EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile) as error:
+                reason = " ".join(str(error).split())
+                raise DataError(f"{path} is compressed with {name} and damaged: {reason}") from None
+            notes.append(f"unpacked ({name})")
+            break
+    for start, encoding in ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
+        if found.startswith(start):
+            with suppress(UnicodeDecodeError):
+                return found.decode(encoding).encode(), [*notes, "decoded from UTF-16"]
+    try:
+        found.decode("utf-8")
+    except UnicodeDecodeError:
+        if b"\0" in found or _packed(found):
+            return found, notes  # which no text has
+        try:
+            found = found.decode("cp1252").encode()
+            notes.append("decoded from Windows-1252, since it is no UTF-8")
+        except UnicodeDecodeError:
+            found = found.decode("latin-1").encode()
+            notes.append("decoded from Latin-1, since it is no UTF-8")
+    return found, notes
+
+
+def _unzipped(path: Path, packed: bytes) -> bytes:
+    """The one file in a zip archive. Raises DataError for others."""
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        files = [name for name in archive.namelist() if not name.endswith("/")]
+        if "[Content_Types].xml" in files:
+            raise DataError(f"{path} is a spreadsheet; save it as CSV")
+        if len(files) != 1:
+            raise DataError(f"{path} is a zip archive of {listed(files)}; expected one CSV file")
+        try:
+            return archive.read(files[0])
+        except RuntimeError as error:  # encrypted
+            raise DataError(f"{path} cannot be unpacked: {error}") from None
+
+
+def separator_of(found: bytes, needed: Sequence[str], usual: str = ",") -> tuple[bytes, str]:
+    """The character between the columns, and the content without a first line that tells it to
+    Excel: the one that makes most columns, those that are ``needed`` among them; where several do,
+    the ``usual`` one.
+
+    >>> separator_of(b"a;b;c\\n1;2,5;3\\n", ["b"])[1]
+    ';'
+    """
+    start = found.removeprefix(b"\xef\xbb\xbf")
+    excel = re.match(rb"\s*\"?sep=([^\r\n\"])\"?\r?\n", start)
+    if excel:
+        return start[excel.end() :], excel[1].decode("latin-1")
+
+    def columns(separator: str) -> tuple[int, int]:
+        try:
+            header = _header(found, separator)
+        except (csv.Error, UnicodeDecodeError):  # told when it is read as a table
+            return 0, 0
+        return sum(name in header for name in needed), len(header)
+
+    return found, max((usual, *SEPARATORS), key=columns)
 
 
 def separates(separator: str) -> bool:
@@ -79,10 +173,14 @@ def frame(
 
 def _no_text(path: Path, found: bytes) -> str:
     """What a file is that is no text, as far as its first bytes tell."""
-    packed = [advice for start, advice in PACKED.items() if found.startswith(start)]
-    if found[257:262] == b"ustar":
-        packed = ["a tar archive; unpack it"]
+    packed = _packed(found)
     return f"{path} is {packed[0] if packed else 'not text in UTF-8; save it as CSV in UTF-8'}"
+
+
+def _packed(found: bytes) -> list[str]:
+    """What a file is and what to do, if it is packed."""
+    packed = [advice for start, advice in PACKED.items() if found.startswith(start)]
+    return ["a tar archive; unpack it"] if found[257:262] == b"ustar" else packed
 
 
 def _parsed(found: bytes, separator: str, dtype: Any, **options: Any) -> Any:

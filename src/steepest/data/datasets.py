@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from steepest.data import csv_files
+from steepest.data import csv_files, untidy
 from steepest.data.csv_files import DataError
 from steepest.extras import require
 from steepest.fields import count, real
 from steepest.memory.arrays import Array
+from steepest.models.columns import Columns, NotANumber
 from steepest.models.networks import Task, constant
 
 __all__ = ["DataError", "Dataset", "Part", "digits", "split", "table"]
@@ -48,6 +49,10 @@ class Dataset:
     being an index into them; empty for regression. ``labels`` are the classes as they are in the
     raw target: numbers, true/false or text. ``scaling`` holds what turns raw inputs into ``x``, and
     ``y`` back into raw targets: x = (raw - x_mean) / x_scale, raw = y y_scale + y_mean.
+    ``columns`` says how the columns of an untidy table became inputs, of which ``features`` are the
+    names then; it is None where each column is an input. ``decisions`` are lines that tell what was
+    done to the table, ``separator`` is what is between its columns, ``left_out`` are those that are
+    no inputs.
     """
 
     name: str
@@ -60,6 +65,10 @@ class Dataset:
     validation: Part
     test: Part
     scaling: dict[str, Array]
+    columns: Columns | None = None
+    decisions: Sequence[str] = ()
+    separator: str | None = None
+    left_out: Sequence[str] = ()
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -143,9 +152,10 @@ def table(
     *,
     task: Task | None = None,
     ignore: Sequence[str] = (),
-    separator: str = ",",
+    separator: str | None = None,
     seed: int = 0,
     content: bytes | None = None,
+    raw: bool = True,
 ) -> Dataset:
     """A CSV file with a header line, one column of which is to be predicted from the others.
 
@@ -153,8 +163,15 @@ def table(
     20 different values; otherwise regression. ``task`` overrides this. A column is numbers only if
     all of its values are. Equal numbers, as 1 and 1.0, are one class, but codes that begin with 0,
     as 07 and 007, are text. All other columns, but those in ``ignore``, are inputs and must hold
-    numbers or true/false. ``content`` is what was read of the file already: a pipe can be read only
-    once.
+    numbers or true/false. ``separator`` None is a comma. ``content`` is what was read of the file
+    already: a pipe can be read only once.
+
+    With ``raw`` False much more is taken, and what was decided is in ``decisions``: files that are
+    compressed or in other encodings, and the separator is found, where it is not given; text in
+    inputs is categories, dates, or numbers with a decimal comma or thousands apart; missing values
+    become medians with a flag of their own; rows without a target are left out, and so are columns
+    that are empty, without a name, or of text that is different in most rows. Medians and
+    categories are those of the training part.
 
     Raises DataError for a file that cannot be read or used: no text in UTF-8, no regular table,
     empty, without the target column, with missing, infinite or far too large values, text in
@@ -162,9 +179,16 @@ def table(
     Raises MissingExtra without pandas.
     """
     path = Path(path)
+    found = csv_files.content(path) if content is None else content
+    decisions: list[str] = []
+    if not raw:
+        found, decisions = csv_files.plain(path, found)
+        if separator is None:
+            found, separator = csv_files.separator_of(found, [target])
+            decisions += [f"separated by {_named(separator)}"] if separator != "," else []
+    separator = "," if separator is None else separator
     if not csv_files.separates(separator):
         raise DataError(f"separator = {separator!r}: expected one ASCII character between columns")
-    found = csv_files.content(path) if content is None else content
     frame = csv_files.frame(path, found, separator, [target], text=[target])
     if len(frame) == 0:
         raise DataError(f"{path} has a header but no rows; at least {MIN_ROWS} are needed")
@@ -176,10 +200,16 @@ def table(
     frame = frame.drop(columns=list(ignore))
     if len(frame) < MIN_ROWS:
         raise DataError(f"{path} has {len(frame)} rows; at least {MIN_ROWS} are needed")
+    if not raw and frame[target].isna().any():
+        n = int(frame[target].isna().sum())
+        decisions.append(f"{n} row{'s' * (n > 1)} without the target left out")
+        frame = frame[frame[target].notna()].reset_index(drop=True)
+        if len(frame) < MIN_ROWS:
+            raise DataError(f"{path} has {len(frame)} rows with a target; {MIN_ROWS} are needed")
     _check_target(path, frame[target], found, separator)
     inputs = frame.drop(columns=[target])
-    x = _inputs(path, inputs, target)
-    column = _typed(frame[target], task)
+    x = _inputs(path, inputs, target) if raw else None
+    column = _typed(frame[target] if raw else untidy.unmarked(frame[target], separator), task)
     chosen, reason = _task(column, target, task)
     classes: list[str] = []
     y = column.to_numpy()
@@ -189,7 +219,16 @@ def table(
         classes = [str(label) for label in labels]
         _check_classes(path, column, classes, np.bincount(y), forced=task is not None)
     parts = split(len(y), y if classes else None, seed=seed)
-    scaling = _scaling(path, inputs.columns, x, parts[0])
+    columns, left_out = None, []
+    features = [str(name) for name in inputs.columns]
+    if x is None:
+        columns, x, told = _encoded(path, inputs, target, parts[0], separator)
+        decisions += told
+        features = columns.inputs
+        left_out = [str(x) for x in inputs.columns if x not in columns.names]
+        if list(columns.names) == features and not columns.texts and not told:
+            columns = None  # each is an input, as it is
+    scaling = _scaling(path, np.array(features), x, parts[0])
     if chosen == "regression":
         y = y.astype(np.float64)
         mean, scale = moments(y[parts[0]])
@@ -201,17 +240,43 @@ def table(
                 "remove them"
             )
     return _dataset(
-        name=path.stem,
+        name=path.stem.removesuffix(".csv"),
         task=chosen,
         reason=reason,
-        features=[str(name) for name in inputs.columns],
+        features=features,
         classes=classes,
         labels=labels,
         x=x,
         y=y,
         parts=parts,
         scaling=scaling,
+        columns=columns,
+        decisions=decisions,
+        separator=separator,
+        left_out=left_out,
     )
+
+
+def _named(separator: str) -> str:
+    return "tabs" if separator == "\t" else repr(separator)
+
+
+def _encoded(
+    path: Path, inputs: Any, target: str, train: Array, separator: str
+) -> tuple[Columns, Array, list[str]]:
+    """How the columns become inputs, these, and what is said of it. Raises DataError."""
+    if not len(inputs.columns):
+        raise DataError(f"{path} has no column other than the target {target!r} to predict it from")
+    columns, told = untidy.decided(path, inputs, train, separator)
+    try:
+        x, _ = columns.encoded(inputs)
+    except NotANumber as error:
+        raise DataError(
+            f"{path} has {csv_files.cut(error.value)} in column {error.column!r}, row "
+            f"{error.row + 1}; expected {error.expected}; correct it, or leave the column out with "
+            "--ignore"
+        ) from None
+    return columns, x, told
 
 
 def _dataset(x: Array, y: Array, parts: Sequence[Array], **rest: Any) -> Dataset:
@@ -235,13 +300,15 @@ def _scaling(path: Path, columns: Any, x: Array, train: Array) -> dict[str, Arra
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def moments(x: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation along the first axis; where a column is constant, one of its
-    values and 1. Its mean is rounded, and its deviation is the rounding alone."""
+def moments(x: Array, weight: Array | None = None) -> tuple[Array, Array]:
+    """Mean and standard deviation along the first axis, weighted by sample where there are weights,
+    which are more than 0; where a column is constant, one of its values and 1. Its mean is rounded,
+    and its deviation is the rounding alone."""
     same = constant(x)
-    deviation = np.asarray(x.std(axis=0))
+    mean = np.average(x, axis=0, weights=weight)
+    deviation = np.sqrt(np.average((x - mean) ** 2, axis=0, weights=weight))
     scale = np.where(same | (deviation == 0), 1.0, deviation)  # 0: its square is below double
-    return np.where(same, x[0], x.mean(axis=0)), scale
+    return np.where(same, x[0], mean), scale
 
 
 @np.errstate(over="ignore", invalid="ignore")

@@ -4,7 +4,8 @@
 
 ``checks`` has what may stand there, ``values`` the frozen values with such fields that clips,
 filters, penalties and averages are. Beside them: checks of plain arguments of functions
-(``scalars``), and values with a state, which change with time (``stateful``).
+(``scalars``), the nearest of some names (``names``), and values with a state, which change with
+time (``stateful``).
 """
 
 from steepest.fields.checks import (
@@ -19,6 +20,7 @@ from steepest.fields.checks import (
     checks_of,
     scalar,
 )
+from steepest.fields.names import nearest
 from steepest.fields.scalars import count, real
 from steepest.fields.stateful import Call, arguments, continued, described, snapshot
 from steepest.fields.values import Number, Value
@@ -40,6 +42,7 @@ __all__ = [
     "continued",
     "count",
     "described",
+    "nearest",
     "real",
     "scalar",
     "snapshot",

@@ -7,6 +7,9 @@ itself (``__array_namespace__``), so this module needs nothing but NumPy.
 Shapes are compared, never broadcast: predictions of shape (n, 1) minus targets of shape (n,) would
 be an (n, n) table of all pairs, and train to the mean of the targets without a word.
 
+``weight``, of one number per sample, makes each mean a weighted one, Σ w l / Σ w: an integer weight
+counts a sample so many times, up to rounding.
+
 Where NumPy is told to raise (``np.seterr``), overflow is an error here, too; what vanishes is not.
 
 ``GRADIENTS`` has the gradient of each with respect to the predictions, written out by hand.
@@ -41,19 +44,22 @@ caller has told NumPy to raise."""
 
 
 @_tiny_is_zero
-def squared(prediction: Any, target: Any) -> Any:
+def squared(prediction: Any, target: Any, *, weight: Any = None) -> Any:
     """The mean squared error, mean (prediction - target)².
 
-    prediction, target: arrays of one shape. Raises ValueError for different or empty shapes.
+    prediction, target: arrays of one shape. weight: of that shape, too, 0 or more. Raises
+    ValueError for different or empty shapes, and for weights that are negative or all 0.
 
     >>> float(squared([1.0, 2.0], [1.0, 4.0]))
     2.0
+    >>> float(squared([1.0, 2.0], [1.0, 4.0], weight=[3, 1]))
+    1.0
     """
-    return (_error(prediction, target) ** 2).mean()
+    return _mean(_error(prediction, target) ** 2, weight)
 
 
 @_tiny_is_zero
-def absolute(prediction: Any, target: Any) -> Any:
+def absolute(prediction: Any, target: Any, *, weight: Any = None) -> Any:
     """The mean absolute error, mean |prediction - target|; its slope at 0 is taken as 0.
 
     Outliers pull less than with ``squared``: the best constant is the median. Raises ValueError as
@@ -63,11 +69,11 @@ def absolute(prediction: Any, target: Any) -> Any:
     1.0
     """
     error = _error(prediction, target)
-    return _space(error).fabs(error).mean()
+    return _mean(_space(error).fabs(error), weight)
 
 
 @_tiny_is_zero
-def huber(prediction: Any, target: Any, *, delta: float = 1.0) -> Any:
+def huber(prediction: Any, target: Any, *, delta: float = 1.0, weight: Any = None) -> Any:
     """Huber's loss: squared for small errors, absolute for large ones.
 
         mean of  e² / 2                where |e| <= delta,    e = prediction - target
@@ -88,37 +94,38 @@ def huber(prediction: Any, target: Any, *, delta: float = 1.0) -> Any:
     small = size <= delta
     # An infinite error must not enter the branch that is not taken: 0 · ∞ would be its slope.
     inner = xp.where(small, error, 0.0)
-    return xp.where(small, 0.5 * inner**2, delta * (size - 0.5 * delta)).mean()
+    return _mean(xp.where(small, 0.5 * inner**2, delta * (size - 0.5 * delta)), weight)
 
 
 @_tiny_is_zero
-def logistic(logit: Any, label: Any) -> Any:
+def logistic(logit: Any, label: Any, *, weight: Any = None) -> Any:
     """The logistic loss, or binary cross-entropy, of logits.
 
         mean log(1 + exp(-z)) where the label is 1,  mean log(1 + exp(z)) where it is 0
 
     logit: log-odds z of label 1, any finite size. label: 0 or 1 (or False, True), of the same
-    shape. Raises ValueError for other labels or shapes.
+    shape, as is weight. Raises ValueError for other labels or shapes, and as ``squared``.
 
     >>> float(logistic([1000.0, -1000.0], [0, 0])), float(logistic([0.0], [1])) == math.log(2)
     (500.0, True)
     """
     z, sign = _signed(logit, label)
     xp = _space(z)
-    return xp.logaddexp(0.0, sign * z).mean()
+    return _mean(xp.logaddexp(0.0, sign * z), weight)
 
 
 @_tiny_is_zero
-def cross_entropy(logits: Any, classes: Any, *, smoothing: float = 0.0) -> Any:
+def cross_entropy(logits: Any, classes: Any, *, smoothing: float = 0.0, weight: Any = None) -> Any:
     """The cross-entropy of the softmax of logits: mean -log softmax(logits)[class].
 
     logits: shape (samples, classes). classes: the number of each sample's class, from 0, integers
-    of shape (samples,). smoothing: the share of each label that is spread over all classes, from 0
-    (none) to less than 1:
+    of shape (samples,), as is weight. smoothing: the share of each label that is spread over all
+    classes, from 0 (none) to less than 1:
 
         mean of  -(1 - smoothing) log p[class] - smoothing / k Σ log p
 
-    Raises ValueError for other shapes or numbers, TypeError for classes that are not integers.
+    Raises ValueError for other shapes or numbers, and as ``squared``; TypeError for classes that
+    are not integers.
 
     >>> float(cross_entropy([[0.0, 0.0], [1e4, 0.0]], [1, 1])) == (math.log(2) + 1e4) / 2
     True
@@ -135,7 +142,7 @@ def cross_entropy(logits: Any, classes: Any, *, smoothing: float = 0.0) -> Any:
     chosen = shifted[np.arange(len(classes)), classes]
     if smoothing:
         chosen = (1 - smoothing) * chosen + smoothing * shifted.mean(axis=1)
-    return (xp.log(total) - chosen).mean()
+    return _mean(xp.log(total) - chosen, weight)
 
 
 LOSSES: dict[str, Callable[..., Any]] = {
@@ -193,7 +200,28 @@ GRADIENTS: dict[str, Callable[..., Array]] = {
     "logistic": _logistic,
     "cross_entropy": _cross_entropy,
 }
-"""The gradient of each loss with respect to its first argument, of checked NumPy arrays."""
+"""The gradient of each loss with respect to its first argument, of checked NumPy arrays.
+
+That of a weighted mean is this one times ``shares(weight, losses)``, sample by sample.
+"""
+
+
+def shares(weight: Any, of: Any) -> Array:
+    """What a sample counts in a weighted mean, 1 on average: w n / Σ w, in the type of the losses.
+
+    Raises ValueError unless the weights have their shape, are finite and 0 or more, and not all 0.
+
+    >>> shares([3, 1], np.zeros(2))
+    array([1.5, 0.5])
+    """
+    found = np.asarray(unmasked(weight, "weight"), np.float64)
+    if found.shape != tuple(of.shape):
+        raise ValueError(f"weight has shape {found.shape}: expected {tuple(of.shape)}")
+    total = found.sum()
+    if not (found >= 0).all() or not 0 < total < math.inf:
+        raise ValueError("weight: expected finite numbers, 0 or more, and not all of them zero")
+    each: Array = (found * (found.size / total)).astype(of.dtype)
+    return each
 
 
 @_tiny_is_zero
@@ -267,6 +295,11 @@ def _plain(x: Any) -> Any:
     while hasattr(x, "_value"):
         x = x._value
     return x
+
+
+def _mean(found: Any, weight: Any) -> Any:
+    """The mean of the losses of samples, weighted where there are weights."""
+    return (found if weight is None else shares(weight, found) * found).mean()
 
 
 def _error(prediction: Any, target: Any) -> Any:

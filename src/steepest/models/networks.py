@@ -190,18 +190,26 @@ class MLP:
         return losses.softmax(z)
 
     @np.errstate(under="ignore")
-    def loss(self, params: Params, x: Array, y: Array) -> float:
-        """The mean loss over a batch. Raises ValueError or TypeError for unfit targets."""
-        return float(self._judged(losses.LOSSES, self.activations(params, x)[-1], y))
+    def loss(self, params: Params, x: Array, y: Array, weight: Array | None = None) -> float:
+        """The mean loss over a batch, weighted by sample where there are weights.
+
+        Raises ValueError or TypeError for unfit targets, ValueError for unfit weights.
+        """
+        z = self.activations(params, x)[-1]
+        return float(self._judged(losses.LOSSES, z, y, weight=weight))
 
     @np.errstate(under="ignore")
-    def value_and_grad(self, params: Params, x: Array, y: Array) -> tuple[float, Params]:
+    def value_and_grad(
+        self, params: Params, x: Array, y: Array, weight: Array | None = None
+    ) -> tuple[float, Params]:
         """The mean loss over a batch and its gradients, by back-propagation; raises as ``loss``."""
         _, derivative = ACTIVATIONS[self.activation]
         values = self.activations(params, x)
         z = values.pop()
-        value = float(self._judged(losses.LOSSES, z, y))
+        value = float(self._judged(losses.LOSSES, z, y, weight=weight))
         delta = self._judged(losses.GRADIENTS, z, y).reshape(z.shape)
+        if weight is not None:
+            delta = losses.shares(weight, z[:, 0])[:, None] * delta
         grads: Params = {}
         for name, layer in reversed(params.items()):
             h = values.pop()
@@ -210,13 +218,16 @@ class MLP:
                 delta = (delta @ layer["weight"].T) * derivative(h)
         return value, {name: grads[name] for name in params}
 
-    def _judged(self, judges: Mapping[str, Callable[..., Any]], z: Array, y: Array) -> Any:
+    def _judged(
+        self, judges: Mapping[str, Callable[..., Any]], z: Array, y: Array, **options: Any
+    ) -> Any:
         """The loss of outputs z, or its gradient."""
         if self.objective != "cross_entropy":
             z = z[:, 0]
         if self.task == "regression":
             y = y.astype(z.dtype)
-        options = {"delta": self.delta} if self.objective == "huber" else {}
+        if self.objective == "huber":
+            options["delta"] = self.delta
         return judges[str(self.objective)](z, y, **options)
 
 

@@ -9,16 +9,19 @@ import json
 import math
 import os
 import shlex
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from steepest.memory.arrays import Array, unmasked
+from steepest.models.columns import Columns, NotANumber
 from steepest.models.networks import MLP, Params
+from steepest.models.onnx_export import onnx_bytes
 
 __all__ = ["RunError", "SampleError", "TrainedModel", "load"]
 
@@ -40,15 +43,24 @@ class SampleError(ValueError):
     x[2, 'a'] is 1e+300, which is too far from the numbers of the training
     """
 
-    def __init__(self, row: int, column: str | None = None, value: float = math.nan) -> None:
-        super().__init__(row, column, value)  # so that a copy in another process is the same
+    def __init__(
+        self,
+        row: int,
+        column: str | None = None,
+        value: Any = math.nan,
+        expected: str = "a finite number",
+    ) -> None:
+        # So that a copy in another process is the same.
+        super().__init__(row, column, value, expected)
         self.row, self.column = row, column
-        if column is None:
+        if not isinstance(value, (int, float)):
+            self.reason = f"is {value!r}, where {expected} is needed"
+        elif column is None:
             self.reason = "has numbers that are too far from those of the training"
         elif math.isfinite(value):
             self.reason = f"is {value}, which is too far from the numbers of the training"
         else:
-            self.reason = f"is {value}, where a finite number is needed"
+            self.reason = f"is {value}, where {expected} is needed"
 
     def __str__(self) -> str:
         place = "" if self.column is None else f", {self.column!r}"
@@ -67,10 +79,14 @@ class TrainedModel:
     scaling: the arrays x_mean and x_scale, of one number per input, and y_mean and y_scale, single
         numbers, for a regression: x = (raw - x_mean) / x_scale, raw = y y_scale + y_mean.
     target: the name of the column that is predicted, None for the digits.
+    encoder: how the columns of a table become the inputs, where they are not numbers alone, or may
+        be missing; None where each column is an input.
 
     Inputs x are an array of shape (samples, inputs), or columns with names in any order, of which
     further ones are ignored: a mapping, a table of pandas or another package, or a structured array
-    of NumPy. They are numbers or true/false, and finite.
+    of NumPy. They are numbers or true/false, and finite. With an encoder they may be text, dates
+    and missing, too; a column that is not there counts as missing in each row, and a value that the
+    training had not as none of the categories: a UserWarning says so.
 
     >>> net = MLP((2, 1), "regression")
     >>> params = {"layer1": {"weight": np.array([[2.0], [-1.0]]), "bias": np.array([0.5])}}
@@ -91,6 +107,7 @@ class TrainedModel:
     classes: Array | None
     scaling: dict[str, Array]
     target: str | None = None
+    encoder: Columns | None = None
 
     def __repr__(self) -> str:
         what = "" if self.target is None else f" of {self.target!r}"
@@ -103,9 +120,9 @@ class TrainedModel:
 
         x: raw inputs, not scaled. Returns an array of shape (samples,).
 
-        Raises TypeError for inputs that are not numbers; ValueError for another number of columns
-        or a column that is missing; SampleError, a ValueError, for numbers that are not finite or
-        far too large.
+        Raises TypeError for inputs that are not numbers, where there is no encoder; ValueError for
+        another number of columns or a column that is missing; SampleError, a ValueError, for
+        numbers that are not finite or far too large, and for text where an encoder needs a number.
         """
         found = self.net.predicted(self._outputs(x))
         if self.classes is not None:
@@ -130,6 +147,47 @@ class TrainedModel:
             raise ValueError("a regression has no classes; use predict")
         return self.net.probabilities(self._outputs(x))
 
+    def inputs(self, x: Any) -> Array:
+        """The numbers that x becomes, before they are scaled: float64 of shape (samples, inputs).
+
+        x: as for ``predict``; raises as it does where they are not numbers or columns are missing.
+        """
+        return self._raw(x)
+
+    def to_onnx(
+        self, path: str | os.PathLike[str], *, dtype: Literal["float64", "float32"] = "float64"
+    ) -> None:
+        """Writes the model with its scaling as an ONNX file, for other runtimes and languages.
+
+        dtype: of the input, which is named x, and has the shape (samples, inputs): what ``inputs``
+            gives, so numbers, of tables with categories, too.
+
+        A regression has the output value, float64 of shape (samples,). A classification has label,
+        the label of the likeliest class, and probabilities, of shape (samples, classes). They are
+        those of ``predict`` and ``predict_proba``, up to rounding; but nothing is refused: where an
+        input is not finite, neither are value and probabilities. The file's metadata are task,
+        inputs (their names, in JSON) and target.
+
+        Raises ValueError for another dtype, and for labels that ONNX has no type for; MissingExtra
+        without the package onnx; OSError where the file cannot be written.
+
+        >>> import tempfile
+        >>> net = MLP((2, 1), "regression")
+        >>> params = {"layer1": {"weight": np.array([[2.0], [-1.0]]), "bias": np.array([0.5])}}
+        >>> scaling = {"x_mean": np.zeros(2), "x_scale": np.ones(2)}
+        >>> scaling |= {"y_mean": np.array(10.0), "y_scale": np.array(4.0)}
+        >>> path = os.path.join(tempfile.mkdtemp(), "line.onnx")
+        >>> TrainedModel(net, params, ("a", "b"), None, scaling, "y").to_onnx(path)
+        >>> import onnx.reference
+        >>> onnx.reference.ReferenceEvaluator(path).run(None, {"x": np.array([[1.0, 2.0]])})
+        [array([12.])]
+        """
+        names = self.columns if self.encoder is None else self.encoder.inputs
+        content = onnx_bytes(
+            self.net, self.params, self.scaling, self.classes, names, self.target, dtype
+        )
+        Path(path).write_bytes(content)
+
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def _outputs(self, x: Any) -> Array:
         """The outputs of the last layer. Raises SampleError where they are not finite."""
@@ -138,7 +196,8 @@ class TrainedModel:
         wrong = np.argwhere(~np.isfinite(inputs))
         if len(wrong):
             row, column = map(int, wrong[0])
-            raise SampleError(row, self.columns[column], float(raw[row, column]))
+            names = self.columns if self.encoder is None else self.encoder.origins
+            raise SampleError(row, names[column], float(raw[row, column]))
         outputs = self.net.activations(self.params, inputs)[-1]
         wrong = np.argwhere(~np.isfinite(outputs))
         if len(wrong):
@@ -148,6 +207,8 @@ class TrainedModel:
     def _raw(self, x: Any) -> Array:
         """The inputs as float64 of shape (samples, inputs)."""
         named = _columns(x)
+        if self.encoder is not None:
+            return self._encoded(x, named)
         if named is None:
             raw = _numbers(x, "x")
             if raw.ndim != 2 or raw.shape[1] != len(self.columns):
@@ -168,6 +229,28 @@ class TrainedModel:
                     f"as many as {self.columns[0]!r} has"
                 )
         return np.stack(found, axis=1)
+
+    def _encoded(self, x: Any, named: list[Any] | None) -> Array:
+        """The inputs that the columns of a table become. Raises SampleError, ValueError."""
+        encoder = self.encoder
+        if named is None:
+            found = np.asarray(x, object)
+            if found.ndim != 2 or found.shape[1] != len(self.columns):
+                raise ValueError(
+                    f"x has shape {found.shape}: expected (samples, {len(self.columns)}), a column "
+                    f"for each of {_listed(self.columns)}, or a table with these names"
+                )
+            x = {name: found[:, i].tolist() for i, name in enumerate(self.columns)}
+            named = list(self.columns)
+        table = {name: x[name] for name in named if name in self.columns}
+        assert encoder is not None
+        try:
+            inputs, notes = encoder.encoded(table)
+        except NotANumber as error:
+            raise SampleError(error.row, error.column, error.value, error.expected) from None
+        for note in notes:
+            warnings.warn(note, UserWarning, stacklevel=4)
+        return inputs
 
 
 def _columns(x: Any) -> list[Any] | None:
@@ -252,8 +335,9 @@ def load(run: str | os.PathLike[str]) -> TrainedModel:
             f"{folder / ARRAYS} has numbers that are not finite: the run diverged; train again "
             "with a smaller --lr"
         )
-    columns = tuple(record["features"])
-    return TrainedModel(net, params, columns, classes, scaling, record["target"])
+    encoder = _encoder(folder, record)
+    columns = tuple(record["features"]) if encoder is None else encoder.names
+    return TrainedModel(net, params, columns, classes, scaling, record["target"], encoder)
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -296,6 +380,21 @@ def _network(folder: Path, record: Mapping[str, Any]) -> MLP:
         return net
     except (TypeError, ValueError) as error:
         raise RunError(f"{path} does not say what the run is made of: {error}") from None
+
+
+def _encoder(folder: Path, record: Mapping[str, Any]) -> Columns | None:
+    """How the columns of a table become the inputs. Raises RunError."""
+    if record.get("columns") is None:  # as in runs of tables of numbers, and earlier ones
+        return None
+    try:
+        found = Columns.from_json(record["columns"])
+    except (TypeError, ValueError, KeyError) as error:
+        raise RunError(
+            f"{folder / CONFIG} does not say how its columns are read: {error}"
+        ) from None
+    if found.inputs != record["features"]:
+        raise RunError(f"{folder / CONFIG}: its columns do not make its features")
+    return found
 
 
 def _arrays(folder: Path) -> dict[str, Array]:

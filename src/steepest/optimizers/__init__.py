@@ -25,6 +25,8 @@ from steepest.optimizers.low_rank import *  # isort: skip
 from steepest.optimizers.python_rule import *
 from steepest.optimizers.by_group import *  # isort: skip
 
+from steepest.optimizers.lookup import by_name as by_name  # isort: skip
+
 # It evaluates the function itself, so it is no Optimizer and not in RULES.
 from steepest.optimizers.lbfgs import LBFGS as LBFGS  # isort: skip
 

@@ -13,6 +13,7 @@ tensor([ 0.8990, -1.8980])
 from typing import Any
 
 from steepest.optimizers import RULES
+from steepest.optimizers import by_name as _by_name
 from steepest.torch.backward import InBackward as InBackward
 from steepest.torch.backward import step_in_backward as step_in_backward
 from steepest.torch.classes import made
@@ -21,9 +22,21 @@ from steepest.torch.optimizer import Optimizer as Optimizer
 __all__ = [
     "InBackward",
     "Optimizer",
+    "by_name",
     "step_in_backward",
     *(rule.__name__ for rule in RULES.values()),
 ]
+
+
+def by_name(name: str) -> type[Optimizer]:
+    """The class of a rule by its name, as ``steepest.by_name``; raises as it does.
+
+    >>> import torch
+    >>> by_name("adamw")([torch.nn.Parameter(torch.zeros(2))], lr=0.1).defaults["lr"]
+    0.1
+    """
+    cls: type[Optimizer] = __getattr__(_by_name(name).__name__)
+    return cls
 
 
 def __getattr__(name: str) -> Any:

@@ -31,7 +31,7 @@ class Trial:
     memory: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BatchSize:
     """What ``find_batch_size`` found.
 
@@ -43,6 +43,11 @@ class BatchSize:
     stopped: Literal["noise", "memory", "limit", "data"]
     message: str
     tried: tuple[Trial, ...]
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.tried)} sizes tried, up to {self.tried[-1].size}" if self.tried else ""
+        told = [f"size {self.size}", *([sizes] if sizes else []), f"stopped by {self.stopped}"]
+        return f"BatchSize({'; '.join([*told, self.message])})"
 
     @property
     def noise_scale(self) -> float:

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,9 +25,10 @@ COLUMNS = (
     "seconds",
     "optimizer_seconds",
 )
+LOSSES = ("loss", "val_loss")
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """What happened in a run: one row per finished epoch, and why it ended.
 
@@ -44,12 +46,27 @@ class History:
     >>> history = History([{"epoch": 1, "loss": 4.0}, {"epoch": 2, "loss": 1.0}])
     >>> history["loss"], len(history), history.columns
     ([4.0, 1.0], 2, ['epoch', 'loss'])
+    >>> history
+    History(2 epochs: loss 1)
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
     stopped: Stopped = ""
     message: str = ""
     best_epoch: int | None = None
+
+    def __repr__(self) -> str:
+        """Its length, the last row's losses and metrics, and how it ended."""
+        if not self.rows:
+            told = ["no epochs"]
+        else:
+            epochs = f"{len(self)} epoch{'s' * (len(self) > 1)}"
+            told = [f"{epochs}: {values(self.rows[-1])}"]
+        if self.best_epoch is not None:
+            told.append(f"best epoch {self.best_epoch}")
+        if self.stopped:
+            told.append(f"stopped by {self.stopped}")
+        return f"History({'; '.join(told)})"
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -82,6 +99,16 @@ class History:
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure
+
+
+def values(row: Mapping[str, float]) -> str:
+    """The losses and the metrics of a row.
+
+    >>> values({"epoch": 1, "loss": 0.25, "lr": 0.1, "accuracy": 0.5, "seconds": 1.0})
+    'loss 0.25, accuracy 0.5'
+    """
+    shown = {name: x for name, x in row.items() if name in LOSSES or name not in COLUMNS}
+    return ", ".join(f"{name} {x:.4g}" for name, x in shown.items())
 
 
 def _figure(history: History, title: str) -> Any:
@@ -121,6 +148,8 @@ def _figure(history: History, title: str) -> Any:
             ax.axvline(
                 history.best_epoch, color="0.6", lw=1, ls=":", label="lowest validation loss"
             )
+        if panel == "accuracy":
+            ax.yaxis.set_major_formatter(ticker.PercentFormatter(1, symbol=" %"))
         ax.set_title(titles.get(panel, panel.capitalize()), fontsize=11)
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, steps=[1, 2, 5, 10]))

@@ -23,7 +23,7 @@ from steepest.training.arguments import (
     size,
     still_trained,
 )
-from steepest.training.history import COLUMNS, History
+from steepest.training.history import COLUMNS, History, values
 from steepest.training.noise_scale import NoiseScale
 from steepest.training.resuming import RunSaver
 from steepest.training.run import Run
@@ -34,7 +34,7 @@ _LOSS = "a number that a loss can reach, or None", lambda x: not math.isnan(x)
 _SPAN = "0 or more", lambda x: 0 <= x < math.inf
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Epoch:
     """What a callback sees after an epoch.
 
@@ -48,6 +48,9 @@ class Epoch:
     history: History
     params: Any
     optimizer: Optimizer
+
+    def __repr__(self) -> str:
+        return f"Epoch({self.epoch} of {self.epochs}: {values(self.row)})"
 
     @property
     def loss(self) -> float:

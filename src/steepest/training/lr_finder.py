@@ -27,7 +27,7 @@ FALL = 0.01  # of the highest loss: a smaller fall says nothing
 NOISE = 6  # standard deviations of the smoothed loss: neither does a smaller one than that
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LRFound:
     """The result of a range test.
 
@@ -37,9 +37,11 @@ class LRFound:
     ``diverged``: the rate at which the test was stopped, None if it ran to its end. ``message``
     describes the result. Where nothing was found, ``steepest`` and ``tenth`` are None.
 
-    >>> found = LRFound([0.1, 1.0], [2.0, 1.0], [2.0, 1.5], 0.5, 0.25, None, "")
+    >>> found = LRFound([0.1, 1.0], [2.0, 1.0], [2.0, 1.5], 0.5, 0.25, None, "ran to its end")
     >>> found.lr
     0.25
+    >>> found
+    LRFound(lr 0.25; 2 updates from 0.1 to 1; ran to its end)
     """
 
     rates: list[float]
@@ -49,6 +51,12 @@ class LRFound:
     tenth: float | None
     diverged: float | None
     message: str
+
+    def __repr__(self) -> str:
+        found = "no lr" if self.steepest is None else f"lr {self.lr:.3g}"
+        n = len(self.rates)
+        between = f" from {self.rates[0]:.3g} to {self.rates[-1]:.3g}" if n else ""
+        return f"LRFound({found}; {n} updates{between}; {self.message})"
 
     @property
     def lr(self) -> float:

@@ -42,6 +42,8 @@ class NoiseScale:
     >>> noise.update(small_sq=7.0, big_sq=4.0, small=8, big=32)    # |G|² = 3, tr(Σ) = 32
     >>> noise.signal, noise.noise, round(noise.value, 4)
     (3.0, 32.0, 10.6667)
+    >>> noise
+    NoiseScale(10.67 samples, decay=0.9, 1 update)
 
     Raises ValueError for numbers that cannot be. McCandlish et al. 2018, arXiv:1812.06162, appendix
     A.1. For samples that are drawn from a data set without putting them back, the estimates hold
@@ -53,6 +55,10 @@ class NoiseScale:
         self.count = 0
         self._signal = 0.0
         self._noise = 0.0
+
+    def __repr__(self) -> str:
+        updates = f"{self.count} update{'s' * (self.count != 1)}"
+        return f"NoiseScale({self.value:.4g} samples, decay={self.decay}, {updates})"
 
     def update(self, small_sq: float, big_sq: float, small: float, big: float) -> None:
         """Takes in squared norms: of a gradient over `small` samples, and over `big` ones.

@@ -3,6 +3,7 @@
 import csv
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +39,7 @@ class Record:
     message: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tuned:
     """What a search has found.
 
@@ -50,12 +51,25 @@ class Tuned:
     >>> tuned = Tuned(records, {"lr": None})
     >>> tuned.best, tuned.best_loss, len(tuned)
     ({'lr': 0.3}, 1.0, 2)
+    >>> tuned
+    Tuned(2 trials: 2 done; lowest loss 1 in trial 1: lr=0.3; stopped by trials)
     """
 
     trials: list[Record]
     space: Mapping[str, Distribution | None]
     stopped: Stopped = "trials"
     message: str = ""
+
+    def __repr__(self) -> str:
+        """How many trials there are, by state, and the best one."""
+        states = Counter(trial.state for trial in self.trials)
+        counts = ", ".join(f"{n} {state}" for state, n in states.items())
+        told = [f"{len(self)} trial{'s' * (len(self) != 1)}" + (f": {counts}" if counts else "")]
+        best = self.best_trial
+        if best is not None:
+            values = ", ".join(f"{name}={_shown(value)}" for name, value in best.values.items())
+            told.append(f"lowest loss {_loss(best):.4g} in trial {best.number}: {values}")
+        return f"Tuned({'; '.join(told)}; stopped by {self.stopped})"
 
     def __len__(self) -> int:
         return len(self.trials)
@@ -109,6 +123,10 @@ class Tuned:
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else repr(value)
 
 
 def _loss(record: Record) -> float:
