@@ -65,15 +65,19 @@ def loop_of_8_bits(last):
     return made.partition("cdef inline void toy_q8_loop(")[2].partition("cdef void")[0]
 
 
-def test_a_long_function_of_states_has_a_loop_by_itself():
+def test_a_long_function_has_a_loop_by_itself():
     loop = loop_of_8_bits("p[i] = k * p[i] - lr * arctan(mi)")
-    assert loop.count("for i in range(GROUP):") == 2
-    assert "p[first_ + i] = k * p[first_ + i] - lr * arctan(new_m.x[i])" in loop
-    for last in (
-        "p[i] = k * p[i] - lr * root(mi)",  # no long function
-        "hi = mi * mi\n        p[i] = k * p[i] - arctan(mi * hi)",  # hi is not stored
-    ):
-        assert loop_of_8_bits(last).count("for i in range(GROUP):") == 1
+    first, second = loop.split("for i in range(GROUP):")[1:]
+    assert "kept_mi.x[i] = mi\n" in first and "arctan" not in first
+    read, called = "mi = kept_mi.x[i]\n", "p[first_ + i] = k * p[first_ + i] - lr * arctan(mi)\n"
+    assert read in second.partition(called)[0]
+    assert "kept" not in loop_of_8_bits("p[i] = k * p[i] - lr * arctan(g[i])")
+    loop = loop_of_8_bits("p[i] = k * p[i] - lr * root(mi)")
+    assert loop.count("for i in range(GROUP):") == 1
+    squares = RULE.replace("m[i] = m[i] + f * g[i]  #", "vi = v[i]\n        v[i] = vi  #")
+    squares = squares.replace("restrict m", "restrict v").replace("f * g[i])", "arctan(root(vi)))")
+    made = stored_loops.with_stored_loops(squares)
+    assert "arctan(new_v.x[i])" in made.partition("cdef inline void toy_q8_loop(")[2]
 
 
 @pytest.mark.parametrize(

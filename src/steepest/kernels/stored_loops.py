@@ -207,6 +207,8 @@ def _over_groups(lines: list[str], states: list[_Array], written: list[str]) -> 
     # Magnitudes with a sign: of an unsigned number that is not above 0, gcc would make a branch.
     declared += [f"    cdef Group new_{x.name}\n    cdef int32_t most_{x.name}\n" for x in new]
     declared += ["    cdef int32_t magnitude_\n    cdef Random random_\n"]
+    parts, kept = _parts(lines, states)
+    declared += [f"    cdef Group kept_{x}\n" for x in sorted(kept)]
     before, after = [], []
     for x in states:
         before += [
@@ -229,28 +231,37 @@ def _over_groups(lines: list[str], states: list[_Array], written: list[str]) -> 
         f"{''.join(declared)}    cdef Py_ssize_t first_ = 0\n    while first_ < n:\n"
         + "".join(f"        {x}\n" for x in before)
         + "".join(
-            "        for i in range(GROUP):\n" + "".join(f"    {x}" for x in part)
-            for part in _parts(lines, states)
+            "        for i in range(GROUP):\n" + "".join(f"    {x}" for x in part) for part in parts
         )
         + "".join(f"        {x}\n" for x in after)
         + "        first_ += GROUP\n"
     )
 
 
-def _parts(lines: list[str], states: list[_Array]) -> list[list[str]]:
-    """The statements of one loop; of two, where the last calls a longer function of what the states
-    hold: of two shorter chains of operations the processor has more elements in hand."""
-    text, last = "".join(lines[:-1]), lines[-1]
-    for x in states:
-        root = x.format == "q8_square"
-        form = r"_root\((\w+)\)" if root else r"(\w+)"
-        if new := re.search(rf"new_{x.name}\.x\[i\] = {form}\n", text):
-            read = rf"\broot\({new[1]}\)" if root else rf"\b{new[1]}\b"
-            last = re.sub(read, f"new_{x.name}.x[i]", last)
-    inner = {*re.findall(r"^\s+(\w+) = ", text, re.MULTILINE)}
-    called = {*re.findall(r"(\w+)\(", last)} - {"root", "sign", "larger", "magnitude"}
-    apart = called and not inner & {*re.findall(r"\w+", last)}
-    return [lines[:-1], [last]] if apart else [lines]
+_SHORT = {
+    "root", "_root", "sign", "larger", "magnitude", "magnitude_bits", "joined", "split",
+    "from_bfloat16", "to_bfloat16",
+}  # fmt: skip
+
+
+def _parts(lines: list[str], states: list[_Array]) -> tuple[list[list[str]], set[str]]:
+    """The statements of one loop; of two, from the one on that calls a longer function: of two
+    shorter chains of operations the processor has more elements in hand. And the variables that
+    the first keeps for the second."""
+    calls = [{*re.findall(r"(\w+)\(", x)} - _SHORT for x in lines]
+    at = next((k for k, x in enumerate(calls) if x), 0)
+    first, second = "".join(lines[:at]), "".join(lines[at:])
+    for x in states:  # a root that is stored is not taken again
+        if root := re.search(rf"new_{x.name}\.x\[i\] = _root\((\w+)\)\n", first):
+            second = re.sub(rf"\broot\({root[1]}\)", f"new_{x.name}.x[i]", second)
+    inner = {*re.findall(r"^\s+(\w+) = ", first, re.MULTILINE)}
+    kept = {x for x in inner if re.search(rf"\b{x}\b(?! =)", second)}
+    if not at:
+        return [lines], set()
+    read = "".join(f"        {x} = kept_{x}.x[i]\n" for x in sorted(kept))
+    keep = [f"        kept_{x}.x[i] = {x}\n" for x in sorted(kept)]
+    again = (read + second).splitlines(keepends=True)
+    return [[*lines[:at], *keep], again], kept
 
 
 def _body(loop: str, arrays: dict[str, _Array]) -> tuple[list[str], list[str]]:
