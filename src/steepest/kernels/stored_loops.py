@@ -245,19 +245,19 @@ _SHORT = {
 
 
 def _parts(lines: list[str], states: list[_Array]) -> tuple[list[list[str]], set[str]]:
-    """The statements of one loop; of two, from the one on that calls a longer function: of two
-    shorter chains of operations the processor has more elements in hand. And the variables that
-    the first keeps for the second."""
+    """The statements of one loop; of two, if a longer function is called when all states are known:
+    of two shorter chains of operations the processor has more elements in hand. And the variables
+    that the first keeps for the second."""
     calls = [{*re.findall(r"(\w+)\(", x)} - _SHORT for x in lines]
     at = next((k for k, x in enumerate(calls) if x), 0)
     first, second = "".join(lines[:at]), "".join(lines[at:])
     for x in states:  # a root that is stored is not taken again
         if root := re.search(rf"new_{x.name}\.x\[i\] = _root\((\w+)\)\n", first):
             second = re.sub(rf"\broot\({root[1]}\)", f"new_{x.name}.x[i]", second)
+    if not at or re.search(r"new_\w+\.x\[i\] = ", second):
+        return [lines], set()
     inner = {*re.findall(r"^\s+(\w+) = ", first, re.MULTILINE)}
     kept = {x for x in inner if re.search(rf"\b{x}\b(?! =)", second)}
-    if not at:
-        return [lines], set()
     read = "".join(f"        {x} = kept_{x}.x[i]\n" for x in sorted(kept))
     keep = [f"        kept_{x}.x[i] = {x}\n" for x in sorted(kept)]
     again = (read + second).splitlines(keepends=True)
