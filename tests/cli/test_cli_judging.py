@@ -145,3 +145,11 @@ def test_residuals(tmp_path, monkeypatch) -> None:
     rest = right.collections[0].get_offsets().tolist()
     assert rest == [[predicted, true - predicted] for true, predicted in dots]
     assert left.get_xlabel() == "price, true"
+
+
+def test_names_are_text_whatever_they_hold(tmp_path, monkeypatch) -> None:
+    y = np.array([0, 1])
+    figure = drawn(monkeypatch, tmp_path, result_pictures.confusion, y, y, ["$a_{", "中"], "$x^{")
+    assert [x.get_text() for x in figure.axes[0].get_xticklabels()] == ["$a_{", "中"]
+    huge = np.array([1e308, -1e308])
+    drawn(monkeypatch, tmp_path, result_pictures.residuals, huge, huge, "price in $", "$x^{")

@@ -65,7 +65,7 @@ def hints(trained: Run, results: Results, others: Mapping[str, Results]) -> list
             f"against {percent(trained.score, own)}; {advice}; steepest tune searches"
         )
     fell = falling(trained.history.rows, trained.history.best_epoch)
-    perfect = results["validation"][trained.score] > PERFECT
+    perfect = own > PERFECT
     if trained.stopped == "epochs" and fell > FALLING and not perfect:
         found.append(
             f"the validation loss was still falling: by {100 * fell:.0f} % in the second half; "
