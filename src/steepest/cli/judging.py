@@ -1,6 +1,7 @@
 """What a result is worth: baselines beside it, and hints where it could be better."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,16 @@ PERFECT = 0.995
 
 
 def compared(trained: Run) -> dict[str, dict[str, dict[str, float]]]:
-    """The metrics of the baselines on each part of the data, by their names."""
+    """The metrics of the baselines on each part of the data, by their names.
+
+    Without the linear model where it cannot be fitted: a run is worth more than what is beside it.
+    """
     dataset = trained.dataset
     simple = "most frequent class" if dataset.classes else "mean"
-    models = {
-        baselines.NAMES[dataset.task]: baselines.linear(dataset),
-        simple: baselines.constant(dataset),
-    }
+    models: dict[str, Any] = {}
+    with suppress(ValueError, ArithmeticError):  # LinAlgError is one of the first
+        models[baselines.NAMES[dataset.task]] = baselines.linear(dataset)
+    models[simple] = baselines.constant(dataset)
     return {
         name: {
             part: measured(dataset, model.predict(x.astype(np.float64)), y)

@@ -17,6 +17,8 @@ MOST_WRITTEN, MOST_NAMED = 12, 40
 # More samples than these are drawn as a random choice of so many.
 MOST_DOTS = 5000
 
+LARGEST = 1e300
+
 BLUE, GRAY = "#1f5fa8", "0.35"
 
 # Dollars in names are no formulas.
@@ -79,6 +81,9 @@ def residuals(found: Array, y: Array, target: str, title: str, path: Path) -> No
     if len(y) > MOST_DOTS:
         some = np.random.default_rng(0).choice(len(y), MOST_DOTS, replace=False)
         found, y = found[some], y[some]
+    # Axes go no further.
+    rest = (y - found).clip(-LARGEST, LARGEST)
+    found, y = found.clip(-LARGEST, LARGEST), y.clip(-LARGEST, LARGEST)
     figure = matplotlib.Figure(figsize=(8.8, 4.0), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     left, right = figure.subplots(1, 2)
@@ -96,7 +101,7 @@ def residuals(found: Array, y: Array, target: str, title: str, path: Path) -> No
     left.set_ylabel(f"{name}, predicted", **PLAIN)
     left.set_title("Predictions", fontsize=11)
     right.axhline(0, color=GRAY, lw=1)
-    right.scatter(found, y - found, **dots)
+    right.scatter(found, rest, **dots)
     right.set_xlabel(f"{name}, predicted", **PLAIN)
     right.set_ylabel("true - predicted")
     right.set_title("Residuals", fontsize=11)
