@@ -127,6 +127,7 @@ def tell(trained: Run, verdict: Verdict) -> None:
         print(line)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _shown(
     folder: Path,
     trained: Run,
