@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import steepest as st
 from steepest import cli, data
-from steepest.cli import runs
+from steepest.cli import result_pictures, runs
 from steepest.models.networks import MLP, accuracy, r_squared
 from steepest.optimizers import RULES
 from steepest.training import batches
@@ -76,10 +76,18 @@ def test_digits(tmp_path, capsys) -> None:
     assert config["results"]["validation"]["loss"] == float(best["val_loss"])
 
 
+@pytest.fixture
+def plain(monkeypatch):
+    """Pictures take most of the time of small runs."""
+    monkeypatch.setattr(st.History, "plot", lambda self, path, title: path.touch())
+    monkeypatch.setattr(result_pictures, "confusion", lambda *arguments: arguments[-1].touch())
+
+
 @pytest.mark.parametrize("rule", brief(RULES, A_RULE_OF_EACH_KIND))
-def test_every_rule_trains_the_digits(tmp_path, rule) -> None:
+def test_every_rule_trains_the_digits(tmp_path, rule, plain) -> None:
     out = tmp_path / rule
     arguments = ["--optimizer", rule, "--epochs", "15", "--quiet", "--out", str(out)]
+    arguments += ["--hidden", "256"]
     assert cli.main(["train", "digits", *arguments]) == 0
     config, *_ = network(out)
     # Every rule gets well beyond the 10 % of guessing, at its own learning rate.

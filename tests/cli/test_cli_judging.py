@@ -79,6 +79,16 @@ def test_a_linear_model_that_is_worse_is_told_to_train_longer(files, tmp_path, p
     )
 
 
+def test_a_baseline_that_fails_loses_no_run(files, tmp_path, plain, monkeypatch) -> None:
+    def failing(dataset):
+        raise np.linalg.LinAlgError("did not converge")
+
+    monkeypatch.setattr(baselines, "linear", failing)
+    options = ["--target", "y", "--ignore", "way", "--epochs", "2", "--hidden", "none"]
+    config = train(files, tmp_path / "run", *options)
+    assert list(config["baselines"]) == ["mean"] and "r2" in config["results"]["test"]
+
+
 def test_a_good_result_has_no_hint_and_a_report(files, tmp_path, capsys) -> None:
     options = ["--target", "way", "--ignore", "y", "--epochs", "60", "--hidden", "none"]
     options += ["--lr", "0.1"]
@@ -145,3 +155,11 @@ def test_residuals(tmp_path, monkeypatch) -> None:
     rest = right.collections[0].get_offsets().tolist()
     assert rest == [[predicted, true - predicted] for true, predicted in dots]
     assert left.get_xlabel() == "price, true"
+
+
+def test_names_are_text_whatever_they_hold(tmp_path, monkeypatch) -> None:
+    y = np.array([0, 1])
+    figure = drawn(monkeypatch, tmp_path, result_pictures.confusion, y, y, ["$a_{", "中"], "$x^{")
+    assert [x.get_text() for x in figure.axes[0].get_xticklabels()] == ["$a_{", "中"]
+    huge = np.array([1e308, -1e308])
+    drawn(monkeypatch, tmp_path, result_pictures.residuals, huge, huge, "price in $", "$x^{")

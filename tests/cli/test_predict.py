@@ -15,6 +15,7 @@ from sklearn import datasets
 
 import steepest as st
 from steepest import cli, data
+from steepest.cli import result_pictures
 from steepest.models import accuracy, r_squared, rmse
 
 TABLES = ["iris", "wine", "diabetes", "digits"]
@@ -36,8 +37,18 @@ def trained(table, target, *options):
     return out
 
 
+@pytest.fixture(scope="module", autouse=True)
+def plain():
+    """Pictures take most of the time of small runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(st.History, "plot", lambda self, path, title: path.touch())
+        for name in ("residuals", "confusion"):
+            patch.setattr(result_pictures, name, lambda *arguments: arguments[-1].touch())
+        yield
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, plain):
     """The tables of scikit-learn, and a run on each: name -> (table, folder)."""
     folder = tmp_path_factory.mktemp("runs")
     tables = {name: written(folder, name) for name in TABLES}

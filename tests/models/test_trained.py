@@ -187,7 +187,7 @@ def test_a_run_that_was_interrupted(table, tmp_path, monkeypatch) -> None:
             raise KeyboardInterrupt
 
     words = ["train", table, "--target", "y", "--ignore", "size", "--epochs", "9"]
-    words += ["--hidden", "5"]
+    words += ["--hidden", "256"]
     with monkeypatch.context() as patch:
         patch.setattr(st.AdamW, "step", interrupted)
         assert run(*words, "--out", tmp_path / "run")[0] == 130

@@ -1,6 +1,7 @@
 """What a result is worth: baselines beside it, and hints where it could be better."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,16 @@ PERFECT = 0.995
 
 
 def compared(trained: Run) -> dict[str, dict[str, dict[str, float]]]:
-    """The metrics of the baselines on each part of the data, by their names."""
+    """The metrics of the baselines on each part of the data, by their names.
+
+    Without the linear model where it cannot be fitted: a run is worth more than what is beside it.
+    """
     dataset = trained.dataset
     simple = "most frequent class" if dataset.classes else "mean"
-    models = {
-        baselines.NAMES[dataset.task]: baselines.linear(dataset),
-        simple: baselines.constant(dataset),
-    }
+    models: dict[str, Any] = {}
+    with suppress(ValueError, ArithmeticError):  # LinAlgError is one of the first
+        models[baselines.NAMES[dataset.task]] = baselines.linear(dataset)
+    models[simple] = baselines.constant(dataset)
     return {
         name: {
             part: measured(dataset, model.predict(x.astype(np.float64)), y)
@@ -65,7 +69,7 @@ def hints(trained: Run, results: Results, others: Mapping[str, Results]) -> list
             f"against {percent(trained.score, own)}; {advice}; steepest tune searches"
         )
     fell = falling(trained.history.rows, trained.history.best_epoch)
-    perfect = results["validation"][trained.score] > PERFECT
+    perfect = own > PERFECT
     if trained.stopped == "epochs" and fell > FALLING and not perfect:
         found.append(
             f"the validation loss was still falling: by {100 * fell:.0f} % in the second half; "
@@ -123,6 +127,7 @@ def tell(trained: Run, verdict: Verdict) -> None:
         print(line)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _shown(
     folder: Path,
     trained: Run,

@@ -1,5 +1,6 @@
 """Pictures of what a trained model says of the test part: a confusion matrix, or residuals."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,12 @@ MOST_WRITTEN, MOST_NAMED = 12, 40
 # More samples than these are drawn as a random choice of so many.
 MOST_DOTS = 5000
 
-BLUE, ORANGE, GRAY = "#1f5fa8", "#d95f02", "0.35"
+LARGEST = 1e300
+
+BLUE, GRAY = "#1f5fa8", "0.35"
+
+# Dollars in names are no formulas.
+PLAIN: dict[str, Any] = {"parse_math": False}
 
 
 def confusion(found: Array, y: Array, classes: Sequence[str], title: str, path: Path) -> None:
@@ -46,8 +52,8 @@ def confusion(found: Array, y: Array, classes: Sequence[str], title: str, path: 
     if k <= MOST_NAMED:
         size = 9 if written else 6
         turned: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-        ax.set_xticks(range(k), names, fontsize=size, **(turned if long else {}))
-        ax.set_yticks(range(k), names, fontsize=size)
+        ax.set_xticks(range(k), names, fontsize=size, **PLAIN, **(turned if long else {}))
+        ax.set_yticks(range(k), names, fontsize=size, **PLAIN)
     else:
         ax.set_xticks([])
         ax.set_yticks([])
@@ -65,16 +71,19 @@ def confusion(found: Array, y: Array, classes: Sequence[str], title: str, path: 
         bar = figure.colorbar(image, ax=ax, shrink=0.8, format=ticker.PercentFormatter(1, 0))
         bar.set_label("share of the true class")
         bar.outline.set_visible(False)
-    figure.suptitle(title, fontsize=12)
-    figure.savefig(path, dpi=130)
+    _save(figure, title, path)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of values near the largest numbers
 def residuals(found: Array, y: Array, target: str, title: str, path: Path) -> None:
     """Draws predictions against true values, and what is left of these, in the target's unit."""
     matplotlib = require("matplotlib.figure", "train", "a picture")
     if len(y) > MOST_DOTS:
         some = np.random.default_rng(0).choice(len(y), MOST_DOTS, replace=False)
         found, y = found[some], y[some]
+    # Axes go no further.
+    rest = (y - found).clip(-LARGEST, LARGEST)
+    found, y = found.clip(-LARGEST, LARGEST), y.clip(-LARGEST, LARGEST)
     figure = matplotlib.Figure(figsize=(8.8, 4.0), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     left, right = figure.subplots(1, 2)
@@ -88,16 +97,23 @@ def residuals(found: Array, y: Array, target: str, title: str, path: Path) -> No
         ha="right", va="bottom", color=GRAY, fontsize=9,
     )  # fmt: skip
     left.scatter(y, found, **dots)
-    left.set_xlabel(f"{name}, true")
-    left.set_ylabel(f"{name}, predicted")
+    left.set_xlabel(f"{name}, true", **PLAIN)
+    left.set_ylabel(f"{name}, predicted", **PLAIN)
     left.set_title("Predictions", fontsize=11)
     right.axhline(0, color=GRAY, lw=1)
-    right.scatter(found, y - found, **dots)
-    right.set_xlabel(f"{name}, predicted")
+    right.scatter(found, rest, **dots)
+    right.set_xlabel(f"{name}, predicted", **PLAIN)
     right.set_ylabel("true - predicted")
     right.set_title("Residuals", fontsize=11)
     for ax in (left, right):
         ax.grid(alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize=13)
-    figure.savefig(path, dpi=130)
+    _save(figure, title, path)
+
+
+def _save(figure: Any, title: str, path: Path) -> None:
+    """Writes a figure, also with characters that its font lacks."""
+    figure.suptitle(title, fontsize=12, **PLAIN)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        figure.savefig(path, dpi=130)

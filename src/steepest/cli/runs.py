@@ -119,6 +119,7 @@ class Run:
         limits: AbstractContextManager[Any] = control.threadpool_limits(1, user_api="blas")
         return limits
 
+    @np.errstate(over="ignore", invalid="ignore")  # as in training: BLAS may set flags for nothing
     def results(self) -> Results:
         """Loss and metric on each part of the data, with the parameters as they are."""
         found = {}

@@ -23,6 +23,9 @@ PENALTIES = tuple(10.0 ** (k / 2) for k in range(-6, 9))
 # With more rows of the training part, a linear model is fitted to so many of them.
 MOST_ROWS = 50_000
 
+# Fewer numbers than these are left to one thread.
+SMALL = 10**6
+
 
 class Constant:
     """A model that says the same of every sample.
@@ -65,8 +68,11 @@ def linear(dataset: Dataset) -> Any:
     True
     """
     models = require("sklearn.linear_model", "train", "a baseline")
+    control = require("threadpoolctl", "train", "a baseline")
     x, y = dataset.train.x[:MOST_ROWS].astype(np.float64), dataset.train.y[:MOST_ROWS]
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
+    threads = 1 if x.size < SMALL else None  # they wait for each other longer than they compute
+    limits = control.threadpool_limits(threads, user_api="blas")
+    with limits, warnings.catch_warnings(), np.errstate(all="ignore"):
         # Not wholly converged, or with an input that is a copy of another: good enough to compare.
         warnings.simplefilter("ignore")
         if dataset.task == "regression":

@@ -160,5 +160,5 @@ def _figure(history: History, title: str) -> Any:
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     if title:
-        figure.suptitle(title, fontsize=13)
+        figure.suptitle(title, fontsize=13, parse_math=False)
     return figure
