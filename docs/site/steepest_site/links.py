@@ -19,6 +19,7 @@ MOVED = {
     "CODE_OF_CONDUCT.md": "project/conduct",
     "SECURITY.md": "project/security",
     "bench/convergence.md": "guide/convergence",
+    "bench/defaults.md": "guide/defaults",
     "examples/gallery": "gallery/index",
 }
 """Pages of other folders than ``docs/``: file or folder, page."""
