@@ -74,7 +74,7 @@ def test_the_names_for_torch_are_those_of_its_module():
 def test_the_guide_has_every_page_once():
     listed = re.findall(r"^guide/([\w-]+)$", (SITE / "guide.md").read_text("utf-8"), re.M)
     there = [path.stem for path in (ROOT / "docs").glob("*.md")]
-    assert sorted(listed) == sorted([*there, "convergence"])
+    assert sorted(listed) == sorted([*there, "convergence", "defaults"])
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.stem)
