@@ -60,7 +60,8 @@ result = json.load(open("flats/config.json"))["results"]
 print({key: value for key, value in result.items() if isinstance(value, float | dict)})
 
 x, y = sklearn.datasets.load_iris(return_X_y=True)
-search = GridSearchCV(Classifier(epochs=30), {"hidden": [(), (16,)]}, cv=3, n_jobs=2).fit(x, y)
+grid = {"hidden": [(), (16,)], "lr": [0.003, 0.03]}
+search = GridSearchCV(Classifier(), grid, cv=3, n_jobs=2).fit(x, y)
 print("iris:", search.best_params_, round(search.best_score_, 3))
 assert search.best_score_ > 0.9
 CODE

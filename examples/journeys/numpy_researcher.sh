@@ -46,7 +46,7 @@ def powersign(p, g, state, t, *, lr=0.01, momentum=0.9):
 
 
 losses = {}
-for rule, lr in (st.SGD, 0.3), (st.AdamW, 0.01), (st.Muon, 0.01), (powersign, 0.1):
+for rule, lr in (st.SGD, 0.3), (st.AdamW, 0.01), (st.Muon, 0.03), (powersign, 0.1):
     w = begin()
     opt = rule(w, lr=st.schedules.cosine(lr, steps=200), clip=st.clip.global_norm(1.0))
     for _ in range(200):
