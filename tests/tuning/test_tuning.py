@@ -492,11 +492,14 @@ def test_losses_below_zero_are_drawn_on_a_linear_axis() -> None:
     assert axes.get_yscale() == "linear" and axes.get_ylim()[1] < 100
 
 
-def test_the_picture_shows_five_hyper_parameters_at_most() -> None:
-    names = [f"x{i}" for i in range(8)]
-    tuned = tune(lambda values, trial: 1.0, {n: integer(1, 9) for n in names}, "random", 2)
-    shown = [ax.get_xlabel() for ax in tuned.plot().axes if ax.get_visible()]
-    assert shown == ["trial", *names[: results.PANELS]]
+def test_the_picture_shows_eight_hyper_parameters_and_counts_them() -> None:
+    for count, title in (8, "a search"), (11, "a search (8 of 11 hyper-parameters)"):
+        names = [f"x{i}" for i in range(count)]
+        tuned = tune(lambda values, trial: 1.0, {n: integer(1, 9) for n in names}, "random", 2)
+        figure = tuned.plot(title="a search")
+        shown = [ax.get_xlabel() for ax in figure.axes if ax.get_visible()]
+        assert shown == ["trial", *names[: results.PANELS]]
+        assert figure.get_suptitle() == title
 
 
 def test_without_a_loss_there_is_no_picture() -> None:

@@ -224,13 +224,27 @@ def _scale(ax: Any, values: Sequence[float], limit: float) -> None:
 
 
 def _plain_log(axis: Any, low: float, high: float) -> None:
-    """Numbers such as 0.05 on a log axis, and enough of them."""
+    """Numbers such as 0.05 on a log axis, and enough of them; such as 5e-5 where there are any so
+    far from 1."""
     ticker = require("matplotlib.ticker", "train", "the picture")
     decades = math.log10(high / low)
     subs = (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
     axis.set_major_locator(ticker.LogLocator(subs=subs))
-    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    far = low < 1e-4 or high >= 1e6
+    axis.set_major_formatter(
+        ticker.FuncFormatter(lambda value, _: _powers(value) if far else f"{value:g}")
+    )
     axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def _powers(value: float) -> str:
+    """A number by its power of ten.
+
+    >>> _powers(5e-05), _powers(1.0), _powers(2e6)
+    ('5e-5', '1e0', '2e6')
+    """
+    digits, power = f"{value:e}".split("e")
+    return f"{float(digits):g}e{int(power)}"
 
 
 def readable(figure: Any) -> Any:

@@ -16,7 +16,8 @@ __all__ = ["Record", "State", "Stopped", "Tuned"]
 
 State = Literal["done", "pruned", "failed", "running"]
 Stopped = Literal["trials", "timeout", "interrupted"]
-PANELS = 5  # hyper-parameters shown in a picture
+PANELS = 8  # hyper-parameters shown in a picture; others are counted
+WIDE = 24  # letters of categories that have room below a panel
 COLORS = {"done": "#1f5fa8", "pruned": "#d95f02"}
 
 
@@ -116,8 +117,9 @@ class Tuned:
         """Draws the search, saves it where a path is given, and returns the matplotlib Figure.
 
         One panel for the losses by trial, with the lowest so far, and one for the loss against
-        each hyper-parameter, of the first five. Needs no display. Raises MissingExtra without
-        matplotlib, ValueError when no trial has a finite loss.
+        each hyper-parameter, of the first eight; the title counts them where there are more. Needs
+        no display. Raises MissingExtra without matplotlib, ValueError when no trial has a finite
+        loss.
         """
         figure = _figure(self, title)
         if path is not None:
@@ -158,6 +160,9 @@ def _figure(tuned: Tuned, title: str) -> Any:
         ax.spines[["top", "right"]].set_visible(False)
     for ax in axes[len(names) + 1 :]:
         ax.set_visible(False)
+    if len(tuned.space) > PANELS:
+        counted = f"{PANELS} of {len(tuned.space)} hyper-parameters"
+        title = f"{title} ({counted})" if title else counted
     if title:
         figure.suptitle(title, fontsize=13)
     return figure
@@ -218,7 +223,9 @@ def _draw_values(
     if labels is not None and distribution is not None:
         places = {label: i for i, label in enumerate(labels)}
         values = [_place(distribution, places, value) for value in values]
-        ax.set_xticks(range(len(labels)), [_short(x) for x in labels], fontsize=8)
+        words = [_short(x) for x in labels]
+        size = 8 if sum(map(len, words)) > WIDE else None
+        ax.set_xticks(range(len(labels)), words, fontsize=size)
         ax.set_xlim(-0.5, len(labels) - 0.5)
     elif distribution is not None and distribution.log:
         ax.set_xscale("log")
