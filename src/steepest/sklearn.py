@@ -16,11 +16,12 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral
 from typing import Any, Literal, Self
 
 import numpy as np
 
-from steepest import training
+from steepest import schedules, training
 from steepest.data.datasets import moments
 from steepest.extras import require
 from steepest.fields import count, real
@@ -61,7 +62,10 @@ class Network(base.BaseEstimator):  # type: ignore[misc]
     hidden: units of each hidden layer, or of the only one; () for a linear model.
     optimizer: the name of a rule, as in ``steepest list``; or a function that makes an optimizer
         from parameters, such as ``st.Adam``.
-    lr: the learning rate, a number or a schedule of the number of updates; None for the rule's own.
+    lr: the learning rate, a number or a schedule of the number of updates. None is the rule's own;
+        for "adamw" it is 0.03 of a linear model and 0.003 of a network, constant in
+        ``partial_fit``, while in ``fit`` it falls to a tenth along a cosine; and a network has
+        weight_decay=1, unless ``options`` say otherwise.
     options: further arguments of the rule, by name, as in {"weight_decay": 0.01}.
     epochs: passes over the data.
     batch_size: samples of an update; None for all.
@@ -154,9 +158,9 @@ class Network(base.BaseEstimator):  # type: ignore[misc]
         self._seed = int(utils.check_random_state(self.random_state).randint(2**31 - 1))
         training_part, aside = self._parts(samples) if self.early_stopping else (samples, None)
         if before is None:
-            net = self._begin(*training_part, classes=labels)
+            net = self._begin(*training_part, classes=labels, fitting=True)
         else:
-            net = self._begin_again(before, labels)
+            net = self._begin_again(before, labels, len(training_part[0]))
         stopping: dict[str, Any] = {}
         if aside is not None:
             stopping = {"validation": self._data(*aside), "use_ema": self.averaged}
@@ -192,7 +196,7 @@ class Network(base.BaseEstimator):  # type: ignore[misc]
         if first:
             self._seed = int(utils.check_random_state(self.random_state).randint(2**31 - 1))
             labels = self._labels(samples[1]) if classes is None else np.unique(classes)
-            self.net_ = self._begin(*samples, classes=labels)
+            self.net_ = self._begin(*samples, classes=labels, fitting=False)
         data = self._data(*samples)
         self.n_iter_ += 1
         self._restored = False
@@ -203,7 +207,9 @@ class Network(base.BaseEstimator):  # type: ignore[misc]
             self.optimizer_.step(grads)
         return self
 
-    def _begin(self, x: Array, y: Array, weight: Array | None, *, classes: Array | None) -> MLP:
+    def _begin(
+        self, x: Array, y: Array, weight: Array | None, *, classes: Array | None, fitting: bool
+    ) -> MLP:
         """Scaling, fresh parameters and optimizer, and the network, which becomes ``net_`` once
         there is something to predict with."""
         self.__dict__.pop("net_", None)
@@ -211,10 +217,10 @@ class Network(base.BaseEstimator):  # type: ignore[misc]
         self.scaling_ = {"x_mean": mean, "x_scale": scale}
         net = self._network(x.shape[1], self._outputs(y, weight, classes))
         self.params_ = net.initial(self._seed, np.float64)
-        self._begin_optimizer()
+        self._begin_optimizer(len(x) if fitting else None)
         return net
 
-    def _begin_again(self, before: MLP, classes: Array | None) -> MLP:
+    def _begin_again(self, before: MLP, classes: Array | None, samples: int) -> MLP:
         """The network once more, with the parameters that there are. Raises ValueError where they
         do not fit it."""
         if classes is not None and not np.array_equal(classes, self.classes_):
@@ -229,7 +235,7 @@ class Network(base.BaseEstimator):  # type: ignore[misc]
                 f"{before.sizes}; give warm_start=False to begin anew"
             )
         del self.net_
-        self._begin_optimizer()
+        self._begin_optimizer(samples)
         return net
 
     def _network(self, inputs: int, outputs: int) -> MLP:
@@ -237,8 +243,9 @@ class Network(base.BaseEstimator):  # type: ignore[misc]
         sizes = (inputs, *(hidden if isinstance(hidden, Iterable) else [hidden]), outputs)
         return MLP(sizes, self.task, self.objective, self.delta, self.activation, self.weights)
 
-    def _begin_optimizer(self) -> None:
-        self.optimizer_ = self._optimizer()
+    def _begin_optimizer(self, samples: int | None) -> None:
+        """samples: of a ``fit``; None where it is not known how many updates there will be."""
+        self.optimizer_ = self._optimizer(samples)
         if self.averaged:
             self.optimizer_.averaged()  # raises where there are none
         self.n_iter_ = 0
@@ -263,11 +270,13 @@ class Network(base.BaseEstimator):  # type: ignore[misc]
             return (*training_part, None), (*aside, None)
         return tuple(training_part), tuple(aside)
 
-    def _optimizer(self) -> Optimizer:
+    def _optimizer(self, samples: int | None) -> Optimizer:
         """The optimizer that was asked for."""
         options = dict(self.options or {})
         if self.lr is not None:
             options["lr"] = self.lr
+        if self.optimizer == "adamw" and "lr" not in options:
+            options = self._defaults(samples) | options
         options = copy.deepcopy(options)  # a schedule may have a state
         if not isinstance(self.optimizer, str):
             if not callable(self.optimizer):
@@ -278,6 +287,19 @@ class Network(base.BaseEstimator):  # type: ignore[misc]
                 raise ValueError("lr and options are for rules by name; give them in the function")
             return self.optimizer(self.params_)
         return by_name(self.optimizer)(self.params_, **options)
+
+    def _defaults(self, samples: int | None) -> dict[str, Any]:
+        """With what AdamW does well on small tables; ``tests/sklearn`` compares it with the linear
+        models of scikit-learn."""
+        linear = isinstance(self.hidden, Iterable) and not tuple(self.hidden)
+        rate = 0.03 if linear else 0.003
+        chosen: dict[str, Any] = {"lr": rate} if linear else {"lr": rate, "weight_decay": 1.0}
+        size: Any = samples if self.batch_size is None else self.batch_size
+        given: Any = samples, size, self.epochs
+        if all(isinstance(x, Integral) and int(x) > 0 for x in given):  # else the training tells
+            steps = int(self.epochs) * math.ceil(int(samples or 0) / int(size))
+            chosen["lr"] = schedules.cosine(rate, steps=steps, end=rate / 10)
+        return chosen
 
     def _checked(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> Samples:
         """Inputs, targets and weights, of the samples that have a weight."""

@@ -6,16 +6,24 @@ import os
 import pickle
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 from cases import A_RULE_OF_EACH_KIND, brief
 from sklearn.base import clone
-from sklearn.datasets import load_diabetes, load_iris
+from sklearn.datasets import (
+    load_breast_cancer,
+    load_diabetes,
+    load_iris,
+    load_wine,
+    make_regression,
+)
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MinMaxScaler
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 import steepest as st
 from steepest import sklearn as estimators
@@ -119,8 +127,8 @@ def test_a_fit_is_the_one_by_hand(diabetes) -> None:
 
 def test_a_fit_is_as_many_partial_ones(iris, diabetes) -> None:
     for made, data, first in (
-        (Classifier(epochs=3), iris, {"classes": [2, 1, 0]}),
-        (Regressor(epochs=3), diabetes, {}),
+        (Classifier(epochs=3, lr=0.01), iris, {"classes": [2, 1, 0]}),
+        (Regressor(epochs=3, lr=0.01), diabetes, {}),
     ):
         parts = clone(made).partial_fit(*data, **first)
         parts.partial_fit(*data)
@@ -129,6 +137,46 @@ def test_a_fit_is_as_many_partial_ones(iris, diabetes) -> None:
         assert equal(made.fit(*data), parts)
         assert parts.n_iter_ == made.n_iter_ == 3
         assert np.array_equal(made.predict(data[0]), parts.predict(data[0]))
+
+
+def test_without_a_rate_one_that_falls(iris) -> None:
+    x, y = iris
+    made = Classifier(hidden=(), epochs=4).fit(x, y)  # 5 updates each
+    group = made.optimizer_.param_groups[0]
+    assert group["lr"] == st.schedules.cosine(0.03, steps=20, end=0.03 / 10)
+    assert group["weight_decay"] == 0.01
+    made = Classifier(epochs=4, batch_size=None, options={"weight_decay": 0.5}).fit(x, y)
+    group = made.optimizer_.param_groups[0]
+    assert group["lr"] == st.schedules.cosine(0.003, steps=4, end=0.003 / 10)
+    assert group["weight_decay"] == 0.5
+    group = Classifier().partial_fit(x, y, [0, 1, 2]).optimizer_.param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == (0.003, 1.0)
+    group = Classifier(lr=0.25, epochs=1).fit(x, y).optimizer_.param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == (0.25, 0.01)
+    group = Classifier(optimizer="adam", epochs=1).fit(x, y).optimizer_.param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == (0.001, 0.0)
+
+
+TABLES = {
+    "iris": (load_iris, Classifier), "wine": (load_wine, Classifier),
+    "breast_cancer": (load_breast_cancer, Classifier), "diabetes": (load_diabetes, Regressor),
+    "made": (partial(make_regression, 300, 10, n_informative=5, noise=10, random_state=0),
+             Regressor),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("hidden", [(64,), ()], ids=["network", "linear"])
+@pytest.mark.parametrize("table", brief(TABLES, ["iris", "made"]))
+def test_the_defaults_come_to_what_the_linear_models_of_scikit_learn_do(table, hidden) -> None:
+    load, kind = TABLES[table]
+    x, y = load() if table == "made" else load(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(y))
+    linear = LogisticRegression(max_iter=1000) if kind is Classifier else RidgeCV()
+    baseline, own = (
+        cross_val_score(each, x[order], y[order], cv=5).mean()
+        for each in (make_pipeline(StandardScaler(), linear), kind(hidden))
+    )
+    assert own > baseline - 0.02
 
 
 def test_partial_fits_of_some_classes_at_a_time(iris) -> None:
@@ -223,7 +271,8 @@ def test_integer_weights_are_repeated_samples(made) -> None:
 
 def test_a_weight_of_zero_leaves_out(iris, diabetes) -> None:
     """To the last bit, whatever the batches."""
-    for made, (x, y) in ((Classifier(epochs=3), iris), (Regressor(epochs=3), diabetes)):
+    for kind, (x, y) in ((Classifier, iris), (Regressor, diabetes)):
+        made = kind(epochs=3, lr=0.01)
         weight = np.where(np.arange(len(y)) % 3 == 0, 0.0, 1.5)
         some = weight > 0
         zero = clone(made).fit(x, y, weight)
@@ -248,7 +297,8 @@ def test_weights_of_classes(iris) -> None:
     balanced = Classifier(epochs=5, class_weight="balanced").fit(x[some], y[some])
     each = (90 / (3 * np.array([50, 10, 30])))[y[some]]
     assert equal(balanced, Classifier(epochs=5).fit(x[some], y[some], each))
-    parts = clone(made).set_params(epochs=2).fit(x, y)
+    made.set_params(epochs=2, lr=0.01)
+    parts = clone(made).fit(x, y)
     assert equal(parts, made.partial_fit(x, y, [0, 1, 2]).partial_fit(x, y))
 
 

@@ -224,7 +224,7 @@ def _draw_values(
         places = {label: i for i, label in enumerate(labels)}
         values = [_place(distribution, places, value) for value in values]
         words = [_short(x) for x in labels]
-        size = 8 if sum(map(len, words)) > WIDE else None
+        size = 8 if len("".join(words)) > WIDE else None
         ax.set_xticks(range(len(labels)), words, fontsize=size)
         ax.set_xlim(-0.5, len(labels) - 0.5)
     elif distribution is not None and distribution.log:
