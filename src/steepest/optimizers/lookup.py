@@ -19,9 +19,9 @@ def by_name(name: str) -> type[Optimizer]:
     <class 'steepest.optimizers.averaged.ScheduleFreeSGD'>
     >>> st.by_name("sgd")(np.zeros(3), lr=0.1, momentum=0.9).rule
     'sgd'
-    >>> st.by_name("adamn")
+    >>> st.by_name("prodgy")
     Traceback (most recent call last):
-    ValueError: optimizer 'adamn': there is no such rule; did you mean adam or adamw or adan?
+    ValueError: optimizer 'prodgy': there is no such rule; did you mean prodigy?
     """
     if not isinstance(name, str):
         raise TypeError(f"optimizer {name!r}: expected the name of a rule")
