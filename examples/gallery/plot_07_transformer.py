@@ -7,6 +7,8 @@ A character model learns the text that comes with scikit-learn's table of breast
 ``pip install ".[train,torch]"``.
 """
 
+from statistics import fmean
+
 import matplotlib.pyplot as plt
 import torch
 from sklearn.datasets import load_breast_cancer
@@ -71,5 +73,5 @@ ax.legend()
 plt.show()
 
 difference = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
-print(f"loss at the start {ours[0]:.2f}, mean of the last ten {sum(ours[-10:]) / 10:.2f}")
+print(f"loss at the start {ours[0]:.2f}, mean of the last ten {fmean(ours[-10:]):.2f}")
 print(f"the largest difference between the two runs: {difference:.1g}")

@@ -119,6 +119,7 @@ def test_the_inputs_are_those_of_scikit_learn(tmp_path) -> None:
     expected = transformer.transform(frame.iloc[np.concatenate(parts)])
     mine, _ = found.columns.encoded(pandas.read_csv(path).iloc[np.concatenate(parts)])
     np.testing.assert_array_equal(mine, expected)
+    # The data set has them scaled, as float32: scaled back they are rounded.
     np.testing.assert_allclose(raw_inputs(found), expected, atol=1e-5)
 
 

@@ -90,6 +90,7 @@ def test_predictions_are_the_models(net, dtype, tmp_path) -> None:
     else:
         expected, proba = made.classes[net.predicted(z)], net.probabilities(z)
         assert len(set(expected)) > 1
+    # onnxruntime adds up products in another order, and its exp is another one.
     tolerance = 4e-6 if dtype == np.float32 else 1e-14
     session = agree(tmp_path / "model.onnx", x, expected, proba, tolerance)
     if dtype == np.float32:
