@@ -20,6 +20,7 @@ from steepest import tuning as tuning
 from steepest.checkpoint import load as load
 from steepest.checkpoint import save as save
 from steepest.checkpoint.former_names import FORMER_MODULES as _FORMER_MODULES
+from steepest.core.verification import CorruptionError as CorruptionError
 from steepest.extension.build import get_include as get_include
 from steepest.kernels.information import info as info
 from steepest.kernels.threads import get_num_threads as get_num_threads

@@ -1,7 +1,8 @@
-"""One digest for each rule, type and option: the bits of 50 steps, to see whether they stay.
+"""One digest for each rule, type and option: the bits of 50 steps, to see whether they stay; and
+one for each rule and format: those of 2000 steps.
 
 ``python tests/helpers/golden.py`` prints them all, the matrix rules' too; ``--write`` renews the
-file that ``test_golden.py`` compares. A digest may change only where the numbers are meant to
+files that ``test_golden.py`` compares. A digest may change only where the numbers are meant to
 change, and then CHANGELOG.md says so. Matrix rules are not in the file: their bits are those of one
 machine's BLAS. Parameters and gradients come of whole numbers, so that no random generator has a
 part.
@@ -18,12 +19,15 @@ import numpy as np
 from cases import CONFIGURATIONS, label
 
 import steepest as st
+from steepest.memory import formats
 from steepest.optimizers import RULES
 from steepest.options import decay
 
 FILE = Path(__file__).parents[1] / "data" / "golden.txt"
 
-STEPS = 50
+LONG_FILE = FILE.with_name("golden_2000.txt")
+
+STEPS, LONG_STEPS = 50, 2000
 SHAPES: dict[str, tuple[int, ...]] = {
     "vector": (7,), "long": (1031,), "matrix": (20, 31), "kernel": (3, 4, 3, 3), "number": (),
 }  # fmt: skip
@@ -45,6 +49,22 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "box": {"regularize": st.regularize.box(-0.5, 1.0)},
     **{f"decay-{mode}": {"decay_mode": mode} for mode in decay.MODES},
 }
+
+FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    "float64": ("float64", {}),
+    "float32": ("float32", {}),
+    "bfloat16": ("bfloat16", {"state_dtype": "bfloat16"}),
+    "float16": ("float16", {}),
+    "bfloat16-stochastic": ("bfloat16", {"rounding": "stochastic"}),
+    "bfloat16-split16": ("bfloat16", {"master": "split16"}),
+    "float16-master": ("float16", {"master": "float32"}),
+    "float32-q8": ("float32", {"state_dtype": "q8"}),
+    "bfloat16-split16-q8": ("bfloat16", {"master": "split16", "state_dtype": "q8"}),
+}
+"""Type of parameters and gradients, and arguments, by a name."""
+
+LONG_SHAPES: dict[str, tuple[int, ...]] = {"embedding": (73, 61), "vector": (37,), "number": ()}
+"""The first is large enough for states of 8 bits."""
 
 Case = tuple[str, str, str, dict[str, Any]]
 
@@ -92,6 +112,39 @@ def digest(rule: str, dtype: str, arguments: dict[str, Any]) -> str | None:
     return total.hexdigest()[:16]
 
 
+def long_cases() -> Iterator[tuple[str, str]]:
+    """(rule, name of a format)."""
+    for rule, cls in RULES.items():
+        if cls.needs != "matrix":
+            yield from ((rule, name) for name in FORMATS)
+
+
+def long_digest(rule: str, name: str) -> str | None:
+    """The digest of an optimizer after 2000 steps under a schedule; None where the rule refuses the
+    format."""
+    dtype, options = FORMATS[name]
+    params = {
+        key: formats.encoded(numbers(shape, k, "float64"), formats.named(dtype)).copy()
+        for k, (key, shape) in enumerate(LONG_SHAPES.items())
+    }
+    arguments = next(found for known, found in CONFIGURATIONS if known == rule)
+    try:
+        opt: Any = RULES[rule](params, **arguments, **options)
+    except ValueError:
+        return None
+    if "lr" in opt.param_groups[0]:
+        lr = opt.param_groups[0]["lr"]
+        opt.param_groups[0]["lr"] = st.schedules.cosine(lr, steps=LONG_STEPS, warmup=100)
+    for t in range(LONG_STEPS):
+        grads = {}
+        for k, (key, p) in enumerate(params.items()):
+            pull = np.clip(formats.decoded(p), -1, 1) / 4
+            g = numbers(p.shape, 31 * (t % 40) + k, "float32") + pull
+            grads[key] = formats.encoded(g.astype(pull.dtype), p.dtype)
+        opt.step(grads)
+    return str(opt.digest()[:16])
+
+
 @functools.cache
 def numbers(shape: tuple[int, ...], seed: int, dtype: str) -> np.ndarray:
     """Numbers between -1 and 1 with 20 bits each, without order, the same everywhere."""
@@ -101,6 +154,13 @@ def numbers(shape: tuple[int, ...], seed: int, dtype: str) -> np.ndarray:
             k = (k ^ (k >> np.uint64(29))) * np.uint64(multiplier)
     signed = (k >> np.uint64(44)).astype(np.int64) - (1 << 19)
     return (signed / (1 << 19)).astype(dtype).reshape(shape)
+
+
+def long_lines() -> Iterator[str]:
+    for case in long_cases():
+        found = long_digest(*case)
+        if found is not None:
+            yield f"{' '.join(case)} {found}"
 
 
 def lines(*, with_matrix_rules: bool) -> Iterator[str]:
@@ -113,10 +173,14 @@ def lines(*, with_matrix_rules: bool) -> Iterator[str]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--write", action="store_true", help=f"renew {FILE.name}")
+    parser.add_argument(
+        "--write", action="store_true", help=f"renew {FILE.name} and {LONG_FILE.name}"
+    )
     write = parser.parse_args().write
     made = [f"{line}\n" for line in lines(with_matrix_rules=not write)]
+    long = [f"{line}\n" for line in long_lines()]
     if write:
         FILE.write_text("".join(made))
+        LONG_FILE.write_text("".join(long))
     else:
-        print("".join(made), end="")
+        print("".join([*made, *long]), end="")

@@ -89,6 +89,7 @@ for name, make in RULES.items():
         for k in SHAPES:
             same(p[k], q[k], (name, dtype, k))
         same_state(sharded, one)
+        assert sharded.digest() == one.digest()
 assert sorted(refused) == ["dadaptadam", "dog", "dowg", "prodigy"]
 """
     together(ranks, MODEL + code, tmp_path)
@@ -164,6 +165,7 @@ for make, dtype, cuts, hyper in CASES:
     for k in SHAPES:
         same(p[k], q[k], (make, hyper, k))
     same_state(sharded, one)
+    assert sharded.digest() == one.digest()
     assert any(sharded._cut) == cuts, (make, hyper)
     assert all(x.dtype == np.float32 for x in sharded._shares)
     st.save("run.safetensors", sharded)
@@ -239,6 +241,7 @@ for make, dtype, hyper in CASES:
     for k in SHAPES:
         same(p[k], q[k], (make, hyper, k))
     same_state(sharded, one)
+    assert sharded.digest() == one.digest()
     assert any(x.dtype == np.uint8 for state in one.state.values() for x in state.values())
     st.save("run.safetensors", sharded)
     again = make({k: np.zeros_like(x) for k, x in p.items()}, **hyper)

@@ -41,6 +41,7 @@ def test_every_rule_has_the_bits_of_itself(rule, alone):
     same_bits(p["a"], q["a"])
     same_bits(p["b"][0], q["b"][0])
     assert opt.updates == one.updates == 3 and opt.rule == rule
+    assert opt.digest() == one.digest()
     found, expected = opt.state_dict(), one.state_dict()
     assert found["param_groups"] == expected["param_groups"]
     for name, state in expected["state"].items():

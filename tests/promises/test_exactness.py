@@ -10,17 +10,17 @@ from cases import (
     EACH_LEVEL,
     LEVELS,
     SETS_OF_LEVELS,
+    STAGES,
     brief,
+    fitting,
     label,
     use_threads,
 )  # fmt: skip
 
-import steepest as st
 from steepest.extension.testing import SIZES, equals_reference, normal, special, wide
 from steepest.kernels import dispatch
 from steepest.kernels.engine import BLOCK_SIZE, CHUNK_SIZE
 from steepest.optimizers import RULES
-from steepest.options import decay
 
 THREADS = (1, 2, 3)
 
@@ -74,49 +74,6 @@ def test_the_tail_of_every_vector_width(rule, arguments, dtype, levels):
     for level in levels:
         dispatch.use(level)
         run(rule, arguments, dtype, tuple(range(70)), 2, normal)
-
-
-STAGES = [
-    {"l1": 0.031},
-    {"maximize": True},
-    {"ema": 0.93},
-    {"decay_mode": "l2", "l1": 0.01},
-    {"decay_mode": "decoupled", "ema": 0.5},
-    {"clip": st.clip.value(0.7)},
-    {"clip": (st.clip.adaptive(0.05), st.clip.value(0.7)), "l1": 0.02, "maximize": True},
-    {"regularize": (st.regularize.toward_initial(0.1), st.regularize.l1(0.1, proximal=True))},
-    {"lookahead": st.average.lookahead(2, 0.37)},
-    {"cautious": True, "clip": st.clip.value(0.7), "ema": 0.5},
-    {"cautious": True, "decay_mode": "decoupled", "filter": st.filters.mars(0.3)},
-    {"average": st.average.tail(1), "ema": 0.93, "regularize": st.regularize.toward_initial(0.1)},
-    {"lookahead": st.average.lookahead(3, 0.8), "average": st.average.tail(0, 2), "ema": 0.5},
-    {"decay_mode": "independent", "regularize": st.regularize.decoupled(0.3)},
-    {"decay_mode": "lr_relative", "peak_lr": 0.31},
-    {"decay_mode": "corrected", "regularize": st.regularize.decoupled(0.3)},
-    {"decay_mode": "palm"},
-    {"decay_mode": "cautious", "regularize": st.regularize.decoupled(0.3), "l1": 0.1},
-    {"decay_mode": "cautious", "clip": (st.clip.adaptive(0.05), st.clip.value(0.7)), "ema": 0.5},
-    {"decay_mode": "decoupled_after", "lookahead": st.average.lookahead(1, 0.8)},
-    {"decay_mode": "proximal", "regularize": st.regularize.l1(0.1, proximal=True)},
-    {
-        "filter": (st.filters.mars(0.3), st.filters.grokfast(0.7), st.filters.mask()),
-        "regularize": st.regularize.box(-1, 1),
-    },
-]
-
-
-def fitting(rule: str, arguments: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Both together, without what the rule refuses: see test_average, test_cautious, test_decay."""
-    cls, mode, refused = RULES[rule], options.get("decay_mode"), set()
-    if "decoupled_weight_decay" in arguments and mode:
-        arguments = {k: v for k, v in arguments.items() if k != "decoupled_weight_decay"}
-    if not cls.may_be_moved:
-        refused |= {"lookahead"} | ({"decay_mode"} if mode in decay.AFTER else set())
-    if not cls.additive:
-        refused |= {"cautious"} | ({"decay_mode"} if mode == "cautious" else set())
-    if cls.own_decay and mode not in decay.OWN:
-        refused |= {"decay_mode", "peak_lr"}
-    return arguments | {k: v for k, v in options.items() if k not in refused}
 
 
 @pytest.mark.parametrize(("rule", "arguments"), BY_RULE, ids=label)

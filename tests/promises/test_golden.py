@@ -1,8 +1,8 @@
-"""The bits of 50 steps are those of the file; ``golden.py`` prints and renews it."""
+"""The bits of 50 and of 2000 steps are those of the files; ``golden.py`` prints and renews them."""
 
 import golden
 import pytest
-from cases import LEVELS
+from cases import A_RULE_OF_EACH_KIND, LEVELS, brief, use_threads
 
 from steepest.kernels import dispatch
 from steepest.optimizers import RULES
@@ -42,3 +42,31 @@ def test_no_case_is_missing_in_the_file():
     every = {case[:3]: case[3] for case in golden.cases() if case[0] in IN_FILE}
     for case in every.keys() - KNOWN.keys():
         assert golden.digest(*case[:2], every[case]) is None, f"{case}: run golden.py --write"
+
+
+LONG = {
+    (rule, name): digest
+    for rule, name, digest in (
+        line.split(" ") for line in golden.LONG_FILE.read_text().splitlines()
+    )
+}
+EVERY = list(golden.long_cases())
+BRIEF = [
+    x for x in EVERY if x[0] == "adamw" or (x[0] in A_RULE_OF_EACH_KIND and x[1] == "float32-q8")
+]
+
+
+@pytest.mark.parametrize(("rule", "name"), brief(EVERY, BRIEF))
+@pytest.mark.parametrize(
+    ("level", "threads"), brief([(LEVELS[-1], 8), (LEVELS[0], 1)], [(LEVELS[-1], 8)])
+)
+def test_the_bits_of_long_runs(rule, name, level, threads):
+    dispatch.use(level)
+    use_threads(threads)
+    assert golden.long_digest(rule, name) == LONG.get((rule, name))
+
+
+def test_the_file_of_long_runs_has_no_other_case():
+    assert LONG.keys() <= set(EVERY)
+    assert {rule for rule, _ in LONG} == set(IN_FILE)
+    assert {name for _, name in LONG} == set(golden.FORMATS)

@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch")
 import torch.optim.optimizer as torch_optimizer  # noqa: E402
 from torch_facts import ADAGRAD_TAKES_LATER_GROUPS  # noqa: E402
 
+import steepest as st  # noqa: E402
 import steepest.torch as stt  # noqa: E402
 
 NAMES = sorted(
@@ -696,3 +697,24 @@ def test_numpy_numbers_as_hyperparameters():
     for params, optimizer in ((p, ours), (q, theirs)):
         step(params, optimizer, range(3))
     assert_close(p, q)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "Prodigy", "Muon"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_digest_is_that_of_the_class_without_torch(name, dtype):
+    p = parameters((6, 5), (6, 2), dtype=dtype)
+    given = {"dtype": "bfloat16"} if dtype == torch.bfloat16 else {}
+    twins = [x.detach().clone() for x in p]
+    arrays = [x.view(torch.int16).numpy().view(np.uint16) if given else x.numpy() for x in twins]
+    opt, one = getattr(stt, name)(p, lr=0.03), getattr(st, name)(arrays, lr=0.03, **given)
+    assert opt.digest() == one.digest() and not opt.state
+    for t in range(3):
+        grads = [random(x.shape, 10 * t + k, dtype) for k, x in enumerate(p)]
+        for x, g in zip(p, grads, strict=True):
+            x.grad = g
+        opt.step()
+        one.step([g.view(torch.int16).numpy().view(np.uint16) if given else g for g in grads])
+    assert opt.digest() == one.digest()
+    with torch.no_grad():
+        p[0][0, 0] += 1
+    assert opt.digest() != one.digest()

@@ -19,6 +19,7 @@ from steepest.core.scalar_states import new_scalars
 from steepest.core.standstill import Standstill
 from steepest.core.state import Changes, WatchedDict, counters
 from steepest.core.state_formats import bits_of
+from steepest.core.verification import Verification
 from steepest.kernels import dispatch, machine
 from steepest.kernels.engine import Plan
 from steepest.memory import arrays, formats
@@ -46,6 +47,8 @@ class WithGroups(Rule, registered=False):
     """Whether others may hold the state's arrays, and so may change how they lie."""
     _unscale = 1.0
     """What gradients are multiplied with before all else, by who has scaled the loss."""
+    _verification: Verification | None = None
+    """What part of each step is computed again."""
     _bits: str | None = None
     """The format whose bits arrays of uint16 hold."""
 

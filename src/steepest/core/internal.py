@@ -35,6 +35,7 @@ __all__ = [
     "given_order",
     "group_programs",
     "held_rules",
+    "kept_numbers",
     "load_with",
     "loaded_programs",
     "new_state",
@@ -70,6 +71,11 @@ def group_programs(optimizer: Optimizer) -> Sequence[GroupProgram]:
 def clipping_of(optimizer: Optimizer) -> Clipping:
     """The clips of all groups, and the norms that they use, once there is a plan."""
     return optimizer._clipping
+
+
+def kept_numbers(optimizer: Optimizer) -> list[tuple[str, float]]:
+    """The numbers that rules keep of groups, by name."""
+    return optimizer._kept_numbers()
 
 
 def filled_group(optimizer: Optimizer, group: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from steepest.core.norms import checked_history
 from steepest.core.planning import WithPlan
 from steepest.core.scalar_states import packed_scalars
 from steepest.core.state import WatchedDict, counter
+from steepest.core.verification import attach
 from steepest.fields import Call, continued
 from steepest.kernels import machine
 from steepest.memory import arrays
@@ -195,7 +196,7 @@ class WithStateDict(WithPlan, registered=False):
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()
         for name in ("_plan", "_plan_kernels", "_lock", "_cuts", "_clipping", "_places", "_written",
-                     "_besides", "_keeping", "_sharing"):  # fmt: skip
+                     "_besides", "_keeping", "_sharing", "_go"):  # fmt: skip
             kept.pop(name, None)  # what belongs to a plan, which a copy builds anew
         return kept
 
@@ -203,6 +204,8 @@ class WithStateDict(WithPlan, registered=False):
         self.__dict__.update(kept)
         self._plan = self._plan_kernels = None
         self._lock = machine.Lock()
+        if self._verification is not None:
+            attach(self)
         if self._files is not None:  # a pickle brings its arrays in memory
             brought = [at for at in self._state_arrays() if not lies_in_file(at[0][at[1]])]
             self._files.reserve([state[key].nbytes for state, key in brought])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest.core import internal, trees
+from steepest.core import digests, internal, trees
 from steepest.core.group_program import GroupProgram
 from steepest.core.state import counter
 from steepest.core.state_formats import bits_of
@@ -379,6 +379,25 @@ class Sharded:
                 f"state {key!r} of parameter {name!r} has shape {np.shape(x)}; expected {p.shape}"
             )
         return piece.of(np.asarray(x))
+
+    def digest(self) -> str:
+        """SHA-256 of parameters, state and counts, as one process would have it; see
+        ``Optimizer.digest``. All ranks call it together, and all get it."""
+        found = ""
+
+        def work(whole: UnshardedOptimizer) -> None:
+            nonlocal found
+            params = {
+                name: p
+                for group in whole.param_groups
+                for name, p in zip(group["param_names"], group["params"], strict=True)
+            }
+            found = digests.digest(
+                params, whole.state_dict(), internal.kept_numbers(self.optimizer)
+            )
+
+        self.as_one(work)
+        return str(self._ranks.comm.bcast(found, root=0))
 
     # What checkpoints call
 

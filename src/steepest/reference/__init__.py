@@ -83,7 +83,7 @@ def step(
     regularize: Sequence[Any] = (),
     filter: Sequence[Any] = (),
     clip: Any = None,
-    factor: float = 1.0,
+    factor: float | Sequence[float] = 1.0,
     count: int | None = None,
     name: str = "0",
     state_dtype: Any = None,
@@ -109,10 +109,11 @@ def step(
     its optimizer.
 
     A global rule takes lists of parameters, gradients, states and steps, and ``shared=``, the dict
-    of its numbers for all parameters.
+    of its numbers for all parameters; also a list as `factor`.
     """
     together = isinstance(p, list)
     each = list(zip(p, g, state, t, strict=True)) if together else [(p, g, state, t)]
+    factors = factor if isinstance(factor, Sequence) else [factor] * len(each)
     numbers = number if isinstance(number, Sequence) else range(number, number + len(each))
     stored = [
         Stored(x, z, state_dtype, master, rounding, (rounding_seed, k, steps))
@@ -129,7 +130,7 @@ def step(
         lr=lr, weight_decay=weight_decay, decay_mode=decay_mode, l1=l1, ema=ema,
         lookahead=lookahead, average=average, peak_lr=peak_lr, regularize=regularize,
         filters={type(f).__name__: f for f in filter}, clip=clip, cautious=cautious,
-        factor=-factor if maximize else factor, count=each[0][3] - 1 if count is None else count,
+        factor=1.0, count=each[0][3] - 1 if count is None else count,
     )  # fmt: skip
     function = _known(rule)
     takes = inspect.signature(function).parameters
@@ -140,7 +141,10 @@ def step(
     elif "keep" in takes:  # or by the decay factor
         hyper["keep"] = options.decay_factor
     shrinks = not {"decay", "keep"} & set(takes)
-    gradients = [options.prologue(x, y, z) for x, y, z, _ in each]
+    gradients = []
+    for (x, y, z, _), scale in zip(each, factors, strict=True):
+        options.factor = -scale if maximize else scale
+        gradients.append(options.prologue(x, y, z))
     aside = [options.decoupled_decay(x) if shrinks else x for x, _, _, _ in each]
     function(p, gradients if together else gradients[0], state, t, lr=lr, **hyper)
     for (x, _, z, k), y, kept in zip(each, gradients, aside, strict=True):

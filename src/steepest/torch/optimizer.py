@@ -280,6 +280,16 @@ class Optimizer(WithInner):
         tensors = dict(zip(self._by_index, self._tensors, strict=True))
         return {name: views.tensor(x, tensors[name]) for name, x in over.averaged().items()}
 
+    def digest(self) -> str:
+        """SHA-256 of parameters, states and counts; that of the class of ``steepest`` over equal
+        arrays of equal names, which are the numbers of the parameters where none are given. See
+        ``steepest.AdamW.digest``. States that there are not yet count as they begin.
+        """
+        inner = self._current()
+        if internal.current_plan(inner) is None:
+            internal.build_plan(inner)
+        return str(inner.digest())
+
     @property
     def updates(self) -> int:
         """The number of steps done so far; what schedules are evaluated at."""

@@ -394,6 +394,12 @@ cdef class Plan:
         for i in range(self.step.count):
             self.step.entries[i].scale = one if each is None else each[i]
 
+    def scale(self, Py_ssize_t i):
+        """The factor of the gradient in the last step."""
+        if not 0 <= i < self.step.count:
+            raise IndexError(f"entry {i} of {self.step.count}")
+        return self.step.entries[i].scale
+
     def elements(self):
         """What a sweep costs, in elements. Those of prepared rules do not count: threads that wait
         for work, awake, would take the processors from those of BLAS, on which these rules spend

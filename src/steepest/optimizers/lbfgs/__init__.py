@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from steepest.core import group_keys, internal, trees
+from steepest.core import digests, group_keys, internal, trees
 from steepest.core.hyper_parameters import Number, within
 from steepest.core.state_formats import bits_of
 from steepest.fields import Call, continued
@@ -241,6 +241,12 @@ class LBFGS:
                 for group in self.param_groups
             ],
         }
+
+    def digest(self) -> str:
+        """SHA-256 of parameters, state and counts; see ``Optimizer.digest``."""
+        [group] = self.param_groups
+        named = dict(zip(group["param_names"], self._checked(), strict=True))
+        return digests.digest(named, self.state_dict(), [])
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Takes over a copy of what ``state_dict`` gave; parameters are matched by name.
