@@ -12,7 +12,7 @@ import pytest
 from cases import BY_RULE, STAGES, fitting, label
 
 import steepest as st
-from steepest.kernels.engine import BLOCK_SIZE
+from steepest.core.verification import BLOCK as BLOCK_SIZE
 from steepest.optimizers import RULES
 
 SHAPES = {"long": (3 * BLOCK_SIZE + 5,), "matrix": (20, 31), "kernel": (3, 4, 3, 3), "number": (),

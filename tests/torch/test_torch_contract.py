@@ -718,3 +718,34 @@ def test_the_digest_is_that_of_the_class_without_torch(name, dtype):
     with torch.no_grad():
         p[0][0, 0] += 1
     assert opt.digest() != one.digest()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_verified_steps(dtype):
+    p = parameters((60, 50), (6, 2), dtype=dtype)
+    opt = stt.AdamW([p[0]], lr=0.03, clip=st.clip.global_norm(1.0))
+    check = opt.verify(1.0)
+
+    def step(seed):
+        for k, x in enumerate(p):
+            x.grad = random(x.shape, seed + k, dtype)
+        opt.step()
+
+    step(0)
+    opt.add_param_group({"params": [p[1]], "maximize": True})
+    step(2)
+    opt.load_state_dict(copy.deepcopy(opt.state_dict()))
+    opt.param_groups[0]["lr"] = torch.tensor(0.01)
+    step(4)
+    assert check.elements == 3 * 3000 + 2 * 12
+    opt.register_step_post_hook(lambda *_: None)
+    inner = opt._inner
+    held, go = inner._go.args
+
+    def damaged(optimizer, flat, count):
+        go(optimizer, flat, count)
+        opt.state[p[0]]["exp_avg"][3, 4] += 1
+
+    inner._go = type(inner._go)(inner._go.func, held, damaged)
+    with pytest.raises(st.CorruptionError, match=r"'exp_avg' of parameter '0' .* at .3, 4."):
+        step(6)

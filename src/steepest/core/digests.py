@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -56,24 +57,25 @@ def _text(value: Any) -> str:
 
 
 def _add(total: Any, name: str, x: Array) -> None:
-    total.update(f"{name} {_kind(x)} {x.shape}\n".encode())
+    total.update(f"{name} {_name(x.dtype)} {x.shape}\n".encode())
     unsigned = np.dtype(f"u{x.dtype.itemsize}")
     parts: Any = np.nditer(
         x.view(unsigned), ["external_loop", "buffered", "zerosize_ok"], order="C",
         op_dtypes=[unsigned.newbyteorder("<")], casting="equiv", buffersize=_BATCH,
     )  # fmt: skip
-    infinite = _INFINITE.get(_kind(x))
+    infinite = _INFINITE.get(_name(x.dtype))
     for part in parts:
         total.update(np.ascontiguousarray(_with_one_nan(part, infinite)))
 
 
 def canonical(x: Array) -> Array:
     """The bits of an array as unsigned integers; those of any NaN are the same."""
-    return _with_one_nan(x.view(f"u{x.dtype.itemsize}"), _INFINITE.get(_kind(x)))
+    return _with_one_nan(x.view(f"u{x.dtype.itemsize}"), _INFINITE.get(_name(x.dtype)))
 
 
-def _kind(x: Array) -> str:
-    return "bfloat16" if is_bfloat16(x.dtype) else x.dtype.name
+@cache
+def _name(dtype: np.dtype[Any]) -> str:
+    return "bfloat16" if is_bfloat16(dtype) else dtype.name
 
 
 def _with_one_nan(bits: Array, infinite: int | None) -> Array:

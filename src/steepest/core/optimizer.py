@@ -89,14 +89,14 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
         }
         return digests.digest(params, self._state_dict(np.asarray), self._kept_numbers())
 
-    def verify(self, share: float = 0.01, *, seed: int = 0) -> Verification:
+    def verify(self, share: float = 0.001, *, seed: int = 0) -> Verification:
         """From now on, a part of each step is computed again by the reference, and compared.
 
         share: the part of all elements, from 0 to 1, that is drawn anew in each step: blocks of
         neighbours; all of a parameter whose elements depend on each other; or all parameters, in as
-        many steps, where the rule sums over them in one group. 0 ends it. The reference is NumPy:
-        at 0.01 a step takes about 1.3 times as long. Rules in Python, and those for matrices, are
-        left out: they have no other reference than themselves.
+        many steps, where the rule sums over them in one group. 0 ends it. A step of AdamW over 20
+        million elements takes 1.07 times as long at 0.001, and 1.5 times at 0.01. Rules in Python,
+        and those for matrices, are left out: they have no reference but themselves.
 
         Returns what counts the elements that were compared. A step that has given another bit
         raises ``CorruptionError``, and has been done: memory, processor, or the kernel has erred;
@@ -107,8 +107,8 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
         >>> opt = st.AdamW(w, lr=1e-3)
         >>> check = opt.verify(0.5)
         >>> for _ in range(20):
-        ...     opt.step(w)
-        >>> check.elements > 50_000
+        ...     opt.step(w / 2)
+        >>> check.elements > 50_000  # of 200 000
         True
         """
         part = _SHARE.check(share, "", "share")

@@ -13,15 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from steepest import reference
 from steepest.core.digests import canonical
 from steepest.core.group_program import GroupProgram
-from steepest.kernels.engine import BLOCK_SIZE, Plan
+from steepest.kernels.engine import Plan
 from steepest.memory import arrays
 from steepest.memory.arrays import Array
-from steepest.options.clip import adaptive
+from steepest.options import clip, filters
 
-__all__ = ["CorruptionError", "Verification", "verified_step"]
+__all__ = ["BLOCK", "CorruptionError", "Verification", "attach"]
+
+
+BLOCK = 4096
+"""How many neighbours are drawn together."""
 
 
 class CorruptionError(RuntimeError):
@@ -50,14 +53,14 @@ class Verification:
 
 @dataclass
 class _Part:
-    """Parameters with gradients and states as they were before a step: all of one, a block of
-    neighbours, or all of all where a rule sums over them."""
+    """Parameters with gradients and states as they were before a step: all of one, some
+    blocks of it, or all of all where a rule sums over them."""
 
     program: GroupProgram
     names: list[str]
     numbers: list[int]
     steps: list[int]
-    place: slice | None
+    places: Sequence[slice] | None
     params: list[Array]
     grads: list[Array]
     states: list[dict[str, Array]]
@@ -70,6 +73,8 @@ class _Part:
         # The reference climbs where it is asked to maximize, and the engine's factor does already.
         scales = [self.program.sign * x for x in factors]
         hyper |= {"factor": scales if self.shared is not None else scales[0], "count": count}
+        from steepest import reference  # which few processes need
+
         with np.errstate(all="ignore"):
             if self.shared is not None:
                 everything = (self.params, self.grads, self.states, self.steps)
@@ -81,7 +86,7 @@ class _Part:
             own: dict[str, Any] = {"name": self.names[0], "number": self.numbers[0]}
             reference.step(rule.rule, p, g, state, t, **own, **hyper)
 
-    def size(self) -> int:
+    def elements(self) -> int:
         return sum(p.size for p in self.params)
 
 
@@ -105,7 +110,7 @@ def verified_step(
             factors = [used.scale(i) for i in part.numbers]
             part.again(factors, count)
         _compare(optimizer, part, count + 1)
-        verification.elements += part.size()
+        verification.elements += part.elements()
 
 
 def _parts(
@@ -124,17 +129,19 @@ def _parts(
         if program.shared and t != int(optimizer._updates) + 1:
             continue  # the numbers of a group follow all updates, the reference this parameter's
         live, state = _live(optimizer, i)
-        cuts = _divisible(program, live, state)
-        size = max(live.size, 1)
-        for k in verification.chosen(-(-size // BLOCK_SIZE) if cuts else 1):
-            place = slice(k * BLOCK_SIZE, (k + 1) * BLOCK_SIZE) if cuts else None
-            g = arrays.gradient(flat[i], live, name)
-            kept = {key: _copy(x, place) for key, x in state.items() if key != "step"}
-            kept |= {key: np.array(group[key]) for key in program.shared}
-            found.append(
-                _Part(program, [name], [i], [t], place, [_copy(live, place)], [_copy(g, place)],
-                      [kept], None)
-            )  # fmt: skip
+        places = None
+        if _divisible(program, live, state):
+            blocks = verification.chosen(-(-live.size // BLOCK))
+            places = [slice(k * BLOCK, (k + 1) * BLOCK) for k in blocks]
+            if not places:
+                continue
+        elif not verification.chosen(1):
+            continue
+        g = arrays.gradient(flat[i], live, name)
+        kept = {key: _copy(x, places) for key, x in state.items() if key != "step"}
+        kept |= {key: np.array(group[key]) for key in program.shared}
+        p, g = _copy(live, places), _copy(g, places)
+        found.append(_Part(program, [name], [i], [t], places, [p], [g], [kept], None))
     if global_steps and len(optimizer.param_groups) == 1 and verification.chosen(1):
         found.append(_together(optimizer, global_steps, flat))
     return found
@@ -158,6 +165,8 @@ def _together(optimizer: Any, steps: Sequence[tuple[int, int]], flat: Sequence[A
 
 
 def _has_reference(program: GroupProgram) -> bool:
+    from steepest import reference
+
     return not program.rule.prepares and program.rule.rule in reference.RULES
 
 
@@ -182,17 +191,18 @@ def _divisible(program: GroupProgram, p: Array, state: Mapping[str, Array]) -> b
         and not program.makes
         and program.seed(p) is None
         and not program.h["cautious"]
-        and not any(isinstance(x, adaptive) for x in clips)
-        and not any(type(x).__name__ in ("mars", "centralize") for x in program.h["filter"])
+        and not any(isinstance(x, clip.adaptive) for x in clips)
+        and not any(isinstance(x, filters.mars | filters.centralize) for x in program.h["filter"])
         and all(x.shape == p.shape for key, x in state.items() if key != "step" and x.ndim)
     )
 
 
-def _copy(x: Array, place: slice | None) -> Array:
-    """A copy in C order: of all elements, or of those at a place among them."""
-    if place is None or x.ndim == 0:
+def _copy(x: Array, places: Sequence[slice] | None) -> Array:
+    """A copy in C order: of all elements, or of those at some places among them."""
+    if places is None or x.ndim == 0:
         return np.array(x, order="C")
-    return np.array(x.reshape(-1)[place] if x.flags.c_contiguous else x.flat[place])
+    flat = x.reshape(-1) if x.flags.c_contiguous else x.flat
+    return np.concatenate([flat[place] for place in places])
 
 
 def _compare(optimizer: Any, part: _Part, count: int) -> None:
@@ -207,12 +217,13 @@ def _compare(optimizer: Any, part: _Part, count: int) -> None:
             if key != "step"
         ]
         for what, x, expected in pairs:
-            actual = _copy(x, part.place)
+            actual = _copy(x, part.places)
             other = canonical(actual).reshape(-1) != canonical(expected).reshape(-1)
             if other.any():
                 at = int(np.flatnonzero(other)[0])
-                offset = 0 if part.place is None else part.place.start
-                where = tuple(map(int, np.unravel_index(at + offset, x.shape)))
+                at_all = np.arange(x.size)
+                element = _copy(at_all, part.places if x.ndim else None)[at]
+                where = tuple(map(int, np.unravel_index(element, x.shape)))
                 raise CorruptionError(
                     f"{what} has {actual.reshape(-1)[at]} at {where} after update {count}, where "
                     f"the reference has {expected.reshape(-1)[at]}: an error of memory or "

@@ -46,7 +46,7 @@ class Stored:
         """`random` are the seed of what is rounded stochastically, the parameter's number, and the
         count of its steps."""
         self.real: Any = np.float64 if p.dtype == np.float64 or _wide(state_dtype) else np.float32
-        self._p, self._state = p, state
+        self._p, self._kept = p, state
         self._random, self._passes = random, 0
         self._stochastic = rounding == "stochastic" and is_short(p.dtype)
         self._master = None if master is None else MASTERS[master]
@@ -59,9 +59,9 @@ class Stored:
         self._decoded = {key for key, x in self.state.items() if x is not state[key]}
 
     def _decoded_parameter(self) -> Array:
-        if self._master is None or self._master.key not in self._state:
+        if self._master is None or self._master.key not in self._kept:
             return self._numbers(self._p)
-        return np.array(self._master.joined(self._p, self._state[self._master.key]), self.real)
+        return np.array(self._master.joined(self._p, self._kept[self._master.key]), self.real)
 
     def _encode_parameter(self) -> None:
         if self._stochastic:
@@ -69,11 +69,11 @@ class Stored:
             self._p[...] = stochastic(self.p, self._p.dtype, base)
             self._passes += 1
             return
-        if self._master is None or self._master.key not in self._state:
+        if self._master is None or self._master.key not in self._kept:
             self._p[...] = encoded(self.p, self._p.dtype)
             return
         exact = encoded(self.p, np.dtype(np.float32))
-        self._p[...], self._state[self._master.key][...] = self._master.split(exact, self._p.dtype)
+        self._p[...], self._kept[self._master.key][...] = self._master.split(exact, self._p.dtype)
 
     def _numbers(self, x: Array) -> Array:
         exact = x.dtype.kind in "iub" or x.dtype in (np.float64, self.real)
@@ -82,19 +82,19 @@ class Stored:
     def _state_numbers(self, key: str) -> Array:
         scale = self._scales.get(key)
         if scale is None:
-            return self._numbers(self._state[key])
+            return self._numbers(self._kept[key])
         square = scale.endswith(_ROOT_SCALE)
-        return from_q8(self._state[key], self._state[scale], square).astype(self.real)
+        return from_q8(self._kept[key], self._kept[scale], square).astype(self.real)
 
     def _encode_state(self, key: str, x: Array) -> None:
         """Stores the numbers of a state that is stored otherwise."""
         scale = self._scales.get(key)
         if scale is None:
-            self._state[key][...] = encoded(x, self._state[key].dtype)
+            self._kept[key][...] = encoded(x, self._kept[key].dtype)
             return
         square = scale.endswith(_ROOT_SCALE)
         bits = noise(noise_base(*self._random, 1), x.size)
-        self._state[key][...], self._state[scale][...] = to_q8(x, square, bits)
+        self._kept[key][...], self._kept[scale][...] = to_q8(x, square, bits)
 
     def encode(self) -> None:
         """Stores what has changed."""
@@ -104,14 +104,14 @@ class Stored:
             if key in self._decoded:
                 self._encode_state(key, x)
             else:
-                self._state[key] = x
+                self._kept[key] = x
 
     def reread(self, *keys: str) -> None:
         """Makes of numbers what is read once they have been stored: of the states that are named,
         or of the parameter."""
         for key in keys:
             x = self.state[key]
-            if x is not self._state[key]:
+            if x is not self._kept[key]:
                 self._encode_state(key, x)
                 x[...] = self._state_numbers(key)
         if not keys and self.p is not self._p:

@@ -290,6 +290,11 @@ class Optimizer(WithInner):
             internal.build_plan(inner)
         return str(inner.digest())
 
+    def verify(self, share: float = 0.001, *, seed: int = 0) -> Any:
+        """From now on, a part of each step is computed again by the reference, and compared; see
+        ``steepest.AdamW.verify``."""
+        return self._current().verify(share, seed=seed)
+
     @property
     def updates(self) -> int:
         """The number of steps done so far; what schedules are evaluated at."""
