@@ -1,9 +1,11 @@
-"""Faults to inject: system calls that fail or kill, and Ctrl-C at a chosen line.
+"""Faults to inject: system calls that fail or kill, Ctrl-C at a chosen line, and memory that there
+is not.
 
 A test loops over n until nothing fails any more, so that every point is met.
 """
 
 import ctypes
+import importlib
 import itertools
 import os
 import signal
@@ -79,6 +81,65 @@ def interrupted_at(n, call, number=signal.SIGINT):
         assert signal.getsignal(number) is handler
         signal.signal(number, before)
     return False
+
+
+def out_of_memory(n, call):
+    """Whether the n-th allocation by Python that the call makes, which fails, has ended it.
+
+    By a MemoryError, or what NumPy and Python themselves make of that in places."""
+    testcapi = importlib.import_module("_testcapi")
+    try:
+        testcapi.set_nomemory(n, n + 1)
+        call()
+    except Exception:
+        return True
+    finally:
+        testcapi.remove_mem_hooks()
+    return False
+
+
+ALLOCATOR = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Allocations by modules of this package and of NumPy are counted, and the chosen one fails. */
+
+static long chosen = 0, seen = 0;
+static __thread int inside = 0;
+
+long allocations(long n) { long before = seen; seen = 0; chosen = n; return before; }
+
+static int fails(void *caller) {
+    Dl_info found;
+    int ours;
+    if (chosen == 0 || inside) return 0;
+    inside = 1;
+    ours = dladdr(caller, &found) && found.dli_fname
+        && (strstr(found.dli_fname, "steepest") || strstr(found.dli_fname, "_multiarray_umath"));
+    inside = 0;
+    if (!ours || ++seen != chosen) return 0;
+    errno = ENOMEM;
+    return 1;
+}
+
+extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t);
+extern void *__libc_memalign(size_t, size_t);
+
+#define HERE __builtin_return_address(0)
+void *malloc(size_t n) { return fails(HERE) ? NULL : __libc_malloc(n); }
+void *calloc(size_t n, size_t m) { return fails(HERE) ? NULL : __libc_calloc(n, m); }
+void *realloc(void *p, size_t n) { return fails(HERE) ? NULL : __libc_realloc(p, n); }
+void *aligned_alloc(size_t a, size_t n) { return fails(HERE) ? NULL : __libc_memalign(a, n); }
+int posix_memalign(void **p, size_t a, size_t n) {
+    if (fails(HERE)) return ENOMEM;
+    *p = __libc_memalign(a, n);
+    return *p ? 0 : ENOMEM;
+}
+"""
+"""To be preloaded: it makes one allocation of NumPy's or of the compiled modules fail."""
 
 
 TRACE_ME, TO_NEXT_CALL = 0, 24  # PTRACE_TRACEME and PTRACE_SYSCALL of Linux

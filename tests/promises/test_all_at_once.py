@@ -4,12 +4,15 @@ import signal
 
 import numpy as np
 import pytest
+from cases import brief
 from faults import interrupted_at, lines_of
 
 import steepest as st
 from steepest import schedules
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda x: x.name)
+STRIDES = pytest.mark.parametrize("stride", brief([19, 1], [19]))
+"""Between the lines that are tried; the last 40, where a change is made, all are."""
 
 
 def made(*steps, lr=0.1):
@@ -30,7 +33,8 @@ def seen(opt):
 
 
 @SIGNALS
-def test_a_state_is_loaded_wholly_or_not_at_all(number):
+@STRIDES
+def test_a_state_is_loaded_wholly_or_not_at_all(number, stride):
     loaded = made(3.0, 4.0, 5.0, lr=0.2).state_dict()
     loaded["param_groups"][1]["lr"].observe(3.0)
     loaded["param_groups"][0]["note"] = 1
@@ -44,7 +48,7 @@ def test_a_state_is_loaded_wholly_or_not_at_all(number):
     lines = lines_of(lambda: change(fresh))
     assert lines > 200
     found = []
-    for n in (*range(1, lines - 40, 19), *range(lines - 40, lines + 1)):
+    for n in (*range(1, lines - 40, stride), *range(lines - 40, lines + 1)):
         opt = made()
         assert interrupted_at(n, lambda opt=opt: change(opt), number)
         found.append(seen(opt))
@@ -53,7 +57,8 @@ def test_a_state_is_loaded_wholly_or_not_at_all(number):
 
 
 @SIGNALS
-def test_a_group_is_added_wholly_or_not_at_all(number):
+@STRIDES
+def test_a_group_is_added_wholly_or_not_at_all(number, stride):
     def change(opt):
         opt.add_param_group({"params": {"c": np.ones(2), "d": np.ones(1)}, "lr": 0.5})
 
@@ -63,7 +68,7 @@ def test_a_group_is_added_wholly_or_not_at_all(number):
     lines = lines_of(lambda: change(fresh))
     assert lines > 200
     found = []
-    for n in (*range(1, lines - 40, 19), *range(lines - 40, lines + 1)):
+    for n in (*range(1, lines - 40, stride), *range(lines - 40, lines + 1)):
         opt = made()
         assert interrupted_at(n, lambda opt=opt: change(opt), number)
         found.append(seen(opt))

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+from cases import brief
 from faults import interrupted_at, lines_of
 
 import steepest as st
@@ -32,14 +33,18 @@ def step(model, opt):
     opt.step()
 
 
-def places(change):
-    """Every line that the change runs, or so many of them that the last are all among them."""
+STRIDES = pytest.mark.parametrize("stride", brief([37, 1], [37]))
+
+
+def places(change, stride):
+    """Lines that the change runs, so far apart; the last, where it is made, are all among them."""
     lines = lines_of(change)
     assert lines > 200
-    return [*range(1, lines - 40, 37), *range(lines - 40, lines + 1)]
+    return [*range(1, lines - 40, stride), *range(lines - 40, lines + 1)]
 
 
-def test_a_state_is_loaded_wholly_or_not_at_all():
+@STRIDES
+def test_a_state_is_loaded_wholly_or_not_at_all(stride):
     loaded = copy.deepcopy(made()[1].state_dict())
     loaded["param_groups"][1]["weight_decay"] = 0.5
     loaded["param_groups"][0]["lr"].observe(3.0)
@@ -49,7 +54,7 @@ def test_a_state_is_loaded_wholly_or_not_at_all():
     after.load_state_dict(loaded)
     after = repr(after.state_dict())
     found = []
-    for n in places(lambda: fresh.load_state_dict(loaded)):
+    for n in places(lambda: fresh.load_state_dict(loaded), stride):
         model, opt = made()
         state, groups, lr = opt.state, list(opt.param_groups), opt.param_groups[0]["lr"]
         assert interrupted_at(n, lambda opt=opt: opt.load_state_dict(loaded))
@@ -60,13 +65,14 @@ def test_a_state_is_loaded_wholly_or_not_at_all():
     assert before in found and set(found) <= {before, after}
 
 
-def test_a_group_is_added_wholly_or_not_at_all():
+@STRIDES
+def test_a_group_is_added_wholly_or_not_at_all(stride):
     def change(opt):
         opt.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.3})
 
     fresh = made()[1]
     sizes = set()
-    for n in places(lambda: change(fresh)):
+    for n in places(lambda: change(fresh), stride):
         model, opt = made()
         assert interrupted_at(n, lambda opt=opt: change(opt))
         sizes.add(len(opt.param_groups))

@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from steepest.checkpoint.error import CheckpointError
 from steepest.core import trees
+from steepest.kernels import sources
 from steepest.memory import arrays, formats
 from steepest.memory.arrays import Array
 from steepest.optimizers import LBFGS, Optimizer
@@ -64,7 +65,7 @@ def by_name(optimizer: Saved, params: Any) -> dict[str, Array]:
 
 def _place(x: Array) -> tuple[Any, ...]:
     """What two arrays have in common if and only if they are views of the same elements."""
-    return x.__array_interface__["data"][0], x.shape, x.strides, x.dtype
+    return sources.start(x), x.shape, x.strides, x.dtype
 
 
 def fitting(

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from steepest.kernels import sources
 from steepest.memory.arrays import Array
 
 __all__ = ["new_scalars", "packed_scalars"]
@@ -56,5 +57,5 @@ def _checked(state: Mapping[str, Any], key: str, program: Any, name: str) -> Arr
 
 
 def _address(x: Array) -> int:
-    address: int = x.__array_interface__["data"][0]
+    address: int = sources.start(x)
     return address

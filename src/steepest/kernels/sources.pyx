@@ -437,6 +437,14 @@ cdef char *address(object x, bint writable) except? NULL:
     return <char *>view.buf
 
 
+def start(array):
+    """The address of the first element of an array. NumPy's own ways to it make objects, and crash
+    where there is no memory left for these."""
+    if HEAD_IS_KNOWN and isinstance(array, NDARRAY):
+        return <size_t>(<const ArrayHead *>array).data
+    return array.__array_interface__["data"][0]
+
+
 cdef int64_t *counter(object x) except NULL:
     """The address of a 0-d int64 array, which the caller keeps alive."""
     cdef Py_buffer view

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from steepest.kernels import sources
 from steepest.memory import formats
 from steepest.memory.formats import computed as computed
 
@@ -225,7 +226,7 @@ def zeros_like(p: Array, memory: Array | None = None, dtype: np.dtype[Any] | Non
     order, dtype = _slowest_first(p), dtype or computed(p)
     if memory is None:
         memory = np.zeros(p.size * dtype.itemsize + LINE, np.uint8)
-    shift = (p.__array_interface__["data"][0] - memory.__array_interface__["data"][0]) % LINE
+    shift = (sources.start(p) - sources.start(memory)) % LINE
     dense: Array = np.ndarray(
         [p.shape[axis] for axis in order],
         dtype,
@@ -459,7 +460,7 @@ def shaped(x: Any, dtype: Any, shape: tuple[int, ...], name: str, key: str) -> A
 
 def byte_bounds(x: Array) -> tuple[int, int]:
     """The addresses of the first byte of x and of the one after its last."""
-    low = high = x.__array_interface__["data"][0]
+    low = high = sources.start(x)
     for stride, n in zip(x.strides, x.shape, strict=True):
         if stride < 0:
             low += stride * (n - 1)

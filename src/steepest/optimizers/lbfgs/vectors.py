@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from steepest.kernels import sources
 from steepest.memory import formats
 from steepest.memory.arrays import Array
 
@@ -53,7 +54,7 @@ class Rows:
 
     def _new(self) -> Array:
         memory = np.empty(self.length * self.dtype.itemsize + _LINE, np.uint8)
-        shift = -memory.__array_interface__["data"][0] % _LINE
+        shift = -sources.start(memory) % _LINE
         return np.ndarray((self.length,), self.dtype, memory.data, shift)
 
 
