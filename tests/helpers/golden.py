@@ -11,7 +11,7 @@ part.
 import argparse
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +119,11 @@ def long_cases() -> Iterator[tuple[str, str]]:
             yield from ((rule, name) for name in FORMATS)
 
 
-def long_digest(rule: str, name: str) -> str | None:
+def long_digest(
+    rule: str, name: str, around: tuple[Callable[[], Any], Callable[[], Any]] | None = None
+) -> str | None:
     """The digest of an optimizer after 2000 steps under a schedule; None where the rule refuses the
-    format."""
+    format. `around`: what is called before each step, and after it."""
     dtype, options = FORMATS[name]
     params = {
         key: formats.encoded(numbers(shape, k, "float64"), formats.named(dtype)).copy()
@@ -141,7 +143,16 @@ def long_digest(rule: str, name: str) -> str | None:
             pull = np.clip(formats.decoded(p), -1, 1) / 4
             g = numbers(p.shape, 31 * (t % 40) + k, "float32") + pull
             grads[key] = formats.encoded(g.astype(pull.dtype), p.dtype)
-        opt.step(grads)
+        if around is None:
+            opt.step(grads)
+            continue
+        around[0]()
+        try:
+            opt.step(grads)
+        finally:
+            around[1]()
+    for p in params.values():
+        assert np.isfinite(formats.decoded(p)).all(), (rule, name)
     return str(opt.digest()[:16])
 
 

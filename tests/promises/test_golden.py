@@ -51,18 +51,19 @@ LONG = {
     )
 }
 EVERY = list(golden.long_cases())
+NUMBERED = [(i, *x) for i, x in enumerate(EVERY)]
 BRIEF = [
-    x for x in EVERY if x[0] == "adamw" or (x[0] in A_RULE_OF_EACH_KIND and x[1] == "float32-q8")
+    (i, rule, name)
+    for i, rule, name in NUMBERED
+    if rule == "adamw" or (rule in A_RULE_OF_EACH_KIND and name == "float32-q8")
 ]
 
 
-@pytest.mark.parametrize(("rule", "name"), brief(EVERY, BRIEF))
-@pytest.mark.parametrize(
-    ("level", "threads"), brief([(LEVELS[-1], 8), (LEVELS[0], 1)], [(LEVELS[-1], 8)])
-)
-def test_the_bits_of_long_runs(rule, name, level, threads):
-    dispatch.use(level)
-    use_threads(threads)
+@pytest.mark.parametrize(("number", "rule", "name"), brief(NUMBERED, BRIEF))
+def test_the_bits_of_long_runs(number, rule, name):
+    """Each case at one level, with one number of threads; ``tests/long/bits.py`` draws others."""
+    dispatch.use(LEVELS[number % len(LEVELS)])
+    use_threads(1 + number % 8)
     assert golden.long_digest(rule, name) == LONG.get((rule, name))
 
 
