@@ -2,8 +2,8 @@
 
     python tests/long/bits.py --minutes 30 --seed 1 --report tests/long/reports/bits.md
 
-Cases of ``tests/data/golden_2000.txt`` are run at a level, with a number of threads from 1 to 8, and
-in a floating-point mode of the caller's, all of them drawn, and their digests compared with the
+Cases of ``tests/data/golden_2000.txt`` are run at a level, with a number of threads from 1 to 8,
+and in a floating-point mode of the caller, all drawn, and their digests are compared with the
 file. ``--every`` runs each case once at least. The exit code is 1 where a digest differs.
 """
 
