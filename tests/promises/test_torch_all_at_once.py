@@ -85,6 +85,19 @@ def test_a_group_is_added_wholly_or_not_at_all(stride):
     assert 2 in sizes and sizes <= {2, 3}
 
 
+def test_a_group_is_added_without_a_trace_of_torchs_own_way():
+    """Every line around the call of torch's method: it left a group half filled, and
+    no defaults."""
+    for n in range(30, 100):
+        _, opt = made()
+        defaults = dict(opt.defaults)
+        group = {"params": [torch.nn.Parameter(torch.ones(2))]}
+        assert interrupted_at(n, lambda opt=opt, group=group: opt.add_param_group(group))
+        assert len(opt.param_groups) == 2 and opt.defaults == defaults
+    opt.add_param_group(group)
+    assert opt.param_groups[2]["betas"] == (0.9, 0.999)
+
+
 class Wrong(Exception):
     pass
 

@@ -117,14 +117,8 @@ class Optimizer(WithInner):
             own = copies.given(self.param_groups[-1], outlets)
             self._copy_of = {**self._copy_of, **own}
             return
-        kept, defaults = list(self.param_groups), self.defaults
-        self.defaults = {}
-        try:
-            super().add_param_group(param_group)
-            group = self.param_groups[-1]
-        finally:
-            self.param_groups[:] = kept
-            self.defaults = defaults
+        kept = list(self.param_groups)
+        group = self._as_torch_has_it(param_group)
         inner = self._current()
         self._stale = True
         internal.rule_of(inner, group)
@@ -149,6 +143,15 @@ class Optimizer(WithInner):
         self._expose_early()
         if self._in_backward is not None:
             self._in_backward.attach()
+
+    def _as_torch_has_it(self, param_group: dict[str, Any]) -> dict[str, Any]:
+        """A new group as torch's ``add_param_group`` makes and checks it beside the others, without
+        defaults: in a stand-in, so that nothing here has to be put back."""
+        stand_in: Any = object.__new__(type(self))
+        stand_in.__dict__.update(self.__dict__, param_groups=list(self.param_groups), defaults={})
+        super(Optimizer, stand_in).add_param_group(param_group)
+        group: dict[str, Any] = stand_in.param_groups[-1]
+        return group
 
     # The step
 
