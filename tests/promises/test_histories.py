@@ -66,6 +66,7 @@ def coefficient(monkeypatch):
             np.nextafter(x, 2.0).item() if i == 1 else x for i, x in enumerate(numbers)
         )
 
+    changed.__module__, changed.__qualname__ = before.__module__, before.__qualname__  # for pickle
     monkeypatch.setattr(cls, "coefficients", staticmethod(changed))
 
 
