@@ -25,6 +25,9 @@ __all__ = ["WithPlan"]
 class WithPlan(WithGroups, registered=False):
     """Parameters in groups, and the plan of a step over them and their states."""
 
+    _left: list[tuple[str, str]]
+    """The states that the groups no longer ask for: (parameter, key)."""
+
     def _resolved(self, flat: list[Any]) -> Plan:
         """The plan, with this step's gradients bound."""
         plan = self._plan
@@ -43,8 +46,7 @@ class WithPlan(WithGroups, registered=False):
         return plan
 
     def _forget(self) -> None:
-        """Takes states away that the groups no longer ask for: a saved run does not have them
-        either, if they are asked for again."""
+        """Takes away what is left: if it is asked for again, a saved run does not have it."""
         for name, key in self._left:
             dict.pop(self._state.get(name, {}), key, None)  # unmarked: the plan does not use it
         self._left = []

@@ -93,10 +93,12 @@ class Optimizer(WithInner):
             if full:
                 parts[number].append(self._filled(filled, full[number], tensors))
         part = iter(parts)
-        for group in groups:
-            self.param_groups += (
-                own_group(group, next(part)) if group["params"] else [self._empty_group(group)]
-            )
+        parts_of: list[int] = []
+        for i, group in enumerate(groups):
+            own = own_group(group, next(part)) if group["params"] else [self._empty_group(group)]
+            self.param_groups += own
+            parts_of += [i] * len(own)
+        self._parts_of = parts_of
         self._company = shards.found(self.param_groups, self._zero)
         if self._company is not None:
             self._company.check(inner, self.param_groups)
@@ -130,6 +132,7 @@ class Optimizer(WithInner):
         internal.rule_of(inner, group)
         judge(inner, strictly=True)
         if not group["params"]:
+            self._parts_of = self._with_parts(len(kept), 1)
             self.param_groups.append(self._empty_group(group))
             return
         if self._in_backward is not None:
@@ -145,10 +148,16 @@ class Optimizer(WithInner):
             raise
         tensors = dict(zip(names, group["params"], strict=True))
         parts = [self._filled(filled, group, tensors) for filled in inner.param_groups[first:]]
+        self._parts_of = self._with_parts(len(kept), len(parts))
         self.param_groups += own_group(group, parts)
         self._expose_early()
         if self._in_backward is not None:
             self._in_backward.attach()
+
+    def _with_parts(self, groups: int, parts: int) -> list[int]:
+        """``_parts_of`` with those of another group, behind the groups that there are."""
+        known = self._parts_of if len(self._parts_of) == groups else range(groups)
+        return [*known, *[groups] * parts]
 
     # The step
 
