@@ -56,12 +56,12 @@ class TorchDraw(Draw):
 
     def history(self) -> History:
         drawn = super().history()
-        given = drawn["given"]
-        given.pop("state_dir", None)
+        drawn["given"].pop("state_dir", None)
         late = self.beside and self.rule == "asgd"  # where torch takes a rate one step later
-        if self.some(0.35) and "schedules" not in given.get("lr", "") and not late:
+        if self.some(0.35) and "schedules" not in repr(drawn) and not late:
             drawn["scheduler"] = self.of(SCHEDULERS)
-        return drawn | {"named": self.some(0.3)}
+        by_name = self.rule in ("psgdkron", "apollo")  # whose random numbers follow from names
+        return drawn | {"named": by_name or self.some(0.3)}
 
     def array(self) -> tuple[str, Any]:
         name, x = super().array()

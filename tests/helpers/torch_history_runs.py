@@ -117,7 +117,8 @@ class TorchRun:
         self.beside: NumPy | None = None
         self.theirs: Theirs | None = None
         hyper = {*history["given"], *(k for g in self.given for k in g["own"])}
-        near = Theirs.of(self) if in_torch(history["rule"], hyper) else None
+        whole = all(p.dtype in ULPS for p in self.tensors.values())
+        near = Theirs.of(self) if whole and in_torch(history["rule"], hyper) else None
         self.in_torch = near is not None
         if way == "drawn":
             self.beside, self.theirs = NumPy(self), near
@@ -524,7 +525,11 @@ class Theirs:
     def compare(self) -> None:
         for name, theirs in self.tensors.items():
             ours = self.run.tensors[name]
-            if not ours.numel():
+            if not ours.numel() or math.isinf(self.largest[name]):
+                continue
+            finite = bool(torch.isfinite(ours).all()), bool(torch.isfinite(theirs).all())
+            if not all(finite):  # nothing of what follows can be compared
+                self.largest[name] = math.inf
                 continue
             self.largest[name] = max(self.largest[name], self.size(ours), self.size(theirs))
             unit = torch.finfo(ours.dtype).eps * self.largest[name]

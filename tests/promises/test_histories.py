@@ -57,7 +57,7 @@ def test_what_is_drawn_has_everything():
 
 
 def coefficient(monkeypatch):
-    cls = RULES["adamw"]
+    cls = next(cls for cls in RULES["adamw"].__mro__ if "coefficients" in vars(cls))
     before = cls.coefficients
 
     def changed(h, t):
@@ -168,9 +168,9 @@ def pickled(monkeypatch):
 
 
 FAULTS = {
-    coefficient: "reference", strided: "contiguous", beyond: "outside", half_done: "contiguous",
-    refused: "refusal", in_children: "fork", gradients: "gradient", mode: "mode", state: "saved",
-    pickled: "saved",
+    coefficient: ["reference"], strided: ["contiguous", "saved"], beyond: ["outside"],
+    half_done: ["contiguous"], refused: ["refusal"], in_children: ["fork"],
+    gradients: ["gradient"], mode: ["mode"], state: ["saved"], pickled: ["saved"],
 }  # fmt: skip
 
 
@@ -184,16 +184,16 @@ FAULTS = {
 )
 def test_a_fault_is_found_and_made_small(fault, monkeypatch):
     fault(monkeypatch)
-    kind = FAULTS[fault]
+    kinds = FAULTS[fault]
     for seed in range(400):
         history = history_draws.history(seed, "adamw")
         found = histories.finding(history, history_runs.check)
         if found is not None:
             break
-    assert found is not None and found.kind == kind, found
-    small = histories.smallest(history, kind, history_runs.check, 10.0)
+    assert found is not None and found.kind in kinds, found
+    small = histories.smallest(history, found.kind, history_runs.check, 5.0)
     again = histories.finding(json.loads(json.dumps(small)), history_runs.check)
-    assert again is not None and again.kind == kind
+    assert again is not None and again.kind == found.kind
     assert size(small) < size(history) / 2 or len(small["events"]) <= 2
     assert sum(len(group["arrays"]) for group in small["groups"]) == 1
 

@@ -57,7 +57,7 @@ def test_what_is_drawn_has_everything():
 
 
 def coefficient(monkeypatch):
-    cls = RULES["adamw"]
+    cls = next(cls for cls in RULES["adamw"].__mro__ if "coefficients" in vars(cls))
     before = cls.coefficients
 
     def changed(h, t):
@@ -109,21 +109,23 @@ def state(monkeypatch):
     monkeypatch.setattr(stt.AdamW, "load_state_dict", load)
 
 
-FAULTS = {coefficient: "torch", strided: "numpy", gradients: "gradient", state: "saved"}
+FAULTS = {
+    coefficient: ["torch"], strided: ["numpy"], gradients: ["gradient"], state: ["saved"]
+}  # fmt: skip
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.__name__)
 def test_a_fault_is_found_and_made_small(fault, monkeypatch):
     fault(monkeypatch)
-    kind = FAULTS[fault]
+    kinds = FAULTS[fault]
     for seed in range(300):
         history = torch_history_draws.history(seed, "adamw")
         found = histories.finding(history, torch_history_runs.check)
         if found is not None:
             break
-    assert found is not None and found.kind == kind, found
-    small = histories.smallest(history, kind, torch_history_runs.check, 10.0)
+    assert found is not None and found.kind in kinds, found
+    small = histories.smallest(history, found.kind, torch_history_runs.check, 5.0)
     again = histories.finding(json.loads(json.dumps(small)), torch_history_runs.check)
-    assert again is not None and again.kind == kind
+    assert again is not None and again.kind == found.kind
     assert size(small) < size(history) / 2 or len(small["events"]) <= 2
