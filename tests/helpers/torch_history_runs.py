@@ -36,6 +36,8 @@ ULPS = {torch.float32: 256, torch.float64: 4096}
 """How far a parameter may be from that of torch's class, in units of the largest magnitude that it
 has had or been moved by, times the number of steps: a step is within 2 ulp of either, and later
 ones multiply what earlier ones differ by."""
+LATE = {"asgd"}
+"""Rules that use a new rate at once, and in torch one step later."""
 LOOSE = {"nadam", "asgd"}
 """Rules whose products torch keeps in float32, for float64 parameters too."""
 
@@ -118,6 +120,8 @@ class TorchRun:
         self.theirs: Theirs | None = None
         hyper = {*history["given"], *(k for g in self.given for k in g["own"])}
         whole = all(p.dtype in ULPS for p in self.tensors.values())
+        if history["rule"] in LATE and "scheduler" in history:
+            whole = False
         near = Theirs.of(self) if whole and in_torch(history["rule"], hyper) else None
         self.in_torch = near is not None
         if way == "drawn":
@@ -275,6 +279,8 @@ class TorchRun:
         group = self.opt.param_groups[event["group"] % len(self.opt.param_groups)]
         if event["key"] in group:
             group[event["key"]] = self.value(event["value"])
+            if self.history["rule"] in LATE:
+                self.theirs = None
             if self.theirs:
                 other = self.theirs.opt.param_groups[event["group"] % len(self.opt.param_groups)]
                 other[event["key"]] = group[event["key"]]

@@ -269,6 +269,10 @@ class Optimizer(WithInner):
             [{k: next(each) for k in g["param_names"]} for g in inner.param_groups]
         )
         self._expose(inner)
+        states = internal.unmarked_state(inner)
+        for i in [i for i in self._waiting if flat[i] is not None]:  # before its first step
+            self._expose_one(i, self._tensors[i], states[self._by_index[i]])
+            self._waiting.remove(i)
 
     # What our optimizers have beside
 
