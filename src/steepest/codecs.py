@@ -175,6 +175,10 @@ def _split8(x: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
     return high.view(dtype), np.asarray((low >> 8).astype(np.int8))
 
 
+def _itself(_: Array, x: Array) -> Array:
+    return x
+
+
 def _rounded(x: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
     return encoded(x, dtype), x
 
@@ -192,9 +196,7 @@ MASTERS = {
     "split16": Master("remainder", {"bfloat16": _INT16}, joined, _split16),
     "split8": Master("remainder", {"bfloat16": _INT8}, joined, _split8),
     "kahan": Master("compensation", {"bfloat16": None, "float16": None}, compensated, _kahan),
-    "float32": Master(
-        "master", {"bfloat16": _FLOAT32, "float16": _FLOAT32}, lambda _, x: x, _rounded
-    ),
+    "float32": Master("master", {"bfloat16": _FLOAT32, "float16": _FLOAT32}, _itself, _rounded),
 }
 """All masters by name."""
 

@@ -647,6 +647,34 @@ def test_a_state_dict_fits_its_groups_as_they_are_now():
         np.testing.assert_equal(opt.state_dict(), twin.state_dict())
 
 
+@pytest.mark.parametrize(
+    ("cls", "key", "on", "off"),
+    [
+        (st.SGD, "momentum", 0.9, 0.0),
+        (st.AdamW, "amsgrad", True, False),
+        (st.SGD, "ema", 0.5, None),
+        (st.SGD, "average", st.average.tail(), None),
+        (st.SGD, "lookahead", st.average.lookahead(2), None),
+        (st.SGD, "filter", st.filters.grokfast(0.5), ()),
+        (st.SGD, "filter", st.filters.mars(0.5), ()),
+        (st.SGD, "regularize", st.regularize.toward_initial(0.5), ()),
+    ],
+    ids=lambda x: getattr(x, "__name__", repr(x)),
+)
+def test_what_a_step_does_without_begins_anew_as_in_a_saved_run(cls, key, on, off):
+    """A state that a group asks for again, once a step went without it, whether saved or not."""
+    runs = [np.full(3, 2.0), np.full(3, 2.0)]
+    opts = [cls({"w": w}, lr=0.1, **{key: on}) for w in runs]
+    began = {*opts[0].state["w"]}
+    for t, value in enumerate((on, on, off, on, on)):
+        for opt in opts:
+            opt.param_groups[0][key] = value
+            opt.step({"w": np.full(3, t + 1.0)})
+        assert ({*opts[0].state["w"]} == began) == (value == on)
+        opts[1].load_state_dict(opts[1].state_dict())
+        same_bits(*runs)
+
+
 def test_a_state_that_was_deleted_begins_anew():
     """In whatever order: names belong to the parameters, not to the state's order."""
     opt = st.Adam({"a": np.zeros(1), "b": np.zeros(1)}, clip=st.clip.norm(9.0))

@@ -44,6 +44,16 @@ def test_steps_and_estimates_equal_the_reference(dtype, kind):
             assert own["step"] == 5
 
 
+def test_groups_of_other_rules_have_no_estimate():
+    params = {name: np.zeros((2, 2)) for name in "abc"}
+    groups = [{"params": {"a": params["a"]}}, {"params": {"b": params["b"]}, "rule": "sgd"},
+              {"params": {"c": params["c"]}}]  # fmt: skip
+    opt = st.Sophia(groups, betas=(0.9, 0.5))
+    opt.update_hessian([{"a": np.ones((2, 2))}, {"b": np.ones(3)}, {"c": np.full((2, 2), 2.0)}])
+    assert opt.state["a"]["hessian"].flat[0] == 0.5 and opt.state["c"]["hessian"].flat[0] == 1.0
+    assert opt.state["b"].keys() == {"step"}
+
+
 def test_groups_names_and_schedules():
     """Gradients and estimates keep the structure of the parameters; each group has its betas."""
     params = {"w": np.zeros((2, 2)), "b": np.zeros(2), "v": np.zeros((2, 2))}

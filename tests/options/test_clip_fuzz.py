@@ -1,11 +1,12 @@
 """Any step of any optimizer, with everything that may stand around the rule, drawn at random: equal
-to the reference to the last bit, with factors, skips and histories worked out here in a few lines.
+to the reference to the last bit, with factors, skips and histories worked out by ``clip_factors``.
 """
 
 import math
 
 import numpy as np
 from cases import CONFIGURATIONS, LEVELS, MATRICES_ONLY, hyper, same_bits, use_threads
+from clip_factors import factors_of, memories
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as hs
 from layouts import laid_out
@@ -68,51 +69,6 @@ options = hs.fixed_dictionaries(
     {}, optional={"clip": clips, "regularize": penalties, "filter": filters, "l1": weights,
                   "maximize": hs.booleans(), "ema": hs.sampled_from([0.0, 0.9])},
 )  # fmt: skip
-
-
-def straight(known, q):
-    """The percentile, on straight lines."""
-    place = (len(known) - 1) * q / 100.0
-    low, high = known[math.floor(place)], known[math.ceil(place)]
-    return low + (high - low) * (place - math.floor(place))
-
-
-def factors_of(opt, given, grads, history, count):
-    """(Factor of each gradient, fresh histories, why it is skipped); `given` numbers the groups."""
-    groups = [
-        (g["clip"] or (), given[k]) for k, g in enumerate(opt.param_groups) for _ in g["params"]
-    ]
-    factors, fresh, reason = [1.0] * len(grads), {}, False
-    known = [C.value, C.adaptive]
-    different = {c: None for own, _ in groups for c in own if type(c) not in known}
-    for c in sorted(different, key=lambda c: type(c) is not C.skip_spikes):
-        own = [i for i, (x, _) in enumerate(groups) if c in x]
-        order = getattr(c, "p", 2.0)
-        of = {C.norm: lambda i: i, C.group_norm: lambda i: groups[i][1]}.get(type(c), lambda i: 0)
-        past = history.get(c, [])
-        for part in {of(i): None for i in own}:
-            members = [i for i in own if of(i) == part]
-            gs = [np.zeros(0) if grads[i] is None else grads[i] for i in members]
-            norm = reference.norm(gs, order)[0]
-            now = [*past, norm] if math.isfinite(norm) else past
-            if type(c) is C.skip_spikes:
-                if 2 * len(past) >= c.window:
-                    deviation = np.std(past) if len(past) > 1 else 0.0
-                    reason = reason or bool(norm > (np.mean(past) + c.sigma * deviation))
-                fresh[c] = now[-c.window :]
-                continue
-            if type(c) is C.percentile:
-                fresh[c] = now[-c.window :]
-                limit = straight(sorted(fresh[c]), c.at("q", count)) if fresh[c] else math.inf
-            elif type(c) is C.previous_norm:
-                fresh[c] = now[-1:]
-                limit, norm = c.at("max_norm", count), past[-1] if past else norm
-            else:
-                limit = c.at("max_norm", count)
-            ratio = float(limit) / (norm + 1e-6)
-            for i in members:
-                factors[i] = ratio if ratio < 1.0 else 1.0
-    return factors, fresh, reason
 
 
 def draw_gradient(rng, shape, dtype, data):
@@ -212,10 +168,3 @@ def test_any_step_equals_the_reference(data):
         same_bits(named[f"p{i}"], twins[i], f"parameter {i}")
         for key, x in opt.state[f"p{i}"].items():
             same_bits(np.asarray(x), states[i][key], f"state {key} of {i}")
-
-
-def memories(opt):
-    """The clips that keep a history, in the order of `clip_history`."""
-    known = [C.skip_spikes, C.percentile, C.previous_norm]
-    found = {c: None for g in opt.param_groups for c in g["clip"] or () if type(c) in known}
-    return sorted(found, key=lambda c: type(c) is not C.skip_spikes)

@@ -224,14 +224,17 @@ def test_other_masks_in_a_live_group():
     opt.param_groups[0]["filter"] = F.mask()  # none of its own: those of the state
     opt.step(np.zeros(3))
     same_bits(opt.state["0"]["mask"], np.array([0.0, 1.0, 0.0]))
-    opt.param_groups[0]["filter"] = ()
-    opt.step(np.zeros(3))
     opt.param_groups[0]["filter"] = (F.mask([0, 0]),)
     with pytest.raises(ValueError, match=r"mask of parameter '0' has shape \(2,\)"):
         opt.step(np.zeros(3))
     opt.param_groups[0]["filter"] = F.mask()
     opt.step(np.zeros(3))
     same_bits(opt.state["0"]["mask"], np.array([0.0, 1.0, 0.0]))
+    opt.param_groups[0]["filter"] = ()  # a step without forgets them, as a saved state does
+    opt.step(np.zeros(3))
+    opt.param_groups[0]["filter"] = F.mask()
+    opt.step(np.zeros(3))
+    same_bits(opt.state["0"]["mask"], np.ones(3))
 
 
 # As part of the state

@@ -1,6 +1,8 @@
 """Masters: parameters of 16 bits that are trained as float32, to the last bit, or with 24 bits or
 two numbers of 16."""
 
+import pickle
+
 import numpy as np
 import pytest
 from cases import BY_RULE, LEVELS, label, same_bits, use_threads
@@ -276,6 +278,20 @@ def test_a_checkpoint_goes_on_with_the_same_bits(master, name, tmp_path):
     for q, one in ((again, other), (loaded, third)):
         np.testing.assert_array_equal(q.view(np.uint16), p.view(np.uint16))
         same_bits(one.state["w"][key], opt.state["w"][key])
+
+
+@pytest.mark.parametrize(("master", "name"), MASTERS)
+def test_a_pickle_goes_on_with_the_same_bits(master, name):
+    rng = np.random.default_rng(3)
+    w, g = codecs.encoded(rng.standard_normal((2, 7, 9)), formats.named(name))
+    opt = st.AdamW({"w": w}, lr=0.01, master=master)
+    opt.step({"w": g})
+    again = pickle.loads(pickle.dumps(opt))
+    for each in (opt, again):
+        each.step({"w": g})
+    [twin] = again.param_groups[0]["params"]
+    same_bits(twin.view(np.uint16), w.view(np.uint16))
+    np.testing.assert_equal(again.state_dict(), opt.state_dict())
 
 
 def test_groups_of_mixed_formats():

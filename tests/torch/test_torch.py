@@ -343,6 +343,22 @@ def test_sophia_takes_estimates():
     assert same(params, arrays)
 
 
+def test_an_estimate_before_the_first_step_is_saved():
+    """Also of a parameter that has no gradient yet; one without an estimate has no state."""
+    params, others = parameters(values(0)), parameters(values(0))
+    ours, loaded = stt.Sophia(params, lr=0.1), stt.Sophia(others, lr=0.1)
+    ours.update_hessian([None, *(torch.ones_like(p) for p in params[1:])])
+    assert params[0] not in ours.state and bool((ours.state[params[1]]["hessian"] > 0).all())
+    loaded.load_state_dict(ours.state_dict())
+    for each, own in ((params, ours), (others, loaded)):
+        give(each, values(1))
+        own.step()
+    for p, q in zip(params, others, strict=True):
+        assert torch.equal(p, q) and torch.equal(
+            ours.state[p]["hessian"], loaded.state[q]["hessian"]
+        )
+
+
 def test_nonfinite_gradients_can_be_skipped():
     params = parameters([np.ones(2)])
     optimizer = stt.SGD(params, 1.0, nonfinite="skip")

@@ -1,6 +1,8 @@
 """Clipping and averages inside the step, against torch's functions around it."""
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -73,6 +75,35 @@ def test_global_norm_is_clip_grad_norm(p, max_norm, dtype):
     )
     close(params, others, dtype)
     assert ours.last_norm == pytest.approx(norms[-1], rel=1e-6 if dtype == np.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("way", ["straight", "pickle", "copy", "load"])
+def test_the_parts_of_a_group_are_measured_together(way):
+    """Those that exclude and overrides make, as in the NumPy class, whatever comes between."""
+    options = {"lr": 0.5, "clip": st.clip.group_norm(0.7), "weight_decay": 0.1,
+               "exclude": "vectors", "overrides": {"2": {"lr": 0.1}}}  # fmt: skip
+    params, rng = parameters(), np.random.default_rng(1)
+    more = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))
+    arrays = {str(i): p.detach().numpy().copy() for i, p in enumerate((*params, *more))}
+    ours = stt.SGD(params, **options)
+    ours.add_param_group({"params": list(more)})
+    groups = [{"params": {k: arrays[k] for k in keys}} for keys in ("0123", "45")]
+    theirs = st.SGD(groups, **options)
+    assert [len(group["params"]) for group in ours.param_groups] == [1, 2, 1, 1, 1]
+    for t in range(4):
+        if t == 2 and way == "pickle":
+            params, more, ours = pickle.loads(pickle.dumps((params, more, ours)))
+        elif t == 2 and way == "copy":
+            params, more, ours = copy.deepcopy((params, more, ours))
+        elif t == 2 and way == "load":
+            ours.load_state_dict(ours.state_dict())
+        grads = {k: rng.standard_normal(x.shape).astype(x.dtype) for k, x in arrays.items()}
+        for k, p in enumerate((*params, *more)):
+            p.grad = torch.tensor(grads[str(k)])
+        ours.step()
+        theirs.step([{k: grads[k] for k in keys} for keys in ("0123", "45")])
+        for k, p in enumerate((*params, *more)):
+            np.testing.assert_array_equal(p.detach().numpy(), arrays[str(k)])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -83,13 +83,15 @@ def filled_group(optimizer: Optimizer, group: Mapping[str, Any]) -> dict[str, An
     return optimizer._filled(group, {}, [], [], [])
 
 
-def add_whole_group(optimizer: Optimizer, group: Mapping[str, Any]) -> None:
-    """``add_param_group`` of parameters that ``exclude`` and ``overrides`` have been asked of."""
+def add_whole_group(optimizer: Optimizer, group: Mapping[str, Any], given: int) -> None:
+    """``add_param_group`` of parameters that ``exclude`` and ``overrides`` have been asked of;
+    `given` is the number of the group that this one is a part of, of those that were given."""
     selection, optimizer._selection = optimizer._selection, Selection((), {})
     try:
         optimizer.add_param_group(group)
     finally:
         optimizer._selection = selection
+    optimizer._given[-1] = given
 
 
 # Gradients in the order of the groups

@@ -217,6 +217,8 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
                 plan.commit(workers)
         if looks:
             self._standstill.end(looks, self._state)
+        if self._left:
+            self._forget()
 
     def _join_in(self, plan: Plan, workers: int) -> None:
         """The end of a step in which Python, other processes, or the groups' numbers take part."""

@@ -25,6 +25,9 @@ __all__ = ["WithPlan"]
 class WithPlan(WithGroups, registered=False):
     """Parameters in groups, and the plan of a step over them and their states."""
 
+    _left: list[tuple[str, str]]
+    """The states that the groups no longer ask for: (parameter, key)."""
+
     def _resolved(self, flat: list[Any]) -> Plan:
         """The plan, with this step's gradients bound."""
         plan = self._plan
@@ -42,6 +45,12 @@ class WithPlan(WithGroups, registered=False):
             self._rebind(plan, flat, stale)
         return plan
 
+    def _forget(self) -> None:
+        """Takes away what is left: if it is asked for again, a saved run does not have it."""
+        for name, key in self._left:
+            dict.pop(self._state.get(name, {}), key, None)  # unmarked: the plan does not use it
+        self._left = []
+
     def _params(self) -> list[Any]:
         """The live parameters of all groups: arrays, or what shares its memory as one."""
         if len(self.param_groups) == 1:
@@ -58,6 +67,7 @@ class WithPlan(WithGroups, registered=False):
         besides: list[dict[int, tuple[str, Array | None]]] = []
         places: list[tuple[GroupProgram, str]] = []
         rounded: set[int] = set()
+        left: list[tuple[str, str]] = []
         self._make_room(self._files, self.param_groups, self._groups, self._state)
         for number, (group, program) in enumerate(
             zip(self.param_groups, self._groups, strict=True)
@@ -90,6 +100,7 @@ class WithPlan(WithGroups, registered=False):
                 shown = {
                     key: state[key] for key in ("step", *keys, *program.rule.scalars(program.h))
                 }
+                left += [(name, key) for key in state if key not in shown]
                 written += [(f"state {key!r} of parameter {name!r}", x) for key, x in shown.items()]
                 cut: list[tuple[int | None, Array | None]] = [(axis, None) for axis in program.axes]
                 if program.rule.prepares:
@@ -126,7 +137,7 @@ class WithPlan(WithGroups, registered=False):
             [(program.clip, len(group["params"]), given) for program, group, given in each]
         )
         self._cuts, self._besides, self._places, self._written = cuts, besides, places, written
-        self._rounded = rounded
+        self._rounded, self._left = rounded, [] if self._borrows_groups else left
         self._preparing = any(program.rule.prepares for program in self._groups)
         self._join()
         self._measured = bool(self._clipping.domains) or self._nonfinite != "propagate"

@@ -433,7 +433,8 @@ class Sophia(Optimizer):
     def update_hessian(self, estimate: Any) -> None:
         """Takes an estimate of the Hessian's diagonal into its mean h: h ← β₂ h + (1 - β₂) ĥ.
 
-        The estimate has the structure of ``params``; None leaves a parameter's h alone. With
+        The estimate has the structure of ``params``; None leaves a parameter's h alone, and what
+        it has for groups of other rules is not used. With
         ``maximize`` it is one of minus the objective, as all that the rule sees. It is all or
         nothing, like a step. Raises TypeError or ValueError for estimates that do not fit,
         RuntimeError while another thread steps this optimizer.
@@ -447,9 +448,13 @@ class Sophia(Optimizer):
         state = internal.unmarked_state(self)
         means: dict[str, Array] = {}
         groups: list[int] = []
+        each, estimates = iter(flat), []
         for number, group in enumerate(self.param_groups):
-            means |= {name: state[name]["hessian"] for name in group["param_names"]}
-            groups += [number] * len(group["param_names"])
+            own = [(name, next(each)) for name in group["param_names"]]
+            if group.get("rule", self.rule) == self.rule:
+                means |= {name: state[name]["hessian"] for name, _ in own}
+                estimates += [x for _, x in own]
+                groups += [number] * len(own)
 
         def mean(number: int) -> tuple[str, tuple[float, ...]]:
             group = self.param_groups[number]
@@ -457,7 +462,7 @@ class Sophia(Optimizer):
             b2 = rule.checked("betas", group["betas"], self.updates)[1]
             return "sophia_hessian", (b2, 1.0 - b2)
 
-        sweeps.take_in(means, flat, groups, mean, "estimate", "hessian")
+        sweeps.take_in(means, estimates, groups, mean, "estimate", "hessian")
 
 
 class Grams(Optimizer):

@@ -1,7 +1,7 @@
 """The optimizer inside a torch optimizer: made of torch's groups and states, and shown in them."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from operator import is_, setitem
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -42,6 +42,8 @@ class WithInner(Saving):
     _unwatched: list[Unwatched]
     _marks: Marks
     _copy_of: Mapping[Any, Any] = MappingProxyType({})
+    _parts_of: Sequence[int] = ()
+    """For each group, the number of the one that it is a part of, of those that were given."""
     _watched: Any
     """The state that the optimizer inside was made of."""
 
@@ -215,12 +217,14 @@ class WithInner(Saving):
         inner = internal.without_groups(self._inner)
         each = iter(names)
         full = [(g, [next(each) for _ in g["params"]]) for g in groups if g["params"]]
-        for group, own in full:
+        known = self._parts_of if len(self._parts_of) == len(groups) else range(len(groups))
+        parts_of = [i for i, g in zip(known, groups, strict=True) if g["params"]]
+        for (group, own), number in zip(full, parts_of, strict=True):
             given = self._given_group(group, own)
             if "convention" not in internal.rule_of(inner, given).hyper_names:
                 given.pop("convention", None)  # of the other groups' rule
             judge(inner, strictly=False)
-            internal.add_whole_group(inner, given)
+            internal.add_whole_group(inner, given, number)
         special = []
         tensors = [p for group, _ in full for p in group["params"]]
         for i, p in enumerate(tensors):

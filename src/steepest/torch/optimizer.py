@@ -93,10 +93,12 @@ class Optimizer(WithInner):
             if full:
                 parts[number].append(self._filled(filled, full[number], tensors))
         part = iter(parts)
-        for group in groups:
-            self.param_groups += (
-                own_group(group, next(part)) if group["params"] else [self._empty_group(group)]
-            )
+        parts_of: list[int] = []
+        for i, group in enumerate(groups):
+            own = own_group(group, next(part)) if group["params"] else [self._empty_group(group)]
+            self.param_groups += own
+            parts_of += [i] * len(own)
+        self._parts_of = parts_of
         self._company = shards.found(self.param_groups, self._zero)
         if self._company is not None:
             self._company.check(inner, self.param_groups)
@@ -124,6 +126,7 @@ class Optimizer(WithInner):
         internal.rule_of(inner, group)
         judge(inner, strictly=True)
         if not group["params"]:
+            self._parts_of = self._with_parts(len(kept), 1)
             self.param_groups.append(self._empty_group(group))
             return
         if self._in_backward is not None:
@@ -139,6 +142,7 @@ class Optimizer(WithInner):
             raise
         tensors = dict(zip(names, group["params"], strict=True))
         parts = [self._filled(filled, group, tensors) for filled in inner.param_groups[first:]]
+        self._parts_of = self._with_parts(len(kept), len(parts))
         self.param_groups += own_group(group, parts)
         self._expose_early()
         if self._in_backward is not None:
@@ -152,6 +156,11 @@ class Optimizer(WithInner):
         super(Optimizer, stand_in).add_param_group(param_group)
         group: dict[str, Any] = stand_in.param_groups[-1]
         return group
+
+    def _with_parts(self, groups: int, parts: int) -> list[int]:
+        """``_parts_of`` with those of another group, behind the groups that there are."""
+        known = self._parts_of if len(self._parts_of) == groups else range(groups)
+        return [*known, *[groups] * parts]
 
     # The step
 
@@ -263,6 +272,10 @@ class Optimizer(WithInner):
             [{k: next(each) for k in g["param_names"]} for g in inner.param_groups]
         )
         self._expose(inner)
+        states = internal.unmarked_state(inner)
+        for i in [i for i in self._waiting if flat[i] is not None]:  # before its first step
+            self._expose_one(i, self._tensors[i], states[self._by_index[i]])
+            self._waiting.remove(i)
 
     # What our optimizers have beside
 

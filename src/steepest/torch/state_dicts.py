@@ -23,6 +23,7 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
 
     _inner: Any
     _copy_of: Mapping[Any, Any]
+    _parts_of: Sequence[int]
     """The tensors that parameters are also written to, by parameter."""
     _zero: Any
     """The ZeroRedundancyOptimizer that it is a part of, if any."""
@@ -186,7 +187,8 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         inner = internal.without_groups(self._inner)
-        return {**super().__getstate__(), "_inner": inner, "_copy_of": dict(self._copy_of)}
+        own = {"_inner": inner, "_copy_of": dict(self._copy_of), "_parts_of": [*self._parts_of]}
+        return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
