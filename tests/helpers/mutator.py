@@ -82,7 +82,7 @@ class _Token:
     stop: int
 
 
-def mutants(text: str, cython: bool = False) -> list[Mutant]:
+def mutants(text: str) -> list[Mutant]:
     """Every mutant of a Python or Cython text, in its order."""
     lines = list(_lines(text, 0, len(text), _PYTHON))
     found: list[Mutant] = []
@@ -107,7 +107,7 @@ def mutants(text: str, cython: bool = False) -> list[Mutant]:
         if first.text in _SKIPPED or first.kind == "string":
             continue
         start = inside[-1][1] if inside else 0
-        found += _of_line(text, line, after, text[start : first.start], cython)
+        found += _of_line(text, line, after, text[start : first.start])
     return found
 
 
@@ -121,13 +121,11 @@ def _of_c(text: str, token: _Token) -> list[Mutant]:
     return found
 
 
-def _of_line(
-    text: str, line: list[_Token], after: list[_Token], before: str, cython: bool
-) -> list[Mutant]:
+def _of_line(text: str, line: list[_Token], after: list[_Token], before: str) -> list[Mutant]:
     found = []
     words = [token.text for token in line]
     assigned = _assignment(words)
-    if words[0] in {"cdef", "cpdef"} or (assigned and ":" in words[:assigned] and assigned > 2):
+    if words[0] in {"cdef", "cpdef"} or (len(words) > 2 and words[1] == ":" and assigned != 1):
         if not assigned:
             return []
         found += _of_tokens(text, line[assigned + 1 :], before)  # a declaration or annotation

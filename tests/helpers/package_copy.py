@@ -122,15 +122,16 @@ class PackageCopy:
         name = f"{module}{f'_{level}' if level else ''}{_SUFFIX}"
         return self.folder / "steepest" / "kernels" / name
 
-    def built(self, module: str, level: str | None = None) -> bytes | str:
+    def built(self, module: str, level: str | None = None, loops: bool = True) -> bytes | str:
         """Compiles a module (``leveled/adam``, ``engine/plan``) of this copy, and puts it in place.
 
         Returns the object code, or what the compiler said where it failed. Without optimization
-        for speed, which changes no bit of a result.
+        for speed, which changes no bit of a result. loops: with a rule's loops over arrays of other
+        formats, which take as long again.
         """
         source = self.folder / "steepest" / "kernels" / f"{module}.pyx"
         name = module.replace("/", "_") + (f"_{level}" if level else "")
-        if level:
+        if level and loops:
             made = self._build / module
             made.parent.mkdir(exist_ok=True)
             made = made.with_suffix(".pyx")

@@ -6,6 +6,11 @@ Mutants (see ``tests/helpers/mutator.py``) are drawn by file, and in a file by o
 in a copy of the package against the tests that belong to its file, the cheapest first. It is killed
 where they fail, die or hang. One of compiled code is compiled, at the level ``base``; where the
 object code is the very same it is equivalent. What does not compile is not counted.
+
+    python tests/long/mutants.py --museum
+
+tries the slips of the museum's exhibits (``tests/museum/``) that are in compiled code, which
+``pytest -m exhaustive tests/museum`` leaves out.
 """
 
 import argparse
@@ -64,12 +69,40 @@ def _exactly(chosen: str) -> tuple[str, str]:
     return begun + _BRIEF, begun + _WHOLE
 
 
+_ENGINE = """
+import steepest as st
+shapes = ((), (0,), (7,), (3, 5), (700, 1), (5, 700), (40, tests.BLOCK_SIZE + 1), (3, 4, 3, 3))
+options = ({}, {"clip": (st.clip.adaptive(0.05), st.clip.value(0.7)), "maximize": True},
+           {"lookahead": st.average.lookahead(2, 0.4), "average": st.average.tail(0), "ema": 0.5})
+for rule, given in chosen:
+    for around in options:
+        both = tests.fitting(rule, given, around)
+        for dtype in (*tests.DTYPES, (tests.DTYPES[0], tests.DTYPES[1])):
+            tests.run(rule, both, dtype, shapes, 3, tests.normal, layouts=4)
+"""
+SOME = ("sgd", "adamw", "lamb", "novograd", "adafactor", "sm3", "ldog", "prodigy", "shampoo")
+
+
+def _sweeps() -> str:
+    """Rules of every kind over arrays of many layouts, with options around them."""
+    first = f"x[0] in {SOME} and dict(reversed(tests.CONFIGURATIONS))[x[0]] is x[1]"
+    return _BEGUN.replace("CHOSEN", first) + _ENGINE
+
+
 def _of_family(family: str) -> list[Tests]:
     of_module = f'tests.RULES[x[0]].__module__ == "steepest.optimizers.{family}"'
     around = "(fifty or special or around or tail)"
     return [
         *_exactly(of_module),
-        [EXACT, "-m", "", "-k", f"{around} and ({_rules(family)})", "tests/optimizers"],
+        [
+            EXACT,
+            "-m",
+            "",
+            "-k",
+            f"{around} and ({_rules(family)}) or not exactness",
+            "tests/optimizers",
+            "tests/kernels/test_kernels.py",
+        ],
     ]
 
 
@@ -81,7 +114,6 @@ def _rules(family: str) -> str:
     return " or ".join(f"{rule}-" for rule in own)
 
 
-SOME = ("sgd", "adamw", "lamb", "novograd", "adafactor", "sm3", "ldog", "prodigy", "shampoo")
 CORE_TESTS = ("tests/core/test_optimizers.py", "tests/options/test_clip.py",
               "tests/promises/test_refused.py", "tests/promises/test_memory.py")  # fmt: skip
 CODED: list[Tests] = [
@@ -89,15 +121,15 @@ CODED: list[Tests] = [
     ["tests/promises/test_masters.py", "tests/promises/test_stochastic_rounding.py",
      "tests/promises/test_q8.py"],
 ]  # fmt: skip
-ENGINE: list[Tests] = [*_exactly(f"x[0] in {SOME}"), CORE_TESTS, *CODED,
+ENGINE: list[Tests] = [_sweeps(), CORE_TESTS, *CODED, _exactly(f"x[0] in {SOME}")[1],
                        [EXACT, "tests/promises", "tests/options", "tests/memory"]]  # fmt: skip
 CORE: list[Tests] = [
+    _sweeps(),
     ["tests/core/test_optimizers.py", "tests/core/test_group_program.py"],
     ["tests/core", "tests/options/test_clip.py", "tests/memory/test_arrays.py",
      "tests/promises/test_refused.py", "tests/promises/test_memory.py",
      "tests/promises/test_copies.py", "tests/promises/test_masters.py",
      "tests/promises/test_all_at_once.py", "tests/promises/test_values_with_state.py"],
-    *_exactly(f"x[0] in {SOME}"),
     ["tests/options", "tests/memory", "tests/optimizers", "tests/promises"],
 ]  # fmt: skip
 OPTIONS: list[Tests] = [["tests/options"], ["tests/core", EXACT, "-k", "not fifty"]]
@@ -121,6 +153,8 @@ class Subject:
     file: str
     tests: Sequence[Tests]
     modules: Sequence[tuple[str, str | None]] = ()
+    loops: bool = True
+    """Whether its tests use rules over arrays of other formats."""
 
 
 def _python(pattern: str, tests: Sequence[Tests]) -> list[Subject]:
@@ -130,12 +164,15 @@ def _python(pattern: str, tests: Sequence[Tests]) -> list[Subject]:
 
 def _kernels() -> list[Subject]:
     found = [
-        Subject(f"kernels/leveled/{x}.pyx", _of_family(x), [(f"leveled/{x}", "base")])
+        Subject(f"kernels/leveled/{x}.pyx", _of_family(x), [(f"leveled/{x}", "base")], loops=False)
         for x in FAMILIES
     ]
     axes = 'tests.RULES[x[0]].factors or x[0] in ("novograd", "adammini")'
-    rest = {"operations": ENGINE[2:], "axis_reductions": [*_exactly(axes), *ENGINE],
-            "codecs": CODED}  # fmt: skip
+    rest = {
+        "operations": [ENGINE[0], ["tests/options"], *ENGINE[4:]],
+        "axis_reductions": [*_exactly(axes), *ENGINE],
+        "codecs": CODED,
+    }
     found += [
         Subject(f"kernels/leveled/{x}.pyx", tests, [(f"leveled/{x}", "base")])
         for x, tests in rest.items()
@@ -145,7 +182,7 @@ def _kernels() -> list[Subject]:
     return [
         *found,
         Subject("kernels/leveled/arctan.pxd", _of_family("adam_variants"),
-                [("leveled/adam_variants", "base")]),
+                [("leveled/adam_variants", "base")], loops=False),
         Subject("kernels/stored.pxd", CODED, coded),
         Subject("kernels/groups.pxd", CODED, every),
         Subject("kernels/scalars.pyx", [["tests/kernels/test_kernels.py"], *ENGINE],
@@ -167,7 +204,7 @@ AREAS = {
         *(Subject(f"reference/{x}.py", _of_family(x)) for x in FAMILIES),
         Subject("reference/operations.py", [["tests/options"], [EXACT, "-k", "around"]]),
         Subject("reference/operation_order.py", [["tests/options"], [EXACT, "-k", "around"]]),
-        Subject("reference/reductions.py", [*ENGINE[:2], ["tests/options/test_clip.py"]]),
+        Subject("reference/reductions.py", [ENGINE[0], ["tests/options/test_clip.py"], ENGINE[4]]),
         Subject("reference/stored.py", CODED),
         Subject("codecs.py", CODED),
     ],
@@ -207,7 +244,7 @@ def drawn(subjects: Sequence[Subject], seed: int) -> Iterator[tuple[Subject, Mut
     for subject in subjects:
         text = (SOURCE / subject.file).read_text(encoding="utf-8")
         kinds: dict[str, list[Mutant]] = {}
-        for mutant in mutants(text, cython=not subject.file.endswith(".py")):
+        for mutant in mutants(text):
             kinds.setdefault(mutant.operator, []).append(mutant)
         for each in kinds.values():
             rng.shuffle(each)
@@ -227,7 +264,7 @@ class Laboratory:
     def __init__(self, folder: Path, most: int | None = None) -> None:
         self.folder, self.most = folder, most
         self.copies: dict[bool, PackageCopy] = {}
-        self.objects: dict[tuple[str, str | None], bytes | str] = {}
+        self.objects: dict[tuple[str, str | None, bool], bytes | str] = {}
         self.whole: dict[tuple[PackageCopy, tuple[str, str | None]], bytes] = {}
         self.limits: dict[str, float] = {}
 
@@ -256,13 +293,21 @@ class Laboratory:
             self.limits[key] = 4 * run.seconds + 20
         return self.limits[key]
 
-    def built(self, copy: PackageCopy, module: tuple[str, str | None]) -> None:
-        """Compiles a module without a fault, to compare with and to put back."""
-        if module not in self.objects:
-            self.objects[module] = copy.built(*module)
-            if isinstance(self.objects[module], str):
-                raise RuntimeError(f"{module} does not compile: {self.objects[module]}")
-        self.whole[copy, module] = copy.place(*module).read_bytes()
+    def built(self, copy: PackageCopy, subject: Subject) -> list[bytes | str]:
+        """The object code without a fault, to compare with; the modules are kept to be put back."""
+        found = []
+        for module in subject.modules:
+            if (copy, module) not in self.whole:
+                self.whole[copy, module] = copy.place(*module).read_bytes()
+            key = (*module, subject.loops)
+            if key not in self.objects:
+                self.objects[key] = copy.built(*module, loops=subject.loops)
+                _replaced(copy.place(*module), self.whole[copy, module])
+            found.append(self.objects[key])
+        said = [x for x in found if isinstance(x, str)]
+        if said:
+            raise RuntimeError(f"{subject.file} does not compile: {said[0]}")
+        return found
 
     def tried(self, subject: Subject, mutant: Mutant) -> Outcome:
         copy, started = self.copy(subject), time.monotonic()
@@ -271,9 +316,7 @@ class Laboratory:
         def outcome(result: str) -> Outcome:
             return Outcome(subject, mutant, result, time.monotonic() - started)
 
-        for module in subject.modules:
-            if (copy, module) not in self.whole:
-                self.built(copy, module)
+        whole = self.built(copy, subject)
         mutated = mutant.applied(text)
         if not subject.modules:
             try:
@@ -282,10 +325,10 @@ class Laboratory:
                 return outcome("stillborn")
         try:
             copy.write(subject.file, mutated)
-            built = [copy.built(*module) for module in subject.modules]
+            built = [copy.built(*module, loops=subject.loops) for module in subject.modules]
             if any(isinstance(x, str) for x in built):
                 return outcome("stillborn")
-            if built and built == [self.objects[x] for x in subject.modules]:
+            if built and built == whole:
                 return outcome("equivalent")
             for tests in subject.tests[: self.most]:
                 if self.killed(subject, mutated, copy, tests):
@@ -329,7 +372,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=60, help="of each area")
     parser.add_argument("--tests", type=int, help="at most so many of a file's lists of tests")
     parser.add_argument("--report", type=Path)
+    parser.add_argument("--museum", action="store_true", help="try the museum's slips instead")
     given = parser.parse_args(argv)
+    if given.museum:
+        return _museum(given.report)
     outcomes: dict[str, list[Outcome]] = {}
     with tempfile.TemporaryDirectory() as folder:
         laboratory = Laboratory(Path(folder), given.tests)
@@ -349,6 +395,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.report:
         given.report.write_text(text, encoding="utf-8")
     return int(any(x.result == "survived" for found in outcomes.values() for x in found))
+
+
+def _museum(place: Path | None) -> int:
+    """Whether each exhibit whose slip is in compiled code fails with it."""
+    from museum import exhibits, run_with_slip
+
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = PackageCopy(Path(folder), ["base"])
+        for name, test in exhibits().items():
+            if test.slip.modules:
+                failed = run_with_slip(copy, name, test.slip).code == 1
+                compiled = ", ".join(module for module, _ in test.slip.modules)
+                rows.append((name, compiled, "fails, as it must" if failed else "PASSES"))
+                print(*rows[-1], flush=True)
+    seen = len([row for row in rows if row[2] != "PASSES"])
+    text = "\n".join(
+        [f"Exhibits with slips in compiled code: {len(rows)}, of which {seen} fail with them.\n",
+         "| exhibit | compiled | with its slip |", "|---|---|---|",
+         *(f"| {' | '.join(row)} |" for row in rows)]
+    )  # fmt: skip
+    if place:
+        place.write_text(text + "\n", encoding="utf-8")
+    return int(seen < len(rows))
 
 
 def report(outcomes: dict[str, list[Outcome]], what: str) -> str:

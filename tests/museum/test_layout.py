@@ -40,14 +40,15 @@ def test_pytorch_118115_a_gradient_that_lies_otherwise_gives_the_same():
 
 @fails_with(
     ARRAYS,
-    "    used = [axis for axis in range(p.ndim) if p.shape[axis] != 1]",
-    "    used = [axis for axis in range(p.ndim) if p.shape[axis] != 1 or p.strides[axis] < 0]",
+    "for s, n in zip(x.strides, x.shape, strict=True) if n > 1):\n",
+    "for s, n in zip(x.strides, x.shape, strict=True)):\n",
 )
-def test_pytorch_106951_an_axis_of_one_element_has_no_stride():
+@pytest.mark.parametrize("stride", [0, 3, -(10**9)])
+def test_pytorch_106951_an_axis_of_one_element_has_no_stride(stride):
     """The stride of an axis of one element means nothing, and kernels went by it
     (pytorch/pytorch#106951)."""
     room = np.ones(4)
-    odd = np.lib.stride_tricks.as_strided(room, (4, 1), (8, -(10**9)))
+    odd = np.lib.stride_tricks.as_strided(room, (4, 1), (8, stride))
     expected = stepped(np.ones(4), np.arange(4.0))
     got = stepped(odd, np.arange(4.0).reshape(4, 1))
     assert np.array_equal(got[:, 0], expected) and np.array_equal(room, expected)
@@ -171,8 +172,8 @@ def test_deepspeed_679_no_kernel_counts_elements_in_an_int():
 def test_scikit_learn_25172_a_gradient_may_be_read_only(tmp_path):
     """A memoryview that is not const refuses read-only buffers, such as mapped files
     (scikit-learn/scikit-learn#25172)."""
-    np.save(tmp_path / "g.npy", np.ones(4))
-    g = np.load(tmp_path / "g.npy", mmap_mode="r")
+    np.save(tmp_path / "g.npy", np.ones(8))
+    g = np.load(tmp_path / "g.npy", mmap_mode="r")[::2]
     w = np.ones(4)
     st.SGD(w, lr=0.5).step(g)
     assert (w == 0.5).all()

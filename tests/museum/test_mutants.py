@@ -33,10 +33,10 @@ cdef extern from *:
 '''
 
 
-def made(text, cython=False):
+def made(text):
     """The changed lines by operator."""
     found = {}
-    for mutant in mutants(text, cython):
+    for mutant in mutants(text):
         now = mutant.applied(text).splitlines()[mutant.line(text) - 1]
         found.setdefault(mutant.operator, set()).add(now.strip())
     return found
@@ -69,7 +69,7 @@ def test_mutants_of_python():
 
 
 def test_mutants_of_cython():
-    found = made(CYTHON, cython=True)
+    found = made(CYTHON)
     assert found["index"] == {
         "cdef real b1 = <real>h[1], b2 = <real>h[1]", "cdef real b1 = <real>h[0], b2 = <real>h[2]",
         "cdef real b1 = <real>h[0], b2 = <real>h[0]",
