@@ -115,7 +115,8 @@ def _rules(family: str) -> str:
 
 
 CORE_TESTS = ("tests/core/test_optimizers.py", "tests/options/test_clip.py",
-              "tests/promises/test_refused.py", "tests/promises/test_memory.py")  # fmt: skip
+              "tests/promises/test_refused.py", "tests/promises/test_memory.py",
+              "tests/promises/test_copies.py")  # fmt: skip
 CODED: list[Tests] = [
     ["tests/promises/test_exactness_of_formats.py", "tests/memory/test_formats.py"],
     ["tests/promises/test_masters.py", "tests/promises/test_stochastic_rounding.py",
