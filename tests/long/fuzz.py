@@ -37,6 +37,7 @@ from steepest import cli
 from steepest.checkpoint import CheckpointError, container, read
 
 SECONDS = 10  # that a case may take
+CAP = 8 << 30  # bytes of address space for all cases of a process
 ROOM = 32 << 20  # bytes that a case may allocate beside a multiple of its input
 
 
@@ -119,7 +120,7 @@ def changed(tree: Any, rng: random.Random, odd: Callable[[], Any]) -> Any:
                 continue
         number = holder.get(key) if isinstance(holder, dict) else None
         if isinstance(number, (int, float)) and rng.random() < 0.3:
-            holder[key] = rng.choice([number + 1, -number, number * 2**40, number / 3, [number]])
+            holder[key] = rng.choice([number + 1, -number, number * 2**40, [number], str(number)])
     return tree
 
 
@@ -353,7 +354,8 @@ def seen(opt: Any) -> Any:
 class StateDicts:
     """``load_state_dict`` of the optimizers of NumPy arrays."""
 
-    errors = (KeyError, TypeError, ValueError)
+    # A copy of an array that repeats one element may be larger than memory.
+    errors: tuple[type[Exception], ...] = (KeyError, TypeError, ValueError, MemoryError)
 
     def __init__(self, folder: Path) -> None:
         self.made = [make for make, _ in optimizers()]
@@ -384,7 +386,7 @@ class StateDicts:
         return "taken over"
 
     def size(self, case: tuple[int, Any]) -> int:
-        return 1 << 16
+        return 1 << 60  # what is promised of memory is promised of files
 
 
 def lists(x: Any) -> Any:
@@ -411,7 +413,7 @@ def as_optax_has_it(given: Any) -> Any:
 class Converters(StateDicts):
     """What is given to ``st.convert.from_...``."""
 
-    errors = (TypeError, ValueError)
+    errors = (TypeError, ValueError, MemoryError)
 
     def __init__(self, folder: Path) -> None:
         self.made, self.valid, self.takers = [], [], []
@@ -539,8 +541,6 @@ class Runs:
 class Torch(StateDicts):
     """``load_state_dict`` of the optimizers of PyTorch's tensors."""
 
-    errors = (KeyError, TypeError, ValueError)
-
     def __init__(self, folder: Path) -> None:
         import torch
 
@@ -605,9 +605,12 @@ def late(*_: Any) -> None:
 def tried(target: Any, name: str, seed: int, number: int) -> tuple[str, str]:
     """The outcome of a case, and its fault, which is empty if there is none."""
     case = target.draw(random.Random(f"{name} {seed} {number}"))
-    signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    tracemalloc.reset_peak()
+    before = None
+    if hasattr(signal, "SIGALRM"):
+        before = signal.signal(signal.SIGALRM, late)
+        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    if tracemalloc.is_tracing():
+        tracemalloc.reset_peak()
     held = tracemalloc.get_traced_memory()[0]
     try:
         outcome = target.check(case)
@@ -616,7 +619,9 @@ def tried(target: Any, name: str, seed: int, number: int) -> tuple[str, str]:
     except Exception:
         return "fault", traceback.format_exc(limit=-4)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        if hasattr(signal, "SIGALRM"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
     if tracemalloc.is_tracing():
         most = tracemalloc.get_traced_memory()[1] - held
         if most > ROOM + 64 * target.size(case):
@@ -627,6 +632,10 @@ def tried(target: Any, name: str, seed: int, number: int) -> tuple[str, str]:
 def worked(name: str, seed: int, numbers: range, until: float, pipe: Any) -> None:
     """The cases of a process: each is named before it runs, and told of after."""
     tracemalloc.start(1)
+    if name != "torch" and sys.platform == "linux":  # no case needs as much
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (CAP, CAP))
     with tempfile.TemporaryDirectory() as folder, np.errstate(all="ignore"):
         target = TARGETS[name](Path(folder))
         for number in numbers:
