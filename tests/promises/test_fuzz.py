@@ -70,6 +70,16 @@ def test_a_hyper_parameter_that_contains_itself_is_refused():
         st.convert.from_torch(given, opt)
 
 
+@pytest.mark.parametrize("wrong", ["params", "params of a model"])
+def test_params_that_contain_themselves_are_refused(tmp_path, wrong):
+    """They raised RecursionError, as did what a converter was given."""
+    with pytest.raises(ValueError, match="params is nested too deeply, or contains itself"):
+        if wrong == "params":
+            st.SGD(fuzz.circle())
+        else:
+            st.save(tmp_path / "x", st.SGD(np.ones(2)), fuzz.circle())
+
+
 WRONG_RECORDS = {
     "a number": lambda r: 1,
     "steps": lambda r: r | {"steps": [1]},
