@@ -37,7 +37,7 @@ from steepest import cli
 from steepest.checkpoint import CheckpointError, container, read
 
 SECONDS = 10  # that a case may take
-CAP = 8 << 30  # bytes of address space for all cases of a process
+CAP = 8 << 30  # bytes of address space of a process, more than any case needs
 ROOM = 32 << 20  # bytes that a case may allocate beside a multiple of its input
 
 
@@ -107,10 +107,10 @@ def changed(tree: Any, rng: random.Random, odd: Callable[[], Any]) -> Any:
             del holder[key]
         elif what == 5:
             other, place = rng.choice(found)
-            with contextlib.suppress(KeyError, IndexError, TypeError):
+            with contextlib.suppress(KeyError, IndexError, TypeError, MemoryError):
                 holder[key] = copy.deepcopy(other[place])
         elif what == 6 and isinstance(holder, list):
-            with contextlib.suppress(IndexError, TypeError):
+            with contextlib.suppress(IndexError, TypeError, MemoryError):
                 holder.insert(rng.randrange(len(holder) + 1), copy.deepcopy(holder[key]))
         elif isinstance(holder, dict):
             name = rng.choice(["", "new", "a", "w", "step", "lr", "$object", 0, None])
@@ -632,7 +632,7 @@ def tried(target: Any, name: str, seed: int, number: int) -> tuple[str, str]:
 def worked(name: str, seed: int, numbers: range, until: float, pipe: Any) -> None:
     """The cases of a process: each is named before it runs, and told of after."""
     tracemalloc.start(1)
-    if name != "torch" and sys.platform == "linux":  # no case needs as much
+    if sys.platform == "linux":
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (CAP, CAP))

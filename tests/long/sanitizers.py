@@ -223,6 +223,11 @@ def build(kind: str, work: Path, levels: tuple[str, ...]) -> Path:
         command.append("--no-build-isolation")
     command += [f"-C{key}={value}" for key, value in settings.items()]
     subprocess.run([*command, str(source)], check=True)
+    mark = b"__asan_init" if kind == "memory" else b"__tsan_init"
+    modules = [path for path in site.rglob("*.so") if ".libs" not in path.parts]
+    bare = [path.name for path in modules if mark not in path.read_bytes()]
+    if bare or not modules:
+        raise RuntimeError(f"modules that were built without {FLAGS[kind]}: {bare}")
     return site
 
 

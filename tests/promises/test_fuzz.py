@@ -70,14 +70,32 @@ def test_a_hyper_parameter_that_contains_itself_is_refused():
         st.convert.from_torch(given, opt)
 
 
-@pytest.mark.parametrize("wrong", ["params", "params of a model"])
-def test_params_that_contain_themselves_are_refused(tmp_path, wrong):
+def test_codes_of_python_s_numbers_are_refused():
+    """They raised OverflowError."""
+    opt = st.AdamW({"w": np.ones(64, np.float32)})
+    opt.step({"w": np.ones(64, np.float32)})
+    given = st.convert.to_flashoptim(opt, tensors=False)
+    given["state"][0]["exp_avg::quantized"] = np.full(64, 2**70, object)
+    with pytest.raises(ValueError, match="codes of object that are not of 8 bits"):
+        st.convert.from_flashoptim(given, opt)
+
+
+def test_an_array_is_no_list_of_variables():
+    """A list of the rows of one that repeats a number took all memory."""
+    opt = st.SGD({"w": np.ones(2)}, momentum=0.9, convention="keras")
+    with pytest.raises(TypeError, match="variables is an array; expected a list of arrays"):
+        st.convert.from_keras(np.broadcast_to(np.zeros(()), (2**30, 2**20)), opt)
+
+
+@pytest.mark.parametrize(
+    "take",
+    [lambda tree: st.SGD(tree), lambda tree: st.save("x", st.SGD(np.ones(2)), tree)],
+    ids=["optimizer", "save"],
+)
+def test_params_that_contain_themselves_are_refused(take):
     """They raised RecursionError, as did what a converter was given."""
     with pytest.raises(ValueError, match="params is nested too deeply, or contains itself"):
-        if wrong == "params":
-            st.SGD(fuzz.circle())
-        else:
-            st.save(tmp_path / "x", st.SGD(np.ones(2)), fuzz.circle())
+        take(fuzz.circle())
 
 
 WRONG_RECORDS = {
