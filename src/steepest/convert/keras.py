@@ -164,7 +164,7 @@ def from_keras(
     )
 
 
-def _listed(variables: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
+def _listed(variables: Any) -> list[Any]:
     if hasattr(variables, "keys"):
         keys = list(variables.keys())
         try:
@@ -174,6 +174,8 @@ def _listed(variables: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
         if [str(key) for key in ordered] != [str(i) for i in range(len(keys))]:
             raise ValueError(f'variables has the keys {keys}; expected "0", "1" and so on')
         return [np.asarray(variables[key]) for key in ordered]
+    if isinstance(variables, np.ndarray):  # whose rows may be more than memory has room for
+        raise TypeError("variables is an array; expected a list of arrays")
     return list(variables)
 
 

@@ -131,6 +131,8 @@ def value(x: Any, what: str) -> Any:
     if x is None or isinstance(x, (bool, str, int, float)):
         return x
     if isinstance(x, (tuple, list)):
+        if any(isinstance(one, (tuple, list)) for one in x):
+            raise ValueError(f"{what} = {x!r}: expected numbers, not lists of them")
         return tuple(value(one, what) for one in x)
     return common.number_of(x, what)
 

@@ -107,6 +107,7 @@ class WithStateDict(WithPlan, registered=False):
 
     def _taking(self, state_dict: Mapping[str, Any]) -> list[Call]:
         """The calls that take over a state, of which all is made and checked here."""
+        _check_layout(state_dict)
         if state_dict["rule"] != self.rule:
             raise ValueError(f"state of rule {state_dict['rule']!r} given to {self.rule!r}")
         groups = state_dict["param_groups"]
@@ -233,3 +234,23 @@ class WithStateDict(WithPlan, registered=False):
                 for key in program.keys(p):
                     if isinstance(state.get(key), np.ndarray):
                         yield state, key
+
+
+def _check_layout(state_dict: Any) -> None:
+    """Raises KeyError or TypeError unless the parts of a state dict are of their kinds."""
+    _mapping(state_dict, "the state dict")
+    groups = state_dict["param_groups"]
+    if not isinstance(groups, (list, tuple)):
+        raise TypeError(f"param_groups is a {type(groups).__name__}; expected a list of dicts")
+    for i, group in enumerate(groups):
+        _mapping(group, f"param_groups[{i}]")
+        if not isinstance(group["param_names"], (list, tuple)):
+            raise TypeError(f"param_groups[{i}]['param_names']: expected a list of names")
+    _mapping(state_dict["state"], "state")
+    for name, own in state_dict["state"].items():
+        _mapping(own, f"state of parameter {name!r}")
+
+
+def _mapping(given: Any, what: str) -> None:
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{what} is a {type(given).__name__}; expected a dict")

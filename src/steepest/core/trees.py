@@ -43,7 +43,8 @@ def flatten(tree: Any, first_number: int = 0) -> tuple[Shape, list[str], list[An
     """The shape of a tree, and the names and values of its leaves in order.
 
     A leaf's name is its path, joined by dots. Numbers of the outermost list start at
-    `first_number`; a single array is named like a list's first.
+    `first_number`; a single array is named like a list's first. Raises TypeError for a set,
+    ValueError for what contains itself.
     """
     names: list[str] = []
     leaves: list[Any] = []
@@ -64,7 +65,10 @@ def flatten(tree: Any, first_number: int = 0) -> tuple[Shape, list[str], list[An
         leaves.append(tree)
         return None
 
-    return walk(tree, (), first_number), names, leaves
+    try:
+        return walk(tree, (), first_number), names, leaves
+    except RecursionError:
+        raise ValueError("params is nested too deeply, or contains itself") from None
 
 
 def own_names(group: Mapping[str, Any], names: list[str]) -> list[str]:

@@ -4,7 +4,10 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from steepest.convert.torch import check_layout
 from steepest.core import internal
+from steepest.core.norms import checked_history
+from steepest.core.state import counter
 from steepest.extras import require
 from steepest.fields import Call, continued, snapshot
 from steepest.kernels import machine
@@ -90,6 +93,7 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
             hook(self)
 
     def _load(self, loaded: Mapping[str, Any]) -> None:
+        check_layout(loaded)
         before = self._current()
         saved = copy.deepcopy(loaded["param_groups"])
         sizes = [len(group["params"]) for group in self.param_groups]
@@ -98,7 +102,7 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
                 f"the state's groups have {[len(group['params']) for group in saved]} parameters; "
                 f"expected {sizes}"
             )
-        record = saved[0].pop(layout.RECORD, {}) if saved else {}
+        record = _checked_record(saved[0].pop(layout.RECORD, {}) if saved else {})
         groups = []
         for group, found in zip(self.param_groups, saved, strict=True):
             rule = internal.rule_of(before, group)
@@ -122,11 +126,8 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
         if updates is None:
             updates = max((int(own[name]["step"]) for name in begun), default=0)
         internal.set_updates(inner, updates)
-        inner.skipped = int(record.get("skipped", 0))
-        inner.clip_history = {
-            str(key): [float(x) for x in norms]
-            for key, norms in record.get("clip_history", {}).items()
-        }
+        inner.skipped = record.get("skipped", 0)
+        inner.clip_history = checked_history(record.get("clip_history", {}))
         for follower in followers:
             for name, _, p in follower.each():
                 if name in begun:
@@ -166,7 +167,7 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
         self, loaded: Mapping[Any, Any], record: Mapping[str, Any], names: Mapping[Any, str]
     ) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
         """By name: copies of the loaded states, and the counts of those that do not say theirs."""
-        steps = record.get("steps", {})
+        steps = record["steps"]
         states: dict[str, dict[str, Any]] = {name: {} for name in names.values()}
         counts = {name: steps.get(i, record.get("updates", 1)) for i, name in names.items()}
         rules = {
@@ -175,12 +176,17 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
             for name in follower.inner["param_names"]
         }
         for i, name in names.items():
-            given = loaded.get(i)
+            given = loaded.get(i, {})
+            if not isinstance(given, Mapping):
+                raise TypeError(f"state of {name!r} is a {type(given).__name__}; expected a dict")
             if given:
                 found = layout.state_from_torch(rules[name], given, name, counts[name])
                 if "step" not in given and i not in steps:
                     del found["step"]
-                states[name] = {key: _copied(x) for key, x in found.items()}
+                try:
+                    states[name] = {key: _copied(x) for key, x in found.items()}
+                except RecursionError:
+                    raise ValueError(f"state of parameter {name!r} contains itself") from None
             elif i in steps:
                 states[name] = {"step": steps[i]}
         return states, counts
@@ -203,6 +209,21 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
             self.state.watch()
         self._watched = None
         self._empty()
+
+
+def _checked_record(given: Any) -> dict[str, Any]:
+    """What a state dict says beside what torch's has, its counts as numbers. Raises TypeError or
+    ValueError for what it cannot say."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{layout.RECORD} is a {type(given).__name__}; expected a dict")
+    record = {key: x for key, x in given.items() if x is not None}
+    for key in ("updates", "skipped"):
+        if key in record:
+            record[key] = int(counter(record[key], key))
+    steps = record.get("steps", {})
+    if not isinstance(steps, Mapping):
+        raise TypeError(f"steps of {layout.RECORD} is a {type(steps).__name__}; expected a dict")
+    return record | {"steps": {i: int(counter(t, str(i))) for i, t in steps.items()}}
 
 
 def _check_keys(state: Mapping[str, Any], program: Any, p: Array, name: str) -> None:

@@ -184,7 +184,10 @@ def numbers(x: Any) -> Any:
                              "expected one number")  # fmt: skip
         return x.item()
     if type(x) in (tuple, list):
-        return type(x)(numbers(y) for y in x)
+        try:
+            return type(x)(numbers(y) for y in x)
+        except RecursionError:
+            raise ValueError("a hyper-parameter is nested too deeply, or contains itself") from None
     if isinstance(x, np.generic):
         return x.item()
     return x

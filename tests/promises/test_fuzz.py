@@ -1,0 +1,152 @@
+"""Damaged and hostile input: a share of tests/long/fuzz.py, and what it has found."""
+
+import copy
+
+import fuzz
+import numpy as np
+import pytest
+
+import steepest as st
+
+
+@pytest.mark.parametrize("name", ["files", "state_dicts", "converters"])
+def test_cases_of_one_seed(tmp_path, name):
+    some(tmp_path, name, 40)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", ["files", "state_dicts", "converters", "runs"])
+def test_more_cases_of_one_seed(tmp_path, name):
+    some(tmp_path, name, 400)
+
+
+@pytest.mark.torch
+def test_cases_for_tensors(tmp_path):
+    pytest.importorskip("torch")
+    some(tmp_path, "torch", 100)
+
+
+def some(folder, name, most):
+    target = fuzz.TARGETS[name](folder)
+    outcomes = set()
+    with np.errstate(all="ignore"):
+        for number in range(most):
+            outcome, fault = fuzz.tried(target, name, 1, number)
+            assert not fault, f"{name} --seed 1 --only {number}: {fault}"
+            outcomes.add(outcome)
+    assert len(outcomes) > 1  # some are taken over, some refused
+
+
+# Found, and mended
+
+WRONG_PARTS = {
+    "nothing": lambda d: None,
+    "an array": lambda d: np.zeros(3),
+    "groups of a scalar": lambda d: d | {"param_groups": [np.float64(1)]},
+    "groups of an array": lambda d: d | {"param_groups": np.zeros((2, 2))},
+    "names of an array": lambda d: d | {"param_groups": [{"param_names": np.zeros(2)}]},
+    "state of an array": lambda d: d | {"state": np.zeros(3)},
+    "state of a parameter": lambda d: d | {"state": {"w": np.zeros(3)}},
+}
+
+
+@pytest.mark.parametrize("change", WRONG_PARTS.values(), ids=WRONG_PARTS)
+def test_a_state_dict_with_other_parts_is_refused(change):
+    """It raised IndexError or AttributeError."""
+    opt = st.SGD({"w": np.ones(2)}, momentum=0.9)
+    given = change(opt.state_dict())
+    before = fuzz.seen(opt)
+    with pytest.raises(TypeError, match=r"expected a (dict|list)"):
+        opt.load_state_dict(given)
+    assert fuzz.seen(opt) == before
+
+
+def test_a_hyper_parameter_that_contains_itself_is_refused():
+    """It raised RecursionError."""
+    opt = st.AdamW({"w": np.ones(2)})
+    given = st.convert.to_torch(opt, tensors=False)
+    given["param_groups"][0]["betas"] = fuzz.circle()
+    with pytest.raises(ValueError, match=r"betas of group 0 = .*: expected numbers"):
+        st.convert.from_torch(given, opt)
+
+
+def test_codes_of_python_s_numbers_are_refused():
+    """They raised OverflowError."""
+    opt = st.AdamW({"w": np.ones(64, np.float32)})
+    opt.step({"w": np.ones(64, np.float32)})
+    given = st.convert.to_flashoptim(opt, tensors=False)
+    given["state"][0]["exp_avg::quantized"] = np.full(64, 2**70, object)
+    with pytest.raises(ValueError, match="codes of object that are not of 8 bits"):
+        st.convert.from_flashoptim(given, opt)
+
+
+def test_an_array_is_no_list_of_variables():
+    """A list of the rows of one that repeats a number took all memory."""
+    opt = st.SGD({"w": np.ones(2)}, momentum=0.9, convention="keras")
+    with pytest.raises(TypeError, match="variables is an array; expected a list of arrays"):
+        st.convert.from_keras(np.broadcast_to(np.zeros(()), (2**30, 2**20)), opt)
+
+
+@pytest.mark.parametrize(
+    "take",
+    [lambda tree: st.SGD(tree), lambda tree: st.save("x", st.SGD(np.ones(2)), tree)],
+    ids=["optimizer", "save"],
+)
+def test_params_that_contain_themselves_are_refused(take):
+    """They raised RecursionError, as did what a converter was given."""
+    with pytest.raises(ValueError, match="params is nested too deeply, or contains itself"):
+        take(fuzz.circle())
+
+
+WRONG_RECORDS = {
+    "a number": lambda r: 1,
+    "steps": lambda r: r | {"steps": [1]},
+    "a step": lambda r: r | {"steps": {0: "one"}},
+    "updates": lambda r: r | {"updates": float("inf")},
+    "large": lambda r: r | {"updates": 2**63},
+    "skipped": lambda r: r | {"skipped": 0.5},
+    "norms": lambda r: r | {"clip_history": "abc"},
+}
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("change", WRONG_RECORDS.values(), ids=WRONG_RECORDS)
+def test_a_record_of_other_kinds_is_refused(change):
+    """It raised AttributeError or OverflowError."""
+    opt = stepped_tensors()
+    given = opt.state_dict()
+    group = given["param_groups"][0]
+    [key] = [key for key, x in group.items() if isinstance(x, dict) and "updates" in x]
+    group[key] = change(group[key])
+    before = fuzz.Torch.seen(opt)
+    with pytest.raises((TypeError, ValueError), match=r"expected (a dict|a count|lists)"):
+        opt.load_state_dict(given)
+    assert fuzz.Torch.seen(opt) == before
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("wrong", ["tensor", "circle", "circular betas"])
+def test_states_and_groups_of_other_kinds_are_refused(wrong):
+    """They raised RuntimeError or RecursionError."""
+    opt = stepped_tensors()
+    given = copy.deepcopy(opt.state_dict())
+    if wrong == "tensor":
+        given["state"][0] = opt.param_groups[0]["params"][0].detach()
+    elif wrong == "circle":
+        given["state"][0]["exp_avg"] = fuzz.circle()
+    else:
+        given["param_groups"][0]["betas"] = fuzz.circle()
+    before = fuzz.Torch.seen(opt)
+    with pytest.raises((TypeError, ValueError), match=r"expected a dict|contains itself|betas"):
+        opt.load_state_dict(given)
+    assert fuzz.Torch.seen(opt) == before
+
+
+def stepped_tensors():
+    torch = pytest.importorskip("torch")
+    stt = pytest.importorskip("steepest.torch")
+    p = torch.ones(3, requires_grad=True)
+    p.grad = torch.ones(3)
+    opt = stt.AdamW([p])
+    opt.step()
+    return opt
