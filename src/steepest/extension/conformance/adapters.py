@@ -122,7 +122,7 @@ class SteepestCandidate:
 
     def __init__(self, opt: Any) -> None:
         self.object = opt
-        self.shape: Callable[[Grads], Any] = dict
+        self.shape: Callable[[Grads], Any] = _as_given
         """Gradients in the structure in which the parameters were given."""
 
     def step(self, grads: Grads) -> None:
@@ -164,6 +164,10 @@ class SteepestCandidate:
         self.shape = grown
 
 
+def _as_given(grads: Grads) -> Grads:
+    return grads
+
+
 class Steepest:
     """For this library's classes and functions that make one of params."""
 
@@ -186,7 +190,7 @@ class Steepest:
         **arguments: Any,
     ) -> SteepestCandidate:
         if groups is None:
-            return SteepestCandidate(self.factory(dict(params), **arguments))
+            return SteepestCandidate(self.factory(params, **arguments))
         named = [{"params": {name: params[name] for name in names}} for names in groups]
         made = SteepestCandidate(self.factory(named, **arguments))
         made.shape = lambda grads: [{name: grads[name] for name in names} for names in groups]

@@ -1,5 +1,6 @@
 """Work in a child process, which may crash or hang."""
 
+import faulthandler
 import os
 import pickle
 import select
@@ -50,6 +51,7 @@ def in_child(work: Callable[[], Any], seconds: float = 30.0) -> Ended:
 def _be_child(work: Callable[[], Any], writing: int) -> None:
     """The whole life of the child; says nothing on the parent's terminal."""
     status = 1
+    faulthandler.disable()
     try:
         silent = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silent, 2)

@@ -80,7 +80,7 @@ def whole_numbers_are_refused(c: Subject) -> None:
     params: dict[str, Array] = {
         name: np.zeros(shape, np.int64) for name, shape in c.shapes.items()
     }  # fmt: skip
-    grads = {name: np.ones(p.shape, np.int64) for name, p in params.items()}
+    grads = {name: np.ones(p.shape, np.float32) for name, p in params.items()}
     c.refused(lambda: c.make(params).step(grads), "parameters of int64")
 
 
