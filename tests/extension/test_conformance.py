@@ -3,9 +3,11 @@
 import contextlib
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
+import scoreboard
 
 import steepest as st
 from steepest.extension.conformance import adapters, run_checks
@@ -609,6 +611,15 @@ def test_every_check_says_what_it_demands():
     said = dict(described_checks())
     assert list(said) == list(CHECKS) and len(said) > 45
     assert all(text.endswith(".") and len(text) > 40 for text in said.values())
+
+
+def test_the_page_lists_them():
+    """Written with: python tests/long/scoreboard.py --docs"""
+    page = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text(encoding="utf-8")
+    assert f"\n{scoreboard.checks_listed()}\n" in page
+    for rule, declared in EXPECTED.items():
+        for name, why in declared.items():
+            assert f"| {rule} | {name} | {why} |" in page.replace("`", "")
 
 
 def test_a_child_that_dies_or_hangs_is_told_of():

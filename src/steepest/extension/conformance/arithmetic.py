@@ -11,6 +11,7 @@ from steepest.extension.conformance.subject import (
     Subject,
     check,
     compare,
+    dotted,
     same,
     same_array,
     snapshot,
@@ -206,7 +207,7 @@ def counts_from_one(c: Subject) -> None:
         if last > 1:
             c.steps(opt, 2, last)
         for path, x in _counts(c, opt).items():
-            assert x == last, f"{path} is {x} after {last} steps"
+            assert x == last, f"{dotted(path)} is {x} after {last} steps"
 
 
 @check
@@ -225,9 +226,7 @@ def counts_beyond_24_bits(c: Subject) -> None:
     opt.load_state_dict(c.changed(held, late))
     c.steps(opt, 3, 3)
     for path, x in _counts(c, opt).items():
-        assert int(x) == 2**24 + 1, (
-            f"{path} is {int(x)} after a step that began at 2**24 = 16777216"
-        )
+        assert int(x) == 2**24 + 1, f"{dotted(path)} is {int(x)} after the step behind 16777216"
 
 
 def _counts(c: Subject, opt: Candidate) -> dict[tuple[Any, ...], Array]:

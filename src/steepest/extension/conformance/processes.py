@@ -106,7 +106,7 @@ def fork(c: Subject) -> None:
         def work() -> dict[str, Any]:
             return c.steps(opt, 2, 3).params()
 
-        how, found = in_child(work, 20)
+        how, found = in_child(work, 10)
         assert how == "returned", f"the child {how}: {found}"
         for name, p in c.steps(opt, 2, 3).params().items():
             same_array(found[name], p, f"parameter {name!r} of the child")

@@ -12,6 +12,7 @@ from steepest.extension.conformance.subject import (
     Subject,
     check,
     compare,
+    dotted,
     same,
     same_array,
     snapshot,
@@ -41,7 +42,7 @@ def state_dict_repeats(c: Subject) -> None:
     first, second = c.arrays(opt.state_dict()), c.arrays(opt.state_dict())
     assert first.keys() == second.keys(), "the second state dict has other keys"
     for path, x in first.items():
-        same_array(second[path], x, f"{path} of the second state dict")
+        same_array(second[path], x, f"{dotted(path)} of the second state dict")
     same(c.steps(opt, 4, STEPS), c.run(), "after state dicts: ")
 
 
@@ -53,7 +54,7 @@ def state_dict_is_a_snapshot(c: Subject) -> None:
     before = c.arrays(held)
     c.steps(opt, 4, STEPS)
     for path, x in c.arrays(held).items():
-        same_array(x, before[path], f"{path} of a state dict, after later steps")
+        same_array(x, before[path], f"{dotted(path)} of a state dict, after later steps")
 
 
 @check
@@ -67,7 +68,9 @@ def loading_copies(c: Subject) -> None:
     two.load_state_dict(held)
     c.steps(one, 4, STEPS)
     for path, x in c.arrays(held).items():
-        same_array(x, before[path], f"{path} of the state dict that was loaded, after steps")
+        same_array(
+            x, before[path], f"{dotted(path)} of the state dict that was loaded, after steps"
+        )
     same(c.steps(two, 4, STEPS), one, "the second that was given the state dict: ")
 
 
@@ -101,7 +104,7 @@ def _with_wrong(c: Subject, held: Any, path: tuple[Any, ...], shape: tuple[int, 
 
     opt = c.make(c.params(shapes=dict.fromkeys(c.shapes, (32, 32))))
     params = opt.params()
-    what = f"{'.'.join(map(str, path))} with shape {shape} instead of its own was"
+    what = f"{dotted(path)} with shape {shape} instead of its own was"
     try:
         opt.load_state_dict(c.changed(held, wrong))
         c.steps(opt, 3, 3)

@@ -98,9 +98,9 @@ class Subject:
             work()
         except Exception:
             if opt is not None and before is not None:
-                unchanged(opt, before, f"{what} was refused, but half of a step was made: ")
+                unchanged(opt, before, f"refused after half of a step: {what}: ")
             return
-        raise AssertionError(f"{what} was not refused")
+        raise AssertionError(f"not refused: {what}")
 
     def guarded(self, work: Callable[[], Any]) -> Ended:
         """Work that may crash the process: in a child where there may be one."""
@@ -159,6 +159,11 @@ def _children(x: Any) -> list[tuple[Any, Any]]:
     if hasattr(x, "_fields"):
         return list(zip(x._fields, x, strict=True))
     return list(enumerate(x)) if isinstance(x, list | tuple) else []
+
+
+def dotted(path: tuple[Any, ...]) -> str:
+    """A place in a state dict, as it is named in messages."""
+    return ".".join(map(str, path))
 
 
 # Comparisons
