@@ -10,6 +10,7 @@ import pytest
 import scoreboard
 
 import steepest as st
+from steepest.extension import conformance
 from steepest.extension.conformance import adapters, run_checks
 from steepest.extension.conformance.children import in_child
 from steepest.extension.conformance.subject import CHECKS
@@ -559,8 +560,8 @@ def test_all_failures_are_named(monkeypatch):
         def step(self, grads):
             print(end="deaf")
 
-    for name in set(CHECKS) - {"repeats", "moves", "instruction_sets", "nothing_is_printed"}:
-        monkeypatch.delitem(CHECKS, name)
+    names = ("repeats", "moves", "instruction_sets", "nothing_is_printed")
+    monkeypatch.setattr(conformance, "CHECKS", {name: CHECKS[name] for name in names})
     found = run_checks(Deaf, {"moves": "it is deaf"})
     assert [x.how for x in found] == ["passed", "expected", "passed", "failed"]
     assert found[1].why == "it is deaf"

@@ -1,4 +1,4 @@
-"""Subnormal numbers: none is flushed, none makes a step infinite, and what they cost is measured."""
+"""Subnormal numbers: none is flushed, none makes a step infinite; what they cost is measured."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def vanishing(rng, n):
 
 
 def tiny(rng, n):
-    """Numbers that are subnormal as float32, but for the first, which is the whole length of some."""
+    """Numbers that are subnormal as float32; the first may be the whole length of the array."""
     x = np.round(rng.standard_normal(n) * 100) * 1e-45
     x[:1] = 1.0 if rng.random() < 0.5 else 1e-44
     return x

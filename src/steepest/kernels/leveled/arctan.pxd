@@ -8,8 +8,7 @@ cdef inline real arctan2(real y, real x) noexcept nogil:
     Exchanging the two, and turning by π/4, bring the quotient q into [-tan π/8, tan π/8]; there
     (arctan q - q) / q³ is a polynomial in q², interpolated at Chebyshev's nodes; arctan q then
     lacks at most 4e-17 of itself, 3e-9 in float. `turned` is not asked again at the end: GCC would
-    compile what lies between once for each answer, and do all of it for every element. A square too
-    small to be told from 0 is 0: the bits are the same, and products with subnormal ones are slow.
+    compile what lies between once for each answer, and do all of it for every element.
     """
     cdef real size = magnitude(y)
     cdef bint steep = size > x
@@ -18,8 +17,8 @@ cdef inline real arctan2(real y, real x) noexcept nogil:
     cdef real top = small - large if turned else small
     cdef real bottom = small + large if turned else large
     cdef real turn = <real>0.7853981633974483 if turned else <real>0
-    cdef real q = top / (<real>2 if large == <real>0 else bottom)
-    cdef real r = q if magnitude(q) > <real>1e-16 else <real>0, z = r * r, sum
+    cdef real q = top / (<real>2 if large == <real>0 else bottom), z = q * q
+    cdef real sum
     if real is float:
         sum = <real>-0.06451928208121749
         sum = sum * z + <real>0.10743731490791084
