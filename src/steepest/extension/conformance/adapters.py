@@ -61,7 +61,7 @@ class Adapter(Protocol):
     @property
     def lacks(self) -> Mapping[str, str]:
         """What the library has not, and why: checks that need it do not apply. The names are "add",
-        "fork", "groups", "in place", "keywords", "levels", "names" (of gradients),
+        "fork", "groups", "in place", "keywords", "levels", "load", "names" (of gradients),
         "negative strides", "None", "object", "pickle", "read-only", "set", "shared memory",
         "strides" and "threads"."""
 
@@ -351,7 +351,7 @@ class OptaxCandidate:
     def step(self, grads: Grads) -> None:
         jax, optax = self.owner.jax, self.owner.optax
         with self.owner.wide():
-            given = {name: jax.numpy.asarray(grads[name]) for name in self.now}
+            given = {name: jax.numpy.asarray(g) for name, g in grads.items()}
             updates, held = self.owner.transformation.update(given, self.held, self.now)
             self.now, self.held = optax.apply_updates(self.now, updates), held
 
@@ -394,6 +394,7 @@ class Optax:
             "in place": "JAX's arrays do not change",
             "keywords": none,
             "levels": "XLA chooses the level",
+            "load": "the state is an argument of each update",
             "negative strides": "JAX's arrays have no strides",
             "None": "optax leaves parameters out by masked and multi_transform",
             "object": "a transformation holds nothing",

@@ -117,6 +117,7 @@ def _with_wrong(c: Subject, held: Any, path: tuple[Any, ...], shape: tuple[int, 
 @check
 def missing_state_is_refused(c: Subject) -> None:
     """A state dict of other parameters, or of fewer, is refused and changes nothing."""
+    c.asks_for("load")
     names = list(c.shapes)
     fewer = c.run({name: c.params()[name] for name in names[:-1]}, 2).state_dict()
     opt = c.run(last=2)
