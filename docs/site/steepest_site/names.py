@@ -56,7 +56,7 @@ ROOMS = (
     Room("codecs", "Codecs"),
     Room("reference", "Rules in NumPy"),
     Room("extension", "Rules of your own", ("steepest.extension",)),
-    Room("testing", "Tests of rules", ("steepest.core.verification",)),
+    Room("testing", "Tests of rules and optimizers", ("steepest.core.verification",)),
     Room(
         "", "Threads and versions", ("steepest.kernels",),
         "What a process has, and how many threads its steps use.",

@@ -1,6 +1,7 @@
 """Layer-wise rules: they need norms over the whole parameter."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -8,6 +9,12 @@ from steepest.reference.adam import moments, one_minus_power
 from steepest.reference.reductions import magnitudes, squares
 from steepest.reference.stored import next_pass
 from steepest.reference.types import Array, State
+
+
+def rate(x: float, p: Array) -> Any:
+    """A finite number in the type of p, where it is at most the type's largest."""
+    largest = float(np.finfo(p.dtype).max)
+    return p.dtype.type(largest if largest < x < math.inf else x)
 
 
 def lamb(
@@ -34,7 +41,7 @@ def lamb(
     length = norm_bounds[0] if length < norm_bounds[0] else length
     length = norm_bounds[1] if length > norm_bounds[1] else length
     ratio = length / taken if adapt and length != 0.0 and taken != 0.0 else 1.0
-    p[...] = p - real(lr * ratio) * direction()
+    p[...] = p - rate(lr * ratio, p) * direction()
 
 
 def lars(
@@ -52,7 +59,7 @@ def lars(
             lr = lr * ratio
         elif not ratio > lr:
             lr = ratio
-    step = real(lr) * (g + real(decay) * p)
+    step = rate(lr, p) * (g + real(decay) * p)
     if "momentum_buffer" in state:
         m = state["momentum_buffer"]
         m[...] = real(momentum) * m + step
@@ -102,4 +109,4 @@ def fromage(p: Array, g: Array, state: State, t: int, *, lr: float) -> None:
     real = p.dtype.type
     length, slope = math.sqrt(squares(p)), math.sqrt(squares(g))
     ratio = length / slope if length != 0.0 and slope != 0.0 else 1.0
-    p[...] = real(1.0 / math.sqrt(1.0 + lr * lr)) * (p - real(lr * ratio) * g)
+    p[...] = real(1.0 / math.sqrt(1.0 + lr * lr)) * (p - rate(lr * ratio, p) * g)

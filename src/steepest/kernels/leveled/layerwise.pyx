@@ -1,13 +1,23 @@
 """Rules that use norms over a whole parameter: see ``rules.pxd`` for what all rules share, and
 for reductions, which sum such norms up before the update. A norm that is NaN, or infinite because a
 square left the range of double, makes NaN (or 0) of the whole parameter's step, as it does when a
-framework computes it."""
-from libc.math cimport sqrt
+framework computes it. A rate that becomes larger than the type's largest number, as beside
+subnormal gradients, is that number: an infinite one would make NaN of elements that are 0."""
+from libc.float cimport FLT_MAX
+from libc.math cimport INFINITY, sqrt
 
 from steepest.kernels.contract cimport LANES, magnitude, real, root
 from steepest.kernels.rules cimport empty, folded, reduction, rule
 
 RULES = {}
+
+
+cdef inline real rate(double x, const real *of) noexcept nogil:
+    """A finite number in the type of the array, where it is at most the type's largest."""
+    if real is float:
+        if x > FLT_MAX and x < INFINITY:
+            return FLT_MAX
+    return <real>x
 
 
 # LAMB: h = (b1, 1 - b1, b2, 1 - b2, unbias m, unbias v, eps, decay, lr, bounds of the parameter's
@@ -69,7 +79,7 @@ cdef void lamb(real *restrict p, const real *restrict g, real *restrict m, real 
                real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
                const double *h) noexcept nogil:
     cdef real scale = <real>h[4], unbias = <real>h[5], eps = <real>h[6], decay = <real>h[7]
-    cdef real step = <real>h[8]
+    cdef real step = rate(h[8], p)
     cdef Py_ssize_t i
     for i in range(n):
         p[i] = p[i] - step * lamb_direction(p[i], m[i], v[i], scale, unbias, eps, decay)
@@ -124,7 +134,7 @@ cdef void lars_finalize(const double *sums, double *own, double *h) noexcept nog
 cdef void lars_plain(real *restrict p, const real *restrict g, real *restrict m, real *restrict b,
                      real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
                      const double *h) noexcept nogil:
-    cdef real step = <real>h[0], decay = <real>h[1], f = <real>factor
+    cdef real step = rate(h[0], p), decay = <real>h[1], f = <real>factor
     cdef Py_ssize_t i
     for i in range(n):
         p[i] = p[i] - step * (f * g[i] + decay * p[i])
@@ -136,7 +146,7 @@ RULES["lars_plain"] = rule(lars_plain, lars_plain,
 cdef void lars(real *restrict p, const real *restrict g, real *restrict m, real *restrict b,
                real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
                const double *h) noexcept nogil:
-    cdef real step = <real>h[0], decay = <real>h[1], mu = <real>h[2], f = <real>factor, mi
+    cdef real step = rate(h[0], p), decay = <real>h[1], mu = <real>h[2], f = <real>factor, mi
     cdef Py_ssize_t i
     for i in range(n):
         mi = mu * m[i] + step * (f * g[i] + decay * p[i])
@@ -149,7 +159,7 @@ RULES["lars"] = rule(lars, lars, (reduction(norms_reduction, norms_reduction, la
 cdef void lars_nesterov(real *restrict p, const real *restrict g, real *restrict m,
                         real *restrict b, real *restrict c, real *restrict d, Py_ssize_t n,
                         double factor, double keep, const double *h) noexcept nogil:
-    cdef real step = <real>h[0], decay = <real>h[1], mu = <real>h[2], f = <real>factor, mi, si
+    cdef real step = rate(h[0], p), decay = <real>h[1], mu = <real>h[2], f = <real>factor, mi, si
     cdef Py_ssize_t i
     for i in range(n):
         si = step * (f * g[i] + decay * p[i])
@@ -277,7 +287,7 @@ cdef void fromage_finalize(const double *sums, double *own, double *h) noexcept 
 cdef void fromage(real *restrict p, const real *restrict g, real *restrict a, real *restrict b,
                   real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
                   const double *h) noexcept nogil:
-    cdef real step = <real>h[0], left = <real>h[1], f = <real>factor, k = <real>keep
+    cdef real step = rate(h[0], p), left = <real>h[1], f = <real>factor, k = <real>keep
     cdef Py_ssize_t i
     for i in range(n):
         p[i] = left * (k * p[i] - step * (f * g[i]))

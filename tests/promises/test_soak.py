@@ -1,0 +1,41 @@
+"""The short share of tests/long/soak.py: 20 000 steps, and the digest that they have everywhere."""
+
+import pytest
+import soak
+
+
+@pytest.fixture(autouse=True)
+def few_marks(monkeypatch):
+    """Each collects garbage, of which a process of tests has much."""
+    monkeypatch.setattr(soak, "MARKS", 4)
+
+
+@pytest.mark.exhaustive
+def test_thousands_of_steps():
+    found = soak.soak(steps=20_000, every=250)
+    assert found.wrong == [] and found.events == 80
+    assert found.straight[-1].digest == "36156749214ca939"
+
+
+@pytest.mark.exhaustive
+def test_what_goes_wrong_is_seen(monkeypatch):
+    """A copy that loses a bit, a count that is not advanced, memory that is kept."""
+    found = soak.soak(steps=100, every=10)
+    assert found.wrong == [] and len(found.straight) == soak.MARKS
+
+    def losing(self):
+        self.params["matrix"][0, 0] *= 1.0001
+
+    monkeypatch.setattr(soak.Run, "unused", losing)
+    assert soak.soak(steps=100, every=10).wrong[0].startswith("digests differ after ")
+    monkeypatch.undo()
+
+    def forgetful(self):
+        self.opt.state["vector"]["step"] = self.opt.state["vector"]["step"] - 1
+
+    monkeypatch.setattr(soak.Run, "unused", forgetful)
+    assert any("step of vector is" in said for said in soak.soak(steps=100, every=10).wrong)
+    monkeypatch.undo()
+    kept = []
+    monkeypatch.setattr(soak.Run, "unused", lambda self: kept.append(bytearray(1 << 20)))
+    assert any("memory grew" in said for said in soak.soak(steps=100, every=5).wrong)
