@@ -288,12 +288,13 @@ class TorchRun:
     def add(self, event: Any) -> None:
         fresh = {**self.tensors}
         self.begin(event["group"], fresh)
-        group = self.group(event["group"], fresh)
-        if isinstance(self.scheduler, lr_scheduler.CyclicLR | lr_scheduler.SequentialLR):
-            return  # whose lists are as long as the groups were
         if self.scheduler is not None:
-            return
-        if self.attempt(event, lambda: self.opt.add_param_group(group)):
+            return  # whose lists are as long as the groups were
+
+        def call() -> None:  # with a dict of its own each time, as torch fills it
+            self.opt.add_param_group(self.group(event["group"], fresh))
+
+        if self.attempt(event, call):
             self.tensors = fresh
             self.given.append(event["group"])
             self.grouped = True
