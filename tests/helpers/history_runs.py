@@ -16,6 +16,7 @@ import os
 import pickle
 import select
 import signal
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -653,10 +654,24 @@ class Reference:
 # All of a history
 
 
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Raises Found for what Python can only report, as from ``__del__``, but our interrupts."""
+    reports: list[Any] = []
+    before, sys.unraisablehook = sys.unraisablehook, reports.append
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+    bad = [x for x in reports if x.exc_type is not KeyboardInterrupt]
+    if bad:
+        raise Found("error", f"reported: {bad[0].exc_type.__name__}: {bad[0].exc_value}")
+
+
 def check(history: History, folder: Path) -> Counter[str]:
     """Runs a history against its oracles; counts of what was done. Raises Found."""
     counts: Counter[str] = Counter(histories=1)
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
+    with told(), warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:
             runs = [begun(history, folder / way, way) for way in ("plain", "drawn", "saved")]
@@ -668,15 +683,13 @@ def check(history: History, folder: Path) -> Counter[str]:
                 return counts
             for number, event in enumerate(history["events"]):
                 results = [run.happens(event) for run in runs]
-                for run, (told, now) in zip(runs[1:], results[1:], strict=True):
-                    expected_told, expected = results[0]
+                for run, (refusal, now) in zip(runs[1:], results[1:], strict=True):
+                    expected_refusal, expected = results[0]
                     kind = "contiguous" if run.way == "drawn" else "saved"
-                    if told != expected_told:
-                        why = getattr(runs[0] if expected_told else run, "message", "")
-                        raise Found(
-                            kind,
-                            f"event {number}: refused {told!r}, expected {expected_told!r}: {why}",
-                        )
+                    if refusal != expected_refusal:
+                        why = getattr(runs[0] if expected_refusal else run, "message", "")
+                        what = f"refused {refusal!r}, expected {expected_refusal!r}: {why}"
+                        raise Found(kind, f"event {number}: {what}")
                     if found := difference(now, expected):
                         raise Found(kind, f"after event {number}, {event['do']}: {found}")
                 counts["events"] += 1

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from faults import interrupted_at
-from history_runs import MODES, REFUSALS, Found, bits, difference, values
+from history_runs import MODES, REFUSALS, Found, bits, difference, told, values
 from torch.optim import lr_scheduler
 from torch_history_draws import in_torch
 
@@ -288,12 +288,13 @@ class TorchRun:
     def add(self, event: Any) -> None:
         fresh = {**self.tensors}
         self.begin(event["group"], fresh)
-        group = self.group(event["group"], fresh)
-        if isinstance(self.scheduler, lr_scheduler.CyclicLR | lr_scheduler.SequentialLR):
-            return  # whose lists are as long as the groups were
         if self.scheduler is not None:
-            return
-        if self.attempt(event, lambda: self.opt.add_param_group(group)):
+            return  # whose lists are as long as the groups were
+
+        def call() -> None:  # with a dict of its own each time, as torch fills it
+            self.opt.add_param_group(self.group(event["group"], fresh))
+
+        if self.attempt(event, call):
             self.tensors = fresh
             self.given.append(event["group"])
             self.grouped = True
@@ -551,7 +552,7 @@ class Theirs:
 def check(history: History, folder: Path) -> Counter[str]:
     """Runs a history against its oracles; counts of what was done. Raises Found."""
     counts: Counter[str] = Counter(histories=1)
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
+    with told(), warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:
             runs = [begun(history, folder / way, way) for way in ("drawn", "saved")]
@@ -562,14 +563,14 @@ def check(history: History, folder: Path) -> Counter[str]:
                 counts["refused"] += 1
                 return counts
             for number, event in enumerate(history["events"]):
-                (told, now), (expected_told, expected) = [run.happens(event) for run in runs]
-                if told != expected_told:
-                    raise Found("saved", f"event {number}: {told!r}, saved {expected_told!r}")
+                (refusal, now), (expected_refusal, expected) = [run.happens(event) for run in runs]
+                if refusal != expected_refusal:
+                    raise Found("saved", f"event {number}: {refusal!r}, saved {expected_refusal!r}")
                 if found := difference(expected, now):
                     raise Found("saved", f"after event {number}, {event['do']}: {found}")
                 counts["events"] += 1
                 counts["steps"] += event["do"] == "step"
-                counts["refused events"] += told != ""
+                counts["refused events"] += refusal != ""
         except (Found, AssertionError):
             raise
         except Exception as error:

@@ -19,7 +19,7 @@ from steepest.core.optimizer import Optimizer
 from steepest.kernels import machine
 from steepest.optimizers import RULES
 
-FEW, MANY, PARTS = 5, 20, 20
+FEW, MANY, PARTS = 5, 32, 20
 
 
 def drawn(seeds):

@@ -21,7 +21,7 @@ from steepest.optimizers import RULES
 
 pytestmark = pytest.mark.torch
 
-FEW, MANY, PARTS = 2, 7, 20
+FEW, MANY, PARTS = 2, 16, 20
 
 
 def drawn(seeds):

@@ -36,10 +36,11 @@ class Scratch:
     A pickle or a copy of it is one for the same folder, with files of its own.
     """
 
+    _file: IO[bytes] | None = None  # there also where an interrupt ends the constructor
+
     def __init__(self, folder: str | bytes | os.PathLike[Any]) -> None:
         self.folder = os.path.abspath(os.fsdecode(folder))
         self._process = os.getpid()
-        self._file: IO[bytes] | None = None
         self._memory: Array = np.empty(0, np.uint8)
         self._used = self._reserved = self._before = 0
 
