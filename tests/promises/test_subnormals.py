@@ -42,6 +42,15 @@ def test_vanishing_gradients_leave_parameters_finite(rule, size):
         assert np.isfinite(w).all()
 
 
+@pytest.mark.parametrize(
+    "arguments", [{"momentum": 0.0}, {}, {"nesterov": True}], ids=["plain", "momentum", "nesterov"]
+)
+def test_a_large_trust_coefficient_leaves_them_finite(arguments):
+    w, g = np.array([100.0, -200.0], np.float32), np.array([0.0, 1e-45], np.float32)
+    st.LARS(w, lr=10.0, trust_coefficient=1.0, eps=0.0, **arguments).step(g)
+    assert w[0] == 100.0 and np.isfinite(w[1])
+
+
 def vanishing(rng, n):
     """Gradients and parameters of all sizes, many of both below the normal numbers."""
     return rng.standard_normal(n) * 10.0 ** rng.uniform(-46, 0, n) * (rng.random(n) < 0.8)

@@ -35,7 +35,7 @@ def test_classes_of_torch(cls, name):
 
 
 def test_what_torch_does_otherwise():
-    """Its documents say that a state dict refers to the state, and its counts are float32."""
+    """Its state dicts hold the tensors of the state themselves, and its counts are float32."""
     found, why = how(torch.optim.AdamW, "state_dict_is_a_snapshot")
     assert found == "failed" and why.startswith("state.0.step of a state dict, after later steps")
     assert how(torch.optim.AdamW, "counts_beyond_24_bits") == (

@@ -77,8 +77,8 @@ def odd_symmetry(c: Subject) -> None:
     opt = c.make()
     for t in range(1, STEPS + 1):
         grads = c.grads(opt.params(), t)
-        opt.step(grads)
         mirrored.step({name: -g for name, g in grads.items()})
+        opt.step(grads)
     for name, p in opt.params().items():
         same_array(0 - mirrored.params()[name], p + 0, f"mirrored: parameter {name!r}")
 
@@ -94,8 +94,8 @@ def maximize(c: Subject) -> None:
         group["maximize"] = True
     for t in range(1, STEPS + 1):
         grads = c.grads(opt.params(), t)
-        climbing.step(grads)
         opt.step({name: -g for name, g in grads.items()})
+        climbing.step(grads)
     for name, p in opt.params().items():
         same_array(climbing.params()[name] + 0, p + 0, f"climbing: parameter {name!r}")
 
@@ -162,9 +162,8 @@ def _poisoned(c: Subject, x: float, by_element: bool) -> None:
         bad, good = c.make(), c.make()
         for t in range(1, 4):
             grads = c.grads(good.params(), t)
-            good.step(grads)
+            good.step(c.grads(good.params(), t))
             if t == 2:
-                grads = {name: g.copy() for name, g in grads.items()}
                 grads[names[0]].flat[3] = x
             try:
                 bad.step(grads)
@@ -327,6 +326,6 @@ def none_is_as_if_absent(c: Subject) -> None:
     opt, without = c.make(), c.make({name: c.params()[name] for name in others})
     for t in range(1, STEPS + 1):
         grads = c.grads(opt.params(), t)
-        without.step({name: grads[name] for name in others})
+        without.step({name: grads[name].copy() for name in others})
         opt.step({**grads, idle: None})
     compare(snapshot(opt), snapshot(without), "beside one without gradients: ", others)

@@ -3,6 +3,7 @@
 import unittest
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NoReturn
 
 import numpy as np
@@ -103,9 +104,11 @@ class Subject:
         raise AssertionError(f"not refused: {what}")
 
     def guarded(self, work: Callable[[], Any]) -> Ended:
-        """Work that may crash the process: in a child where there may be one."""
+        """Work that may crash the process: in a child where there may be one, on one thread, since
+        others may not survive a fork."""
         if CAN_FORK and "fork" not in self.adapter.lacks:
-            return in_child(work)
+            with self.adapter.threads(1) if "threads" not in self.adapter.lacks else nullcontext():
+                return in_child(work)
         try:
             return Ended("returned", work())
         except Exception as error:
