@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -358,6 +359,13 @@ def test_digests_of_other_arrays_are_refused(tmp_path, digests):
     header = sealed({"x": entry()}, digests="null" if digests is None else digests)
     forge(tmp_path / "x", header, bytes(4))
     refused(tmp_path / "x", "different names|does not have its digest")
+
+
+def test_names_of_sixty_characters_are_shown_whole_and_longer_ones_are_not(tmp_path):
+    for n, shown in ((58, repr("x" * 58)), (59, repr("x" * 59)[:57] + "...")):
+        forge(tmp_path / "c", sealed({"x" * n: entry(dtype="Q7")}))
+        with pytest.raises(CheckpointError, match=re.escape(f"array {shown} has dtype")):
+            read(tmp_path / "c")
 
 
 def test_booleans_other_than_0_and_1_are_refused(tmp_path):

@@ -159,8 +159,14 @@ class Subject:
 
 
 def _python(pattern: str, tests: Sequence[Tests]) -> list[Subject]:
-    files = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.glob(pattern))
-    return [Subject(file, tests) for file in files]
+    """The files of a folder, each with the tests of its own name before those of the folder."""
+    found = []
+    for path in sorted(SOURCE.glob(pattern)):
+        file = path.relative_to(SOURCE)
+        own = ROOT / "tests" / file.with_name(f"test_{path.stem}.py")
+        first = [[str(own.relative_to(ROOT))]] if own.exists() else []
+        found.append(Subject(file.as_posix(), [*first, *tests]))
+    return found
 
 
 def _kernels() -> list[Subject]:

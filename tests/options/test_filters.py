@@ -453,3 +453,7 @@ def test_masks_equal_torchs_pruning(name):
     found = layer.weight.detach().numpy()
     assert not w[~kept].any()
     np.testing.assert_allclose(w, found, rtol=1e-11)  # products of matrices in another order
+
+
+def test_none_is_no_filter():
+    assert st.SGD(np.ones(2), filter=None).param_groups[0]["filter"] == ()
