@@ -109,7 +109,7 @@ def test_numbers_that_no_float_holds_are_refused(number):
     opt = st.LDoG({"w": np.ones(2)})
     given = opt.state_dict()
     given["state"]["w"]["rbar"] = number
-    with pytest.raises(ValueError, match=r"rbar.*: expected one number"):
+    with pytest.raises(ValueError, match=r"rbar(?s:.)*: expected one number"):
         opt.load_state_dict(given)
     given = opt.state_dict() | {"clip_history": {"a": [number]}}
     with pytest.raises((TypeError, ValueError), match=r"expected (lists of|finite) norms"):
