@@ -156,6 +156,8 @@ def optimizers() -> list[tuple[Callable[[], Any], dict[str, Any]]]:
             {"arrays": {"order": np.arange(4), "mask": np.array([True, False])}},
         ),
         (lambda: st.Muon({"w": np.ones((4, 3))}, lr=0.01), {"extra": {"n": np.float32(0.1)}}),
+        (lambda: st.LDoG(params()), {}),
+        (lambda: st.Prodigy(params(np.float32)), {}),
         (lambda: st.Adafactor({"w": np.ones((4, 3)), "b": np.ones(())}), {}),
         (
             lambda: st.SGD([{"params": {"w": np.ones(3)}}, {"params": {"v": np.ones(2)}, "lr": 1}]),

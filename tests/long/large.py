@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     text = "\n".join([
         "# Arrays of more than 2^31 elements", "",
         f"`python tests/long/large.py {given}`".replace(" `", "`"), "",
-        "| case | elements | compared, all equal | seconds of the step | GB at most |",
+        "| case | elements | compared, all equal | seconds of the step | GB at most so far |",
         "|---|---|---|---|---|", *lines, "",
     ])  # fmt: skip
     if arguments.report:

@@ -77,10 +77,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     levels = "base" if arguments.fast else "base;v3;v4"
     with tempfile.TemporaryDirectory() as folder:
+        places = [Path(folder, "a"), Path(folder, "another", "and", "longer")]
+        copies = [copied(place / "source", bool(i)) for i, place in enumerate(places)]
         made = []
-        for name, backwards, mask in (("a", False, 0o022), ("another/and/longer", True, 0o027)):
-            place = Path(folder, name)
-            source = copied(place / "source", backwards)
+        for place, source, mask in zip(places, copies, (0o022, 0o027), strict=True):
             (place / "out").mkdir()
             made.append(built(source, place / "out", levels, mask))
         names = [[path.name for path in files] for files in made]

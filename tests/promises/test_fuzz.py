@@ -70,14 +70,59 @@ def test_a_hyper_parameter_that_contains_itself_is_refused():
         st.convert.from_torch(given, opt)
 
 
-def test_codes_of_python_s_numbers_are_refused():
-    """They raised OverflowError."""
+@pytest.mark.parametrize("codes", [np.full(64, 2**70, object), np.full(64, 1j)], ids=["O", "c"])
+def test_codes_that_are_no_numbers_are_refused(codes):
+    """They raised OverflowError, and ComplexWarning where that is an error."""
     opt = st.AdamW({"w": np.ones(64, np.float32)})
     opt.step({"w": np.ones(64, np.float32)})
     given = st.convert.to_flashoptim(opt, tensors=False)
-    given["state"][0]["exp_avg::quantized"] = np.full(64, 2**70, object)
-    with pytest.raises(ValueError, match="codes of object that are not of 8 bits"):
+    given["state"][0]["exp_avg::quantized"] = codes
+    with pytest.raises((TypeError, ValueError), match=r"not of numbers|not of 8 bits"):
         st.convert.from_flashoptim(given, opt)
+
+
+@pytest.mark.parametrize(
+    ("put", "message"),
+    [
+        (lambda mu: {"w": 10**400}, "of Python's objects, not of numbers"),
+        (lambda mu: fuzz.circle(), "nested too deeply, or contains itself"),
+    ],
+    ids=["a large number", "a circle"],
+)
+def test_a_part_of_optax_that_has_no_numbers_is_refused(put, message):
+    """They raised OverflowError and RecursionError."""
+    opt = st.Adam({"w": np.ones(2)})
+    good = {"w": np.ones(2)}
+    given = fuzz.ScaleByAdamState(np.array(1), put(good), good)
+    with pytest.raises((TypeError, ValueError), match=message):
+        st.convert.from_optax((given, ()), opt)
+    if "itself" in message:
+        with pytest.raises(ValueError, match=message):
+            st.convert.from_optax(fuzz.circle(), opt)
+
+
+LARGE = 10**400
+
+
+@pytest.mark.parametrize("number", [LARGE, np.complex128(1 + 1j)], ids=["large", "complex"])
+def test_numbers_that_no_float_holds_are_refused(number):
+    """They raised OverflowError, or lost their imaginary part."""
+    opt = st.LDoG({"w": np.ones(2)})
+    given = opt.state_dict()
+    given["state"]["w"]["rbar"] = number
+    with pytest.raises(ValueError, match=r"rbar(?s:.)*: expected one number"):
+        opt.load_state_dict(given)
+    given = opt.state_dict() | {"clip_history": {"a": [number]}}
+    with pytest.raises((TypeError, ValueError), match=r"expected (lists of|finite) norms"):
+        opt.load_state_dict(given)
+    with pytest.raises(ValueError, match="three finite numbers"):
+        st.Muon(np.ones((2, 2)), ns_coefficients=[number, 1, 1])
+
+
+def test_complex_coefficients_are_refused():
+    """Their imaginary parts were discarded."""
+    with pytest.raises(ValueError, match="three finite numbers"):
+        st.Muon(np.ones((2, 2)), ns_coefficients=np.full(3, 1 + 1j))
 
 
 def test_an_array_is_no_list_of_variables():

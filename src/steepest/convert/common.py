@@ -72,6 +72,8 @@ def array_of(x: Any, what: str) -> Array:
     if not isinstance(found, (np.ndarray, np.generic)):
         raise TypeError(f"{what} is a {type(x).__name__}, not an array")
     array = np.asarray(found)
+    if array.dtype == object:
+        raise TypeError(f"{what} is a {type(x).__name__} of Python's objects, not of numbers")
     return codecs.from_bfloat16(array) if codecs.is_bfloat16(array.dtype) else array
 
 

@@ -210,10 +210,11 @@ def _state_to(rule: str, one: Taken, quantize: bool, width: int) -> dict[str, An
 
 def _dequantised(codes: Any, scales: Any, signed: bool, what: str) -> Array:
     given = common.array_of(codes, what)
-    number = given.dtype.kind in "iuf"
-    with np.errstate(invalid="ignore"):
-        found = given.astype(np.int8 if signed else np.uint8) if number else None
-    if found is None or not np.array_equal(found, given):
+    found = np.empty(0, np.int8 if signed else np.uint8)
+    if given.dtype.kind in "iuf":
+        with np.errstate(invalid="ignore"):
+            found = given.astype(found.dtype)
+    if not np.array_equal(found, given):
         raise ValueError(f"{what} has codes of {given.dtype} that are not of 8 bits")
     factors = common.array_of(scales, f"scales of {what}")
     if "bfloat16" in str(getattr(scales, "dtype", "")):  # float16, written as if of that type

@@ -74,8 +74,16 @@ def _sign(rule: str, part: str) -> float:
     return -1.0 if (rule, part) == ("rmsprop", "TraceState") else 1.0
 
 
+def _all_visited(state: Any, seen: Callable[[str, Any], Any]) -> Any:
+    """A copy of a chain's state whose parts are what `seen` gives for (name, part). Raises
+    TypeError for what is none, ValueError for one that contains itself."""
+    try:
+        return _visited(state, seen, "opt_state")
+    except RecursionError:
+        raise ValueError("opt_state is nested too deeply, or contains itself") from None
+
+
 def _visited(node: Any, seen: Callable[[str, Any], Any], where: str) -> Any:
-    """A copy of a chain's state whose parts are what `seen` gives for (name, part)."""
     made: Any = type(node)
     name = made.__name__
     if hasattr(node, "_fields"):
@@ -163,7 +171,7 @@ def from_optax(opt_state: Any, optimizer: Optimizer, *, step: int | None = None)
                     one.step = count
         return node
 
-    _visited(opt_state, take, "opt_state")
+    _all_visited(opt_state, take)
     if sorted(seen) != sorted(wanted):
         raise ValueError(
             f"opt_state has {seen or 'no parts with a state'}; expected {list(wanted)}, each once"
@@ -254,7 +262,7 @@ def to_optax(optimizer: Optimizer, opt_state: Any) -> Any:
         found: Array = one.state[key] * factor
         return found
 
-    filled = _visited(opt_state, give, "opt_state")
+    filled = _all_visited(opt_state, give)
     if sorted(seen) != sorted(wanted):
         raise ValueError(
             f"opt_state has {seen or 'no parts with a state'}; expected {list(wanted)}, each once"

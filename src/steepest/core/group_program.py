@@ -13,6 +13,7 @@ from steepest.core.hyper_parameters import variable
 from steepest.core.norms import clips
 from steepest.core.operands import Operands, PlacedOperation, operands
 from steepest.core.state_formats import StateFormats
+from steepest.fields import scalar
 from steepest.kernels.engine import UNIT_OPERATION_LIMIT
 from steepest.kernels.sources import ANYTHING, has_only, has_these
 from steepest.memory import arrays, formats
@@ -557,7 +558,7 @@ class GroupProgram:
         """A number that the rule keeps of the group, checked."""
         low = 0.0 if key in self.rule.positive else -math.inf
         if isinstance(x, (float, int)) and not x < low:  # what came of bad gradients may be NaN
-            return float(x)
+            return scalar(x)
         where = "" if group is None else f" of group {group}"
         raise ValueError(f"{key}{where} = {x!r}: expected a number from {low:g}")
 

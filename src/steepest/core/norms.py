@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from steepest.fields import scalar
 from steepest.kernels.engine import Plan
 from steepest.memory.arrays import Array
 from steepest.options.clip import Clip
@@ -24,7 +25,7 @@ def clips(clip: Clip | tuple[Clip, ...] | None) -> tuple[Clip, ...]:
 def checked_history(given: Any) -> History:
     """A copy of a history that was saved. Raises TypeError or ValueError for anything else."""
     try:
-        history = {str(key): [float(norm) for norm in norms] for key, norms in given.items()}
+        history = {str(key): [scalar(norm) for norm in norms] for key, norms in given.items()}
     except (AttributeError, TypeError, ValueError):
         raise TypeError(f"clip_history = {given!r}: expected lists of norms by clip") from None
     for key, norms in history.items():

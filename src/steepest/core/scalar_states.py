@@ -48,8 +48,8 @@ def packed_scalars(state: Any, program: Any, name: str) -> Array | None:
 def _checked(state: Mapping[str, Any], key: str, program: Any, name: str) -> Array:
     x = state.get(key, program.rule.initial_number(key, program.h))
     try:
-        number = np.asarray(x if x is not None else (), np.float64)
-    except (TypeError, ValueError):
+        number = np.asarray(() if x is None or np.iscomplexobj(x) else x, np.float64)
+    except (TypeError, ValueError, OverflowError):
         number = np.empty(1)
     if number.shape != ():
         raise ValueError(f"state {key!r} of parameter {name!r} = {x!r}: expected one number")

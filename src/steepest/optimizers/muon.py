@@ -32,9 +32,11 @@ class Triples(Check):
         if isinstance(value, str):
             return Choice(("jordan", "polar_express")).check(value, owner, name)
         try:
+            if np.iscomplexobj(value):
+                raise TypeError
             newton_schulz.schedule(value, 1)
             table = np.asarray(value, np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(
                 f"{name} = {value!r}: expected 'jordan', 'polar_express', three finite numbers, or "
                 "a list of such"
