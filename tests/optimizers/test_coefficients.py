@@ -31,7 +31,7 @@ FUNCTION = re.compile(r"^cdef [\w ]+? (\w+)\([^)]*\) noexcept nogil:\n((?:    .*
 ENTRY = re.compile(r'^((?:RULES\["\w+"\] = )+)rule\((.*?)\)(?=\n\n|\n*\Z)', re.M | re.S)
 USE = re.compile(r"\bh\[")
 READ_OR_WRITTEN = re.compile(
-    r"\b(?P<read>\w+) = (?:<real>)?h\[(?P<at>\d+)\](?=,|\n|  #)"
+    r"\b(?P<read>\w+) = (?:<real>|rate\()?h\[(?P<at>\d+)\](?:, p\))?(?=,|\n|  #)"
     r"|^    h\[(?P<to>\d+)\] = (?P<written>[a-z]\w*)$",
     re.M,
 )

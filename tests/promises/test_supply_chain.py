@@ -153,14 +153,17 @@ def test_a_table_from_a_stranger_runs_no_code(tmp_path, capsys, monkeypatch, one
 
 
 def test_no_source_evaluates_text_or_reads_pickles():
-    """``pickle`` is for copies in memory alone, by the protocol of ``copy`` and of processes."""
+    """``pickle`` is for copies in memory alone, by the protocol of ``copy`` and of processes; the
+    checks of optimizers load what they, or a child process of theirs, have just made."""
+    own = SOURCE / "extension" / "conformance"
     risky = re.compile(
         r"pickle\.loads?\(|allow_pickle=True|marshal\.|shelve\.|yaml\.load|os\.system|shell=True|"
         r"weights_only=False"
     )
     for path in SOURCE.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
-        assert not risky.search(text), path
+        found = {x.group() for x in risky.finditer(text)}
+        assert found <= ({"pickle.loads("} if path.parent == own else set()), path
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Call):
                 assert ast.unparse(node.func) not in ("eval", "exec", "compile", "__import__"), path
