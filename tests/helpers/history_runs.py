@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from clip_factors import factors_of, memories
 from faults import interrupted_at
+from float_modes import MODES
 
 import steepest as st
 from steepest import codecs, reference
@@ -37,12 +38,6 @@ from steepest.optimizers import RULES
 Array = Any
 History = dict[str, Any]
 SENTINEL = 0xAB
-X86 = hasattr(machine, "float_mode") and os.uname().machine in ("x86_64", "i686")
-MODES = (
-    {"upward": 0x4000, "downward": 0x2000, "toward zero": 0x6000, "flushing": 0x8040}
-    if X86
-    else {"upward": 1 << 22, "downward": 2 << 22, "toward zero": 3 << 22, "flushing": 1 << 24}
-)
 REFUSALS = (ValueError, TypeError, FloatingPointError, np.linalg.LinAlgError)
 PATIENCE = 60
 """Seconds after which a child that steps is taken to hang."""
@@ -325,7 +320,7 @@ class Run:
                 around.enter_context(at(event.get("level", BEST), event.get("threads", 1)))
                 mode = machine.float_mode()
                 around.callback(machine.set_float_mode, mode)
-                asked = mode | MODES[event["mode"]] if "mode" in event else mode
+                asked = mode | MODES.get(event.get("mode"), 0)
             else:
                 around.enter_context(at("base" if self.way == "plain" else BEST, 1))
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from faults import interrupted_at
-from history_runs import MODES, REFUSALS, Found, bits, difference, told, values
+from float_modes import MODES
+from history_runs import REFUSALS, Found, bits, difference, told, values
 from torch.optim import lr_scheduler
 from torch_history_draws import in_torch
 
@@ -226,7 +227,7 @@ class TorchRun:
         self.gradients(event)
         drawn = self.way == "drawn"
         before = torch.get_num_threads()
-        asked = machine.float_mode() | (MODES[event["mode"]] if drawn and "mode" in event else 0)
+        asked = machine.float_mode() | (MODES.get(event.get("mode"), 0) if drawn else 0)
         if self.beside:
             self.beside.ready()
         kept = {

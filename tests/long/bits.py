@@ -19,11 +19,9 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "helpers"), str(Path(__file__).p
 import golden  # noqa: E402
 import numpy as np  # noqa: E402
 from cases import use_threads  # noqa: E402
+from float_modes import MODES  # noqa: E402
 
 from steepest.kernels import dispatch, machine  # noqa: E402
-
-MODES = {"default": 0, "flush": 0x8040, "down": 0x2000, "up": 0x4000, "toward 0": 0x6000}
-"""Bits of MXCSR to add to the usual ones, where this is an x86 processor."""
 
 
 def known() -> dict[tuple[str, str], str]:
@@ -50,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--report", type=Path)
     given = parser.parse_args(argv)
     cases, draw, began = known(), random.Random(given.seed), time.monotonic()
-    modes = MODES if platform.machine() in ("x86_64", "AMD64") else {"default": 0}
+    modes = {"default": 0} | MODES
     axes = (dispatch.available(), range(1, 9), [*modes])
     waiting, wrong, done, seen = [*cases], [], 0, set()
     draw.shuffle(waiting)

@@ -1,24 +1,17 @@
 """A step does not depend on the caller's floating-point mode, and leaves it as it is."""
 
 import contextlib
-import platform
 
 import numpy as np
 import pytest
 from cases import CONFIGURATIONS, DTYPES, MATRICES_ONLY, label, same_bits, use_threads
+from float_modes import ARM, MODES, X86
 
 import steepest as st
 from steepest.kernels import machine
 from steepest.optimizers import RULES
 
-X86 = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
-ARM = platform.machine().lower() in ("aarch64", "arm64")
 STICKY = 0x3F if X86 else 0
-MODES = (
-    {"upward": 0x4000, "downward": 0x2000, "toward zero": 0x6000, "flushing": 0x8040}
-    if X86
-    else {"upward": 1 << 22, "downward": 2 << 22, "toward zero": 3 << 22, "flushing": 1 << 24}
-)
 ALL = [*CONFIGURATIONS, *((rule, {}) for rule in MATRICES_ONLY)]
 SHAPES = [(6, 5), (7,)]
 
