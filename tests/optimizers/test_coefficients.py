@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from cases import CONFIGURATIONS, label
 
-from steepest.optimizers import RULES
+from steepest.optimizers import RULES, adam
 
 FOLDER = Path(__file__).parents[2] / "src/steepest/kernels/leveled"
 WITH_KERNELS = [x for x in CONFIGURATIONS if not RULES[x[0]].prepares]
@@ -114,3 +114,23 @@ def test_a_coefficient_with_the_name_of_a_hyper_parameter_is_that(rule):
     assert {key: x for key, x in named.items() if key in meant} == {
         key: x for key, x in meant.items() if key in named
     }
+
+
+@pytest.mark.parametrize("b1", [0.0, 0.5, 0.83, 0.9, 0.9999])
+@pytest.mark.parametrize("decay", [0.0, 0.004, 1.0])
+def test_nadams_product_ends_where_a_factor_changes_nothing(b1, decay, monkeypatch):
+    """Rounded to nearest, the smallest number times 0.9 is itself: a loaded count of 2²⁴ took
+    seconds. The bits are those of all factors."""
+    calls, warm = [], adam._warm
+    monkeypatch.setattr(adam, "_warm", lambda *given: calls.append(0) or warm(*given))
+    for t in (1, 7, 3000, 20_000):
+        monkeypatch.setattr(adam, "_products", {})
+        expected = 1.0
+        for i in range(1, t + 1):
+            expected *= warm(b1, decay, i)
+        assert adam.warming(b1, decay, t)[2] == expected
+    calls.clear()
+    monkeypatch.setattr(adam, "_products", {})
+    if b1 < 0.99:
+        adam.warming(b1, decay, 2**24)
+        assert len(calls) < 20_000

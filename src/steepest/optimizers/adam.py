@@ -270,14 +270,19 @@ _products: dict[tuple[float, float], tuple[int, float]] = {}
 
 
 def warming(b1: float, decay: float, t: int) -> tuple[float, float, float]:
-    """μₜ, μₜ₊₁ and μ₁ · … · μₜ, multiplied in that order whatever was computed before."""
+    """μₜ, μₜ₊₁ and μ₁ · … · μₜ, multiplied in that order whatever was computed before.
+
+    Since μ grows with t, a product that a factor does not change stays as it is: that is 0, or the
+    smallest number there is, to which it falls in some thousand steps.
+    """
     done, product = _products.get((b1, decay), (0, 1.0))
     if done > t:
         done, product = 0, 1.0
     for i in range(done + 1, t + 1):
-        if product == 0.0:
-            break
+        before = product
         product *= _warm(b1, decay, i)
+        if product == before:
+            break
     if len(_products) > 64:
         _products.clear()
     _products[b1, decay] = t, product
