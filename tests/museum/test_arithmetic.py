@@ -18,8 +18,9 @@ OF_ADAM = ("leveled/adam", "base")
     'step = h["lr"] / one_minus_power(b1, 1)\n            rest',
 )
 def test_olmo_core_317_the_step_of_the_bias_correction_goes_on():
-    """A step count that never rose made every step as large as the first, more than twice what was
-    asked for (allenai/OLMo-core#317). With a constant gradient every step of Adam is lr."""
+    """A step count that never rose left the moments without their correction: steps were 2.2 times
+    as large as asked for (allenai/OLMo-core#317). With a constant gradient every step of Adam is
+    lr."""
     w = np.zeros(2)
     opt = st.Adam(w, lr=0.125, eps=0.0)
     for t in range(1, 9):
@@ -32,7 +33,8 @@ def test_olmo_core_317_the_step_of_the_bias_correction_goes_on():
 )
 @pytest.mark.parametrize("cls", [st.Adam, st.NAdam, st.Adamax], ids=lambda x: x.__name__)
 def test_keras_10129_the_first_step_is_number_one(cls):
-    """Counting from 0 divided by 1 - β⁰ = 0 (keras-team/keras#10129)."""
+    """A patch for Adam counted from 0 and would have divided by 1 - β⁰ = 0 in its first step, which
+    the review saw (keras-team/keras#10129)."""
     w = np.ones(3)
     opt = cls(w, lr=0.5)
     opt.step(np.array([1.0, -2.0, 0.0]))
@@ -46,8 +48,8 @@ def test_keras_10129_the_first_step_is_number_one(cls):
     ("engine/plan", None),
 )
 def test_flashlight_143_the_count_rises_once_a_step():
-    """A counter that all parameters advanced rose by their number in each step
-    (flashlight/flashlight#143)."""
+    """The counter of Adam rose inside the loop over the parameters, and so by their number in each
+    step (flashlight/flashlight#143)."""
     params = [np.ones(n) for n in (3, 1, 2)]
     opt = st.Adam(params)
     for _ in range(4):
@@ -70,7 +72,7 @@ RULES["adam"]""",
     OF_ADAM,
 )
 def test_holocron_1_the_correction_is_not_left_in_the_moments():
-    """The moments were divided in place, and so corrected again at every step
+    """RAdam divided its moment in place, and so corrected it again at every step
     (frgfm/Holocron#1)."""
     opt = st.Adam(np.zeros(1), betas=(0.5, 0.75))
     for _ in range(3):
@@ -87,7 +89,8 @@ def test_holocron_1_the_correction_is_not_left_in_the_moments():
 )
 @pytest.mark.parametrize("t", [255, 2047, 2**24, 2**31 - 1, 2**53], ids=hex)
 def test_ao_4915_a_count_does_not_stop_where_a_float_would(t):
-    """Counters kept in the parameter's type stopped at 256 in bfloat16 (pytorch/ao#4915)."""
+    """A counter that was made in the default type stopped at 256 where that was bfloat16
+    (pytorch/ao#4915)."""
     opt = st.AdamW(np.zeros(2, np.uint16), dtype="bfloat16")
     opt.state["0"]["step"][...] = t
     for _ in range(3):
@@ -103,8 +106,8 @@ def test_ao_4915_a_count_does_not_stop_where_a_float_would(t):
     "                unbias = 1.0 / math.sqrt(one_minus_power(b2, min(t, 2048)))",
 )
 def test_deepspeed_8496_the_bias_correction_goes_on_past_2048():
-    """A step tensor of 16 bits froze, and the correction with it: at 256, or 2048 in float16
-    (deepspeedai/DeepSpeed#8496)."""
+    """A step counter of 16 bits froze, and the correction with it: at 256 in bfloat16, at 2048 in
+    float16 (deepspeedai/DeepSpeed#8496)."""
     for t in (2050, 9000):
         _, h = st.Adam.coefficients({"lr": 1.0, "betas": (0.9, 0.9999), "eps": 0.0, "amsgrad": False,
                                      "bias_correction": True, "convention": "torch"}, t)  # fmt: skip
@@ -122,8 +125,8 @@ def test_deepspeed_8496_the_bias_correction_goes_on_past_2048():
             if""",
 )
 def test_deepspeed_7819_powers_of_beta_are_no_running_product():
-    """Powers kept as a running product drifted from those computed anew, and parts of a model with
-    them (deepspeedai/DeepSpeed#7819)."""
+    """Powers were now a running product and now computed anew, so that parts of a model had other
+    corrections in one step (deepspeedai/DeepSpeed#7819)."""
     h = {"lr": 1.0, "betas": (0.9, 0.999), "eps": 0.0, "amsgrad": True, "bias_correction": True,
          "convention": "optax"}  # fmt: skip
     for t in range(1, 300, 7):
@@ -135,8 +138,8 @@ def test_deepspeed_7819_powers_of_beta_are_no_running_product():
     "core/group_program.py", "if has_only(group, self._keys, self._items):", "if self._keys:"
 )
 def test_tt_metal_53212_betas_are_those_of_the_step():
-    """Powers were computed from the betas of before, which a loaded state then replaced
-    (tenstorrent/tt-metal#53212)."""
+    """Loading a state computed the powers before it put the betas of the state in place
+    (tenstorrent/tt-metal#53212). Here betas are written in between."""
     w, twin, g = np.ones(3), np.ones(3), np.array([0.5, -2.0, 1.0])
     opt, other = st.Adam(w), st.Adam(twin, betas=(0.5, 0.75))
     for o in (opt, other):
@@ -156,8 +159,8 @@ def test_tt_metal_53212_betas_are_those_of_the_step():
     ("engine/plan", None),
 )
 def test_deepspeed_8471_each_parameter_has_its_own_count():
-    """One counter for all gave a parameter that joined late the correction of an old one
-    (deepspeedai/DeepSpeed#8471)."""
+    """The count of one parameter was used for all of its type, which was wrong for those that had
+    no gradient at times (deepspeedai/DeepSpeed#8471)."""
     late, alone = np.ones(2), np.ones(2)
     both, one = st.Adam([np.ones(2), late]), st.Adam(alone)
     for _ in range(5):
@@ -175,8 +178,9 @@ def test_deepspeed_8471_each_parameter_has_its_own_count():
     ("engine/plan", None),
 )
 def test_transformer_engine_3318_a_group_of_empty_arrays_counts_its_steps():
-    """A group without elements kept the step None, which a later load could not read
-    (NVIDIA/TransformerEngine#3318)."""
+    """A group that is empty on one process did not count there. Its checkpoint had null for the
+    step, and another process that loaded it was corrected wrongly (NVIDIA/TransformerEngine#3318).
+    Here arrays without elements count like others."""
     empty = {"params": {"e": np.ones((0, 3))}}
     opt = st.AdamW([empty, {"params": {"w": np.ones(2)}}])
     opt.step([{"e": np.ones((0, 3))}, {"w": np.ones(2)}])
@@ -205,8 +209,8 @@ def test_optax_1754_eps_does_not_vanish_in_float16(rule):
     '    decay_mode = "l2"\n\n    lr: Rate = 1e-4\n    betas',
 )
 def test_bitsandbytes_1992_the_decay_of_lion_is_decoupled():
-    """Lion added its decay to the gradient, before the sign; the tests had a weight decay of 0,
-    where that is the same (bitsandbytes-foundation/bitsandbytes#1992)."""
+    """Lion in 32 bits added its decay to the gradient, before the sign
+    (bitsandbytes-foundation/bitsandbytes#1992); tests with a weight decay of 0 do not see it."""
     w = np.array([2.0, -4.0])
     opt = st.Lion(w, lr=0.25, weight_decay=0.5)
     opt.step(np.zeros(2))
@@ -220,7 +224,7 @@ def test_bitsandbytes_1992_the_decay_of_lion_is_decoupled():
     "        b2 = int(b2 * 256) / 256\n",
 )
 def test_tt_metal_55935_beta2_keeps_all_its_digits():
-    """β₂ = 0.999 became 0.996 in bfloat16, and tests by correlation could not see it
+    """β₂ = 0.999 was cut to 0.99609 in bfloat16, which tests by correlation cannot see
     (tenstorrent/tt-metal#55935)."""
     opt = st.Adam(np.zeros(1, np.float32), betas=(0.9, 0.999))
     opt.step(np.ones(1, np.float32))
@@ -233,7 +237,7 @@ def test_tt_metal_55935_beta2_keeps_all_its_digits():
     'ratio = (0.0, float("inf"), float(h["adapt"]))',
 )
 def test_bitsandbytes_1998_a_bound_of_lamb_is_not_ignored():
-    """LAMB took max_unorm and used 1 (bitsandbytes-foundation/bitsandbytes#1998). Here a bound
+    """LAMB took max_unorm and used 1.0 (bitsandbytes-foundation/bitsandbytes#1998). Here a bound
     that binds changes the step."""
     free, bound = np.full(4, 8.0), np.full(4, 8.0)
     st.LAMB(free, lr=0.5).step(np.ones(4))
@@ -243,8 +247,8 @@ def test_bitsandbytes_1998_a_bound_of_lamb_is_not_ignored():
 
 @fails_with("core/group_program.py", "            if x is not old:\n", "            if False:\n")
 def test_pytorch_52911_a_rate_that_is_written_is_used():
-    """A value that was captured when the object was made went on being used after it was changed
-    (pytorch/pytorch#52911)."""
+    """Reported as pytorch/pytorch#52911, of a factor that a closure had captured: a new value is
+    not seen where the old one was kept. Here a rate is written between two steps."""
     w = np.zeros(1)
     opt = st.SGD(w, lr=1.0)
     opt.step(np.ones(1))
@@ -260,8 +264,8 @@ def test_pytorch_52911_a_rate_that_is_written_is_used():
 )
 @pytest.mark.parametrize("real", [True, False], ids=["gradient", "parameter"])
 def test_pytorch_59998_complex_numbers_are_refused(real):
-    """The second moment of a complex gradient was made of g · g, which is no square of its size
-    (pytorch/pytorch#59998). Here complex arrays are refused by name."""
+    """The second moment of a complex gradient was made of g · g, which is not the square of its
+    size (pytorch/pytorch#59998). Here complex arrays are refused by name."""
     w = np.ones(2, float if real else complex)
     with pytest.raises(TypeError, match=r"of parameter|parameter '0' has dtype complex128"):
         st.Adam(w).step(np.ones(2, complex))
@@ -269,9 +273,9 @@ def test_pytorch_59998_complex_numbers_are_refused(real):
 
 
 @fails_with("kernels/contract.pxd", "    return x if x != x else most", "    return most", OF_ADAM)
-def test_pytorch_155423_a_nan_is_the_largest():
-    """What kernels compute differs between instruction sets (pytorch/pytorch#155423): of two
-    numbers one of which is NaN, the processor's own maximum gives the second, NumPy's the NaN."""
+def test_coreclr_1714_a_nan_is_the_largest():
+    """The processor's maximum gives its second operand where one is NaN, so that max(a, b) and
+    max(b, a) differed (dotnet/coreclr#1714, of Vector4.Max). Here NaN wins, as in NumPy."""
     for opt in (st.Adam(np.ones(3), amsgrad=True), st.Adamax(np.ones(3))):
         opt.step(np.array([np.nan, 1.0, 1.0]))
         opt.step(np.ones(3))
@@ -291,8 +295,8 @@ CODES = (("leveled/codecs", "base"), OF_ADAM)
     *CODES,
 )
 def test_unsloth_zoo_962_a_moment_of_zero_is_stored_as_zero():
-    """What was left of a zero after quantizing was divided by eps, and elements without a gradient
-    drifted (unslothai/unsloth-zoo#962)."""
+    """What quantizing made of a zero was divided by eps, and elements without a gradient drifted
+    (unslothai/unsloth-zoo#962)."""
     w, g = np.ones(4096, np.float32), np.zeros(4096, np.float32)
     g[::3] = 1.0
     opt = st.AdamW(w, lr=0.01, state_dtype="q8", weight_decay=0.0)
@@ -308,7 +312,8 @@ def test_unsloth_zoo_962_a_moment_of_zero_is_stored_as_zero():
     *CODES,
 )
 def test_slime_2256_a_block_of_zeros_has_a_scale():
-    """A block whose elements are all 0 had the scale 0, and 0 / 0 (THUDM/slime#2256)."""
+    """A block of weights that were all 0 got the scale 0 on conversion to 8 bits, and 0 / 0
+    (THUDM/slime#2256). Here blocks of states."""
     w = np.ones(4096, np.float32)
     opt = st.AdamW(w, lr=0.01, state_dtype="q8", weight_decay=0.0)
     for place in (200, 1000, 3000):  # in blocks of 128 that had only zeros before
@@ -325,7 +330,7 @@ def test_slime_2256_a_block_of_zeros_has_a_scale():
     "        if name is None or name in formats.SCALED:\n            return p.dtype",
 )
 def test_flashoptim_2_states_are_not_rounded_to_the_parameters_type():
-    """States in float32 were cut to the parameter's 16 bits in every step
+    """Kernels cut states of float32 to the parameter's type in every step before they stored them
     (databricks/flashoptim#2)."""
     opt = st.AdamW(np.ones(2, np.float16), betas=(0.9, 0.9995))
     for _ in range(200):
@@ -340,9 +345,10 @@ def test_flashoptim_2_states_are_not_rounded_to_the_parameters_type():
     'return self.rounding == "stochastic" and codecs.is_short',
     "return False and codecs.is_short",
 )
-def test_ao_4915_stochastic_rounding_moves_what_nearest_would_not():
-    """In bfloat16 256 + 1 is 256 (pytorch/ao#4915), and so is every step of less than half a unit
-    lost, unless rounding is right on the mean. 1/1024 is a quarter of the unit below 1."""
+def test_ao_1124_stochastic_rounding_moves_what_nearest_would_not():
+    """An update much smaller than its weight is lost in bfloat16 when rounded to the nearest, for
+    which rounding that is right on the mean was added (pytorch/ao#1124). 1/1024 is a quarter of the
+    unit below 1."""
     w = np.full(40_000, 0x3F80, np.uint16)  # 1.0
     st.SGD(w, lr=1.0, dtype="bfloat16", rounding="stochastic").step(
         np.full(40_000, 2.0**-10, np.float32)

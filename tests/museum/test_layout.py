@@ -26,9 +26,9 @@ def stepped(w, g, cls=st.Adam, **arguments):
     "n, stride = x.shape[axis], -x.strides[axis] if axis in flips else x.strides[axis]",
     "n, stride = x.shape[axis], abs(x.strides[axis])",
 )
-def test_pytorch_118115_a_gradient_that_lies_otherwise_gives_the_same():
-    """Gradients with other strides than their parameters gave wrong updates in silence
-    (pytorch/pytorch#118115)."""
+def test_bitsandbytes_1187_a_gradient_that_lies_otherwise_gives_the_same():
+    """Kernels took every array for contiguous, and updates were wrong for those that are not
+    (bitsandbytes-foundation/bitsandbytes#1187)."""
     g = np.arange(1.0, 13.0).reshape(3, 4)
     expected = stepped(np.ones((3, 4)), g)
     backwards = np.ascontiguousarray(g[::-1, ::-1])[::-1, ::-1]
@@ -45,8 +45,8 @@ def test_pytorch_118115_a_gradient_that_lies_otherwise_gives_the_same():
 )
 @pytest.mark.parametrize("stride", [0, 3, -(10**9)])
 def test_pytorch_106951_an_axis_of_one_element_has_no_stride(stride):
-    """The stride of an axis of one element means nothing, and kernels went by it
-    (pytorch/pytorch#106951)."""
+    """A gradient had another stride than its parameter on an axis of one element, where it means
+    nothing, and the fused Adam refused it (pytorch/pytorch#106951)."""
     room = np.ones(4)
     odd = np.lib.stride_tricks.as_strided(room, (4, 1), (8, stride))
     expected = stepped(np.ones(4), np.arange(4.0))
@@ -61,8 +61,8 @@ def test_pytorch_106951_an_axis_of_one_element_has_no_stride(stride):
     "    own = np.ascontiguousarray(own) if own.ndim else own\n",
 )
 def test_axolotl_3785_a_parameter_is_not_updated_in_a_copy():
-    """A kernel was given `.contiguous()` of the parameter; the update went into that copy and was
-    lost (axolotl-ai-cloud/axolotl#3785)."""
+    """A review asked for `.contiguous()` of the parameter; the update would have gone into a copy
+    and been lost (axolotl-ai-cloud/axolotl#3785)."""
     whole = np.ones((4, 6))
     st.SGD(whole[:, ::2], lr=1.0).step(np.full((4, 3), 0.5))
     assert (whole[:, ::2] == 0.5).all() and (whole[:, 1::2] == 1).all()
@@ -76,9 +76,9 @@ def test_axolotl_3785_a_parameter_is_not_updated_in_a_copy():
     ("engine/plan", None),
 )
 @pytest.mark.parametrize("place", range(4))
-def test_pytorch_100701_an_empty_parameter_that_is_not_last(place):
-    """A parameter without elements in the list made the fused loop skip others; the test for it
-    took an array of one element (pytorch/pytorch#100701)."""
+def test_pytorch_100701_an_empty_parameter_at_any_place(place):
+    """Where the last tensor of a list was empty, the kernel was not started for the others
+    (pytorch/pytorch#100701); its test took an array of one element for an empty one."""
     params = [np.ones(2) for _ in range(4)]
     params[place] = np.ones((3, 0, 2))
     assert params[place].size == 0
@@ -94,8 +94,8 @@ def test_pytorch_100701_an_empty_parameter_that_is_not_last(place):
     "                keys, ",
 )
 def test_transformer_engine_3207_an_empty_parameter_leaves_those_before_it():
-    """An empty tensor reset the list that was being filled, and the parameters before it were not
-    updated (NVIDIA/TransformerEngine#3207)."""
+    """An empty tensor at the end of a group: the parameters before it were not updated, without an
+    error (NVIDIA/TransformerEngine#3207)."""
     params = [np.ones(3), np.ones(0), np.ones(2)]
     st.SGD(params, lr=0.5).step([np.ones(p.shape) for p in params])
     assert params[0].tolist() == [0.5] * 3 and params[2].tolist() == [0.5] * 2
@@ -120,8 +120,9 @@ def test_transformer_engine_3207_an_empty_parameter_leaves_those_before_it():
     ("leveled/adam", "base"),
 )
 def test_deepspeed_735_sizes_that_no_vector_divides():
-    """The scalar end of the vector loop crashed, and its size 55 was taken out of the tests
-    (deepspeedai/DeepSpeed#735). Every size to 130, between two guards."""
+    """Without vector instructions the loop over single elements crashed
+    (deepspeedai/DeepSpeed#735), and of the sizes in its tests 55 is commented out. Every size to 70
+    and some more, between two guards."""
     g = np.linspace(-1, 1, 130, dtype=np.float32)
     expected = stepped(np.ones(130, np.float32), g)
     for n in (*range(70), 127, 128, 129):
@@ -150,9 +151,9 @@ def kernel_texts():
         gi = f * g[i]
         p[i] =""",
 )
-def test_deepspeed_679_no_kernel_counts_elements_in_an_int():
-    """Indices of 32 bits: nothing was updated beyond 2³¹ elements (deepspeedai/DeepSpeed#679,
-    NVIDIA/apex#1825)."""
+def test_deepspeed_7640_no_kernel_counts_elements_in_an_int():
+    """The number of elements was an int of 32 bits: from 2³¹ on nothing was updated, without an
+    error (deepspeedai/DeepSpeed#7640)."""
     loops = 0
     for name, text in kernel_texts().items():
         for function in re.split(r"^(?=cdef )", text, flags=re.MULTILINE):
@@ -170,7 +171,7 @@ def test_deepspeed_679_no_kernel_counts_elements_in_an_int():
     "        g = _written(x, what, None)\n",
 )
 def test_scikit_learn_25172_a_gradient_may_be_read_only(tmp_path):
-    """A memoryview that is not const refuses read-only buffers, such as mapped files
+    """Buffers that are read-only, such as mapped files, were refused by code that only reads them
     (scikit-learn/scikit-learn#25172)."""
     np.save(tmp_path / "g.npy", np.ones(8))
     g = np.load(tmp_path / "g.npy", mmap_mode="r")[::2]
@@ -185,8 +186,9 @@ def test_scikit_learn_25172_a_gradient_may_be_read_only(tmp_path):
     '    if False:\n        raise ValueError(f"{what} is read-only; give',
 )
 def test_pywt_839_a_read_only_parameter_is_refused():
-    """Memory that may not be written must be refused before anything is written
-    (PyWavelets/pywt#839). The flag may turn after the optimizer was made, too."""
+    """The other side of PyWavelets/pywt#839, where an input that is only read was refused for being
+    read-only: what is written must be refused, before anything is. The flag may turn after the
+    optimizer was made, too."""
     w = np.ones(3)
     opt = st.SGD(w, lr=1.0)
     w.flags.writeable = False
@@ -202,9 +204,9 @@ def test_pywt_839_a_read_only_parameter_is_refused():
     "            if share_memory(named[i][1], named[j][1]):",
     "            if named[i][1] is named[j][1]:",
 )
-def test_deepspeed_195_two_objects_over_one_memory():
-    """Weights that were tied through another tensor object were updated twice
-    (deepspeedai/DeepSpeed#195, pytorch/pytorch#40967)."""
+def test_pytorch_188346_two_objects_over_one_memory():
+    """Tied weights became two objects on loading, and an optimizer made of them updated the weight
+    twice (pytorch/pytorch#188346; one object listed twice is pytorch/pytorch#40967)."""
     w = np.ones((2, 3))
     for other in (w, w.T, w[1], w.reshape(-1)[2:5]):
         with pytest.raises(ValueError, match="share memory"):
@@ -217,9 +219,10 @@ def test_deepspeed_195_two_objects_over_one_memory():
     "            if g.size and plan.overlaps(low, high):",
     "            if False:",
 )
-def test_deepspeed_195_a_gradient_in_memory_that_is_written_is_refused():
-    """The other half of deepspeedai/DeepSpeed#195: what is read must not be what is written, by
-    its memory and not by its object."""
+def test_pytorch_198033_a_gradient_in_memory_that_is_written_is_refused():
+    """An operand that was a view of what was written was read while it changed, and results were
+    wrong without an error (pytorch/pytorch#198033). Here what is read must not be what is
+    written."""
     w = np.ones(4)
     opt = st.SGD(w, lr=1.0, momentum=0.9)
     for g in (w, opt.state["0"]["momentum_buffer"]):
@@ -246,9 +249,9 @@ def test_deepspeed_195_a_gradient_in_memory_that_is_written_is_refused():
     ],
     ids=str,
 )
-def test_pytorch_51794_gradients_are_not_written(options):
-    """What is given is not written into (pytorch/pytorch#51794): here the gradient, which others
-    may still read, whatever the options do to it."""
+def test_pytorch_12218_gradients_are_not_written(options):
+    """SGD with a weight decay added it to the gradient itself (pytorch/pytorch#12218). Others may
+    still read that, whatever the options do to it."""
     g = np.linspace(-2, 2, 9).reshape(3, 3)
     before = g.tobytes()
     for rule in (st.SGD, st.Adam, st.LAMB):
@@ -263,9 +266,9 @@ def test_pytorch_51794_gradients_are_not_written(options):
     "        flat = [0.0 * p if g is None else g for g, p in zip(flat, self._params())]\n"
     "        self._flat_step(flat if self._in_order",
 )
-def test_muon_54_a_parameter_without_a_gradient_does_not_decay():
-    """A gradient that is None was taken for zeros, and momentum and decay moved what was frozen
-    (KellerJordan/Muon#54, pytorch/pytorch#38581)."""
+def test_normuon_3_a_parameter_without_a_gradient_does_not_decay():
+    """Weight decay was applied also where the gradient is None (zichongli5/NorMuon#3); zeros put in
+    its place do the same (KellerJordan/Muon#38)."""
     w, frozen = np.ones(2), np.ones(2)
     opt = st.SGD([w, frozen], lr=0.5, momentum=0.9, weight_decay=0.1)
     opt.step([np.ones(2), np.ones(2)])
@@ -282,8 +285,8 @@ def test_muon_54_a_parameter_without_a_gradient_does_not_decay():
 )
 @pytest.mark.parametrize("dtype", [">f4", ">f8", "i4", "?", "O", "U3"])
 def test_pytorch_59998_other_types_are_not_misread(dtype):
-    """A type that the formula was not made for must be refused, as complex numbers should have
-    been (pytorch/pytorch#59998): bytes in another order, integers, objects."""
+    """A relative of pytorch/pytorch#59998, where a formula for real numbers was used for complex
+    ones: other types, too, must be refused. Bytes in another order, integers, objects."""
     w = np.ones(3)
     with pytest.raises(TypeError, match="dtype"):
         st.SGD(w).step(np.ones(3).astype(dtype))
@@ -300,7 +303,8 @@ def test_pytorch_59998_other_types_are_not_misread(dtype):
     "        if isinstance(tree, Mapping):",
 )
 def test_pytorch_51794_what_the_caller_gave_is_not_changed():
-    """The lists and dicts that were given were written into (pytorch/pytorch#51794)."""
+    """The optimizer filled the dicts it was given, and a second one made of them had the rate of
+    the first (pytorch/pytorch#51794)."""
     a, b = np.ones(2), np.ones(3)
     groups = [{"params": {"a": a}}, {"params": {"b": b}, "lr": 0.5}]
     opt = st.AdamW(groups, lr=0.1)
@@ -315,7 +319,7 @@ def test_pytorch_51794_what_the_caller_gave_is_not_changed():
 @fails_with("core/trees.py", "if isinstance(tree, (set, frozenset)):", "if isinstance(tree, set):")
 @pytest.mark.parametrize("kind", [set, frozenset])
 def test_pytorch_6031_a_set_has_no_order(kind):
-    """Parameters in a set came in another order in the next process, and states with them
-    (pytorch/pytorch#6031)."""
+    """Parameters in a set may come in another order in the next run, and a loaded state would not
+    fit them (pytorch/pytorch#6031)."""
     with pytest.raises(TypeError, match="no order"):
         st.SGD(kind([1.0, 2.0]))

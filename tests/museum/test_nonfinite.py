@@ -19,7 +19,8 @@ ROUND_UP, FLUSH = 0x5F80, 0x9FC0  # MXCSR
 @fails_with("core/optimizer.py", "        if math.isfinite(norms.total):\n", "        if True:\n")
 @pytest.mark.parametrize("policy", ["skip", "raise"])
 def test_rlevo_184_one_nan_does_not_stay_in_the_moments(policy):
-    """One NaN in one gradient made the moments NaN for ever (anthonytorlucci/rlevo#184)."""
+    """One gradient that was not finite made both moments NaN for ever
+    (anthonytorlucci/rlevo#184)."""
     w = np.ones(3)
     opt = st.AdamW([w, np.ones(1)], nonfinite=policy)
     opt.step([np.ones(3), np.ones(1)])
@@ -42,8 +43,8 @@ def test_rlevo_184_one_nan_does_not_stay_in_the_moments(policy):
 )
 @pytest.mark.parametrize(("dtype", "x"), [(np.float32, 3e38), (np.float64, 1e200)], ids=["4", "8"])
 def test_pytorch_46849_large_gradients_are_not_clipped_to_zero(dtype, x):
-    """The norm of finite gradients came out infinite, and clipping made them 0
-    (pytorch/pytorch#46849, pytorch/pytorch#53843)."""
+    """The norm of finite gradients of 1e20 came out infinite, and clipping made them 0 without a
+    word (pytorch/pytorch#46849, pytorch/pytorch#53843)."""
     w = np.zeros(4, dtype)
     st.SGD(w, lr=1.0, clip=st.clip.global_norm(1.0)).step(np.full(4, x, dtype))
     np.testing.assert_allclose(w, -0.5, rtol=1e-6)  # a rounding of float32
@@ -72,7 +73,8 @@ def test_burn_5699_a_norm_in_float16_does_not_overflow():
     ("engine/norms", None),
 )
 def test_torchrec_3199_the_largest_element_is_the_norm_of_order_infinity():
-    """Clipping by the norm of order infinity took every norm for 1 (pytorch/torchrec#3199)."""
+    """The total of order infinity was raised to the power 1 / ∞, which is always 1
+    (meta-pytorch/torchrec#3199)."""
     opt = st.SGD([np.zeros(2), np.zeros(1)], lr=1.0,
                  clip=st.clip.global_norm(2.0, p=math.inf))  # fmt: skip
     opt.step([np.array([1.0, -8.0]), np.array([4.0])])
@@ -89,8 +91,8 @@ def test_torchrec_3199_the_largest_element_is_the_norm_of_order_infinity():
     ("machine", None),
 )
 def test_llvm_57589_a_step_gives_the_mode_back():
-    """Code that sets the mode of the thread and leaves it changes what everyone else computes
-    (llvm/llvm-project#57589)."""
+    """A shared library that was linked with -ffast-math set the mode of the thread that loaded it,
+    and left it so (llvm/llvm-project#57589)."""
     before = machine.float_mode()
     try:
         machine.set_float_mode(FLUSH)
@@ -116,7 +118,7 @@ print(json.dumps([5e-324 * 1.0 != 0.0, machine.float_mode() & ~63 == before & ~6
     "        machine.set_float_mode(0x9FC0)\n        machine.alone(self._lock, self._step, grads, ",
 )
 def test_imops_37_loading_and_stepping_do_not_flush_subnormals():
-    """Importing a module that was linked with -ffast-math made subnormals 0 in the whole process
+    """Importing a module that was built with -ffast-math made subnormals 0 for the program
     (neuro-ml/imops#37)."""
     done = subprocess.run(
         [sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True
@@ -132,8 +134,9 @@ def test_imops_37_loading_and_stepping_do_not_flush_subnormals():
     ("machine", None),
 )
 def test_icon4py_694_a_step_does_not_depend_on_the_callers_mode():
-    """Called from a program that flushes subnormals, Python code computed otherwise
-    (C2SM/icon4py#694). Here with that, and with rounding upwards."""
+    """Started from a Fortran program, NumPy warned that its smallest subnormal number is 0; the
+    mode of the caller was suspected (C2SM/icon4py#694). Here with that, and with rounding
+    upwards."""
     g = np.linspace(-1e-3, 1e-3, 50)
 
     def made():
@@ -166,9 +169,9 @@ def test_icon4py_694_a_step_does_not_depend_on_the_callers_mode():
     ("leveled/adam", "base"),
 )
 @pytest.mark.parametrize("level", dispatch.available())
-def test_pytorch_155552_every_instruction_set_gives_the_same_bits(level):
-    """AVX2 and AVX-512 gave different results, also where one was asked to do as the other
-    (pytorch/pytorch#155552, numpy/numpy#23523). Digests of one run, on every level."""
+def test_numpy_23523_every_instruction_set_gives_the_same_bits(level):
+    """With AVX-512 sines, exponentials and logarithms differ in the last digits from those without
+    (numpy/numpy#23523). Digests of one run, on every level."""
     dispatch.use(level)
     w = np.linspace(-1, 1, 301, dtype=np.float32)
     opt = st.NAdam(w, lr=0.01, weight_decay=0.1)
@@ -190,8 +193,8 @@ def test_pytorch_155552_every_instruction_set_gives_the_same_bits(level):
     "            norms = norms.times(1.0 + 1e-16 * 3 * (workers > 1))\n",
 )
 def test_xgboost_7313_a_norm_does_not_depend_on_the_number_of_threads():
-    """Sums that threads added up as they finished differed from run to run
-    (dmlc/xgboost#7313, hypre-space/hypre#467)."""
+    """The order of an OpenMP reduction is not fixed, and so were not the sums
+    (dmlc/xgboost#7313)."""
     g = np.random.default_rng(0).standard_normal(400_000)
     found = set()
     for n in (1, 2, 3, 5):
@@ -208,8 +211,8 @@ def test_xgboost_7313_a_norm_does_not_depend_on_the_number_of_threads():
     "np.where(g < -real(limit), -real(limit), np.nan_to_num(g))",
 )
 def test_automodel_825_a_nan_is_not_clipped_to_a_number():
-    """Norms in 16 bits became NaN on the way to the factor of a clip (NVIDIA-NeMo/Automodel#825);
-    a NaN that is there must be seen behind it. The kernel and the reference agree on it."""
+    """Norms that processes added up in bfloat16 became NaN (NVIDIA-NeMo/Automodel#825). A NaN must
+    be seen behind a clip; the kernel and the reference agree on it."""
     w, twin = np.zeros(3), np.zeros(3)
     g = np.array([np.nan, 5.0, -np.inf])
     st.SGD(w, lr=1.0, clip=st.clip.value(1.0)).step(g)

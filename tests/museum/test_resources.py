@@ -34,8 +34,8 @@ def growth(call, times):
     ".append([count])\n",
 )
 def test_fireants_107_steps_leave_nothing_behind():
-    """Every step left something reachable, and a long run ended without memory
-    (rohitrango/FireANTs#107)."""
+    """Every registration left its memory behind, since its optimizer held itself, and a loop of
+    them ran out of memory (rohitrango/FireANTs#107). Here a loop of steps."""
     opt = st.AdamW(np.ones(8), lr=st.schedules.cosine(0.1, steps=99), clip=st.clip.global_norm(1.0))
     left, _ = growth(lambda: opt.step(np.ones(8)), 300)
     assert left < 4096
@@ -47,9 +47,9 @@ def test_fireants_107_steps_leave_nothing_behind():
     "        flat = [None if g is None else g.copy() for g in flat]\n"
     "        self._flat_step(flat if self._in_order",
 )
-def test_pytorch_peak_memory_a_step_takes_no_copies():
-    """Fused over lists, a step took memory for copies of all parameters; PyTorch watches its peak
-    since (pytorch/pytorch#85410 is of the kind)."""
+def test_pytorch_97712_a_step_takes_no_copies():
+    """A step over lists of parameters took memory for results in between, as large as all of them
+    (pytorch/pytorch#97712)."""
     w, g = np.ones(500_000), np.ones(500_000)
     opt = st.AdamW(w, weight_decay=0.1, clip=st.clip.value(0.5))
     _, peak = growth(lambda: opt.step(g), 3)
@@ -57,9 +57,9 @@ def test_pytorch_peak_memory_a_step_takes_no_copies():
 
 
 @fails_with("kernels/dispatch.py", "    if level not in available():\n", "    if False:\n")
-def test_deepspeed_7556_an_instruction_set_that_is_not_there_is_refused(monkeypatch):
-    """Code for AVX-512 was run where the processor has none, and ended the process
-    (deepspeedai/DeepSpeed#7556, deepspeedai/DeepSpeed#788)."""
+def test_stable_diffusion_1351_an_instruction_set_that_is_not_there_is_refused(monkeypatch):
+    """A program ended with `Illegal instruction` on a processor that seems to have AVX and no AVX2
+    (leejet/stable-diffusion.cpp#1351)."""
     level = dispatch.available()[-1]
     monkeypatch.setattr(machine, "runs", lambda asked: asked != level)
     with pytest.raises(ValueError, match="cannot be used"):
@@ -73,9 +73,9 @@ def test_deepspeed_7556_an_instruction_set_that_is_not_there_is_refused(monkeypa
     ("machine", None),
     ("engine/sweeps", None),
 )
-def test_keras_3576_moments_that_die_away_are_computed_and_not_flushed():
-    """Moments that shrink below the normal numbers made steps many times slower, and libraries
-    flush them (keras-team/keras#3576). Here they follow the formula down to 0."""
+def test_dfdx_59_moments_that_die_away_are_computed_and_not_flushed():
+    """Training with Adam became slower and slower with subnormal numbers, and flushing them to 0
+    cured it (chelsea0x3b/dfdx#59). Here moments follow the formula down to 0."""
     m = np.full(16, 2.0**-1020)
     opt = st.SGD(np.ones(16), momentum=0.5)
     opt.step(np.zeros(16))

@@ -19,8 +19,8 @@ from steepest import schedules
     "        n = bisect_right(self.milestones, t - 1)\n",
 )
 def test_pytorch_185872_the_second_part_begins_at_its_milestone():
-    """SequentialLR made the first step of the second schedule at the wrong epoch
-    (pytorch/pytorch#185872, pytorch/pytorch#72874)."""
+    """With a milestone of 0 SequentialLR began with the rate of the first schedule, whose turn was
+    over (pytorch/pytorch#185872)."""
     lr = schedules.sequence((schedules.constant(1.0), schedules.exponential(8.0, 0.5)), (3,))
     assert [lr(t) for t in range(6)] == [1.0, 1.0, 1.0, 8.0, 4.0, 2.0]
 
@@ -33,7 +33,7 @@ def test_pytorch_185872_the_second_part_begins_at_its_milestone():
     "number, program in enumerate(self._groups):  # as",
 )
 def test_pytorch_22107_the_first_step_takes_the_first_rate():
-    """The rate that was told was not the one that the step took: it was one step ahead
+    """The rate that a scheduler told was not the one in use: asked, it computed one from the last
     (pytorch/pytorch#22107)."""
     w = np.zeros(1)
     rates = [1.0, 0.5, 0.25]
@@ -49,9 +49,9 @@ def test_pytorch_22107_the_first_step_takes_the_first_rate():
     "math.cos(math.pi * self.cycles * 2.0 * (t / n))",
     "math.cos(math.pi * self.cycles * 2.0 * ((t + 1e-9) / n))",
 )
-def test_pytorch_31125_a_rate_follows_from_the_step_alone():
-    """Rates computed from the last one drifted from the formula, and began anew after loading
-    (pytorch/pytorch#31125, pytorch/pytorch#29697)."""
+def test_pytorch_60265_a_rate_follows_from_the_step_alone():
+    """A cosine schedule that was made anew in the middle of a run did not begin with the rate of
+    that epoch (pytorch/pytorch#60265)."""
     lr = schedules.cosine(0.5, steps=100)
     forwards = [lr(t) for t in range(120)]
     assert [lr(t) for t in reversed(range(120))] == forwards[::-1]
@@ -66,8 +66,8 @@ def test_pytorch_31125_a_rate_follows_from_the_step_alone():
     '        return filled | decay.with_peak(hyper) | {"lr": given.get("lr", filled["lr"])}\n',
 )
 def test_pytorch_126854_a_rate_in_an_array_is_not_shared():
-    """A rate given as a tensor was the same object in the scheduler, and both multiplied it
-    (pytorch/pytorch#126854)."""
+    """With a rate given as a tensor, LambdaLR multiplied the last rate and not the first, which it
+    had changed in place (pytorch/pytorch#126854)."""
     w, rate = np.zeros(1), np.array(0.5)
     opt = st.SGD([{"params": w, "lr": rate}])
     rate[...] = 8.0
@@ -80,8 +80,9 @@ def test_pytorch_126854_a_rate_in_an_array_is_not_shared():
     "        return math.prod(at(part, t) for part in self.parts)\n",
     "        return math.prod(at(part, max(t - i, 0)) for i, part in enumerate(self.parts))\n",
 )
-def test_pytorch_72874_schedules_that_are_chained_see_the_same_step():
-    """Chained schedulers counted differently (pytorch/pytorch#72874)."""
+def test_pytorch_63457_schedules_that_are_chained_see_the_same_step():
+    """Of two chained schedulers the second set the first rate anew at epoch 0, and that of the
+    first was lost (pytorch/pytorch#63457)."""
     s = schedules.exponential(0.5, 0.5)
     assert [(s * schedules.constant(1.0))(t) for t in range(6)] == [s(t) for t in range(6)]
     assert [(schedules.constant(2.0) * s)(t) for t in range(6)] == [2 * s(t) for t in range(6)]
@@ -96,9 +97,9 @@ def test_pytorch_72874_schedules_that_are_chained_see_the_same_step():
     "        if best is None:\n            return True\n",
 )
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_pytorch_104361_a_metric_that_is_not_finite_is_no_best(bad):
-    """A plateau whose best is NaN never improves again, and one at -∞ neither; late groups broke it,
-    too (pytorch/pytorch#104361)."""
+def test_lightning_2636_a_metric_that_is_not_finite_is_no_best(bad):
+    """A metric that was NaN at first stayed the best, as nothing compares better than NaN
+    (Lightning-AI/pytorch-lightning#2636, of checkpoints). Here of a plateau, and one at -∞, too."""
     lr = schedules.plateau(1.0, factor=0.5, patience=0)
     lr.observe(bad)
     assert lr.state.best is None and lr(0) == 0.5
@@ -113,7 +114,7 @@ def test_pytorch_104361_a_metric_that_is_not_finite_is_no_best(bad):
     "        self._lock = machine.Lock()\n        self._me = self\n",
 )
 def test_pytorch_85410_an_optimizer_is_freed_at_once():
-    """A cycle between scheduler and optimizer kept models in memory until the collector came
+    """Stepping a scheduler made cycles of references, which only the collector frees
     (pytorch/pytorch#85410)."""
     gc.collect()
     gc.disable()
@@ -133,9 +134,9 @@ def test_pytorch_85410_an_optimizer_is_freed_at_once():
     '        self._mean.param_groups[0]["lr"] = share\n',
     '        self._mean.param_groups[0]["lr"] = 1.0 / (len(weights) + 1)\n',
 )
-def test_transformers_8486_the_last_window_is_shorter():
-    """The mean of the last micro-batches was divided by the number that a full window has
-    (huggingface/transformers#8486, huggingface/transformers#38872)."""
+def test_transformers_38872_the_last_window_is_shorter():
+    """The loss of the last micro-batches was divided by the number that a full window has
+    (huggingface/transformers#38872, huggingface/transformers#39659)."""
     w = np.zeros(2)
     accumulator = st.Accumulator(w)
     accumulator.add(np.array([4.0, 8.0]), weight=3)

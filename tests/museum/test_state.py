@@ -33,7 +33,7 @@ def trained(w, steps, cls=st.AdamW, **arguments):
     "            dtype = p.dtype\n",
 )
 def test_pytorch_43706_loading_does_not_cast_states():
-    """Loading cast states of 32 bits to the parameter's 16, and a resumed run was another one
+    """Loading made states of the parameter's type, and what they had more of digits was lost
     (pytorch/pytorch#43706)."""
     w = np.ones(3, np.float16)
     opt = trained(w, 3)
@@ -51,8 +51,8 @@ def test_pytorch_43706_loading_does_not_cast_states():
     "        return self._state_dict(np.asarray)\n",
 )
 def test_pytorch_196083_a_state_dict_is_a_copy():
-    """What state_dict gave was the live state, and changed with the next step
-    (pytorch/pytorch#196083)."""
+    """What state_dict gave was the live state: a second optimizer that loaded it shared it with the
+    first (pytorch/pytorch#196083)."""
     opt = trained(np.ones(3), 2)
     saved = opt.state_dict()
     before = repr(saved)
@@ -68,8 +68,8 @@ def test_pytorch_196083_a_state_dict_is_a_copy():
     "            state[key] = given[key]\n",
 )
 def test_pytorch_147288_two_optimizers_do_not_share_what_was_loaded():
-    """Loading kept the arrays of the dict, so that two optimizers wrote into one state
-    (pytorch/pytorch#147288)."""
+    """Loading put the tensors of the dict in the place of the optimizer's own
+    (pytorch/pytorch#147288); two that loaded one dict would share it."""
     saved = trained(np.ones(3), 2).state_dict()
     before = repr(saved)
     a, b = st.AdamW(np.ones(3)), st.AdamW(np.ones(3))
@@ -86,8 +86,8 @@ def test_pytorch_147288_two_optimizers_do_not_share_what_was_loaded():
 )
 @pytest.mark.parametrize("shape", [(4,), (0,), (64, 63), (4096, 2)], ids=str)
 def test_tt_metal_53212_a_state_of_another_shape_is_refused(shape):
-    """A state of the wrong shape was loaded, and the kernel read and wrote beyond it
-    (tenstorrent/tt-metal#53212): of a file that was called safe."""
+    """The shapes of states were not checked, and a kernel read beyond the end of one that was too
+    small (tenstorrent/tt-metal#53212)."""
     w = np.ones((64, 64))
     opt = st.Adam(w)
     saved = opt.state_dict()
@@ -101,9 +101,9 @@ def test_tt_metal_53212_a_state_of_another_shape_is_refused(shape):
 
 
 @fails_with("checkpoint/__init__.py", 'a | {"param_names": b["param_names"]}', "a")
-def test_pytorch_105958_arrays_are_matched_by_name(tmp_path):
-    """States went to parameters by their place in the list; a model built in another order took
-    others' (pytorch/pytorch#105958)."""
+def test_pytorch_1489_arrays_are_matched_by_name(tmp_path):
+    """States went to parameters by their place in the list; a model whose layers stood in another
+    order got them exchanged (pytorch/pytorch#1489)."""
     params = {"a": np.ones(3), "b": np.full(3, 2.0)}
     opt = st.Adam(params)
     opt.step({"a": np.ones(3), "b": np.full(3, -4.0)})
@@ -147,8 +147,8 @@ def resumed_after(n, whole, folder, **arguments):
     'state = WatchedDict({"step": counter(0, name)}, self._changes)',
 )
 def test_deepspeed_562_a_resumed_run_knows_its_step(tmp_path):
-    """The step count was lost on loading, and the bias correction began anew
-    (deepspeedai/DeepSpeed#562)."""
+    """A run ended with the error that its optimizer had lost track of its step count
+    (deepspeedai/DeepSpeed#562). Here the count comes back from the file."""
     whole = np.ones(3)
     trained(whole, 8)
     for n in range(9):
@@ -156,8 +156,9 @@ def test_deepspeed_562_a_resumed_run_knows_its_step(tmp_path):
 
 
 @fails_with(DICTS, '            "_updates": updates,\n', "")
-def test_deepspeed_4396_a_resumed_run_knows_its_schedule(tmp_path):
-    """After loading, the rate was that of another step (deepspeedai/DeepSpeed#4396)."""
+def test_deepspeed_4344_a_resumed_run_knows_its_schedule(tmp_path):
+    """After resuming, the rate of a cosine schedule stayed where it was when the file was written
+    (deepspeedai/DeepSpeed#4344)."""
     options = {"lr": st.schedules.cosine(0.5, steps=9), "weight_decay": 0.1}
     whole = np.ones(3)
     trained(whole, 8, **options)
@@ -171,7 +172,8 @@ def test_deepspeed_4396_a_resumed_run_knows_its_schedule(tmp_path):
     "        for key, x in [*own.items()][:2]:\n            if",
 )
 def test_trentorch_187_every_state_is_saved(tmp_path):
-    """Only the momentum was saved, and no second moment (TrenTorch#187)."""
+    """Checkpoints held buffers of momentum and no others: both moments of Adam and its step count
+    were lost (TrenTorch/TrenTorch#187)."""
     for cls in (st.Adam, st.AdEMAMix, st.Adan, st.RMSprop, st.LAMB, st.Adafactor):
         opt = trained(np.ones((3, 4)), 3, cls)
         st.save(tmp_path / "c", opt)
@@ -185,8 +187,8 @@ def test_trentorch_187_every_state_is_saved(tmp_path):
     '        loaded = dict(loaded) | {"lr": group["lr"]}\n        usual = {"convention"',
 )
 def test_mlx_1264_a_loaded_state_is_not_made_anew():
-    """A loaded state was replaced by a fresh one at the first step, in silence
-    (ml-explore/mlx#1264); here also the hyper-parameters in it."""
+    """A state that was given to a new optimizer was replaced by a fresh one at the first step, in
+    silence (ml-explore/mlx#1264); here also the hyper-parameters in it."""
     w = np.ones(3)
     opt = trained(w, 4, lr=0.25)
     twin = w.copy()
@@ -204,8 +206,8 @@ def test_mlx_1264_a_loaded_state_is_not_made_anew():
 )
 @pytest.mark.parametrize("way", ["deepcopy", "pickle"])
 def test_skorch_317_a_copy_is_whole_and_its_own(way):
-    """A copied optimizer had the parameters of the first, or none
-    (skorch-dev/skorch#317; kakaobrain/torchlars#5 could not be pickled)."""
+    """After a deep copy, training did not move the weights of the copy: its optimizer had others
+    (skorch-dev/skorch#317)."""
     w = np.ones(3)
     opt = trained(w, 3)
     other = copy.deepcopy(opt) if way == "deepcopy" else pickle.loads(pickle.dumps(opt))
@@ -224,9 +226,9 @@ def test_skorch_317_a_copy_is_whole_and_its_own(way):
     "GROUP_OPTIONS | usual",
     "        usual = {}\n        known = usual",
 )
-def test_pytorch_75224_a_state_dict_without_the_newer_options_is_loaded():
-    """Old checkpoints changed their meaning with the version that loaded them
-    (pytorch/pytorch#75224). One that lacks options which came later gets those as they were."""
+def test_pytorch_68733_a_state_dict_without_the_newer_options_is_loaded():
+    """Checkpoints from before an option came lacked its key, and the first step after loading
+    failed (pytorch/pytorch#68733, of `maximize`)."""
     opt = trained(np.ones(3), 2)
     saved = opt.state_dict()
     for group in saved["param_groups"]:
@@ -245,8 +247,8 @@ class Stop(Exception):
     "    temporary = target\n    with contextlib.suppress(OSError):\n        os.unlink(target)\n",
 )
 def test_lightning_19970_an_error_while_saving_leaves_the_old_file(tmp_path):
-    """Files were written in place, mended, and written in place again: what ended a save left half
-    a file (Lightning-AI/pytorch-lightning#688 and #19970)."""
+    """A job that was killed while it saved left half a file; that was mended, and the mend was lost
+    later (Lightning-AI/pytorch-lightning#688 and #19970). Here an error ends the save."""
     path = tmp_path / "c"
     st.save(path, trained(np.ones(3), 1))
     before = path.read_bytes()
@@ -266,7 +268,7 @@ def test_lightning_19970_an_error_while_saving_leaves_the_old_file(tmp_path):
     "            _write_all(descriptor, head())\n",
 )
 def test_nodedb_78_the_bytes_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
-    """A file that is renamed before it was synced may be empty after a power cut
+    """A file that is renamed before it was synced may hold zeros after a power cut
     (NodeDB-Lab/nodedb#78)."""
     called = []
     for name in ("write", "fsync", "replace"):
@@ -295,8 +297,8 @@ def rewritten(path, header, rest):
     CONTAINER, '    b"\\x80": "a pickle, which is never loaded: it could run any program",\n', ""
 )
 def test_cve_2025_32434_a_pickle_is_never_loaded(tmp_path):
-    """Loading with weights_only ran code all the same (CVE-2025-32434; of its kind is
-    Dao-AILab/flash-attention#2585). No file is unpickled here."""
+    """Loading with weights_only ran code all the same (CVE-2025-32434), and without it any file may
+    (Dao-AILab/flash-attention#2585). No file is unpickled here."""
     ran = tmp_path / "ran"
 
     class Bad:
@@ -311,9 +313,9 @@ def test_cve_2025_32434_a_pickle_is_never_loaded(tmp_path):
 
 
 @fails_with(CONTAINER, "        if begin != at:\n", "        if begin > at:\n")
-def test_llama_cpp_18674_many_arrays_over_one_range(tmp_path):
-    """A small file that names one range of bytes a million times filled the memory of its reader
-    (huggingface/safetensors, its attacks; ggml-org/llama.cpp#18674 is of the kind)."""
+def test_lattice_752_two_arrays_over_one_range(tmp_path):
+    """Two arrays that name one range of bytes were both read from it, without an error
+    (ohdearquant/lattice#752)."""
     path = tmp_path / "c"
     header, rest = written(path, a=np.ones(4), b=np.ones(4))
     header["b"]["data_offsets"] = header["a"]["data_offsets"]
@@ -340,8 +342,8 @@ def test_stable_diffusion_1876_the_size_of_a_shape_does_not_wrap(tmp_path):
 
 @fails_with(CONTAINER, "        if digest(x) != digests[name]:\n", "        if False:\n")
 def test_lightning_688_a_flipped_bit_is_noticed(tmp_path):
-    """A damaged or cut file was loaded or ended in an error far away
-    (Lightning-AI/pytorch-lightning#688 on files that were cut short)."""
+    """A file that a kill had cut short was found out by an `unexpected EOF` on loading
+    (Lightning-AI/pytorch-lightning#688). Here any bit and any length is."""
     path = tmp_path / "c"
     container.write(path, {"weight": np.arange(6.0)}, {"k": "v"})
     data = path.read_bytes()

@@ -19,7 +19,8 @@ torch = pytest.importorskip("torch")
     "    if False:\n",
 )
 def test_pytorch_82486_a_sparse_gradient_is_refused_by_name():
-    """Optimizers failed on empty sparse gradients, far from their cause (pytorch/pytorch#82486)."""
+    """SparseAdam failed on a sparse gradient without elements, with an error about sizes
+    (pytorch/pytorch#82486). Here sparse gradients are refused by name."""
     w = np.ones((3, 2))
     for g in (torch.ones(3, 2).to_sparse(), torch.zeros(3, 2).to_sparse()):
         with pytest.raises(TypeError, match=r"layout torch\.sparse_coo"):
@@ -33,8 +34,8 @@ def test_pytorch_82486_a_sparse_gradient_is_refused_by_name():
     "        x = x.new_ones(x.shape)\n        address = 1\n",
 )
 def test_pytorch_88082_memory_that_was_freed_is_not_read():
-    """What is shared through DLPack must outlive who took it (pytorch/pytorch#88082,
-    numpy/numpy#22507): here a gradient whose storage was given back."""
+    """An array that PyTorch had taken over by DLPack crashed the process when it was let go
+    (pytorch/pytorch#88082). A relative: here a gradient's memory was given back before the step."""
     w = np.ones(1000)
     opt = st.SGD(w, lr=0.5)
     g = torch.ones(1000, dtype=torch.float64)
@@ -48,8 +49,9 @@ def test_pytorch_88082_memory_that_was_freed_is_not_read():
 @fails_with(
     "memory/arrays.py", "    return np.from_dlpack(x)\n", "    return np.array(np.from_dlpack(x))\n"
 )
-def test_dlpack_103_a_tensor_is_stepped_in_its_own_memory():
-    """Copies where sharing was meant, and the other way round (dmlc/dlpack#103)."""
+def test_dlpack_136_a_tensor_is_stepped_in_its_own_memory():
+    """Who took an array by DLPack could not tell whether it was a copy, until a flag for it was
+    added (dmlc/dlpack#136). A step in a copy would be lost."""
     p = torch.ones(5, dtype=torch.float64)
     st.SGD(p, lr=0.5).step(torch.ones(5, dtype=torch.float64))
     assert p.tolist() == [0.5] * 5
@@ -82,9 +84,10 @@ print(opt.updates, len({{name for name in maps if name.startswith(("libgomp", "l
     [("import torch", "import steepest"), ("import steepest", "import torch")],
     ids=" ".join,
 )
-def test_pytorch_44282_one_openmp_in_either_order(order):
-    """Two OpenMP runtimes in one process crashed, hung or halved its speed
-    (pytorch/pytorch#44282, joblib/threadpoolctl#49)."""
+def test_pytorch_98836_one_openmp_in_either_order(order):
+    """Packages that bring their own OpenMP slow one another, by the order of their imports
+    (pytorch/pytorch#98836); two kinds in one process may crash or hang
+    (joblib/threadpoolctl#49)."""
     done = subprocess.run([sys.executable, "-c", IMPORTS.format(*order)], capture_output=True,
                           text=True, timeout=120, check=False)  # fmt: skip
     assert done.stdout.split() == ["2", "1"], done.stderr
