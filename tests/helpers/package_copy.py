@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -103,7 +102,7 @@ class PackageCopy:
         process = subprocess.Popen(
             command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(self.folder)} | environment,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-            start_new_session=True, preexec_fn=_limited,
+            start_new_session=True, preexec_fn=_limited if os.name == "posix" else None,
         )  # fmt: skip
         try:
             text, _ = process.communicate(timeout=seconds)
@@ -173,5 +172,7 @@ def _called(command: list[str | Path]) -> str:
 
 
 def _limited() -> None:
+    import resource  # which POSIX systems have
+
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

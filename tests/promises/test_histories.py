@@ -19,6 +19,8 @@ from steepest.core.optimizer import Optimizer
 from steepest.kernels import machine
 from steepest.optimizers import RULES
 
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="histories fork")
+
 FEW, MANY, PARTS = 5, 32, 20
 
 
