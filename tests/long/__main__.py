@@ -26,6 +26,8 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "subnormals": (),
     "reproducible": (),
     "scoreboard": (),
+    "large": (),
+    "crowd": (),
 }
 """Each with the options that it takes."""
 
@@ -38,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     given = vars(parser.parse_args(argv))
     bad = []
     for name in given["only"]:
-        options = [x for key in PROGRAMS[name] for x in (f"--{key}", f"{given[key]:g}")]
+        options = [x for key in PROGRAMS[name] for x in (f"--{key}", str(given[key]))]
         began = time.monotonic()
         report = HERE / "reports" / f"{name}.md"
         command = [sys.executable, HERE / f"{name}.py", *options, "--report", report]
