@@ -1,8 +1,8 @@
 """Links of the Markdown pages, which lead from file to file, as links from page to page.
 
 In the site a page of ``docs/`` is in ``guide/``, some files of the root are in ``project/``, a
-program of the gallery is in ``gallery/``, and any other file or folder that a page links to becomes
-a page that shows it, in ``files/``.
+program of the gallery is in ``gallery/``, reports of long tests are in ``reports/``, and any other
+file or folder that a page links to becomes a page that shows it, in ``files/``.
 """
 
 import posixpath
@@ -27,6 +27,9 @@ MOVED = {
 GALLERY = PurePosixPath("examples/gallery")
 """Whose programs become pages by sphinx-gallery."""
 
+REPORTS = PurePosixPath("tests/long/reports")
+"""Whose files become pages in ``reports/``."""
+
 _BLOCK = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 
@@ -40,6 +43,8 @@ def page_of(file: str) -> str:
         return f"gallery/{path.stem}"
     if path.parent == PurePosixPath("docs") and path.suffix == ".md":
         return f"guide/{path.stem}"
+    if path.parent == REPORTS:
+        return f"reports/{path.stem}"
     return f"files/{file}"
 
 

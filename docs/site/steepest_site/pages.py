@@ -21,7 +21,7 @@ from steepest_site import links, names
 from steepest_site.docstrings import rst
 
 HERE = Path(__file__).parents[1]
-MADE = ("guide", "reference", "project", "files", "parts")
+MADE = ("guide", "reference", "project", "reports", "files", "parts")
 """Folders whose files are all made by ``write``."""
 
 LANGUAGES = {".py": "python", ".pyx": "cython", ".toml": "toml", ".cff": "yaml", ".md": "markdown"}
@@ -52,7 +52,8 @@ def guide() -> dict[str, str]:
     pages: dict[str, str] = {}
     linked: set[str] = set()
     sources = [f"docs/{path.name}" for path in sorted((links.ROOT / "docs").glob("*.md"))]
-    for file in (*sources, *links.MOVED):
+    reports = [f"{links.REPORTS}/{x.name}" for x in (links.ROOT / links.REPORTS).glob("*.md")]
+    for file in (*sources, *reports, *links.MOVED):
         if file.endswith(".md") and file != "README.md":
             page = links.page_of(file)
             text = (links.ROOT / file).read_text("utf-8")
@@ -63,6 +64,15 @@ def guide() -> dict[str, str]:
         part = readme.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
         pages[f"parts/{title.lower().replace(' ', '-')}.md"] = part.strip() + "\n"
     pages["parts/head.md"] = readme.partition("\n## ")[0] + "\n"
+    listed = "\n".join(sorted(links.page_of(file).removeprefix("reports/") for file in reports))
+    pages["reports/index.md"] = f"""# Reports of long tests
+
+```{{toctree}}
+:maxdepth: 1
+
+{listed}
+```
+"""
     for file in linked:
         pages[f"{links.page_of(file)}.md"] = shown(file)
     listed = "\n".join(f"files/{file}" for file in sorted(linked))
