@@ -166,7 +166,7 @@ def tables(found: Mapping[str, list[Outcome] | str]) -> str:
         if failed:
             details += [
                 "",
-                f"### {name}",
+                f"## {name}",
                 "",
                 f"`{SCRIPT} --only '{name}'`",
                 "",
