@@ -178,7 +178,8 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
         for i, name in names.items():
             given = loaded.get(i, {})
             if not isinstance(given, Mapping):
-                raise TypeError(f"state of {name!r} is a {type(given).__name__}; expected a dict")
+                kind = type(given).__name__
+                raise TypeError(f"state of parameter {name!r} is a {kind}; expected a dict")
             if given:
                 found = layout.state_from_torch(rules[name], given, name, counts[name])
                 if "step" not in given and i not in steps:
