@@ -195,3 +195,29 @@ def stepped_tensors():
     opt = stt.AdamW([p])
     opt.step()
     return opt
+
+
+@pytest.mark.parametrize("step", [np.array([3]), np.ones((1, 1)), [3]], ids=repr)
+def test_a_count_has_no_axes(step):
+    """An array of one number is a number to some versions of NumPy, and to others not."""
+    opt = st.AdamW(np.ones(3))
+    opt.step(np.ones(3))
+    given = opt.state_dict()
+    given["state"]["0"]["step"] = step
+    with pytest.raises(ValueError, match="expected a count"):
+        opt.load_state_dict(given)
+    assert opt.updates == 1
+
+
+@pytest.mark.parametrize("bad", [np.zeros(0), np.array("adamw"), None, 3], ids=repr)
+def test_names_in_a_state_dict_are_text(bad):
+    opt = st.AdamW(np.ones(3))
+    for change in (
+        lambda given: given.update(rule=bad),
+        lambda given: given["param_groups"][0].update(rule=bad),
+        lambda given: given["param_groups"][0].update(param_names=[bad]),
+    ):
+        given = opt.state_dict()
+        change(given)
+        with pytest.raises(TypeError, match="expected a name"):
+            opt.load_state_dict(given)

@@ -81,6 +81,8 @@ def counter(value: Any, name: str) -> Array:
         checked: Array = value if value.flags.writeable else value.copy()
     else:
         try:
+            if np.ndim(value) != 0:  # which NumPy before 2.4 takes for a number, with a warning
+                raise ValueError
             exact = int(value)
             if exact != value:
                 raise ValueError

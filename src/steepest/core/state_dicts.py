@@ -239,6 +239,7 @@ class WithStateDict(WithPlan, registered=False):
 def _check_layout(state_dict: Any) -> None:
     """Raises KeyError or TypeError unless the parts of a state dict are of their kinds."""
     _mapping(state_dict, "the state dict")
+    _text(state_dict["rule"], "rule")
     groups = state_dict["param_groups"]
     if not isinstance(groups, (list, tuple)):
         raise TypeError(f"param_groups is a {type(groups).__name__}; expected a list of dicts")
@@ -246,6 +247,10 @@ def _check_layout(state_dict: Any) -> None:
         _mapping(group, f"param_groups[{i}]")
         if not isinstance(group["param_names"], (list, tuple)):
             raise TypeError(f"param_groups[{i}]['param_names']: expected a list of names")
+        for name in group["param_names"]:
+            _text(name, f"param_groups[{i}]['param_names']")
+        if "rule" in group:
+            _text(group["rule"], f"param_groups[{i}]['rule']")
     _mapping(state_dict["state"], "state")
     for name, own in state_dict["state"].items():
         _mapping(own, f"state of parameter {name!r}")
@@ -254,3 +259,8 @@ def _check_layout(state_dict: Any) -> None:
 def _mapping(given: Any, what: str) -> None:
     if not isinstance(given, Mapping):
         raise TypeError(f"{what} is a {type(given).__name__}; expected a dict")
+
+
+def _text(given: Any, what: str) -> None:
+    if not isinstance(given, str):  # an array, compared with a name, would say nothing
+        raise TypeError(f"{what} has a {type(given).__name__}; expected a name")
