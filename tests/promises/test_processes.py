@@ -259,7 +259,8 @@ def test_an_interpreter_ends_well(tmp_path, code):
 )
 def test_other_packages_with_threads_may_come_before_or_after(tmp_path, other, first):
     """The bits are those without them, and there is one runtime for ours and PyTorch's threads.
-    The wheels of scikit-learn bring one under a name of its own, which they alone call."""
+    The wheels of scikit-learn bring one under a name of its own, which they alone call; numba's ask
+    for the system's by its file's name, `libgomp.so.1.0.0`, to which no bundled one answers."""
     pytest.importorskip(other.partition(".")[0])
     warm = {
         "torch": "import torch; torch.ones(1_000_000).add_(1)",
@@ -296,6 +297,8 @@ print(json.dumps([bits, again, runtimes]))
     found, errors = run(tmp_path, code, before=warm if first else "")
     assert found[:2] == [plain[0]] * 2 and errors == ""
     own = [x for x in found[2] if "scikit_learn" not in x]
+    if other == "numba" and len(own) == 2:
+        own = [x for x in own if os.path.basename(x) != "libgomp.so.1.0.0"]
     assert len(own) == 1 and os.path.basename(own[0]).startswith("libgomp.so.1"), found
 
 
