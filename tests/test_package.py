@@ -144,9 +144,13 @@ FLOORS = [
     "reference",
     "matrix",
     "codecs",
+    "subnormals",
+    "nesting",
 ]
-LEAVES = {"reference", "kernels", "extras", "codecs", "matrix"}
-LEANING = {("reference", "matrix"), ("reference", "codecs")}  # plain NumPy, as the reference is
+LEAVES = {"reference", "kernels", "extras", "codecs", "matrix", "subnormals", "nesting"}
+LEANING = {
+    ("reference", x) for x in ("matrix", "codecs", "subnormals")
+}  # plain NumPy, as the reference is
 
 
 def modules() -> dict[str, Path]:

@@ -1,12 +1,16 @@
 """Damaged and hostile input: a share of tests/long/fuzz.py, and what it has found."""
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 
 import fuzz
 import numpy as np
 import pytest
 
 import steepest as st
+from steepest import nesting
 
 
 @pytest.mark.parametrize("name", ["files", "state_dicts", "converters"])
@@ -221,3 +225,88 @@ def test_names_in_a_state_dict_are_text(bad):
         change(given)
         with pytest.raises(TypeError, match="expected a name"):
             opt.load_state_dict(given)
+
+
+# Of what lies in itself, where a program has raised the limit of recursion for a purpose of its own
+
+_DEEP = """
+import sys
+sys.setrecursionlimit(1_000_000)
+sys.path[:0] = [{helpers!r}, {long!r}]
+import fuzz
+import numpy as np
+import steepest as st
+from steepest.checkpoint import json_values
+deep = []
+for _ in range(100_000):
+    deep = [deep]
+
+def refused(take, *given):
+    try:
+        take(*given)
+    except (TypeError, ValueError) as error:
+        assert "nested too deeply" in str(error), error
+    else:
+        raise AssertionError(f"taken: {{take}}")
+
+opt = st.Adam({{"w": np.ones(2)}})
+for hostile in (fuzz.circle(), deep):
+    {takes}
+del deep[:]
+"""
+_TAKES = {
+    "parameters": "refused(st.SGD, hostile)",
+    "json": "refused(json_values.dumps, hostile, 'x')",
+    "text": "refused(json_values.loads, '[' * 100_000 + ']' * 100_000, 'x')",
+    "optax": "refused(st.convert.from_optax, hostile, opt); opt.step({'w': np.ones(2)})",
+}
+
+
+@pytest.mark.parametrize("takes", _TAKES.values(), ids=_TAKES)
+def test_what_is_nested_too_deeply_does_not_end_the_process(takes):
+    in_a_process(_DEEP, takes)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    "takes",
+    [
+        "given['state'][0]['exp_avg'] = hostile; refused(stt.load_state_dict, given)",
+        "refused(views.numbers, hostile)",
+    ],
+    ids=["state", "number"],
+)
+def test_what_is_nested_too_deeply_does_not_end_the_process_with_tensors(takes):
+    pytest.importorskip("torch")
+    begun = """
+import torch, steepest.torch
+from steepest.torch import views
+p = torch.ones(3, requires_grad=True)
+p.grad = torch.ones(3)
+stt = steepest.torch.AdamW([p])
+stt.step()
+given = stt.state_dict()
+for hostile in"""
+    in_a_process(_DEEP.replace("\nfor hostile in", begun), takes)
+
+
+def in_a_process(code, takes):
+    tests = Path(__file__).parents[1]
+    filled = code.format(helpers=str(tests / "helpers"), long=str(tests / "long"), takes=takes)
+    done = subprocess.run(
+        [sys.executable, "-c", filled], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_what_lies_in_two_places_is_no_circle():
+    """However often the same dicts are met, they are walked once."""
+    found = {"w": 1.0}
+    for _ in range(150):
+        found = {"a": found, "b": found}
+    nesting.check(found)
+    for _ in range(nesting.DEEPEST - 152):
+        found = [found]
+    nesting.check([found])
+    with pytest.raises(RecursionError):
+        nesting.check([[[found], found]])

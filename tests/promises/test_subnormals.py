@@ -1,21 +1,36 @@
-"""Subnormal numbers: none is flushed, none makes a step infinite; what they cost is measured."""
+"""Subnormal numbers: they are numbers, until at every 64th step those of averages and parameters
+become zero; none makes a step infinite; what they cost is measured."""
 
 import numpy as np
 import pytest
 import subnormals
-from cases import BEST, CONFIGURATIONS, DTYPES, LEVELS, label
+from cases import (
+    BEST,
+    BY_RULE,
+    CONFIGURATIONS,
+    DTYPES,
+    EACH_LEVEL,
+    LEVELS,
+    STAGES,
+    brief,
+    fitting,
+    label,
+    use_threads,
+)
 
 import steepest as st
-from steepest.extension.testing import equals_reference
+from steepest.extension.testing import equals_reference, same_bits
 from steepest.kernels import dispatch
+from steepest.memory import formats
 from steepest.optimizers import RULES
+from steepest.subnormals import EVERY, MOVING_AVERAGES
 
 LAYERS = [(r, a) for r, a in CONFIGURATIONS if RULES[r].needs in ("layer-wise", "global")]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("level", LEVELS)
-def test_nothing_is_flushed(level, dtype):
+def test_no_step_but_these_flushes(level, dtype):
     """The smallest number there is moves a parameter, and is halved to the nearest even one."""
     dispatch.use(level)
     smallest = np.finfo(dtype).smallest_subnormal
@@ -78,5 +93,169 @@ def test_what_a_step_costs_is_measured(rule, capsys):
     found = subnormals.measure(rule, "float32", steps=subnormals.PORTION)
     assert found.normal > 0 and found.worst > 0 and found.state > 0
     if rule == "adamw":
-        assert found.subnormal == 16384, "the momentum was to be subnormal"
+        assert found.subnormal == 0, "after some thousand steps every number is normal or zero"
     assert subnormals.table([found])[-1].startswith(f"| `{rule}` | float32 |")
+
+
+# Every 64th step
+
+
+def decayed(rng, n):
+    """What averages come to when gradients vanish: numbers around the end of the normal ones, of
+    either type, whose squares may be there too, and zeros of both signs."""
+    least = np.array([1e-46, 1e-41, 1e-24, 1e-325, 1e-312, 1e-165, 1e-3])
+    most = np.array([1e-41, 1e-36, 1e-18, 1e-312, 1e-306, 1e-153, 1.0])
+    k = rng.integers(len(least), size=n)
+    with np.errstate(under="ignore"):
+        low = np.log10(np.maximum(least[k], 1e-323))
+        x = rng.choice([-1.0, 1.0], n) * 10.0 ** rng.uniform(low, np.log10(most[k]))
+    return np.where(rng.random(n) < 0.1, np.copysign(0.0, x), x)
+
+
+FIRST = dict(reversed([x for x in CONFIGURATIONS if x[1].get("momentum") != 0.0]))
+NUMBERED = [pytest.param(i, *x.values, marks=x.marks) for i, x in enumerate(BY_RULE)]
+SHAPES = (0, 1, 7, 331, (5, 1), (3, 40), (2, 3, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("rule", "arguments"), brief(CONFIGURATIONS, list(FIRST.items())), ids=label
+)
+@pytest.mark.parametrize("level", EACH_LEVEL)
+def test_what_is_flushed_has_the_bits_of_the_reference(rule, arguments, level):
+    dispatch.use(level)
+    use_threads(3)
+    for dtype in DTYPES:
+        equals_reference(RULES[rule], arguments, dtype, SHAPES, EVERY, decayed)
+
+
+PROJECTING = {
+    "regularize": (st.regularize.toward_initial(0.1), st.regularize.max_norm(0.7, axis=0)),
+    "lookahead": st.average.lookahead(2, 0.37), "ema": 0.5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("number", "rule", "arguments"), NUMBERED, ids=label)
+def test_with_options_around_it(number, rule, arguments):
+    """A set of options for each rule; the exhaustive test below has them all."""
+    for options in [*STAGES, PROJECTING][number % 12 :: 12]:
+        given = fitting(rule, arguments, options)
+        equals_reference(RULES[rule], given, DTYPES[0], SHAPES, EVERY, decayed)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("rule", "arguments"), BY_RULE, ids=label)
+@pytest.mark.parametrize("options", [*STAGES, PROJECTING], ids="+".join)
+def test_with_every_set_of_options(rule, arguments, options):
+    given = fitting(rule, arguments, options)
+    for dtype in DTYPES:
+        equals_reference(RULES[rule], given, dtype, SHAPES, EVERY + 1, decayed)
+
+
+IN_FORMATS = (
+    ("bfloat16", {}),
+    ("bfloat16", {"master": "split16"}),
+    ("bfloat16", {"rounding": "stochastic"}),
+    ("float16", {"master": "float32"}),
+    ("float32", {"state_dtype": "bfloat16"}),
+    ("float32", {"state_dtype": "q8"}),
+)
+_EACH = [(r, a, *x) for r, a in FIRST.items() if r in MOVING_AVERAGES for x in IN_FORMATS]
+
+
+@pytest.mark.parametrize(
+    ("rule", "arguments", "of_p", "options"), brief(_EACH, _EACH[::5]), ids=label
+)
+def test_in_other_formats(rule, arguments, of_p, options):
+    dtypes = formats.named(of_p), formats.named("float32")
+    equals_reference(RULES[rule], arguments | options, dtypes, (7, 4099, (3, 128)), EVERY, decayed)
+
+
+@pytest.mark.parametrize("rule", MOVING_AVERAGES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_averages_get_to_zero(rule, dtype):
+    """At the first 64th step at which they are subnormal, and at no other."""
+    least = np.finfo(dtype).smallest_normal
+    h = {"momentum": 0.9} if "momentum" in RULES[rule].fields else {}
+    opt = RULES[rule]({"w": np.ones(7, dtype)}, **h)
+    zero = {"w": np.zeros(7, dtype)}
+    opt.step(zero)
+    averages = [x for key, x in opt.state["w"].items() if key in MOVING_AVERAGES[rule]]
+    assert averages
+    for t in range(2, 2 * EVERY + 2):
+        for x in averages:
+            x[...] = least / 2
+        opt.step(zero)
+        subnormal = [((x != 0) & (np.abs(x) < least)).any() for x in averages]
+        assert not any(subnormal) if t % EVERY == 0 else any(subnormal)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_parameters_get_to_zeros_of_their_sign(dtype):
+    least = np.finfo(dtype).smallest_normal
+    before = np.array([0.0, -0.0, 0.5, -0.5, 1.0, -1.0, np.inf, -np.inf, np.nan, 1 / least])
+    p = (before * least).astype(dtype)
+    p[6:9] = before[6:9]
+    opt, zero = st.SGD({"w": p}, lr=1e-3), {"w": np.zeros(10, dtype)}
+    twin = p.copy()
+    for _ in range(EVERY - 1):
+        opt.step(zero)
+    same_bits(p, twin)
+    opt.step(zero)
+    twin[2:4] = 0.0, -0.0
+    same_bits(p, twin)
+
+
+def test_a_rule_that_would_divide_by_zero_keeps_them():
+    """With eps = 0 it is they that keep an element without gradients from 0 / 0."""
+    w = np.ones(5, np.float32)
+    opt = st.Adam({"w": w}, lr=1e-3, eps=0.0)
+    opt.step({"w": np.full(5, 1e-3, np.float32)})
+    opt.state["w"]["step"][...] = EVERY - 1
+    for x in (opt.state["w"]["exp_avg"], opt.state["w"]["exp_avg_sq"]):
+        x[...] = 1e-42
+    for _ in range(2):
+        opt.step({"w": np.zeros(5, np.float32)})
+    assert np.isfinite(w).all() and (opt.state["w"]["exp_avg_sq"] > 0).all()
+
+
+KEPT = {
+    "adagrad": {"sum"},
+    "rprop": {"prev", "step_size"},
+    "madgrad": {"grad_sum_sq"},
+    "ftrl": {"accumulator"},
+    "adam": {"max_exp_avg_sq"},
+    "adamw": {"max_exp_avg_sq"},
+    "adan": {"previous_grad"},
+    "sm3": {"accumulator_0"},
+}
+"""States that are no averages: sums, the largest so far, and what stood before."""
+
+
+@pytest.mark.parametrize("rule", [r for r, c in RULES.items() if not c.prepares])
+def test_every_state_is_an_average_or_is_known_not_to_be_one(rule):
+    """So that whoever adds a rule says which of its states decay."""
+    cls, found = RULES[rule], set()
+    for of, arguments in CONFIGURATIONS:
+        if of == rule:
+            h = {name: field.default for name, field in cls.fields.items()} | arguments
+            found |= {*cls.states(h), *(cls.beside(h) if cls.factors else ())}
+    averages = {*MOVING_AVERAGES.get(rule, ())}
+    assert found - {*cls.points} == averages | KEPT.get(rule, set())
+
+
+def test_flushing_fits_beside_all_options_at_once():
+    """The engine has room for the operations of every option and these."""
+    w = np.ones((4, 5), np.float32)
+    opt = st.Prodigy(
+        {"w": w},
+        clip=(st.clip.adaptive(0.05), st.clip.value(0.7)),
+        filter=(st.filters.mars(0.3), st.filters.grokfast(0.7), st.filters.mask()),
+        regularize=(
+            st.regularize.toward_initial(0.1), st.regularize.l1(0.1, proximal=True),
+            st.regularize.box(-1, 1), st.regularize.max_norm(3.0),
+        ),
+        average=st.average.tail(0), ema=0.5, l1=0.1, maximize=True,
+    )  # fmt: skip
+    for _ in range(EVERY + 1):
+        opt.step({"w": w * 0.1})
+    assert opt.state["w"]["step"] == EVERY + 1

@@ -64,7 +64,9 @@ ROOMS = (
 )  # fmt: skip
 """In the order of the reference; the optimizers come before them."""
 
-INTERNAL = ("cli", "core", "extras", "fields", "kernels", "matrix", "memory")
+INTERNAL = (
+    "cli", "core", "extras", "fields", "kernels", "matrix", "memory", "nesting", "subnormals",
+)  # fmt: skip
 """Modules that are no part of the interface of Python."""
 
 SPREAD = ("optimizers", "options")

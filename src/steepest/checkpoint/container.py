@@ -24,12 +24,15 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
 
+from steepest import nesting
 from steepest.checkpoint import atomic
 from steepest.checkpoint.error import CheckpointError
 from steepest.memory import formats
@@ -258,6 +261,19 @@ def _header_text(file: IO[bytes], size: int, path: str) -> str:
         raise CheckpointError(f"{path}: the header is not UTF-8: {error}") from None
 
 
+_ORDINARY = 3000
+"""Up to this limit of recursion, Python reads what is nested in JSON without harm to the stack."""
+
+
+def _depth(text: str) -> int:
+    """How deeply the lists and objects of a JSON text are nested."""
+    deepest = depth = 0
+    for bracket in re.findall(r"[\[\]{}]", re.sub(r'"(?:[^"\\]|\\.)*"', "", text)):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
 def parse(text: str, what: str) -> Any:
     """The value of a JSON text without duplicate keys, NaN or infinity."""
 
@@ -273,6 +289,8 @@ def parse(text: str, what: str) -> Any:
         raise CheckpointError(f"{what} has {constant}, which JSON does not have")
 
     try:
+        if sys.getrecursionlimit() > _ORDINARY and _depth(text) > nesting.DEEPEST:
+            raise RecursionError
         return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
     except RecursionError:
         raise CheckpointError(f"{what} is nested too deeply") from None

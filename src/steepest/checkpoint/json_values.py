@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest import schedules
+from steepest import nesting, schedules
 from steepest.checkpoint import random_generators
 from steepest.checkpoint.container import parse
 from steepest.checkpoint.error import CheckpointError
@@ -66,6 +66,7 @@ def _frozen(module: ModuleType) -> Iterator[tuple[str, type[Any]]]:
 def dumps(value: Any, what: str) -> str:
     """The value as JSON. Raises CheckpointError naming the part of `what` that cannot be stored."""
     try:
+        nesting.check(value)
         return json.dumps(_encoded(value, what), allow_nan=False)
     except RecursionError:
         raise CheckpointError(f"{what} is nested too deeply, or contains itself") from None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from steepest import nesting
 from steepest.convert import common
 from steepest.convert.common import Found, Taken
 from steepest.core import trees
@@ -78,6 +79,7 @@ def _all_visited(state: Any, seen: Callable[[str, Any], Any]) -> Any:
     """A copy of a chain's state whose parts are what `seen` gives for (name, part). Raises
     TypeError for what is none, ValueError for one that contains itself."""
     try:
+        nesting.check(state)
         return _visited(state, seen, "opt_state")
     except RecursionError:
         raise ValueError("opt_state is nested too deeply, or contains itself") from None

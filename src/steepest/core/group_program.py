@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from steepest import codecs
+from steepest import codecs, subnormals
 from steepest.core.asked import Asked
 from steepest.core.hyper_parameters import variable
 from steepest.core.norms import clips
@@ -549,6 +549,8 @@ class GroupProgram:
         self.h["by_rows"] = by_rows
         rule, h = ("take", ()) if self._prepares else self._coefficients(self.h, t)
         after, late = self._closing(x, count, t) if self._averages else (x.after, x.late)
+        if t % subnormals.EVERY == 0:
+            after, late = self._flushing(x, after, late)
         plan.program(
             row, rule, h, self.decay_factor, x.before, after, self.units, late,
             domain, self.together, self._kept, self._prepares,
@@ -605,6 +607,20 @@ class GroupProgram:
         if self._projects:
             return x.after, x.late + last
         return x.after + last, x.late
+
+    def _flushing(
+        self, x: Operands, after: list[PlacedOperation], late: list[PlacedOperation]
+    ) -> tuple[list[PlacedOperation], list[PlacedOperation]]:
+        """These operations with those that make subnormal numbers zero: of the rule's averages, and
+        of the parameter once it is whole."""
+        averages = subnormals.averages_flushed(self.rule.rule, self.h.get("eps"))
+        states: list[PlacedOperation] = [
+            ("flush", (), x.place[key]) for key in averages if key in x.place
+        ]
+        last: list[PlacedOperation] = [("flush", (), 0)]
+        if self._projects:
+            return after + states, late + last
+        return after + states + last, late
 
     def check_axes(self, p: Array, name: str) -> None:
         """Raises ValueError where the rule is not for the parameter, or the parameter lacks an axis

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from steepest import nesting
+
 
 @dataclass(frozen=True)
 class Node:
@@ -50,6 +52,8 @@ def flatten(tree: Any, first_number: int = 0) -> tuple[Shape, list[str], list[An
     leaves: list[Any] = []
 
     def walk(tree: Any, path: tuple[str, ...], first: int) -> Shape:
+        if len(path) > nesting.DEEPEST:
+            raise RecursionError
         if hasattr(tree, "__next__"):
             tree = list(tree)
         if isinstance(tree, (set, frozenset)):

@@ -62,7 +62,7 @@ cdef enum:
     CHUNK = 4096       # elements of one measure, and the grain in which threads share the work
     LANES = 32         # independent accumulators of a reduction, folded in a fixed tree
     STATES = 4         # state arrays of one rule
-    OPERATIONS = 16    # operations before or after a rule
+    OPERATIONS = 32    # operations around a rule
     COEFFICIENTS = 16  # scalars of one rule or operation
     REDUCTIONS = 3     # of one rule, before its update
     SUMS = 4           # numbers that a reduction adds up

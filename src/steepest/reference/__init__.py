@@ -18,6 +18,7 @@ from steepest.codecs import decoded
 from steepest.reference.operation_order import StepOptions
 from steepest.reference.reductions import norm as norm
 from steepest.reference.stored import Stored
+from steepest.subnormals import EVERY, averages_flushed, flush
 
 __all__ = ["RULES", "norm", "register", "step"]
 
@@ -99,7 +100,8 @@ def step(
     clipping by norms computed, from all gradients, while `clip` does here what it does to single
     elements and units. `regularize` and `filter` are sequences of penalties and filters; all are
     evaluated after `count` updates (t - 1 unless given). Random numbers follow from the parameter's
-    `name`. The gradient is not changed.
+    `name`. The gradient is not changed. Where t is a multiple of 64, subnormal numbers of the
+    parameter and of the rule's moving averages become zero (see ``steepest.subnormals``).
 
     Arrays may be of any format: all are decoded to float32, or to float64 where the parameter or a
     format of `state_dtype` is that, and what has changed is encoded at the end. With a `master`
@@ -149,6 +151,10 @@ def step(
     function(p, gradients if together else gradients[0], state, t, lr=lr, **hyper)
     for (x, _, z, k), y, kept in zip(each, gradients, aside, strict=True):
         options.epilogue(x, y, z, k, kept)
+        if k % EVERY == 0:
+            eps = hyper.get("eps", takes["eps"].default if "eps" in takes else None)
+            for array in (x, *(z[key] for key in averages_flushed(rule, eps) if key in z)):
+                flush(array)
     for s in stored:
         s.encode()
 

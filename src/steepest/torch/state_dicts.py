@@ -4,6 +4,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from steepest import nesting
 from steepest.convert.torch import check_layout
 from steepest.core import internal
 from steepest.core.norms import checked_history
@@ -185,9 +186,12 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
                 if "step" not in given and i not in steps:
                     del found["step"]
                 try:
+                    nesting.check(found)
                     states[name] = {key: _copied(x) for key, x in found.items()}
                 except RecursionError:
-                    raise ValueError(f"state of parameter {name!r} contains itself") from None
+                    raise ValueError(
+                        f"state of parameter {name!r} is nested too deeply, or contains itself"
+                    ) from None
             elif i in steps:
                 states[name] = {"step": steps[i]}
         return states, counts

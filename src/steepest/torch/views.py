@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from steepest import nesting
 from steepest.codecs import GROUP, is_bfloat16
 from steepest.extras import require
 from steepest.kernels import sources
@@ -176,7 +177,7 @@ def _placed(x: Any, p: Any, shape: Any, like: Any) -> Any:
     return type(p).from_local(x, p.device_mesh, p.placements, **how)
 
 
-def numbers(x: Any) -> Any:
+def numbers(x: Any, depth: int = 0) -> Any:
     """A hyper-parameter with numbers in place of tensors of one number. Raises ValueError."""
     if isinstance(x, torch.Tensor):
         if x.numel() != 1:
@@ -184,10 +185,9 @@ def numbers(x: Any) -> Any:
                              "expected one number")  # fmt: skip
         return x.item()
     if type(x) in (tuple, list):
-        try:
-            return type(x)(numbers(y) for y in x)
-        except RecursionError:
-            raise ValueError("a hyper-parameter is nested too deeply, or contains itself") from None
+        if depth > nesting.DEEPEST:
+            raise ValueError("a hyper-parameter is nested too deeply, or contains itself")
+        return type(x)(numbers(y, depth + 1) for y in x)
     if isinstance(x, np.generic):
         return x.item()
     return x

@@ -6,6 +6,7 @@ LANES doubles, element i in lane i modulo LANES, and folds the lanes in halves: 
 every level, so that the sum does not depend on the vector width.
 """
 from cpython.pycapsule cimport PyCapsule_New
+from libc.float cimport DBL_MIN, FLT_MIN
 from libc.math cimport pow
 from libc.stdint cimport INT32_MAX, INT64_MAX, int32_t, int64_t
 from libc.string cimport memcpy, memset
@@ -158,6 +159,20 @@ cdef void soft_threshold(real *restrict p, const real *restrict g, real *restric
         p[i] = <real>0 if rest < <real>0 else keep * (rest * sign(p[i]))
 
 OPERATIONS["soft_threshold"] = entry(soft_threshold, soft_threshold, False)
+
+
+cdef void flush(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
+                Py_ssize_t n, const double *h) noexcept nogil:
+    """Subnormal numbers of x, or of p without one, become zeros of their sign."""
+    cdef real *y = p if x == NULL else x
+    cdef real least = <real>(FLT_MIN if real is float else DBL_MIN), yi, zero
+    cdef Py_ssize_t i
+    for i in range(n):
+        yi = y[i]
+        zero = <real>0 * yi
+        y[i] = zero if magnitude(yi) < least else yi
+
+OPERATIONS["flush"] = entry(flush, flush, False)
 
 
 cdef void multiply(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
