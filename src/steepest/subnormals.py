@@ -49,6 +49,13 @@ MOVING_AVERAGES: Mapping[str, tuple[str, ...]] = {
     "came": _ADAM,
     "sm3": ("momentum_buffer",),
     "adammini": ("exp_avg",),
+    "muon": ("momentum_buffer",),
+    "normuon": ("momentum_buffer",),
+    "soap": _ADAM,
+    "shampoo": ("momentum_buffer",),
+    "psgdkron": ("momentum_buffer",),
+    "galore": _ADAM,
+    "apollo": _ADAM,
 }
 """By rule, the states of the parameter's shape that decay where gradients are 0."""
 

@@ -113,6 +113,7 @@ def decayed(rng, n):
 
 
 FIRST = dict(reversed([x for x in CONFIGURATIONS if x[1].get("momentum") != 0.0]))
+FOR_MATRICES = [rule for rule, cls in RULES.items() if cls.least_axes]
 NUMBERED = [pytest.param(i, *x.values, marks=x.marks) for i, x in enumerate(BY_RULE)]
 SHAPES = (0, 1, 7, 331, (5, 1), (3, 40), (2, 3, 1, 1))
 
@@ -132,6 +133,12 @@ PROJECTING = {
     "regularize": (st.regularize.toward_initial(0.1), st.regularize.max_norm(0.7, axis=0)),
     "lookahead": st.average.lookahead(2, 0.37), "ema": 0.5,
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", FOR_MATRICES)
+def test_rules_for_matrices_alone_have_its_bits_too(rule):
+    for dtype in DTYPES:
+        equals_reference(RULES[rule], {}, dtype, ((5, 3), (1, 4), (3, 40)), EVERY, decayed)
 
 
 @pytest.mark.parametrize(("number", "rule", "arguments"), NUMBERED, ids=label)
@@ -159,7 +166,12 @@ IN_FORMATS = (
     ("float32", {"state_dtype": "bfloat16"}),
     ("float32", {"state_dtype": "q8"}),
 )
-_EACH = [(r, a, *x) for r, a in FIRST.items() if r in MOVING_AVERAGES for x in IN_FORMATS]
+_EACH = [
+    (rule, arguments, *x)
+    for rule, arguments in FIRST.items()
+    if rule in MOVING_AVERAGES and not RULES[rule].prepares
+    for x in IN_FORMATS
+]
 
 
 @pytest.mark.parametrize(
@@ -176,12 +188,14 @@ def test_averages_get_to_zero(rule, dtype):
     """At the first 64th step at which they are subnormal, and at no other."""
     least = np.finfo(dtype).smallest_normal
     h = {"momentum": 0.9} if "momentum" in RULES[rule].fields else {}
-    opt = RULES[rule]({"w": np.ones(7, dtype)}, **h)
-    zero = {"w": np.zeros(7, dtype)}
+    shape = (7, 2) if RULES[rule].prepares else (7,)
+    opt = RULES[rule]({"w": np.ones(shape, dtype)}, **h)
+    zero = {"w": np.zeros(shape, dtype)}
     opt.step(zero)
+    opt.state["w"]["step"][...] = EVERY - 3
     averages = [x for key, x in opt.state["w"].items() if key in MOVING_AVERAGES[rule]]
     assert averages
-    for t in range(2, 2 * EVERY + 2):
+    for t in range(EVERY - 2, EVERY + 3):
         for x in averages:
             x[...] = least / 2
         opt.step(zero)
@@ -227,15 +241,18 @@ KEPT = {
     "adamw": {"max_exp_avg_sq"},
     "adan": {"previous_grad"},
     "sm3": {"accumulator_0"},
+    "normuon": {"second_momentum_buffer"},
+    "psgdkron": {"waited"},
+    "shampoo": {"sum"},
 }
 """States that are no averages: sums, the largest so far, and what stood before."""
 
 
-@pytest.mark.parametrize("rule", [r for r, c in RULES.items() if not c.prepares])
+@pytest.mark.parametrize("rule", RULES)
 def test_every_state_is_an_average_or_is_known_not_to_be_one(rule):
     """So that whoever adds a rule says which of its states decay."""
     cls, found = RULES[rule], set()
-    for of, arguments in CONFIGURATIONS:
+    for of, arguments in [*CONFIGURATIONS, *((x, {}) for x in FOR_MATRICES)]:
         if of == rule:
             h = {name: field.default for name, field in cls.fields.items()} | arguments
             found |= {*cls.states(h), *(cls.beside(h) if cls.factors else ())}

@@ -550,7 +550,7 @@ class GroupProgram:
         rule, h = ("take", ()) if self._prepares else self._coefficients(self.h, t)
         after, late = self._closing(x, count, t) if self._averages else (x.after, x.late)
         if t % subnormals.EVERY == 0:
-            after, late = self._flushing(x, after, late)
+            after, late = self._flushing(x, after, late, t)
         plan.program(
             row, rule, h, self.decay_factor, x.before, after, self.units, late,
             domain, self.together, self._kept, self._prepares,
@@ -608,14 +608,19 @@ class GroupProgram:
             return x.after, x.late + last
         return x.after + last, x.late
 
+    def flushed(self, t: int) -> tuple[str, ...]:
+        """The rule's averages whose subnormal numbers become zero at a parameter's t-th step."""
+        if t % subnormals.EVERY:
+            return ()
+        return subnormals.averages_flushed(self.rule.rule, self.h.get("eps"))
+
     def _flushing(
-        self, x: Operands, after: list[PlacedOperation], late: list[PlacedOperation]
+        self, x: Operands, after: list[PlacedOperation], late: list[PlacedOperation], t: int
     ) -> tuple[list[PlacedOperation], list[PlacedOperation]]:
         """These operations with those that make subnormal numbers zero: of the rule's averages, and
         of the parameter once it is whole."""
-        averages = subnormals.averages_flushed(self.rule.rule, self.h.get("eps"))
         states: list[PlacedOperation] = [
-            ("flush", (), x.place[key]) for key in averages if key in x.place
+            ("flush", (), x.place[key]) for key in self.flushed(t) if key in x.place
         ]
         last: list[PlacedOperation] = [("flush", (), 0)]
         if self._projects:

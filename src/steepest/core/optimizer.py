@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from steepest import subnormals
 from steepest.core import digests, trees
 from steepest.core.common_options import CommonOptions
 from steepest.core.constructor import KW_ONLY, Argument
@@ -250,6 +251,9 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
                 except Exception as error:
                     error.add_note(f"in the step of parameter {name!r}; nothing was changed")
                     raise
+                for key in fresh.keys() & {*program.flushed(t)}:
+                    fresh[key] = fresh[key].copy()
+                    subnormals.flush(fresh[key])
                 for key, x in state.items():
                     if program.rule.in_place or fresh[key] is not before[key]:
                         copies.append((x, fresh[key]))
