@@ -19,7 +19,7 @@ SOURCE = ROOT / "src" / "steepest"
 _SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 _START = """
 import sys
-sys.meta_path[:] = [x for x in sys.meta_path if "Editable" not in type(x).__name__]
+sys.meta_path[:] = [x for x in sys.meta_path if "editable" not in repr(type(x)).lower()]
 sys.path.insert(0, FOLDER)
 import steepest
 assert steepest.__file__.startswith(FOLDER), steepest.__file__
