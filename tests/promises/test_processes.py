@@ -335,3 +335,37 @@ print(json.dumps([st.get_num_threads(), len(os.listdir("/proc/self/task")) - bef
 """
     found, _ = run(tmp_path, code, OMP_NUM_THREADS="8")
     assert found == [expected, expected - 1]
+
+
+SHARES = {
+    "a launcher of two": ({"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}, 4, "LOCAL_WORLD_SIZE"),
+    "of three": ({"LOCAL_WORLD_SIZE": "3", "OMP_NUM_THREADS": "1"}, 2, "LOCAL_WORLD_SIZE"),
+    "of more than there are CPUs": ({"LOCAL_WORLD_SIZE": "9", "OMP_NUM_THREADS": "1"}, 1, "LOCAL"),
+    "its user's number": ({"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "3"}, 3, "OpenMP"),
+    "none": ({"OMP_NUM_THREADS": "1"}, 1, "OpenMP"),
+    "a wish": (
+        {"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", "STEEPEST_NUM_THREADS": "1"},
+        1,
+        "STEEPEST_NUM_THREADS",
+    ),
+    "no number": ({"LOCAL_WORLD_SIZE": "two", "OMP_NUM_THREADS": "1"}, 1, "OpenMP"),
+}
+
+
+@LINUX
+@pytest.mark.parametrize(("environment", "expected", "why"), SHARES.values(), ids=SHARES)
+def test_a_process_of_a_launcher_uses_its_share(tmp_path, environment, expected, why):
+    """torchrun sets OMP_NUM_THREADS=1 for several processes where nobody has; eight processors."""
+    code = """
+os.sched_getaffinity = lambda pid: set(range(8))
+threads.quota.__defaults__ = (__import__("pathlib").Path("/nowhere"),)
+before = len(os.listdir("/proc/self/task"))
+stepped(begun())
+said = st.info()
+print(json.dumps([said["threads"], len(os.listdir("/proc/self/task")) - before,
+                  said["threads_by"]]))
+"""
+    unset = {"STEEPEST_NUM_THREADS": ""}
+    (number, started, by), _ = run(tmp_path, code, **(unset | environment))
+    assert (number, started) == (expected, expected - 1)
+    assert why in by

@@ -41,7 +41,8 @@ def info() -> dict[str, Any]:
         "cpus": threads.limit(),
         "level": dispatch.current.level,
         "levels": list(dispatch.available()),
-        "threads": threads.get_num_threads(),
+        "threads": threads.granted()[0],
+        "threads_by": threads.granted()[1],
         "openmp": threads.team().openmp(),
         "openmp_runtimes": openmp_runtimes(),
     }

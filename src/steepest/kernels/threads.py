@@ -5,6 +5,10 @@ OpenMP's own setting (``OMP_NUM_THREADS``, ``torch.set_num_threads``); and never
 that this process may run on, nor than the cgroup's quota. Small steps stay on one thread. A child
 made by ``fork`` uses one thread: OpenMP's threads do not survive a fork.
 
+A launcher of several processes, such as torchrun, sets ``OMP_NUM_THREADS=1`` where nobody has set
+it, so that a step would leave most CPUs idle. Where it says by ``LOCAL_WORLD_SIZE`` how many
+processes there are on the machine, each uses its share of the CPUs instead.
+
 With PyTorch, whose threads these are too, they are awake between steps. Without it NumPy's BLAS has
 threads of its own, and while one kind waits for work, awake, the other lacks processors: by default
 GNU's OpenMP waits for milliseconds, and a training loop may take twice as long. So ours soon sleep
@@ -22,6 +26,7 @@ from typing import Any
 
 _CGROUP = Path("/sys/fs/cgroup")
 _asked: int | None = None
+_origin = "STEEPEST_NUM_THREADS"
 _limit: int | None = None
 _forked = False
 _team: Any = None
@@ -58,6 +63,33 @@ def limit() -> int:
     return max(1, min(cpus, math.ceil(min(quota(), cpus))))
 
 
+def _local_processes() -> int:
+    """How many processes a launcher has started on this machine, if it has left each one thread;
+    else 0."""
+    found = os.environ.get("LOCAL_WORLD_SIZE", "")
+    starved = os.environ.get("OMP_NUM_THREADS") == "1"
+    return int(found) if starved and found.isdecimal() else 0
+
+
+def granted() -> tuple[int, str]:
+    """The number of threads that a large step uses, and where that number comes from."""
+    global _limit
+    if _forked:
+        return 1, "a child made by fork uses one"
+    if _limit is None:
+        _limit = limit()
+    if _asked is not None:
+        n, origin = _asked, _origin
+    else:
+        n, origin = team().max_threads(), "OpenMP's own setting"
+        if n == 1 and (processes := _local_processes()):
+            n = max(1, _limit // processes)
+            origin = f"the share of each of {processes} processes (LOCAL_WORLD_SIZE)"
+    if n > _limit:
+        return _limit, f"the CPUs that this process may use; {origin} is {n}"
+    return n, origin
+
+
 def _checked(n: object, origin: str) -> int:
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"{origin} = {n!r}: expected a whole number of at least 1")
@@ -76,19 +108,14 @@ def set_num_threads(n: int | None) -> None:
     1
     >>> st.set_num_threads(None)
     """
-    global _asked, _limit
+    global _asked, _limit, _origin
     _asked = None if n is None else _checked(n, "number of threads")
-    _limit = limit()
+    _limit, _origin = limit(), "set_num_threads"
 
 
 def get_num_threads() -> int:
     """The number of threads that a large step uses."""
-    global _limit
-    if _forked:
-        return 1
-    if _limit is None:
-        _limit = limit()
-    return min(_asked or team().max_threads(), _limit)
+    return granted()[0]
 
 
 def team() -> Any:
