@@ -69,7 +69,9 @@ for _rule in optimizers.RULES.values():  # of families that are found by their p
     globals().setdefault(_rule.__name__, _rule)
 
 # Parts of the machinery, which their names alone would put among what is for users.
-_INTERNAL = {"cli", "core", "extras", "fields", "kernels", "matrix", "memory", "options"}
+_INTERNAL = {
+    "cli", "core", "extras", "fields", "kernels", "matrix", "memory", "nesting", "options", "subnormals",
+}  # fmt: skip
 
 
 def __dir__() -> list[str]:

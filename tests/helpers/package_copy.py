@@ -26,7 +26,9 @@ assert steepest.__file__.startswith(FOLDER), steepest.__file__
 """
 _TESTS = _START + "import pytest; sys.exit(pytest.main(ARGUMENTS))"
 _CODE = _START + "sys.path[:0] = ['tests/helpers', '.']\n"
-_OPTIONS = ("-n", "0", "-q", "-x", "--no-header", "-p", "no:cacheprovider")
+_WITH_LEVELS = "tests/kernels/test_kernels.py::test_every_level_of_this_cpu_is_built"
+_OPTIONS = ("-n", "0", "-q", "-x", "--no-header", "-p", "no:cacheprovider",
+            "--deselect", _WITH_LEVELS)  # fmt: skip
 _MEMORY = 12 << 30
 
 
