@@ -70,7 +70,8 @@ for _rule in optimizers.RULES.values():  # of families that are found by their p
 
 # Parts of the machinery, which their names alone would put among what is for users.
 _INTERNAL = {
-    "cli", "core", "extras", "fields", "kernels", "matrix", "memory", "nesting", "options", "subnormals",
+    "cli", "core", "extras", "fields", "kernels", "matrix", "memory", "nesting", "options",
+    "subnormals",
 }  # fmt: skip
 
 
