@@ -133,6 +133,7 @@ FLOORS = [
     "mpi",
     "checkpoint",
     "convert",
+    "functional",
     "optimizers",
     "core",
     "options",

@@ -12,6 +12,7 @@ import sys as _sys
 
 from steepest import checkpoint as checkpoint
 from steepest import convert as convert
+from steepest import functional as functional
 from steepest import models as models
 from steepest import mpi as mpi
 from steepest import optimizers as optimizers

@@ -93,7 +93,26 @@ def changes(folder: str) -> dict[str, tuple[Callable[[], Any], Change, Callable[
         "save": (with_file, lambda opt: st.save(target, opt), in_file),
         "deepcopy": (base, copy.deepcopy, seen),
         "digest": (base, lambda opt: opt.digest(), seen),
+        "functional": (bound, in_chunks, lambda own: repr(own[:3])),
     }
+
+
+_CHUNK = [arrays(9)["b"]]
+
+
+def bound() -> Any:
+    """A rule over memory of the caller's, bound and stepped once, as a whole and in chunks."""
+    params = list(arrays(0).values())
+    states, counts = st.functional.new_states("adamw", params)
+    own = params, states, counts, st.functional.prepare("adamw", params, states, counts)
+    own[3].step(list(arrays(1).values()))
+    in_chunks(own)
+    return own
+
+
+def in_chunks(own: Any) -> None:
+    """A step of one chunk: each is old or new by itself."""
+    own[3].step(_CHUNK, 1, 2, lr=0.5)
 
 
 def check(

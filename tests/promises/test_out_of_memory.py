@@ -15,7 +15,7 @@ LONG = ("load", "deepcopy", "add_param_group")
 FEW = ("step schedule", "step lamb", "load_state_dict")
 NAMES = failing_memory.STEPS
 EVERY = [f"step {name}" for name in NAMES]
-EVERY += ["load_state_dict", "add_param_group", "load", "save", "deepcopy", "digest"]
+EVERY += ["load_state_dict", "add_param_group", "load", "save", "deepcopy", "digest", "functional"]
 
 
 # What Python does where it cannot raise: in a callback, or while it frees something.
@@ -48,5 +48,6 @@ def test_any_allocation_of_numpy_and_of_the_kernels_may_fail(tmp_path):
     counts = dict(line.rsplit(" ", 1) for line in run.stdout.splitlines())
     assert list(counts) == EVERY
     warm = {f"step {name}" for name, (_, options) in NAMES.items() if "steps" not in options}
+    assert counts["functional"] == "0"
     for name in {*EVERY[: len(NAMES)], "load_state_dict", "load", "save"}:
         assert (counts[name] == "0") == (name in warm), counts  # a later step has what it needs

@@ -49,6 +49,7 @@ ROOMS = (
     Room("initializers", "Initial values"),
     Room("data", "Data"),
     Room("sklearn", "Estimators for scikit-learn"),
+    Room("functional", "Steps over memory of others"),
     Room("torch", "PyTorch"),
     Room("mpi", "MPI"),
     Room("checkpoint", "Checkpoints", ("steepest.checkpoint",)),

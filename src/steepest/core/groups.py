@@ -45,6 +45,9 @@ class WithGroups(Rule, registered=False):
     """Those who step other parts of the parameters; None where this optimizer has them whole."""
     _state_shown = False
     """Whether others may hold the state's arrays, and so may change how they lie."""
+    _part_from: int | None = None
+    """The number of the first parameter, where these are a part of others with the same
+    arguments."""
     _unscale = 1.0
     """What gradients are multiplied with before all else, by who has scaled the loss."""
     _verification: Verification | None = None
@@ -93,6 +96,8 @@ class WithGroups(Rule, registered=False):
         self._standstill = Standstill()
         for group in groups_with_copies(params, given.get("copies")):
             self.add_param_group(group)
+        if self._part_from is not None:  # what follows was looked at for all of them
+            return
         self._selection.check(self.param_groups, self._names_of)
         for group in self.param_groups:
             filters.check_names(group["filter"], self._names)

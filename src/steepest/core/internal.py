@@ -19,7 +19,7 @@ from steepest.core.state import WatchedDict, counters
 from steepest.fields import Call
 from steepest.kernels import machine, threads
 from steepest.kernels.engine import Plan
-from steepest.memory.arrays import Array
+from steepest.memory.arrays import Array, same_memory
 
 __all__ = [
     "add_whole_group",
@@ -39,11 +39,14 @@ __all__ = [
     "load_with",
     "loaded_programs",
     "new_state",
+    "norm_of",
+    "over_states",
     "own_state_dict",
     "planned_step",
     "rule_of",
     "set_peers",
     "set_updates",
+    "shared_numbers",
     "steps_with_peers",
     "unmarked_state",
     "without_groups",
@@ -153,7 +156,7 @@ def change_alone(
     machine.alone(optimizer._lock, function, argument, what)
 
 
-def set_updates(optimizer: Optimizer, count: int) -> None:
+def set_updates(optimizer: Optimizer, count: int | Array) -> None:
     """Says how many steps were done."""
     optimizer._updates[...] = count
 
@@ -207,6 +210,70 @@ def following(
     # Called by hand, since these two marks have to stand before the groups are added.
     made.__init__(groups, **options)  # type: ignore[misc]
     return made, made._given
+
+
+def over_states(
+    cls: type[Optimizer],
+    params: Mapping[str, Any],
+    states: Mapping[str, Mapping[str, Any]],
+    options: Mapping[str, Any],
+    part_from: int | None,
+) -> Optimizer:
+    """An optimizer over parameters and states of the caller's, bound to their memory; where they
+    are a part of others, `part_from` is the number of the first.
+
+    Raises TypeError or ValueError for states that are missing, that the rule does not have, or that
+    it could not use where they lie.
+    """
+    made = object.__new__(cls)
+    made._early, made._part_from = False, part_from
+    made._new_array = _missing  # type: ignore[method-assign]
+    made.__init__(params, **options)  # type: ignore[misc]
+    for name, state in states.items():
+        made._state[name] = WatchedDict(state, made._changes)
+    made._built()
+    for name, key in made._left:
+        raise ValueError(
+            f"states has {key!r} for parameter {name!r}, which {cls.__name__} with these arguments "
+            "does not have"
+        )
+    for name, state in states.items():
+        for key, x in made._state[name].items():
+            given = state.get(key)
+            if given is None:
+                _missing(key, None, name, None)
+            if not same_memory(x, given):
+                raise ValueError(
+                    f"state {key!r} of parameter {name!r} cannot be used where it lies; take the "
+                    "arrays of functional.new_states, or arrays in C order"
+                )
+    return made
+
+
+def _missing(key: str, p: Any, name: str, program: Any) -> Array:
+    raise ValueError(
+        f"states lacks {key!r} for parameter {name!r}; functional.new_states makes what there has "
+        "to be"
+    )
+
+
+def norm_of(optimizer: Optimizer, grads: list[Any]) -> float:
+    """The norm of gradients in the order of the groups; nothing is changed."""
+
+    def measure(given: list[Any]) -> None:
+        plan = optimizer._resolved(given)
+        plan.rows()
+        found.append(float(plan.norms(threads.workers(plan.elements()))[0]))
+
+    found: list[float] = []
+    change_alone(optimizer, measure, grads, "norm() of this optimizer")
+    return found[0]
+
+
+def shared_numbers(optimizer: Optimizer) -> list[tuple[str, float]]:
+    """The numbers that the first group's rule keeps of all parameters, by name."""
+    group = optimizer.param_groups[0]
+    return [(key, group[key]) for key in optimizer._groups[0].shared]
 
 
 def without_groups(optimizer: Optimizer) -> Optimizer:

@@ -60,7 +60,7 @@ class WithPlan(WithGroups, registered=False):
     def _built(self) -> Plan:
         """A new plan over the parameters and the state as they are now, all checked."""
         self._plan = None  # whatever ends this early, no old plan goes with new arrays
-        plan = Plan(dispatch.current, len(self._names), self._updates)
+        plan = Plan(dispatch.current, len(self._names), self._updates, self._part_from or 0)
         written: list[tuple[str, Array]] = []
         replaced: dict[str, dict[str, Array]] = {}
         cuts: list[list[tuple[int | None, Array | None]]] = []

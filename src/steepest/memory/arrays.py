@@ -478,6 +478,16 @@ def share_memory(x: Array, y: Array) -> bool:
         return True
 
 
+def same_memory(x: Any, y: Any) -> bool:
+    """Whether two arrays have their elements in the same places."""
+    return (
+        isinstance(x, np.ndarray)
+        and isinstance(y, np.ndarray)
+        and (x.shape, x.strides, x.itemsize) == (y.shape, y.strides, y.itemsize)
+        and sources.start(x) == sources.start(y)
+    )
+
+
 def disjoint_bounds(named: Sequence[tuple[str, Array]]) -> list[tuple[int, int]]:
     """The bounds of all written arrays, sorted and merged.
 

@@ -55,9 +55,9 @@ cdef void renew_noises(Step *s, bint late) noexcept nogil:
         if not e.random:
             continue
         if late:
-            entries.renew_noise(e, s.active[i], &e.operand[P])
+            entries.renew_noise(e, s.number + s.active[i], &e.operand[P])
         elif s.unit < program.units and program.unit[s.unit].kind > MAKERS:
-            entries.renew_noise(e, s.active[i], &e.units[s.unit].p)
+            entries.renew_noise(e, s.number + s.active[i], &e.units[s.unit].p)
 
 
 cdef struct Copy:
@@ -90,9 +90,10 @@ cdef class Plan:
     cdef object updates_array
     cdef int64_t *updates              # completed steps
 
-    def __cinit__(self, kernels, Py_ssize_t capacity, updates):
+    def __cinit__(self, kernels, Py_ssize_t capacity, updates, Py_ssize_t number=0):
         cdef Step *s = &self.step
         self.kernels = kernels
+        s.number = number
         self.updates_array = updates
         self.updates = counter(updates)
         self.params, self.states, self.kept_alive = [], [], []
@@ -279,7 +280,7 @@ cdef class Plan:
                 continue
             e.scale = 1.0
             if e.random:
-                entries.set_noise(e, i)
+                entries.set_noise(e, s.number + i)
             t = e.count[0] + 1
             if t != last_t or e.group != last_group or (e.tiles != NULL) != last_tiled:
                 last_t, last_group, last_tiled = t, e.group, e.tiles != NULL

@@ -173,6 +173,7 @@ cdef struct Step:
     Entry *entries                     # owned, as all pointers here
     Program *programs
     Domain *domains
+    Py_ssize_t number                  # of the first entry among the parameters
     Py_ssize_t count                   # entries
     Py_ssize_t capacity                # entries and domains there is room for
     Py_ssize_t *active                 # the entries with a gradient,

@@ -1,0 +1,322 @@
+"""Steps over memory that somebody else owns: no optimizer object, and no memory of our own.
+
+``step`` takes parameters, gradients, states and counts as lists of arrays or tensors, and changes
+all but the gradients in place. Whoever steps often, or in chunks while gradients arrive, binds the
+memory once by ``prepare``. Both have the bits of the optimizer object.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from steepest.core import internal
+from steepest.memory import arrays
+from steepest.memory.arrays import Array
+from steepest.optimizers import Optimizer, by_name
+
+__all__ = ["Prepared", "new_states", "prepare", "step"]
+
+States = Mapping[str, Sequence[Any]]
+"""State arrays by name: one for each parameter, None for one that has no such state."""
+
+
+def new_states(
+    rule: str, params: Sequence[Any], **hyper: Any
+) -> tuple[dict[str, list[Any]], Array]:
+    """States and counts as a rule begins with: zeros, or what it says.
+
+    rule: its name, as in ``by_name``. params: arrays or tensors, in any format. hyper: arguments of
+    its class, such as ``state_dtype`` and ``master``, which decide what states there are. Returns
+    the state arrays by name, each a list of one for each parameter (None where it has none), and an
+    int64 array of counts.
+
+    Raises what the class raises.
+
+    >>> import numpy as np, steepest as st
+    >>> states, counts = st.functional.new_states("adamw", [np.zeros(3), np.zeros((2, 2))])
+    >>> {name: [x.shape for x in each] for name, each in states.items()}
+    {'exp_avg': [(3,), (2, 2)], 'exp_avg_sq': [(3,), (2, 2)]}
+    >>> counts
+    array([0, 0])
+    """
+    given = _list_of(params, "params")
+    made: Any = by_name(rule)
+    optimizer = made(_named(given, 0), **hyper)
+    each = internal.unmarked_state(optimizer)
+    names = dict.fromkeys(key for state in each.values() for key in state if key != "step")
+    found = {key: [each[str(i)].get(key) for i in range(len(given))] for key in names}
+    return found, np.zeros(len(given), np.int64)
+
+
+def step(
+    rule: str,
+    params: Sequence[Any],
+    grads: Sequence[Any],
+    states: States,
+    counts: Any,
+    *,
+    copies: Sequence[Any] | None = None,
+    grad_scale: float = 1.0,
+    **hyper: Any,
+) -> None:
+    """One step of a rule, in place.
+
+        state, p ← rule(state, p, grad_scale · g),  count ← count + 1
+
+    rule: its name. params: arrays or tensors, of any format. grads: as many, of the same shapes, in
+    any format; None leaves a parameter, its states and its count alone. states: arrays by name, as
+    from ``new_states``. counts: steps done, an int64 array with one element for each parameter, or
+    a list of such arrays without axes. copies: where parameters are also written to, in other
+    formats. grad_scale: what gradients are multiplied by. hyper: arguments of the rule's class, all
+    of them; those left out are its defaults.
+
+    It checks and binds the memory each time, some microseconds for each parameter: ``prepare`` does
+    that once. No array is allocated. Raises TypeError or ValueError for what does not fit, and
+    changes nothing then.
+
+    >>> import numpy as np, steepest as st
+    >>> w = [np.array([1.0, -2.0])]
+    >>> states, counts = st.functional.new_states("sgd", w, momentum=0.9)
+    >>> st.functional.step("sgd", w, [np.ones(2)], states, counts, lr=0.5, momentum=0.9)
+    >>> w[0], states["momentum_buffer"][0], counts
+    (array([ 0.5, -2.5]), array([1., 1.]), array([1]))
+    """
+    bound = prepare(rule, params, states, counts, copies=copies, **hyper)
+    if bound.shared:
+        raise ValueError(
+            f"{rule} keeps numbers of all parameters between steps; bind it once with prepare()"
+        )
+    bound.step(grads, grad_scale=grad_scale)
+
+
+def prepare(
+    rule: str,
+    params: Sequence[Any],
+    states: States,
+    counts: Any,
+    *,
+    copies: Sequence[Any] | None = None,
+    **hyper: Any,
+) -> "Prepared":
+    """A step that is bound to memory: all is checked now; arguments are as for ``step``.
+
+    Schedules among `hyper` are evaluated at the count of the first parameter that is stepped.
+
+    >>> import numpy as np, steepest as st
+    >>> w = [np.ones(2, np.float32), np.ones(3, np.float32)]
+    >>> states, counts = st.functional.new_states("lion", w)
+    >>> bound = st.functional.prepare("lion", w, states, counts, lr=0.5)
+    >>> bound.step([np.ones(3, np.float32)], first=1)  # a chunk, as soon as its gradients are there
+    >>> bound.step([np.ones(2, np.float32)], last=1)
+    >>> w[0], w[1], counts
+    (array([0.5, 0.5], dtype=float32), array([0.5, 0.5, 0.5], dtype=float32), array([1, 1]))
+    """
+    return Prepared(by_name(rule), params, states, counts, copies, hyper)
+
+
+class Prepared:
+    """What ``prepare`` returns: a rule over memory that somebody else owns.
+
+    Different ranges of the parameters may be stepped by different threads at the same time. The
+    memory has to stay where it is: bind again after moving it.
+    """
+
+    def __init__(
+        self,
+        cls: type[Optimizer],
+        params: Sequence[Any],
+        states: States,
+        counts: Any,
+        copies: Sequence[Any] | None,
+        hyper: Mapping[str, Any],
+    ) -> None:
+        self._cls, self._hyper = cls, dict(hyper)
+        for key in _OF_OBJECTS & self._hyper.keys():
+            raise TypeError(
+                f"{key}: parameters have no names here; bind those that take other numbers by "
+                "themselves"
+            )
+        self._params = _list_of(params, "params")
+        n = len(self._params)
+        self._copies = None if copies is None else _list_of(copies, "copies", n)
+        self._counts = _counters(counts, n)
+        self._states = _states(states, n)
+        self._parts: dict[tuple[int, int], Optimizer] = {}
+        self._busy: list[tuple[int, int]] = []
+        self._guard = threading.Lock()
+        whole = self._part(0, n)
+        self._joint = (
+            whole.needs == "global"
+            or bool(internal.shared_numbers(whole))
+            or bool(internal.clipping_of(whole).domains)
+            or whole.nonfinite != "propagate"
+        )
+
+    def __len__(self) -> int:
+        return len(self._params)
+
+    def step(
+        self,
+        grads: Sequence[Any],
+        first: int = 0,
+        last: int | None = None,
+        *,
+        grad_scale: float = 1.0,
+        **hyper: Any,
+    ) -> None:
+        """Steps the parameters from `first` to before `last` (the end if None), from any thread.
+
+        grads: one for each of these, None to leave one alone. grad_scale: what they are multiplied
+        by, such as a clip's factor or 1 over a loss's scale. hyper: numbers in place of those given
+        to ``prepare``, for this step.
+
+        The first step over a range binds it; later ones allocate nothing. Raises IndexError for a
+        range that is none; TypeError or ValueError for gradients or numbers that do not fit, or a
+        part of what the rule, a clip or ``nonfinite`` looks at as a whole; RuntimeError while
+        another thread steps some of the same parameters. Nothing is changed then.
+        """
+        first, last = self._range(first, last)
+        if self._joint and (first, last) != (0, len(self)):
+            raise ValueError(
+                f"parameters {first} to {last} of {len(self)}: {self._cls.__name__} with these "
+                "arguments looks at all gradients together; step all at once, or measure parts by "
+                "norm() and give grad_scale"
+            )
+        given = _list_of(grads, "grads", last - first)
+        factor = float(grad_scale)
+        with self._alone(first, last):
+            part = self._part(first, last)
+            if last > first:
+                internal.set_updates(part, self._counts[first])
+            if not hyper:
+                internal.flat_step(part, given, factor)
+                return
+            group = part.param_groups[0]
+            unknown = [key for key in hyper if key in _OWN or key not in group]
+            if unknown:
+                raise TypeError(f"{self._cls.__name__} has no hyper-parameter {unknown[0]!r}")
+            before = {key: group[key] for key in hyper}
+            try:
+                group.update(hyper)
+                internal.flat_step(part, given, factor)
+            finally:
+                group.update(before)
+
+    def norm(self, grads: Sequence[Any], first: int = 0, last: int | None = None) -> float:
+        """The Euclidean norm of gradients, of the parameters from `first` to before `last`.
+
+        For clipping by the norm of all gradients where they arrive in chunks: measure each chunk as
+        it arrives, and when the last is there, step all with
+        ``grad_scale = min(1, limit / math.hypot(*norms))``. Nothing is changed.
+
+        >>> import numpy as np, steepest as st
+        >>> w = [np.zeros(2), np.zeros(1)]
+        >>> bound = st.functional.prepare("sgd", w, {}, np.zeros(2, np.int64))
+        >>> bound.norm([np.array([0.0, 3.0])], last=1), bound.norm([np.array([4.0])], first=1)
+        (3.0, 4.0)
+        """
+        first, last = self._range(first, last)
+        given = _list_of(grads, "grads", last - first)
+        with self._alone(first, last):
+            return internal.norm_of(self._part(first, last), given)
+
+    @property
+    def shared(self) -> dict[str, float]:
+        """The numbers that the rule keeps of all parameters, such as d of Prodigy."""
+        whole = self._part(0, len(self))
+        return dict(internal.shared_numbers(whole))
+
+    def _range(self, first: int, last: int | None) -> tuple[int, int]:
+        stop = len(self) if last is None else int(last)
+        start = int(first)
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(
+                f"parameters {first} to {last}: expected a range within 0 to {len(self)}"
+            )
+        return start, stop
+
+    def _part(self, first: int, last: int) -> Optimizer:
+        """The optimizer over a range, bound when it is first asked for."""
+        part = self._parts.get((first, last))
+        if part is None:
+            copies = None
+            if self._copies is not None:
+                copies = _named(self._copies[first:last], first)
+            states = {
+                str(i): {"step": self._counts[i], **self._states[i]} for i in range(first, last)
+            }
+            part = internal.over_states(
+                self._cls, _named(self._params[first:last], first), states,
+                self._hyper | ({} if copies is None else {"copies": copies}),
+                first if self._parts else None,
+            )  # fmt: skip
+            self._parts[first, last] = part
+        return part
+
+    @contextmanager
+    def _alone(self, first: int, last: int) -> Iterator[None]:
+        """Raises RuntimeError where another thread is at some of these parameters."""
+        mine = (first, last)
+        with self._guard:
+            for start, stop in self._busy:
+                if start < last and first < stop:
+                    raise RuntimeError(
+                        f"another thread is stepping parameters {start} to {stop}, of which some "
+                        f"are among {first} to {last}"
+                    )
+            self._busy.append(mine)
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._busy.remove(mine)
+
+
+_OWN = ("params", "param_names")
+_OF_OBJECTS = {"exclude", "overrides", "state_dir"}
+"""Arguments of an optimizer that owns its states, and whose parameters have names."""
+
+
+def _list_of(given: Any, what: str, n: int | None = None) -> list[Any]:
+    if not isinstance(given, (list, tuple)):
+        raise TypeError(f"{what} is a {type(given).__name__}; expected a list of arrays")
+    if n is not None and len(given) != n:
+        raise ValueError(f"{len(given)} {what} for {n} parameters")
+    return list(given)
+
+
+def _named(given: Sequence[Any], first: int) -> dict[str, Any]:
+    return {str(first + i): x for i, x in enumerate(given)}
+
+
+def _counters(counts: Any, n: int) -> list[Array]:
+    """The counts as arrays without axes, in the caller's memory."""
+    if isinstance(counts, (list, tuple)):
+        found = [arrays.as_array(x, f"count {i}") for i, x in enumerate(counts)]
+        fits = all(x.shape == () for x in found)
+    else:
+        whole = arrays.as_array(counts, "counts")
+        fits = whole.ndim == 1
+        found = [whole[i : i + 1].reshape(()) for i in range(len(whole))] if fits else []
+    if len(found) != n or not fits:
+        raise ValueError(f"counts: expected {n}, one for each parameter")
+    for x in found:
+        if x.dtype != np.int64 or not x.flags.writeable:
+            raise TypeError("counts: expected writable memory of int64, which steps count up in")
+    return found
+
+
+def _states(given: States, n: int) -> list[dict[str, Array]]:
+    """The state arrays of each parameter by name, in the caller's memory."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f"states is a {type(given).__name__}; expected a dict of lists by name")
+    found: list[dict[str, Array]] = [{} for _ in range(n)]
+    for key, each in given.items():
+        for i, x in enumerate(_list_of(each, f"states {key!r}", n)):
+            if x is not None:
+                what = f"state {key!r} of parameter {str(i)!r}"
+                found[i][key] = arrays.as_array(x, what, writable=True)
+    return found
