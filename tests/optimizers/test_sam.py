@@ -1,7 +1,10 @@
 """SAM: its formula, others' implementation, and parameters that always come back."""
 
+import copy
 import itertools
 import math
+import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,6 +12,8 @@ from cases import DTYPES, label, same_bits
 from faults import interrupted_at
 
 import steepest as st
+from steepest import reference
+from steepest.memory import formats
 
 
 def quadratic(rng, dtype=np.float64):
@@ -27,11 +32,12 @@ def quadratic(rng, dtype=np.float64):
 def perturbed(params, grads, rho, adaptive):
     """The formula, in the order of the operations of SAM."""
     real = next(iter(params.values())).dtype.type
-    squares = []
+    lengths = []
     for k, g in grads.items():
         x = (np.abs(params[k]) * g if adaptive else g).astype(np.float64).ravel()
-        squares.append(math.sqrt(float(np.sum(x * x))))
-    scale = rho / (math.hypot(*squares) + 1e-12)
+        lengths.append(math.sqrt(float(np.sum(x * x))))
+    norm = math.hypot(*lengths) if adaptive else reference.norm(list(grads.values()))[0]
+    scale = rho / (norm + 1e-12)
     return {
         k: p + real(scale) * (p * p * grads[k] if adaptive else grads[k]) for k, p in params.items()
     }
@@ -243,3 +249,84 @@ def test_wrong_gradients_and_calls_move_nothing():
     with pytest.raises(ValueError, match="other keys"):
         sam.step({"v": np.ones(2)})
     assert w["w"].tolist() == [1.0, 1.0] and sam.updates == 0
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("of", ["float32", "bfloat16", "float16"])
+def test_arrays_of_any_format_and_layout_are_moved_and_come_back(of, adaptive):
+    """As NumPy would, in float32, rounded once."""
+    rng = np.random.default_rng(0)
+
+    def drawn(shape):
+        return formats.encoded(rng.standard_normal(shape).astype(np.float32), formats.named(of))
+
+    params = [drawn((700, 31))[::2, ::-1], np.asfortranarray(drawn((40, 50))), drawn(()), drawn(0)]
+    grads = [drawn(p.shape) for p in params]
+    before = [p.copy() for p in params]
+    sam = st.SAM(st.SGD(params, lr=0.5), rho=0.3, adaptive=adaptive)
+    for _ in range(2):
+        sam.perturb(grads)
+        x = [formats.decoded(p) for p in before]
+        g = [formats.decoded(y) for y in grads]
+        if adaptive:
+            each = [np.abs(a) * b for a, b in zip(x, g, strict=True)]
+            norm = math.hypot(*(math.sqrt(np.sum(y.astype(np.float64) ** 2)) for y in each))
+        else:
+            norm = reference.norm(g)[0]
+        scale = np.float32(0.3 / (norm + 1e-12))
+        for p, a, b in zip(params, x, g, strict=True):
+            there = a + scale * (a * a * b if adaptive else b)
+            same_bits(p, formats.encoded(np.asarray(there), p.dtype))
+        sam.restore()
+        for p, a in zip(params, before, strict=True):
+            same_bits(p, a)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_made_while_the_parameters_are_moved_comes_back_by_itself(copied):
+    w = np.array([3.0, 4.0])
+    sam = st.SAM(st.SGD(w, lr=0.5), rho=1.0)
+    sam.perturb(w.copy())
+    other = copied(sam)
+    [p] = other.param_groups[0]["params"]
+    assert p is not w and p[0] > 3.0
+    other.restore()
+    np.testing.assert_array_equal(p, [3.0, 4.0])
+    assert w[0] > 3.0
+    sam.step(w.copy())
+    with pytest.raises(RuntimeError, match="before perturb"):
+        other.step(p)
+
+
+def test_later_steps_allocate_no_arrays():
+    params = [np.ones(100_000, np.float32) for _ in range(3)]
+    grads = [np.ones(100_000, np.float32) for _ in range(3)]
+    sam = st.SAM(st.SGD(params, lr=1e-9))
+
+    def step():
+        sam.perturb(grads)
+        sam.step(grads)
+
+    step()
+    tracemalloc.start()
+    try:
+        step()
+        tracemalloc.reset_peak()
+        kept, _ = tracemalloc.get_traced_memory()
+        for _ in range(5):
+            step()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - kept < 40_000  # an array has 400 000 bytes
+
+
+@pytest.mark.torch
+def test_tensors_are_moved_too():
+    torch = pytest.importorskip("torch")
+    w = torch.tensor([3.0, 4.0])
+    sam = st.SAM(st.SGD([w], lr=0.5), rho=1.0)
+    sam.perturb([w.clone()])
+    torch.testing.assert_close(w, torch.tensor([3.6, 4.8]))
+    sam.step([w.clone()])
+    torch.testing.assert_close(w, torch.tensor([1.2, 1.6]))

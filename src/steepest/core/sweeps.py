@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from steepest.core.state import counters
-from steepest.kernels import dispatch, threads
+from steepest.kernels import dispatch, machine, threads
 from steepest.kernels.engine import Plan
-from steepest.memory import arrays
+from steepest.memory import arrays, formats
 from steepest.memory.arrays import Array
 
-__all__ = ["Norm", "take_in"]
+__all__ = ["Norm", "Perturbation", "take_in"]
 
 
 def _planned(targets: Sequence[Array], groups: Sequence[int]) -> Plan:
@@ -50,6 +50,106 @@ def take_in(
     for row, (group, _, _) in enumerate(plan.rows()):
         plan.program(row, *kernel(group), 1.0, [], [], [], [])
     plan.commit(threads.workers(plan.elements()))
+
+
+class Perturbation:
+    """Parameters that are moved along their gradients, and put back to the same bits.
+
+    The way there keeps a copy of each, in arrays of its own; each way is one sweep.
+    """
+
+    def __init__(self, params: Sequence[Any], names: Sequence[str], climbs: Sequence[bool]) -> None:
+        """`climbs` says which are moved against their gradients."""
+        self.params, self._names, self._climbs = list(params), list(names), list(climbs)
+        self.away = False
+        """Whether they are moved."""
+        own = [arrays.parameter(p, name) for p, name in zip(params, names, strict=True)]
+        self._own, self._kernels = own, dispatch.current
+        self._kept = [arrays.zeros_like(p, dtype=p.dtype) for p in own]
+        self._there, self._back = self._plan(True), self._plan(False)
+        self._there.guard(arrays.disjoint_bounds(list(zip(names, own, strict=True))))
+        self._moved: list[Any] = []
+
+    def _plan(self, there: bool) -> Plan:
+        plan = Plan(dispatch.current, len(self._own), np.zeros((), np.int64))
+        each = zip(self._climbs, self._own, self._kept, self.params, counters(len(self._own)),
+                   strict=True)  # fmt: skip
+        for climbs, p, kept, owner, step in each:
+            bound, blocks = (p, kept) if there else (p,), formats.computed(p)
+            plan.add(int(climbs), bound, step, 0, arrays.layout(bound, p, blocks=blocks),
+                     owner=owner)  # fmt: skip
+        if not there:
+            for i, (p, kept) in enumerate(zip(self._own, self._kept, strict=True)):
+                layout = arrays.layout((p,), kept, blocks=formats.computed(p))
+                plan.bind_gradient(i, kept, layout)
+        return plan
+
+    def fits(self, params: Sequence[Any], climbs: Sequence[bool]) -> bool:
+        """Whether these are still the parameters, and lie where they did."""
+        return (
+            self._kernels is dispatch.current
+            and len(params) == len(self.params)
+            and all(x is y for x, y in zip(params, self.params, strict=True))
+            and list(climbs) == self._climbs
+        )
+
+    def bind(self, grads: list[Any]) -> bool:
+        """Takes gradients, or None for parameters that stay where they are. False where a parameter
+        lies elsewhere by now. Raises TypeError or ValueError for gradients that do not fit."""
+        plan = self._there
+        stale = plan.resolve(self.params, grads)
+        if stale is None:
+            return False
+        for i in stale:
+            p = self._own[i]
+            g = grads[i] = arrays.gradient(grads[i], p, self._names[i])
+            if any(arrays.share_memory(g, x) for x in (*self._own, *self._kept)):
+                raise ValueError(
+                    f"gradient of parameter {self._names[i]!r} shares memory with a parameter; "
+                    "give a copy"
+                )
+            bound = (p, self._kept[i])
+            plan.bind_gradient(i, g, arrays.layout(bound, g, blocks=formats.computed(p)))
+        self._moved = [None if g is None else x for g, x in zip(grads, self._kept, strict=True)]
+        return True
+
+    def norm(self) -> float:
+        """The norm of the gradients that were bound."""
+        self._there.rows()
+        return float(self._there.norms(threads.workers(self._there.elements()))[0])
+
+    def move(self, scale: float, adaptive: bool) -> None:
+        """Moves the parameters by that multiple of their gradients, or of p^2 times these."""
+        plan = self._there
+        before: list[tuple[str, tuple[float, ...], int]] = [("keep", (), 2)]
+        if adaptive:
+            before.append(("times_square", (), 0))
+        for row, (climbs, _, _) in enumerate(plan.rows()):
+            rate = scale if climbs else -scale
+            plan.program(row, "sgd", (rate,), 1.0, before, [], [], [])
+        workers = threads.workers(plan.elements())
+        machine.at_once([(plan.commit, (workers,)), (setattr, (self, "away", True))])
+
+    def before(self) -> list[tuple[Any, Array]] | None:
+        """The parameters that are moved, with copies of what they were; None if none is."""
+        if not self.away:
+            return None
+        pairs = zip(self.params, self._moved, strict=True)
+        return [(p, kept.copy()) for p, kept in pairs if kept is not None]
+
+    def restore(self) -> None:
+        """Puts them back."""
+        plan = self._back
+        if plan.resolve(self.params, list(self._moved)) != []:  # they lie elsewhere by now
+            for p, kept in zip(self._own, self._moved, strict=True):
+                if kept is not None:
+                    p[...] = kept
+            self.away = False
+            return
+        for row in range(len(plan.rows())):
+            plan.program(row, "assign", (), 1.0, [], [], [], [])
+        workers = threads.workers(plan.elements())
+        machine.at_once([(plan.commit, (workers,)), (setattr, (self, "away", False))])
 
 
 class Norm:

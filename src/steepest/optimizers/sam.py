@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from steepest.core import internal
+from steepest.core.sweeps import Perturbation
 from steepest.fields import Number, Range, Scheduled, Truth
 from steepest.kernels import machine
 from steepest.memory import arrays, formats
@@ -56,7 +57,9 @@ class SAM:
         """The optimizer that does the steps. Save and load this one."""
         self.rho = _RHO.check(rho, "SAM", "rho")
         self.adaptive: bool = Truth().check(adaptive, "SAM", "adaptive")
+        self._way: Perturbation | None = None
         self._kept: list[tuple[Array, Array]] | None = None
+        """In a copy that was made while the parameters were moved: where they were."""
 
     def step(self, grads: Any) -> Any:
         """One step, from a function or from gradients.
@@ -73,7 +76,7 @@ class SAM:
         """
         if callable(grads):
             return self._closed(grads)
-        if self._kept is None:
+        if not self._is_away():
             raise RuntimeError("step(grads) before perturb(grads): give step a function, or both")
         self.restore()
         self.optimizer.step(grads)
@@ -99,53 +102,47 @@ class SAM:
         Then comes ``step`` with the gradients there, or ``restore``. Raises TypeError or ValueError
         for gradients that do not fit, RuntimeError when called twice; nothing is moved then.
         """
-        if self._kept is not None:
+        if self._is_away():
             raise RuntimeError("the parameters are perturbed already: call step or restore first")
-        moved = self._moved(self._resolved(grads))
-        try:
-            self._kept = [(p, p.copy()) for p, _ in moved]
-            for p, there in moved:
-                p[...] = there
-        except BaseException:
-            self.restore()
-            raise
+        self._perturb(list(internal.flattened(self.optimizer, grads)))
+
+    @machine.in_default_mode
+    def _perturb(self, flat: list[Any]) -> None:
+        way = self._bound(flat)
+        rho = _RHO.at(self.rho, self.optimizer.updates, "SAM", "rho")
+        norm = _adaptive_norm(way.params, flat) if self.adaptive else way.norm()
+        way.move(rho / (norm + TINY), self.adaptive)
 
     def restore(self) -> None:
         """Puts the parameters back where they were before ``perturb``; does nothing otherwise."""
+        if self._way is not None and self._way.away:
+            machine.in_default_mode(self._way.restore)()
         if self._kept is not None:
             for p, before in self._kept:
                 p[...] = before
             self._kept = None
 
-    def _resolved(self, grads: Any) -> list[tuple[Array, Array, bool]]:
-        """The parameters that have a gradient, with it, and whether they climb."""
-        opt = self.optimizer
-        flat = internal.flattened(opt, grads)
-        own = [
-            (name, p, bool(group["maximize"]))
-            for group in opt.param_groups
-            for name, p in zip(group["param_names"], group["params"], strict=True)
-        ]
-        return [
-            (p, formats.decoded(arrays.gradient(g, p, name)), climbs)
-            for (name, p, climbs), g in zip(own, flat, strict=True)
-            if g is not None
-        ]
+    def _is_away(self) -> bool:
+        return self._kept is not None or (self._way is not None and self._way.away)
 
-    @machine.in_default_mode
-    def _moved(self, given: list[tuple[Array, Array, bool]]) -> list[tuple[Array, Array]]:
-        """The parameters and the points where they are to go."""
-        with np.errstate(all="ignore"):
-            every = [(p, formats.decoded(p), g, climbs) for p, g, climbs in given]
-            lengths = [_length(np.abs(x) * g if self.adaptive else g) for _, x, g, _ in every]
-            rho = _RHO.at(self.rho, self.optimizer.updates, "SAM", "rho")
-            scale = rho / (math.hypot(*lengths) + TINY)
-            moved = []
-            for p, x, g, climbs in every:
-                way = x * x * g if self.adaptive else g
-                there = x + x.dtype.type(-scale if climbs else scale) * way
-                moved.append((p, formats.encoded(there, p.dtype)))
-            return moved
+    def _bound(self, flat: list[Any]) -> Perturbation:
+        """The way to p' with these gradients, one for each parameter in the order of the groups."""
+        groups = self.optimizer.param_groups
+        params = [p for group in groups for p in group["params"]]
+        names = [name for group in groups for name in group["param_names"]]
+        climbs = [bool(group["maximize"]) for group in groups for _ in group["params"]]
+        way = self._way
+        if way is None or not way.fits(params, climbs) or not way.bind(flat):
+            way = Perturbation(params, names, climbs)
+            if not way.bind(flat):
+                raise RuntimeError("a parameter changed during the step")
+            self._way = way
+        return way
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies bind memory of their own."""
+        kept = self._kept if self._way is None else self._way.before() or self._kept
+        return vars(self) | {"_way": None, "_kept": kept}
 
     # What belongs to the optimizer
 
@@ -185,6 +182,18 @@ def _pair(returned: Any) -> tuple[Any, Any]:
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise TypeError(f"closure() returned {returned!r}; expected (loss, gradients)")
     return returned
+
+
+def _adaptive_norm(params: list[Any], grads: list[Any]) -> float:
+    """The Euclidean norm of |p| g over all parameters that have a gradient."""
+    with np.errstate(all="ignore"):
+        pairs = [(p, g) for p, g in zip(params, grads, strict=True) if g is not None]
+        each = [
+            np.abs(formats.decoded(arrays.as_array(p, "a parameter")))
+            * formats.decoded(arrays.as_array(g, "a gradient"))
+            for p, g in pairs
+        ]
+        return math.hypot(*map(_length, each))
 
 
 def _length(x: Array) -> float:

@@ -61,6 +61,15 @@ cdef void l2(real *restrict p, const real *restrict g, real *restrict out, real 
 OPERATIONS["l2"] = entry(l2, l2, True)
 
 
+cdef void times_square(real *restrict p, const real *restrict g, real *restrict out,
+                       real *restrict x, Py_ssize_t n, const double *h) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        out[i] = p[i] * p[i] * g[i]
+
+OPERATIONS["times_square"] = entry(times_square, times_square, True)
+
+
 cdef void l1(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
              Py_ssize_t n, const double *h) noexcept nogil:
     cdef real weight = <real>h[0]
@@ -183,6 +192,13 @@ cdef void multiply(real *restrict p, const real *restrict g, real *restrict out,
         p[i] = factor * p[i]
 
 OPERATIONS["multiply"] = entry(multiply, multiply, False)
+
+
+cdef void keep(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
+               Py_ssize_t n, const double *h) noexcept nogil:
+    memcpy(x, p, n * sizeof(real))
+
+OPERATIONS["keep"] = entry(keep, keep, False)
 
 
 cdef void set_aside(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,

@@ -1,4 +1,5 @@
-"""What is left to do for a rule that Python prepares: see ``Optimizer.prepare``."""
+"""What only copies: the step of a rule that Python prepares (see ``Optimizer.prepare``), and the
+way back of parameters that were moved."""
 from libc.string cimport memcpy
 
 from steepest.kernels.contract cimport real
@@ -13,3 +14,11 @@ cdef void take(real *restrict p, const real *restrict g, real *restrict a, real 
     memcpy(p, point, n * sizeof(real))
 
 RULES["take"] = rule(take, take)
+
+
+cdef void assign(real *restrict p, const real *restrict g, real *restrict a, real *restrict b,
+                 real *restrict c, real *restrict d, Py_ssize_t n, double factor, double keep,
+                 const double *h) noexcept nogil:
+    memcpy(p, g, n * sizeof(real))
+
+RULES["assign"] = rule(assign, assign)
