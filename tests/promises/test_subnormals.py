@@ -97,6 +97,37 @@ def test_what_a_step_costs_is_measured(rule, capsys):
     assert subnormals.table([found])[-1].startswith(f"| `{rule}` | float32 |")
 
 
+@pytest.mark.parametrize(("rule", "arguments"), LAYERS, ids=label)
+def test_infinite_parameters_have_the_bits_of_the_reference(rule, arguments):
+    """Found by a mutant: what keeps a finite ratio in float32's range leaves an infinite one. The
+    gradients are finite: NaN would hide what becomes of a norm."""
+    gradients = False
+
+    def one_infinite(rng, n):
+        nonlocal gradients
+        x = rng.standard_normal(n)
+        if not gradients:
+            x[n // 2] = np.inf
+        gradients = True
+        return x
+
+    for dtype in DTYPES:
+        gradients = False
+        equals_reference(RULES[rule], arguments, dtype, (331,), 2, one_infinite)
+
+
+@pytest.mark.parametrize("rule", ["dog", "ldog", "dowg"])
+def test_without_eps_and_gradients_nothing_is_divided_by_zero(rule):
+    """Found by a mutant: the sum of squares is 0 then, and so is the rate."""
+    w = np.array([1.0, -2.0], np.float32)
+    opt = RULES[rule](w, eps=0.0)
+    for _ in range(2):
+        opt.step(np.zeros(2, np.float32))
+    np.testing.assert_array_equal(w, [1.0, -2.0])
+    opt.step(np.ones(2, np.float32))
+    assert np.isfinite(w).all()
+
+
 # Every 64th step
 
 
