@@ -675,3 +675,13 @@ def test_ctrl_c_at_any_line_leaves_the_old_or_the_new(clip, change):
         np.testing.assert_equal(opt.state_dict(), twin.state_dict())
         n += 1
     assert n > 20
+
+
+def test_a_clip_that_comes_later_begins_with_the_norm_of_its_first_step():
+    """Found by a mutant: the other clip, which has a norm to go by, is not enough."""
+    a, b = np.zeros(2), np.zeros(2)
+    opt = st.SGD({"a": a}, lr=1.0, clip=st.clip.previous_norm(1.0))
+    opt.step({"a": np.array([3.0, 4.0])})
+    opt.add_param_group({"params": {"b": b}, "clip": st.clip.previous_norm(0.5)})
+    opt.step([{"a": np.zeros(2)}, {"b": np.array([6.0, 8.0])}])
+    np.testing.assert_allclose(b, [-0.3, -0.4])

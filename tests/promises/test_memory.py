@@ -7,7 +7,7 @@ import pytest
 from cases import hyper
 
 import steepest as st
-from steepest.memory import arrays
+from steepest.memory import arrays, formats
 from steepest.optimizers import RULES
 
 PREPARED = [rule for rule, cls in RULES.items() if cls.prepares]
@@ -316,3 +316,20 @@ def null_capsule():
         (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p),
     )
     return new(ctypes.addressof(tensor), b"dltensor", None)
+
+
+def test_arrays_of_subclasses_may_have_any_format():
+    """Found by a mutant: by DLPack, as tensors, NumPy shares no bfloat16 of its own."""
+
+    class Own(np.ndarray):
+        pass
+
+    def own(values):
+        return np.array(values, formats.named("bfloat16")).view(Own)
+
+    w, b, copies = own([1, 1, 1]), own([2, 2]), [own([0, 0, 0]), own([0, 0])]
+    opt = st.SGD([w, b], lr=0.5, momentum=0.5, copies=copies)
+    for _ in range(2):
+        opt.step([own([1, 1, 1]), np.ones(2, np.float32)])
+    np.testing.assert_array_equal(w.astype(np.float32), -0.25)
+    np.testing.assert_array_equal(copies[1].astype(np.float32), 0.75)

@@ -383,6 +383,8 @@ cdef bint still_as(object x, object array):
     cdef Look look
     cdef Tensor t
     cdef const ElementType *type_
+    if type(x) is not NDARRAY and isinstance(x, NDARRAY):
+        x = NDARRAY.view(x, NDARRAY)
     if HEAD_IS_KNOWN and type(x) is NDARRAY:
         head = <const ArrayHead *>x
         return (head.data == before.data and (head.flags & WRITEABLE) != 0
@@ -395,7 +397,7 @@ cdef bint still_as(object x, object array):
         return (type_ != NULL and looked(x, look, &t, type_)
                 and (<char *>t.data + t.byte_offset == before.data or is_empty(&t))
                 and alike(&t, before.ndim, before.shape, before.strides, type_.itemsize))
-    return still_buffer(NDARRAY.view(x, NDARRAY) if isinstance(x, NDARRAY) else x, array)
+    return still_buffer(x, array)
 
 
 cdef bint still_at(object x, const char *home, const ElementType *type_, const Source *s,
