@@ -74,8 +74,8 @@ def step(
     of them; those left out are its defaults.
 
     It checks and binds the memory each time, some microseconds for each parameter: ``prepare`` does
-    that once. No array is allocated. Raises TypeError or ValueError for what does not fit, and
-    changes nothing then.
+    that once. No array is allocated, but by rules of matrices. Raises TypeError or ValueError for
+    what does not fit, and changes nothing then.
 
     >>> import numpy as np, steepest as st
     >>> w = [np.array([1.0, -2.0])]

@@ -330,3 +330,15 @@ def test_tensors_are_moved_too():
     torch.testing.assert_close(w, torch.tensor([3.6, 4.8]))
     sam.step([w.clone()])
     torch.testing.assert_close(w, torch.tensor([1.2, 1.6]))
+
+
+def test_a_gradient_that_is_a_parameter_moves_nothing():
+    """It would change on the way."""
+    w, b = np.array([3.0, 4.0]), np.array([1.0])
+    sam = st.SAM(st.SGD([w, b], lr=0.5))
+    for grads in ([w, b.copy()], [w[::-1], b.copy()], [np.ones(2), w[:1]]):
+        with pytest.raises(ValueError, match="shares memory with a parameter; give a copy"):
+            sam.perturb(grads)
+    np.testing.assert_array_equal(w, [3.0, 4.0])
+    sam.perturb([np.ones(2), b.copy()])
+    sam.step([np.ones(2), b.copy()])

@@ -103,7 +103,11 @@ class Perturbation:
         for i in stale:
             p = self._own[i]
             g = grads[i] = arrays.gradient(grads[i], p, self._names[i])
-            if any(arrays.share_memory(g, x) for x in (*self._own, *self._kept)):
+            if (
+                g.size
+                and plan.overlaps(*arrays.byte_bounds(g))
+                and any(arrays.share_memory(g, x) for x in self._own)
+            ):
                 raise ValueError(
                     f"gradient of parameter {self._names[i]!r} shares memory with a parameter; "
                     "give a copy"
