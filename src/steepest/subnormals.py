@@ -61,9 +61,9 @@ MOVING_AVERAGES: Mapping[str, tuple[str, ...]] = {
 
 
 def averages_flushed(rule: str, eps: Any) -> tuple[str, ...]:
-    """The states in which subnormal numbers become zero: none where `eps` is 0, since it is they
-    that keep the rule from dividing by zero."""
-    if isinstance(eps, float) and eps == 0.0:
+    """The states in which subnormal numbers become zero: none where `eps`, or one of several, is 0,
+    since it is they that keep the rule from dividing by zero."""
+    if any(x == 0 for x in (eps if isinstance(eps, tuple) else (eps,))):
         return ()
     return MOVING_AVERAGES.get(rule, ())
 

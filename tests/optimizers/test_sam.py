@@ -4,10 +4,10 @@ import copy
 import itertools
 import math
 import pickle
-import tracemalloc
 
 import numpy as np
 import pytest
+import traced
 from cases import DTYPES, label, same_bits
 from faults import interrupted_at
 
@@ -307,18 +307,8 @@ def test_later_steps_allocate_no_arrays():
         sam.perturb(grads)
         sam.step(grads)
 
-    step()
-    tracemalloc.start()
-    try:
-        step()
-        tracemalloc.reset_peak()
-        kept, _ = tracemalloc.get_traced_memory()
-        for _ in range(5):
-            step()
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak - kept < 40_000  # an array has 400 000 bytes
+    _, most = traced.taken(step)
+    assert most < 40_000  # an array has 400 000 bytes
 
 
 @pytest.mark.torch

@@ -1,12 +1,10 @@
 """Damaged and hostile input: a share of tests/long/fuzz.py, and what it has found."""
 
 import copy
-import subprocess
-import sys
-from pathlib import Path
 
 import fuzz
 import numpy as np
+import own_process
 import pytest
 
 import steepest as st
@@ -230,9 +228,7 @@ def test_names_in_a_state_dict_are_text(bad):
 # Of what lies in itself, where a program has raised the limit of recursion for a purpose of its own
 
 _DEEP = """
-import sys
 sys.setrecursionlimit(1_000_000)
-sys.path[:0] = [{helpers!r}, {long!r}]
 import fuzz
 import numpy as np
 import steepest as st
@@ -247,11 +243,11 @@ def refused(take, *given):
     except (TypeError, ValueError) as error:
         assert "nested too deeply" in str(error), error
     else:
-        raise AssertionError(f"taken: {{take}}")
+        raise AssertionError(f"taken: {take}")
 
-opt = st.Adam({{"w": np.ones(2)}})
+opt = st.Adam({"w": np.ones(2)})
 for hostile in (fuzz.circle(), deep):
-    {takes}
+    TAKES
 del deep[:]
 """
 _TAKES = {
@@ -264,7 +260,7 @@ _TAKES = {
 
 @pytest.mark.parametrize("takes", _TAKES.values(), ids=_TAKES)
 def test_what_is_nested_too_deeply_does_not_end_the_process(takes):
-    in_a_process(_DEEP, takes)
+    own_process.run(_DEEP.replace("TAKES", takes))
 
 
 @pytest.mark.torch
@@ -287,16 +283,8 @@ stt = steepest.torch.AdamW([p])
 stt.step()
 given = stt.state_dict()
 for hostile in"""
-    in_a_process(_DEEP.replace("\nfor hostile in", begun), takes)
-
-
-def in_a_process(code, takes):
-    tests = Path(__file__).parents[1]
-    filled = code.format(helpers=str(tests / "helpers"), long=str(tests / "long"), takes=takes)
-    done = subprocess.run(
-        [sys.executable, "-c", filled], capture_output=True, text=True, timeout=100
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    code = _DEEP.replace("\nfor hostile in", begun)
+    own_process.run(code.replace("TAKES", takes))
 
 
 def test_what_lies_in_two_places_is_no_circle():
@@ -310,3 +298,17 @@ def test_what_lies_in_two_places_is_no_circle():
     nesting.check([found])
     with pytest.raises(RecursionError):
         nesting.check([[[found], found]])
+
+
+def test_what_is_saved_is_read_however_deep_programs_may_call_themselves():
+    """A tuple is two levels of JSON: where the limit had been raised, 150 of them were refused."""
+    own_process.run("""
+from steepest.checkpoint import json_values
+value = 1
+for _ in range(150):
+    value = {(value, 0): (value,)} if value == 1 else (value,)
+text = json_values.dumps(value, "x")
+for limit in (sys.getrecursionlimit(), 5000):
+    sys.setrecursionlimit(limit)
+    assert json_values.loads(text, "x") == value
+""")

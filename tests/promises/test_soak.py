@@ -1,6 +1,9 @@
 """The short share of tests/long/soak.py: 20 000 steps, and the digest that they have everywhere."""
 
-import numpy as np
+import ast
+import sys
+
+import own_process
 import pytest
 import soak
 
@@ -20,7 +23,7 @@ def test_thousands_of_steps():
 
 @pytest.mark.exhaustive
 def test_what_goes_wrong_is_seen(monkeypatch):
-    """A copy that loses a bit, a count that is not advanced, memory that is kept."""
+    """A copy that loses a bit, a count that is not advanced."""
     found = soak.soak(steps=100, every=10)
     assert found.wrong == [] and len(found.straight) == soak.MARKS
 
@@ -37,7 +40,19 @@ def test_what_goes_wrong_is_seen(monkeypatch):
     monkeypatch.setattr(soak.Run, "unused", forgetful)
     assert any("step of vector is" in said for said in soak.soak(steps=100, every=10).wrong)
     monkeypatch.undo()
-    kept = []
-    # 64 MB each, written to, which no memory that was freed before has room for.
-    monkeypatch.setattr(soak.Run, "unused", lambda self: kept.append(np.ones(1 << 23)))
-    assert any("memory grew" in said for said in soak.soak(steps=100, every=25).wrong)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_that_is_kept_is_seen():
+    """32 MB after the third of four marks, from which on memory must not grow; and not without."""
+    out = own_process.run("""
+import numpy as np
+import soak
+soak.MARKS, kept = 4, []
+print(soak.soak(steps=100, every=15).wrong)
+soak.Run.unused = lambda self: kept.append(np.ones(1 << 22))
+print(soak.soak(steps=100, every=15).wrong)
+""")
+    plain, growing = map(ast.literal_eval, out.splitlines())
+    assert plain == [] and len(growing) == 1 and growing[0].startswith("memory grew")

@@ -249,17 +249,39 @@ def test_parameters_get_to_zeros_of_their_sign(dtype):
     same_bits(p, twin)
 
 
-def test_a_rule_that_would_divide_by_zero_keeps_them():
+@pytest.mark.parametrize(
+    ("rule", "eps"),
+    [("adam", 0.0), ("adam", 0), ("adam", lambda t: 0.0), ("came", (0.0, 1e-16)), ("lamb", 0.0)],
+    ids=label,
+)
+def test_a_rule_that_would_divide_by_zero_keeps_them(rule, eps):
     """With eps = 0 it is they that keep an element without gradients from 0 / 0."""
-    w = np.ones(5, np.float32)
-    opt = st.Adam({"w": w}, lr=1e-3, eps=0.0)
+    w, zero = np.ones(5, np.float32), np.zeros(5, np.float32)
+    opt = RULES[rule]({"w": w}, lr=1e-3, eps=eps)
     opt.step({"w": np.full(5, 1e-3, np.float32)})
     opt.state["w"]["step"][...] = EVERY - 1
     for x in (opt.state["w"]["exp_avg"], opt.state["w"]["exp_avg_sq"]):
         x[...] = 1e-42
     for _ in range(2):
-        opt.step({"w": np.zeros(5, np.float32)})
+        opt.step({"w": zero})
     assert np.isfinite(w).all() and (opt.state["w"]["exp_avg_sq"] > 0).all()
+
+
+@pytest.mark.parametrize("eps", [0, 0.0, 1e-8])
+def test_the_reference_does_so_too(eps):
+    for dtype in DTYPES:
+        equals_reference(st.Adam, {"eps": eps}, dtype, SHAPES, EVERY, decayed)
+
+
+def test_a_step_that_is_verified_flushes_what_the_reference_does():
+    rng = np.random.default_rng(0)
+    for rule in ("adamw", "lamb", "prodigy", "adammini"):
+        w = decayed(rng, 3000).astype(np.float32).reshape(60, 50)
+        opt = RULES[rule](w)
+        check = opt.verify(1.0)
+        for _ in range(EVERY + 1):
+            opt.step(decayed(rng, 3000).astype(np.float32).reshape(60, 50))
+        assert check.elements == (EVERY + 1) * 3000
 
 
 KEPT = {

@@ -264,6 +264,9 @@ def _header_text(file: IO[bytes], size: int, path: str) -> str:
 _ORDINARY = 3000
 """Up to this limit of recursion, Python reads what is nested in JSON without harm to the stack."""
 
+_DEEPEST = 4 * nesting.DEEPEST
+"""A dict with keys that are no text is three levels of JSON, the most that a container is."""
+
 
 def _depth(text: str) -> int:
     """How deeply the lists and objects of a JSON text are nested."""
@@ -289,7 +292,7 @@ def parse(text: str, what: str) -> Any:
         raise CheckpointError(f"{what} has {constant}, which JSON does not have")
 
     try:
-        if sys.getrecursionlimit() > _ORDINARY and _depth(text) > nesting.DEEPEST:
+        if sys.getrecursionlimit() > _ORDINARY and _depth(text) > _DEEPEST:
             raise RecursionError
         return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
     except RecursionError:

@@ -45,6 +45,8 @@ class WithGroups(Rule, registered=False):
     """Those who step other parts of the parameters; None where this optimizer has them whole."""
     _state_shown = False
     """Whether others may hold the state's arrays, and so may change how they lie."""
+    _states_lent = False
+    """Whether the states are the caller's: none is made, and none is let go."""
     _part_from: int | None = None
     """The number of the first parameter, where these are a part of others with the same
     arguments."""
@@ -355,6 +357,8 @@ class WithGroups(Rule, registered=False):
 
     def _new_array(self, key: str, p: Array, name: str, program: GroupProgram) -> Array:
         """A state array as it begins, in a file if states are to be there."""
+        if self._states_lent:
+            raise lacking(key, name)
         begun = self._begun(key, p, name, program)
         return begun if self._files is None else self._files.copy(begun)
 
@@ -396,6 +400,14 @@ class WithGroups(Rule, registered=False):
         """What comes between the last that may fail and the first that changes something."""
         if self._peers is not None:
             self._peers.ready()
+
+
+def lacking(key: str, name: str) -> ValueError:
+    """What is wrong where a caller's states are not all there."""
+    return ValueError(
+        f"states lacks {key!r} for parameter {name!r}; functional.new_states makes what there has "
+        "to be"
+    )
 
 
 def groups_with_copies(params: Any, copies: Any) -> list[Mapping[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from steepest.core import trees
 from steepest.core.group_program import GroupProgram
+from steepest.core.groups import lacking
 from steepest.core.held_rule import HeldRule
 from steepest.core.norms import Clipping, Peers
 from steepest.core.optimizer import Optimizer
@@ -205,10 +206,7 @@ def following(
 
     Also, for each of its groups, the number of the one that it was made of.
     """
-    made = object.__new__(cls)
-    made._early, made._borrows_groups = False, True
-    # Called by hand, since these two marks have to stand before the groups are added.
-    made.__init__(groups, **options)  # type: ignore[misc]
+    made = _marked(cls, groups, options, _early=False, _borrows_groups=True)
     return made, made._given
 
 
@@ -225,10 +223,7 @@ def over_states(
     Raises TypeError or ValueError for states that are missing, that the rule does not have, or that
     it could not use where they lie.
     """
-    made = object.__new__(cls)
-    made._early, made._part_from = False, part_from
-    made._new_array = _missing  # type: ignore[method-assign]
-    made.__init__(params, **options)  # type: ignore[misc]
+    made = _marked(cls, params, options, _early=False, _states_lent=True, _part_from=part_from)
     for name, state in states.items():
         made._state[name] = WatchedDict(state, made._changes)
     made._built()
@@ -239,10 +234,9 @@ def over_states(
         )
     for name, state in states.items():
         for key, x in made._state[name].items():
-            given = state.get(key)
-            if given is None:
-                _missing(key, None, name, None)
-            if not same_memory(x, given):
+            if key not in state:
+                raise lacking(key, name)
+            if not same_memory(x, state[key]):
                 raise ValueError(
                     f"state {key!r} of parameter {name!r} cannot be used where it lies; take the "
                     "arrays of functional.new_states, or arrays in C order"
@@ -250,11 +244,14 @@ def over_states(
     return made
 
 
-def _missing(key: str, p: Any, name: str, program: Any) -> Array:
-    raise ValueError(
-        f"states lacks {key!r} for parameter {name!r}; functional.new_states makes what there has "
-        "to be"
-    )
+def _marked(
+    cls: type[Optimizer], params: Any, options: Mapping[str, Any], **marks: Any
+) -> Optimizer:
+    """An optimizer with marks that have to stand before its groups are added."""
+    made = object.__new__(cls)
+    vars(made).update(marks)
+    made.__init__(params, **options)  # type: ignore[misc]
+    return made
 
 
 def norm_of(optimizer: Optimizer, grads: list[Any]) -> float:

@@ -47,7 +47,7 @@ class WithPlan(WithGroups, registered=False):
 
     def _forget(self) -> None:
         """Takes away what is left: if it is asked for again, a saved run does not have it."""
-        for name, key in self._left:
+        for name, key in () if self._states_lent else self._left:
             dict.pop(self._state.get(name, {}), key, None)  # unmarked: the plan does not use it
         self._left = []
 

@@ -117,11 +117,13 @@ class Perturbation:
         self._moved = [None if g is None else x for g, x in zip(grads, self._kept, strict=True)]
         return True
 
+    @machine.in_default_mode
     def norm(self) -> float:
         """The norm of the gradients that were bound."""
         self._there.rows()
         return float(self._there.norms(threads.workers(self._there.elements()))[0])
 
+    @machine.in_default_mode
     def move(self, scale: float, adaptive: bool) -> None:
         """Moves the parameters by that multiple of their gradients, or of p^2 times these."""
         plan = self._there
@@ -141,6 +143,7 @@ class Perturbation:
         pairs = zip(self.params, self._moved, strict=True)
         return [(p, kept.copy()) for p, kept in pairs if kept is not None]
 
+    @machine.in_default_mode
     def restore(self) -> None:
         """Puts them back."""
         plan = self._back

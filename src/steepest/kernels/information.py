@@ -33,6 +33,7 @@ def info() -> dict[str, Any]:
     >>> sorted(st.info())[:4]
     ['cpu', 'cpus', 'level', 'levels']
     """
+    number, origin = threads.granted()
     return {
         "steepest": version("steepest"),
         "python": sys.version.split()[0],
@@ -41,8 +42,8 @@ def info() -> dict[str, Any]:
         "cpus": threads.limit(),
         "level": dispatch.current.level,
         "levels": list(dispatch.available()),
-        "threads": threads.granted()[0],
-        "threads_by": threads.granted()[1],
+        "threads": number,
+        "threads_by": origin,
         "openmp": threads.team().openmp(),
         "openmp_runtimes": openmp_runtimes(),
     }

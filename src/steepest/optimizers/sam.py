@@ -34,7 +34,7 @@ class SAM:
 
     rho: the size of the neighbourhood, at least 0, or a schedule of the optimizer's count of
     updates. For the adaptive form the authors use values ten times those of the plain one, and
-    |p| + 0.01 where |p| stands above.
+    |p| + 0.01 where |p| stands above. A copy of the parameters is kept from the first step on.
 
     >>> import numpy as np, steepest as st
     >>> w = np.array([3.0, 4.0])
@@ -104,10 +104,7 @@ class SAM:
         """
         if self._is_away():
             raise RuntimeError("the parameters are perturbed already: call step or restore first")
-        self._perturb(list(internal.flattened(self.optimizer, grads)))
-
-    @machine.in_default_mode
-    def _perturb(self, flat: list[Any]) -> None:
+        flat = list(internal.flattened(self.optimizer, grads))
         way = self._bound(flat)
         rho = _RHO.at(self.rho, self.optimizer.updates, "SAM", "rho")
         norm = _adaptive_norm(way.params, flat) if self.adaptive else way.norm()
@@ -116,7 +113,7 @@ class SAM:
     def restore(self) -> None:
         """Puts the parameters back where they were before ``perturb``; does nothing otherwise."""
         if self._way is not None and self._way.away:
-            machine.in_default_mode(self._way.restore)()
+            self._way.restore()
         if self._kept is not None:
             for p, before in self._kept:
                 p[...] = before
@@ -184,6 +181,7 @@ def _pair(returned: Any) -> tuple[Any, Any]:
     return returned
 
 
+@machine.in_default_mode
 def _adaptive_norm(params: list[Any], grads: list[Any]) -> float:
     """The Euclidean norm of |p| g over all parameters that have a gradient."""
     with np.errstate(all="ignore"):
