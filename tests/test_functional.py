@@ -1,5 +1,6 @@
 """Steps over memory of somebody else's: the bits of the optimizer object, and no memory of ours."""
 
+import copy
 import itertools
 import math
 import random
@@ -141,6 +142,54 @@ def test_copies_scales_and_numbers_for_a_step():
         same_bits(x, y)
 
 
+def test_a_step_with_other_arrays_is_bound_to_these():
+    """What ``States`` remember is used for the very same arrays, and for other numbers."""
+    params, ones = [np.zeros(3), np.zeros(2)], [np.ones(3), np.ones(2)]
+    states, counts = functional.new_states("sgd", params, momentum=0.5)
+    copies = [np.zeros(3), np.zeros(2)]
+
+    def step(lr=1.0, momentum=0.5, **options):
+        functional.step(
+            "sgd", params, ones, states, counts, lr=lr, momentum=momentum, copies=copies, **options
+        )
+        return states.bound
+
+    first = step()
+    assert step() is first and step(lr=0.5) is first and step(momentum=0.0) is first
+    twins = [np.zeros(3), np.zeros(2)]
+    opt = st.SGD(twins, lr=1.0, momentum=0.5)
+    for lr in (1.0, 1.0, 0.5):
+        opt.param_groups[0]["lr"] = lr
+        opt.step(ones)
+    np.testing.assert_array_equal(params[0] + 1.0, twins[0])  # the last was without momentum
+    assert step(nesterov=True) is not first
+    now = step()
+    for replace in (
+        lambda: params.__setitem__(0, np.zeros(3)),
+        lambda: states["momentum_buffer"].__setitem__(1, np.zeros(2)),
+        lambda: copies.__setitem__(0, np.zeros(3)),
+    ):
+        replace()
+        before, now = now, step()
+        assert now is not before
+        np.testing.assert_array_equal(copies[0], params[0])
+    assert step(maximize=True) is not now
+    again = copy.deepcopy(states)
+    assert again.bound is None and again.keys() == states.keys()
+
+
+def test_an_interrupted_step_leaves_nothing_held():
+    params = [np.ones(3)]
+    bound = functional.prepare("sgd", params, {}, np.zeros(1, np.int64))
+
+    def lr(t):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bound.step([np.ones(3)], lr=lr)
+    bound.step([np.ones(3)])
+
+
 def test_a_state_that_a_step_does_not_use_stays_the_callers():
     """An option that a number turns off for a step made every later step fail."""
     params, ones = [np.zeros(3)], [np.ones(3)]
@@ -214,7 +263,7 @@ def test_the_same_range_is_one_threads():
 
     bound = functional.prepare("sgd", params, states, counts, lr=0.5)
     bound.step([np.ones(3)] * 2, lr=lr)
-    assert len(errors) == 1 and "another thread is stepping parameters 0 to 2" in errors[0]
+    assert len(errors) == 1 and "is inside a step over some of parameters 1 to 2" in errors[0]
     np.testing.assert_array_equal(counts, [1, 1])
     bound.step([np.ones(3)], first=1)
     np.testing.assert_array_equal(counts, [1, 2])

@@ -5,27 +5,37 @@ all but the gradients in place. Whoever steps often, or in chunks while gradient
 memory once by ``prepare``. Both have the bits of the optimizer object.
 """
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from operator import is_
 from typing import Any
 
 import numpy as np
 
 from steepest.core import internal
+from steepest.kernels import machine
 from steepest.memory import arrays
 from steepest.memory.arrays import Array
 from steepest.optimizers import Optimizer, by_name
 
-__all__ = ["Prepared", "new_states", "prepare", "step"]
-
-States = Mapping[str, Sequence[Any]]
-"""State arrays by name: one for each parameter, None for one that has no such state."""
+__all__ = ["Prepared", "States", "new_states", "prepare", "step"]
 
 
-def new_states(
-    rule: str, params: Sequence[Any], **hyper: Any
-) -> tuple[dict[str, list[Any]], Array]:
+class States(dict[str, list[Any]]):
+    """State arrays by name: one for each parameter, None for one that has no such state.
+
+    A dict of lists, which remembers what ``step`` has bound it to, so that a later step with the
+    same arrays need not do so again. ``States(exp_avg=[...], exp_avg_sq=[...])`` makes one of
+    arrays or tensors of yours.
+    """
+
+    bound: "Prepared | None" = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies are bound anew."""
+        return type(self), (dict(self),)
+
+
+def new_states(rule: str, params: Sequence[Any], **hyper: Any) -> tuple[States, Array]:
     """States and counts as a rule begins with: zeros, or what it says.
 
     rule: its name, as in ``by_name``. params: arrays or tensors, in any format. hyper: arguments of
@@ -47,7 +57,7 @@ def new_states(
     optimizer = made(_named(given, 0), **hyper)
     each = internal.unmarked_state(optimizer)
     names = dict.fromkeys(key for state in each.values() for key in state if key != "step")
-    found = {key: [each[str(i)].get(key) for i in range(len(given))] for key in names}
+    found = States({key: [each[str(i)].get(key) for i in range(len(given))] for key in names})
     return found, np.zeros(len(given), np.int64)
 
 
@@ -55,7 +65,7 @@ def step(
     rule: str,
     params: Sequence[Any],
     grads: Sequence[Any],
-    states: States,
+    states: Mapping[str, Sequence[Any]],
     counts: Any,
     *,
     copies: Sequence[Any] | None = None,
@@ -73,9 +83,9 @@ def step(
     formats. grad_scale: what gradients are multiplied by. hyper: arguments of the rule's class, all
     of them; those left out are its defaults.
 
-    It checks and binds the memory each time, some microseconds for each parameter: ``prepare`` does
-    that once. No array is allocated, but by rules of matrices. Raises TypeError or ValueError for
-    what does not fit, and changes nothing then.
+    It checks and binds the memory, some 80 microseconds for each parameter; a step with the same
+    arrays and the same ``States`` does not do so again. No array is allocated, but by rules of
+    matrices. Raises TypeError or ValueError for what does not fit, and changes nothing then.
 
     >>> import numpy as np, steepest as st
     >>> w = [np.array([1.0, -2.0])]
@@ -84,18 +94,23 @@ def step(
     >>> w[0], states["momentum_buffer"][0], counts
     (array([ 0.5, -2.5]), array([1., 1.]), array([1]))
     """
-    bound = prepare(rule, params, states, counts, copies=copies, **hyper)
-    if bound.shared:
-        raise ValueError(
-            f"{rule} keeps numbers of all parameters between steps; bind it once with prepare()"
-        )
-    bound.step(grads, grad_scale=grad_scale)
+    bound = states.bound if isinstance(states, States) else None
+    changed = None if bound is None else bound.changed(rule, params, states, counts, copies, hyper)
+    if bound is None or changed is None:
+        bound, changed = prepare(rule, params, states, counts, copies=copies, **hyper), {}
+        if bound.shared:
+            raise ValueError(
+                f"{rule} keeps numbers of all parameters between steps; bind it once with prepare()"
+            )
+        if isinstance(states, States):
+            states.bound = bound
+    bound.step(grads, grad_scale=grad_scale, **changed)
 
 
 def prepare(
     rule: str,
     params: Sequence[Any],
-    states: States,
+    states: Mapping[str, Sequence[Any]],
     counts: Any,
     *,
     copies: Sequence[Any] | None = None,
@@ -114,7 +129,7 @@ def prepare(
     >>> w[0], w[1], counts
     (array([0.5, 0.5], dtype=float32), array([0.5, 0.5, 0.5], dtype=float32), array([1, 1]))
     """
-    return Prepared(by_name(rule), params, states, counts, copies, hyper)
+    return Prepared(rule, params, states, counts, copies, hyper)
 
 
 class Prepared:
@@ -126,14 +141,14 @@ class Prepared:
 
     def __init__(
         self,
-        cls: type[Optimizer],
+        rule: str,
         params: Sequence[Any],
-        states: States,
+        states: Mapping[str, Sequence[Any]],
         counts: Any,
         copies: Sequence[Any] | None,
         hyper: Mapping[str, Any],
     ) -> None:
-        self._cls, self._hyper = cls, dict(hyper)
+        self._rule, self._cls, self._hyper = rule, by_name(rule), dict(hyper)
         for key in _OF_OBJECTS & self._hyper.keys():
             raise TypeError(
                 f"{key}: parameters have no names here; bind those that take other numbers by "
@@ -144,9 +159,12 @@ class Prepared:
         self._copies = None if copies is None else _list_of(copies, "copies", n)
         self._counts = _counters(counts, n)
         self._states = _states(states, n)
+        self._given = (
+            list(counts) if isinstance(counts, (list, tuple)) else [counts],
+            {key: list(each) for key, each in states.items()},
+        )
         self._parts: dict[tuple[int, int], Optimizer] = {}
-        self._busy: list[tuple[int, int]] = []
-        self._guard = threading.Lock()
+        self._held = machine.Held(n)
         whole = self._part(0, n)
         self._joint = (
             whole.needs == "global"
@@ -186,24 +204,32 @@ class Prepared:
                 "norm() and give grad_scale"
             )
         given = _list_of(grads, "grads", last - first)
-        factor = float(grad_scale)
-        with self._alone(first, last):
-            part = self._part(first, last)
-            if last > first:
-                internal.set_updates(part, self._counts[first])
-            if not hyper:
-                internal.flat_step(part, given, factor)
-                return
-            group = part.param_groups[0]
-            unknown = [key for key in hyper if key in _OWN or key not in group]
-            if unknown:
-                raise TypeError(f"{self._cls.__name__} has no hyper-parameter {unknown[0]!r}")
-            before = {key: group[key] for key in hyper}
-            try:
-                group.update(hyper)
-                internal.flat_step(part, given, factor)
-            finally:
-                group.update(before)
+        self._alone(first, last, self._stepped, (first, last, given, float(grad_scale), hyper))
+
+    def _stepped(self, given: tuple[int, int, list[Any], float, Mapping[str, Any]]) -> None:
+        first, last, grads, factor, hyper = given
+        part = self._part(first, last)
+        if last > first:
+            internal.set_updates(part, self._counts[first])
+        if hyper:
+            self._step_with(part, grads, factor, hyper)
+        else:
+            internal.flat_step(part, grads, factor)
+
+    def _step_with(
+        self, part: Optimizer, grads: list[Any], factor: float, hyper: Mapping[str, Any]
+    ) -> None:
+        """A step with other numbers, which are taken back."""
+        group = part.param_groups[0]
+        unknown = [key for key in hyper if key in _OWN or key not in group]
+        if unknown:
+            raise TypeError(f"{self._cls.__name__} has no hyper-parameter {unknown[0]!r}")
+        before = {key: group[key] for key in hyper}
+        try:
+            group.update(hyper)
+            internal.flat_step(part, grads, factor)
+        finally:
+            group.update(before)
 
     def norm(self, grads: Sequence[Any], first: int = 0, last: int | None = None) -> float:
         """The Euclidean norm of gradients, of the parameters from `first` to before `last`.
@@ -220,8 +246,16 @@ class Prepared:
         """
         first, last = self._range(first, last)
         given = _list_of(grads, "grads", last - first)
-        with self._alone(first, last):
-            return internal.norm_of(self._part(first, last), given)
+        return float(self._alone(first, last, self._normed, (first, last, given)))
+
+    def _normed(self, given: tuple[int, int, list[Any]]) -> float:
+        first, last, grads = given
+        return internal.norm_of(self._part(first, last), grads)
+
+    def _alone(self, first: int, last: int, function: Callable[[Any], Any], given: Any) -> Any:
+        """Calls a function, unless another thread is at some of these parameters."""
+        what = f"a step over some of parameters {first} to {last}"
+        return machine.alone_with(self._held, first, last, function, given, what)
 
     @property
     def shared(self) -> dict[str, float]:
@@ -256,23 +290,32 @@ class Prepared:
             self._parts[first, last] = part
         return part
 
-    @contextmanager
-    def _alone(self, first: int, last: int) -> Iterator[None]:
-        """Raises RuntimeError where another thread is at some of these parameters."""
-        mine = (first, last)
-        with self._guard:
-            for start, stop in self._busy:
-                if start < last and first < stop:
-                    raise RuntimeError(
-                        f"another thread is stepping parameters {start} to {stop}, of which some "
-                        f"are among {first} to {last}"
-                    )
-            self._busy.append(mine)
-        try:
-            yield
-        finally:
-            with self._guard:
-                self._busy.remove(mine)
+    def changed(
+        self,
+        rule: str,
+        params: Sequence[Any],
+        states: Mapping[str, Sequence[Any]],
+        counts: Any,
+        copies: Sequence[Any] | None,
+        hyper: Mapping[str, Any],
+    ) -> dict[str, Any] | None:
+        """The numbers among `hyper` that are others than those bound; None if more is another."""
+        before, held = self._given
+        if not (
+            rule == self._rule
+            and _same(counts if isinstance(counts, (list, tuple)) else [counts], before)
+            and (copies is None) == (self._copies is None)
+            and _same(copies or (), self._copies or ())
+            and hyper.keys() == self._hyper.keys()
+            and states.keys() == held.keys()
+            and _same(params, self._params)
+            and all(_same(states[key], each) for key, each in held.items())
+        ):
+            return None
+        found = {key: x for key, x in hyper.items() if x is not self._hyper[key]}
+        if not all(type(x) is type(self._hyper[key]) is float for key, x in found.items()):
+            return None
+        return found
 
 
 _OWN = ("params", "param_names")
@@ -286,6 +329,11 @@ def _list_of(given: Any, what: str, n: int | None = None) -> list[Any]:
     if n is not None and len(given) != n:
         raise ValueError(f"{len(given)} {what} for {n} parameters")
     return list(given)
+
+
+def _same(xs: Sequence[Any], ys: Sequence[Any]) -> bool:
+    """Whether these are the very same objects."""
+    return len(xs) == len(ys) and all(map(is_, xs, ys))
 
 
 def _named(given: Sequence[Any], first: int) -> dict[str, Any]:
@@ -309,7 +357,7 @@ def _counters(counts: Any, n: int) -> list[Array]:
     return found
 
 
-def _states(given: States, n: int) -> list[dict[str, Array]]:
+def _states(given: Mapping[str, Sequence[Any]], n: int) -> list[dict[str, Array]]:
     """The state arrays of each parameter by name, in the caller's memory."""
     if not isinstance(given, Mapping):
         raise TypeError(f"states is a {type(given).__name__}; expected a dict of lists by name")

@@ -28,6 +28,9 @@ cdef extern from *:
 
 import functools
 
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from libc.string cimport memset
+
 from steepest.kernels.floatmode cimport (
     floatmode_enter, floatmode_get, floatmode_leave, floatmode_set,
 )
@@ -88,6 +91,37 @@ def alone(Lock lock, function, argument, str what):
     finally:
         floatmode_leave(mode)
         lock.held = False
+
+
+cdef class Held:
+    """Which of `n` things callers of ``alone_with`` hold. A forked process finds all free."""
+    cdef bytearray flags
+    cdef long since
+
+    def __cinit__(self, Py_ssize_t n):
+        self.flags = bytearray(n)
+        self.since = forks
+
+
+def alone_with(Held held, Py_ssize_t first, Py_ssize_t last, function, argument, str what):
+    """Calls the function, unless another thread, or this one further up, holds one of the things
+    from `first` to before `last`, which are held meanwhile. Uninterrupted, as ``alone`` is."""
+    cdef unsigned char *flags
+    cdef Py_ssize_t i
+    if not 0 <= first <= last <= len(held.flags):
+        raise IndexError(f"{first} to {last} of {len(held.flags)}")
+    flags = <unsigned char *>PyByteArray_AS_STRING(held.flags)
+    if held.since != forks:
+        memset(flags, 0, len(held.flags))
+        held.since = forks
+    for i in range(first, last):
+        if flags[i]:
+            raise RuntimeError(f"another thread, or this one further up, is inside {what}")
+    memset(flags + first, 1, last - first)
+    try:
+        return function(argument)
+    finally:
+        memset(flags + first, 0, last - first)
 
 
 def at_once(list calls):
