@@ -95,7 +95,9 @@ def step(
     (array([ 0.5, -2.5]), array([1., 1.]), array([1]))
     """
     bound = states.bound if isinstance(states, States) else None
-    changed = None if bound is None else bound.changed(rule, params, states, counts, copies, hyper)
+    changed = (
+        None if bound is None else bound._changed((rule, params, states, counts, copies), hyper)
+    )
     if bound is None or changed is None:
         bound, changed = prepare(rule, params, states, counts, copies=copies, **hyper), {}
         if bound.shared:
@@ -290,16 +292,9 @@ class Prepared:
             self._parts[first, last] = part
         return part
 
-    def changed(
-        self,
-        rule: str,
-        params: Sequence[Any],
-        states: Mapping[str, Sequence[Any]],
-        counts: Any,
-        copies: Sequence[Any] | None,
-        hyper: Mapping[str, Any],
-    ) -> dict[str, Any] | None:
+    def _changed(self, given: tuple[Any, ...], hyper: Mapping[str, Any]) -> dict[str, Any] | None:
         """The numbers among `hyper` that are others than those bound; None if more is another."""
+        rule, params, states, counts, copies = given
         before, held = self._given
         if not (
             rule == self._rule
