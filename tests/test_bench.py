@@ -768,3 +768,23 @@ def test_peers_step(rule: str) -> None:
         assert np.isfinite(after).all() and (before != after).any()
     absent = rivals.rivals(cases.Workload(case, "normuon"), 1, torch, peers=True)[1]
     assert absent["optax"] == "LookupError: optax has no NorMuon"
+
+
+@pytest.mark.torch
+def test_offload_and_functions_are_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch = pytest.importorskip("torch")
+    offload = importlib.import_module("bench.offload")
+    threads = torch.get_num_threads()
+    small = {"small": ((3, 2), (4,))}
+    monkeypatch.setattr(offload, "SHAPES", small)
+    monkeypatch.setattr(offload, "SAMS", small)
+    try:
+        offload.functional(2)
+        offload.sam(2)
+        offload.overlap(2, layers=2, width=8, rows=4)
+    finally:
+        torch.set_num_threads(threads)
+    rows = [x for x in capsys.readouterr().out.splitlines() if x.startswith("|")]
+    assert len(rows) == 3 * 2 + 1 + 1 + 3

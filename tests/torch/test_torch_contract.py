@@ -699,14 +699,18 @@ def test_numpy_numbers_as_hyperparameters():
     assert_close(p, q)
 
 
-@pytest.mark.parametrize("name", ["AdamW", "SGD", "Prodigy", "Muon"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_digest_is_that_of_the_class_without_torch(name, dtype):
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "Prodigy", "Muon", "AdamMini"])
+@pytest.mark.parametrize(
+    ("dtype", "master"),
+    [(torch.float32, None), (torch.bfloat16, None), (torch.bfloat16, "split16")],
+)
+def test_the_digest_is_that_of_the_class_without_torch(name, dtype, master):
     p = parameters((6, 5), (6, 2), dtype=dtype)
     given = {"dtype": "bfloat16"} if dtype == torch.bfloat16 else {}
     twins = [x.detach().clone() for x in p]
     arrays = [x.view(torch.int16).numpy().view(np.uint16) if given else x.numpy() for x in twins]
-    opt, one = getattr(stt, name)(p, lr=0.03), getattr(st, name)(arrays, lr=0.03, **given)
+    hyper = {"lr": 0.03, "master": master}
+    opt, one = getattr(stt, name)(p, **hyper), getattr(st, name)(arrays, **hyper, **given)
     assert opt.digest() == one.digest() and not opt.state
     for t in range(3):
         grads = [random(x.shape, 10 * t + k, dtype) for k, x in enumerate(p)]

@@ -671,6 +671,25 @@ def test_the_flag_and_our_mode_say_the_same():
 # Precision
 
 
+def test_a_model_that_becomes_double_is_stepped_in_the_backward_pass():
+    found = []
+    for inside in (False, True):
+        params, optimizer = made(stt, "Adam", torch.float32, lr=0.1)
+        handle = stt.step_in_backward(optimizer) if inside else None
+        for dtype in (torch.float32, torch.float64, torch.float32):
+            for p in params:
+                p.data = p.data.to(dtype)
+                p.grad = None
+            sum((p**2).sum() for p in params).backward()
+            if not inside:
+                optimizer.step()
+        if handle:
+            handle.remove()
+        found.append(params)
+    for p, q in zip(*found, strict=True):
+        assert torch.equal(p, q)
+
+
 @pytest.mark.parametrize("name", ["SGD", "Adam", "Adagrad"])
 def test_a_model_that_becomes_double_is_gone_on_with(name):
     """torch's Adam refuses it, for its running means would have to be of the same precision."""

@@ -148,7 +148,7 @@ def entries(room: Room) -> list[str]:
         if value.__module__.startswith(room.homes) and f"steepest.{name}" not in optimizers
     ]
     if room.name == "torch":  # whose list is the same without PyTorch
-        more = ["InBackward", "Optimizer", "by_name", "step_in_backward"]
+        more = ["InBackward", "Offload", "Optimizer", "by_name", "step_in_backward"]
         return [f"steepest.torch.{x}" for x in (*more, *(r.__name__ for r in RULES.values()))]
     if room.name in OPTIONAL:
         return [f"steepest.{room.name}.{x}" for x in listed_in_source(f"steepest.{room.name}")]

@@ -17,10 +17,12 @@ from steepest.optimizers import by_name as _by_name
 from steepest.torch.backward import InBackward as InBackward
 from steepest.torch.backward import step_in_backward as step_in_backward
 from steepest.torch.classes import made
+from steepest.torch.offload import Offload as Offload
 from steepest.torch.optimizer import Optimizer as Optimizer
 
 __all__ = [
     "InBackward",
+    "Offload",
     "Optimizer",
     "by_name",
     "step_in_backward",

@@ -7,7 +7,7 @@ that its first one has found, and count one update together.
 
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from steepest.core import internal
@@ -21,7 +21,7 @@ from steepest.torch.optimizer import Optimizer, inverse
 
 torch: Any = require("torch", extra="torch", purpose="steepest.torch")
 
-__all__ = ["InBackward", "step_in_backward"]
+__all__ = ["Each", "Hooks", "InBackward", "check", "check_group", "check_pass", "step_in_backward"]
 
 
 def step_in_backward(optimizer: Optimizer) -> "InBackward":
@@ -65,19 +65,17 @@ class InBackward:
         if optimizer._in_backward is not None:
             raise RuntimeError("this optimizer steps in the backward pass already")
         self.optimizer = optimizer
-        self._hooked: set[Any] = set()
-        self._hooks: list[Any] = []
+        self._hooks = Hooks(self, GONE)
         self._task: int | None = None
-        self._tensors: list[Any] = []
-        _check(optimizer._current(), optimizer._company)
+        self._each = Each(optimizer)
+        check(optimizer._current(), optimizer._company)
         self.check_done("step_in_backward()")
         self.attach()
         optimizer._in_backward = self
 
     def remove(self) -> None:
         """Takes all hooks away; the optimizer steps in ``step()`` again."""
-        _remove(self._hooks)
-        self._hooked = set()
+        self._hooks.remove()
         if self.optimizer._in_backward is self:
             self.optimizer._in_backward = None
 
@@ -90,15 +88,7 @@ class InBackward:
     def attach(self) -> None:
         """Puts hooks on the optimizer's parameters that have none."""
         for group in self.optimizer.param_groups:
-            for p in group["params"]:
-                if p not in self._hooked:
-                    frozen = not p.requires_grad
-                    if frozen:  # torch takes hooks of others only, and keeps them
-                        p.requires_grad_(True)
-                    self._hooks.append(p.register_post_accumulate_grad_hook(_calls(self)))
-                    self._hooked.add(p)
-                    if frozen:
-                        p.requires_grad_(False)
+            self._hooks.attach(group["params"])
 
     def check_step(self) -> None:
         """Raises where ``step()`` would have something left to do."""
@@ -122,7 +112,7 @@ class InBackward:
     def check_new(self, group: Mapping[str, Any]) -> None:
         """Raises ValueError for a new group that cannot be stepped in the backward pass."""
         inner = self.optimizer._inner
-        _check_group(internal.rule_of(inner, group), group.get("clip", inner.defaults["clip"]))
+        check_group(internal.rule_of(inner, group), group.get("clip", inner.defaults["clip"]))
 
     # In a backward pass
 
@@ -133,13 +123,81 @@ class InBackward:
         task = torch._C._current_graph_task_id()
         if task != self._task:
             self._begin(task)
-        if self._update.waits:
+        each = self._each
+        if each.update.waits:
             return
-        i = self._index.get(p)
+        i = each.index.get(p)
         if i is None:  # no longer in a group
             return
+        each.step(i, p.grad)
+        p.grad = None
+
+    @machine.in_default_mode
+    def _begin(self, task: int) -> None:
+        """What is the same for all parameters of a backward pass."""
+        check_pass("step_in_backward")
+        each = self._each
+        if each.begin():
+            self.attach()
+        if each.update.waits or each.update.measures:
+            torch.autograd.Variable._execution_engine.queue_callback(self._end)
+        self._task = task
+
+    @machine.in_default_mode
+    def _end(self) -> None:
+        """After a backward pass that has not failed: the norms of all gradients together."""
+        if self._each.update.waits:
+            self._task = None
+            self.optimizer._step_all()
+            for p in self._each.index:
+                p.grad = None
+            return
+        self._each.update.end()
+
+
+GONE = (
+    "the optimizer that step_in_backward was given is gone, and with it the steps in the backward "
+    "pass; keep it, or what step_in_backward returned, or call remove()"
+)
+
+
+class Each:
+    """The steps of an optimizer's parameters, each for itself, that are one update together."""
+
+    update: SplitUpdate
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self.index: dict[Any, int] = {}
+        """The parameters' places in the order of the groups."""
+        self._tensors: list[Any] = []
+
+    def begin(self) -> bool:
+        """A new update, with the numbers as they are now; whether there are other parameters than
+        before. Raises what a step raises for them, and ValueError as ``check`` does."""
+        optimizer = self.optimizer
+        optimizer._check_mode()
+        if [p.dtype for p in optimizer._tensors] != optimizer._dtypes:  # as by model.double()
+            optimizer._stale = True
+        self._inner = inner = optimizer._current()
+        check(inner, optimizer._company)
+        others = self._tensors is not optimizer._tensors
+        if others:
+            self._tensors = optimizer._tensors
+            self.index = {p: i for i, p in enumerate(self._tensors)}
+            self._special = {i for i, _, _ in optimizer._special}
+            self._flat: list[Any] = [None] * len(self._tensors)
+        self._sharing = [x for x in optimizer._followers if x.program.shared]
+        scale = getattr(optimizer, "grad_scale", None)
+        self.update = SplitUpdate(inner, 1.0 if scale is None else inverse(scale))
+        optimizer._opt_called = True  # for torch's schedulers, which look for a step
+        return others
+
+    def step(self, i: int, grad: Any) -> None:
+        """Steps one parameter, at the count at which the update began. Raises what a step raises;
+        a note names the parameter, which is as before then."""
         try:
-            self._step(i, p)
+            self._step(i, self._tensors[i], grad)
         except Exception as error:
             name = self.optimizer._by_index[i]
             error.add_note(
@@ -147,49 +205,16 @@ class InBackward:
                 "those whose gradients came before have been stepped"
             )
             raise
-        p.grad = None
 
-    @machine.in_default_mode
-    def _begin(self, task: int) -> None:
-        """What is the same for all parameters of a backward pass."""
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "backward(create_graph=True) with step_in_backward: the parameters that the graph "
-                "needs would change; use torch.autograd.grad for the inner derivatives"
-            )
-        if _nested():
-            raise RuntimeError(
-                "a backward pass inside another one with step_in_backward: it cannot be told how "
-                "many there will be; use checkpoint(..., use_reentrant=False)"
-            )
-        optimizer = self.optimizer
-        optimizer._check_mode()
-        self._inner = inner = optimizer._current()
-        _check(inner, optimizer._company)
-        if self._tensors is not optimizer._tensors:
-            self._tensors = optimizer._tensors
-            self._index = {p: i for i, p in enumerate(self._tensors)}
-            self._special = {i for i, _, _ in optimizer._special}
-            self._flat: list[Any] = [None] * len(self._tensors)
-            self.attach()
-        self._sharing = [x for x in optimizer._followers if x.program.shared]
-        scale = getattr(optimizer, "grad_scale", None)
-        self._update = SplitUpdate(inner, 1.0 if scale is None else inverse(scale))
-        if self._update.waits or self._update.measures:
-            torch.autograd.Variable._execution_engine.queue_callback(self._end)
-        optimizer._opt_called = True  # for torch's schedulers, which look for a step
-        self._task = task
-
-    def _step(self, i: int, p: Any) -> None:
-        """The step of one parameter, at the count at which the pass began."""
+    def _step(self, i: int, p: Any, grad: Any) -> None:
         optimizer, inner, flat = self.optimizer, self._inner, self._flat
         flat[i] = (
-            views.array(p.grad, f"gradient of parameter {optimizer._by_index[i]!r}")
+            views.array(grad, f"gradient of parameter {optimizer._by_index[i]!r}")
             if i in self._special
-            else p.grad
+            else grad
         )
         try:
-            plan = self._update.step(i, flat)
+            plan = self.update.step(i, flat)
         finally:
             flat[i] = None
         views.changed([p, optimizer._copy_of[p]] if p in optimizer._copy_of else [p])
@@ -202,31 +227,49 @@ class InBackward:
             state = internal.unmarked_state(inner)[optimizer._by_index[i]]
             optimizer._expose_one(i, p, state)
 
-    @machine.in_default_mode
-    def _end(self) -> None:
-        """After a backward pass that has not failed: the norms of all gradients together."""
-        if self._update.waits:
-            self._task = None
-            self.optimizer._step_all()
-            for p in self._tensors:
-                p.grad = None
-            return
-        self._update.end()
+
+class Hooks:
+    """Hooks on parameters that call ``owner.hook`` with one whose gradient has been accumulated.
+
+    They do not keep the owner, and so the parameters, alive for ever; where it is gone, they take
+    themselves away, with a RuntimeError if there is a text for one.
+    """
+
+    def __init__(self, owner: Any, gone: str = "") -> None:
+        self._owner, self._gone = weakref.ref(owner), gone
+        self._handles: list[Any] = []
+        self._hooked: set[Any] = set()
+
+    def attach(self, params: Iterable[Any]) -> None:
+        """Puts hooks on those that have none."""
+        call = _calls(self._owner, self._handles, self._gone)
+        for p in params:
+            if p not in self._hooked:
+                frozen = not p.requires_grad
+                if frozen:  # torch takes hooks of others only, and keeps them
+                    p.requires_grad_(True)
+                self._handles.append(p.register_post_accumulate_grad_hook(call))
+                self._hooked.add(p)
+                if frozen:
+                    p.requires_grad_(False)
+
+    def remove(self) -> None:
+        """Takes all away."""
+        _remove(self._handles)
+        self._hooked = set()
 
 
-def _calls(handle: InBackward) -> Callable[[Any], None]:
-    """A hook that does not keep the optimizer, and so the parameters, alive for ever."""
-    known, hooks = weakref.ref(handle), handle._hooks
+def _calls(known: Any, hooks: list[Any], gone: str) -> Callable[[Any], None]:
+    """A hook for the owner to whom a weak reference is `known`."""
 
     def hook(p: Any) -> None:
         found = known()
-        if found is None:
-            _remove(hooks)
-            raise RuntimeError(
-                "the optimizer that step_in_backward was given is gone, and with it the steps in "
-                "the backward pass; keep it, or what step_in_backward returned, or call remove()"
-            )
-        found.hook(p)
+        if found is not None:
+            found.hook(p)
+            return
+        _remove(hooks)
+        if gone:
+            raise RuntimeError(gone)
 
     return hook
 
@@ -234,6 +277,20 @@ def _calls(handle: InBackward) -> Callable[[Any], None]:
 def _remove(hooks: list[Any]) -> None:
     while hooks:
         hooks.pop().remove()
+
+
+def check_pass(what: str) -> None:
+    """Raises RuntimeError in a backward pass whose graph or gradients are needed after a step."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            f"backward(create_graph=True) with {what}: the parameters that the graph needs would "
+            "change; use torch.autograd.grad for the inner derivatives"
+        )
+    if _nested():
+        raise RuntimeError(
+            f"a backward pass inside another one with {what}: it cannot be told how many there "
+            "will be; use checkpoint(..., use_reentrant=False)"
+        )
 
 
 def _nested() -> bool:
@@ -246,7 +303,7 @@ def _nested() -> bool:
     return found > 1
 
 
-def _check(inner: Any, company: Any) -> None:
+def check(inner: Any, company: Any) -> None:
     """Raises ValueError for what needs all gradients before the first parameter is stepped."""
     if inner.nonfinite == "skip":
         raise ValueError(
@@ -260,10 +317,10 @@ def _check(inner: Any, company: Any) -> None:
         )
     programs = internal.group_programs(inner)
     for group, program in zip(inner.param_groups, programs, strict=True):
-        _check_group(program.rule, group["clip"])
+        check_group(program.rule, group["clip"])
 
 
-def _check_group(rule: Any, clip: Any) -> None:
+def check_group(rule: Any, clip: Any) -> None:
     if rule.needs == "global":
         raise ValueError(
             f"{rule.cls.__name__} with step_in_backward: its step needs sums over all "

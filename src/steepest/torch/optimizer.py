@@ -8,7 +8,7 @@ state tensors. When parameters, groups or states are others than before, it is m
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from importlib import import_module
 from typing import Any, ClassVar
@@ -199,23 +199,23 @@ class Optimizer(WithInner):
 
     step.hooked = True  # type: ignore[attr-defined]  # for torch, which would put its own around it
 
-    def _step_all(self) -> None:
-        """Steps all parameters that have a gradient."""
+    def _step_all(self, given: Sequence[Any] | None = None) -> None:
+        """Steps all parameters that have a gradient: their own, or that in `given`."""
         inner = self._current()
         company = self._company
         if company is not None:
             company.joins(inner, self.param_groups)
         tensors = self._tensors
-        grads = [p.grad for p in tensors]
+        grads = [p.grad for p in tensors] if given is None else list(given)
         for i, _, _ in self._special:
             if grads[i] is not None:
                 what = f"gradient of parameter {self._by_index[i]!r}"
                 shards.check_gradient(grads[i], tensors[i], what)
                 grads[i] = views.array(grads[i], what)
-        given = self.__dict__
-        if given.get("found_inf") is not None and self._skips(inner):
+        told = self.__dict__
+        if told.get("found_inf") is not None and self._skips(inner):
             return
-        scale = given.get("grad_scale")
+        scale = told.get("grad_scale")
         factor = 1.0 if scale is None else inverse(scale)
         if not inner.param_groups:
             if company is not None:
@@ -230,7 +230,7 @@ class Optimizer(WithInner):
             if company is not None or [p.dtype for p in tensors] == self._dtypes:
                 raise
             self._stale = True  # as by model.double(), after which torch goes on
-            self._step_all()
+            self._step_all(given)
             return
         views.changed(stepped)
         if self._copy_of:
@@ -288,13 +288,9 @@ class Optimizer(WithInner):
         inner = self._current()
         if internal.current_plan(inner) is None:
             internal.build_plan(inner)
-        over = copy.copy(inner)
-        over.param_groups = [
-            group | {"params": [arrays.as_array(p, "a parameter") for p in group["params"]]}
-            for group in inner.param_groups
-        ]
+        averages = _over_arrays(inner).averaged()
         tensors = dict(zip(self._by_index, self._tensors, strict=True))
-        return {name: views.tensor(x, tensors[name]) for name, x in over.averaged().items()}
+        return {name: views.tensor(x, tensors[name]) for name, x in averages.items()}
 
     def digest(self) -> str:
         """SHA-256 of parameters, states and counts; that of the class of ``steepest`` over equal
@@ -304,7 +300,7 @@ class Optimizer(WithInner):
         inner = self._current()
         if internal.current_plan(inner) is None:
             internal.build_plan(inner)
-        return str(inner.digest())
+        return str(_over_arrays(inner).digest())
 
     def verify(self, share: float = 0.001, *, seed: int = 0) -> Any:
         """From now on, a part of each step is computed again by the reference, and compared; see
@@ -341,6 +337,16 @@ class Optimizer(WithInner):
     def last_norms(self) -> dict[str, float]:
         """The norm of each gradient at that step, by parameter."""
         return dict(self._inner.last_norms)
+
+
+def _over_arrays(inner: Any) -> Any:
+    """The optimizer inside, to be looked at, with arrays in place of tensors in its groups."""
+    over = copy.copy(inner)
+    over.param_groups = [
+        group | {"params": [arrays.as_array(p, "a parameter") for p in group["params"]]}
+        for group in inner.param_groups
+    ]
+    return over
 
 
 @machine.in_default_mode

@@ -1,5 +1,6 @@
 """Schedule-free optimizers, whose parameters are one point in training and another to evaluate."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from steepest.extras import require
@@ -49,9 +50,9 @@ class ScheduleFree(Optimizer):
     def _training(self) -> bool:
         return all(group.get(_MODE, True) for group in self.param_groups)
 
-    def _step_all(self) -> None:
+    def _step_all(self, given: Sequence[Any] | None = None) -> None:
         self._check_mode()
-        super()._step_all()
+        super()._step_all(given)
 
     def _check_mode(self) -> None:
         if not self._training():
