@@ -284,7 +284,10 @@ class TorchRun:
                 self.theirs = None
             if self.theirs:
                 other = self.theirs.opt.param_groups[event["group"] % len(self.opt.param_groups)]
-                other[event["key"]] = group[event["key"]]
+                if event["key"] in other:
+                    other[event["key"]] = group[event["key"]]
+                else:  # an option that torch does not have
+                    self.theirs = None
 
     def add(self, event: Any) -> None:
         fresh = {**self.tensors}

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
 import numpy as np
@@ -335,6 +336,31 @@ print(json.dumps([st.get_num_threads(), len(os.listdir("/proc/self/task")) - bef
 """
     found, _ = run(tmp_path, code, OMP_NUM_THREADS="8")
     assert found == [expected, expected - 1]
+
+
+UNCOUNTED = {
+    "nothing": ({}, 8, "CPUs"),
+    "a number": ({"OMP_NUM_THREADS": "3"}, 3, "OMP_NUM_THREADS"),
+    "no number": ({"OMP_NUM_THREADS": "many"}, 8, "CPUs"),
+    "zero": ({"OMP_NUM_THREADS": "0"}, 8, "CPUs"),
+    "too many": ({"OMP_NUM_THREADS": "20"}, 8, "OMP_NUM_THREADS is 20"),
+    "a launcher of two": ({"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}, 4, "LOCAL_WORLD_SIZE"),
+}
+
+
+@pytest.mark.parametrize(("environment", "expected", "why"), UNCOUNTED.values(), ids=UNCOUNTED)
+def test_threads_of_a_library_without_a_setting(monkeypatch, environment, expected, why):
+    """As those of Grand Central Dispatch; eight processors."""
+    monkeypatch.setattr(threads, "_team", types.SimpleNamespace(max_threads=lambda: 0))
+    monkeypatch.setattr(threads, "_limit", 8)
+    monkeypatch.setattr(threads, "_asked", None)
+    for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    number, by = threads.granted()
+    assert number == expected
+    assert why in by
 
 
 SHARES = {

@@ -67,6 +67,35 @@ def test_a_state_is_loaded_wholly_or_not_at_all(stride):
 
 
 @STRIDES
+def test_the_states_of_a_first_step_are_all_there_or_none(stride):
+    """They are made in the engine, and then shown in torch's state, one parameter after another."""
+
+    def first():
+        params = [torch.nn.Parameter(torch.ones(n)) for n in (3, 1, 2, 4)]
+        for p in params:
+            p.grad = torch.full_like(p, 0.5)
+        return params, stt.AdamW(params, lr=0.1)
+
+    _, fresh = first()
+    found = set()
+    for n in places(fresh.step, stride):
+        params, opt = first()
+        assert interrupted_at(n, opt.step)
+        shown = [sorted(opt.state[p]) for p in params] if opt.state else []
+        found.add(repr((opt.updates, shown)))
+        saved = copy.deepcopy(opt.state_dict())
+        others = [torch.nn.Parameter(p.detach().clone()) for p in params]
+        twin = stt.AdamW(others, lr=0.1)
+        twin.load_state_dict(saved)
+        for own, optimizer in ((params, opt), (others, twin)):
+            for p in own:
+                p.grad = torch.full_like(p, -0.25)
+            optimizer.step()
+        assert opt.digest() == twin.digest()
+    assert found == {"(0, [])", repr((1, [["exp_avg", "exp_avg_sq", "step"]] * 4))}
+
+
+@STRIDES
 def test_a_group_is_added_wholly_or_not_at_all(stride):
     def change(opt):
         opt.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.3})

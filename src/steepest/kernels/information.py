@@ -44,6 +44,7 @@ def info() -> dict[str, Any]:
         "levels": list(dispatch.available()),
         "threads": number,
         "threads_by": origin,
+        "threads_of": threads.team().threads_of(),
         "openmp": threads.team().openmp(),
         "openmp_runtimes": openmp_runtimes(),
     }

@@ -1,6 +1,6 @@
 """Work that a team of threads does together."""
 
-# Called by each worker of a team: (context, which one, of how many).
-ctypedef void (*team_work)(void *context, int worker, int team) noexcept nogil
-# Has `threads` workers do it, and returns when all have.
+# One part of the work: (context, which part, of how many, the worker's place in the team).
+ctypedef void (*team_work)(void *context, int part, int parts, int worker) noexcept nogil
+# Has at most `threads` workers do all parts, and returns when they have.
 ctypedef void (*team_run)(team_work work, void *context, int threads) noexcept nogil

@@ -1,8 +1,9 @@
 """How many threads a sweep uses.
 
 The number is the first of: ``set_num_threads``, the environment variable ``STEEPEST_NUM_THREADS``,
-OpenMP's own setting (``OMP_NUM_THREADS``, ``torch.set_num_threads``); and never more than the CPUs
-that this process may run on, nor than the cgroup's quota. Small steps stay on one thread. A child
+OpenMP's own setting (``OMP_NUM_THREADS``, ``torch.set_num_threads``; with the threads of Grand
+Central Dispatch, ``OMP_NUM_THREADS`` alone); and never more than the CPUs that this process may run
+on, nor than the cgroup's quota. Small steps stay on one thread. A child
 made by ``fork`` uses one thread: OpenMP's threads do not survive a fork.
 
 A launcher of several processes, such as torchrun, sets ``OMP_NUM_THREADS=1`` where nobody has set
@@ -30,6 +31,8 @@ _origin = "STEEPEST_NUM_THREADS"
 _limit: int | None = None
 _forked = False
 _team: Any = None
+_shared = True
+"""Whether the threads are OpenMP's, and so PyTorch's, too."""
 _least: int | None = None
 
 # Elements from which on a sweep is worth more than one thread, if they are awake and if not.
@@ -71,6 +74,17 @@ def _local_processes() -> int:
     return int(found) if starved and found.isdecimal() else 0
 
 
+def _setting() -> tuple[int, str]:
+    """The number of threads that nobody has asked steepest for, and where it comes from."""
+    n = team().max_threads()
+    if n:
+        return n, "OpenMP's own setting"
+    found = os.environ.get("OMP_NUM_THREADS", "")  # as others in the process take it
+    if found.isdecimal() and int(found):
+        return int(found), "OMP_NUM_THREADS"
+    return _limit or limit(), "the CPUs that this process may use"
+
+
 def granted() -> tuple[int, str]:
     """The number of threads that a large step uses, and where that number comes from."""
     global _limit
@@ -81,7 +95,7 @@ def granted() -> tuple[int, str]:
     if _asked is not None:
         n, origin = _asked, _origin
     else:
-        n, origin = team().max_threads(), "OpenMP's own setting"
+        n, origin = _setting()
         if n == 1 and (processes := _local_processes()):
             n = max(1, _limit // processes)
             origin = f"the share of each of {processes} processes (LOCAL_WORLD_SIZE)"
@@ -124,7 +138,7 @@ def team() -> Any:
     GNU's OpenMP reads when it is loaded how long its threads wait for work before they sleep. It is
     told to be brief, unless PyTorch is there or the environment says something.
     """
-    global _team
+    global _team, _shared
     if _team is None:
         brief = "torch" not in sys.modules and not any(
             name in os.environ for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
@@ -136,12 +150,13 @@ def team() -> Any:
         finally:
             if brief:
                 del os.environ["GOMP_SPINCOUNT"]
+        _shared = bool(_team.openmp())
     return _team
 
 
 def workers(elements: int) -> int:
     """The number of threads of a sweep over so many elements."""
-    least = _least or (_AWAKE if "torch" in sys.modules else _ASLEEP)
+    least = _least or (_AWAKE if "torch" in sys.modules and _shared else _ASLEEP)
     return get_num_threads() if elements >= least else 1
 
 

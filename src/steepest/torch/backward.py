@@ -213,6 +213,7 @@ class Each:
             if i in self._special
             else grad
         )
+        optimizer._behind = True
         try:
             plan = self.update.step(i, flat)
         finally:
@@ -221,11 +222,12 @@ class Each:
         for follower in self._sharing:
             follower.give_back()
         if plan is not optimizer._plan_seen:
-            optimizer._expose(inner)
+            optimizer._catch_up()
         elif i in optimizer._waiting:
             optimizer._waiting.remove(i)
             state = internal.unmarked_state(inner)[optimizer._by_index[i]]
             optimizer._expose_one(i, p, state)
+        optimizer._behind = False
 
 
 class Hooks:

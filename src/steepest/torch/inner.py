@@ -34,7 +34,6 @@ class WithInner(Saving):
 
     rule: ClassVar[Any]
     """The class of ``steepest`` whose rule it uses."""
-    state: Any
     param_groups: list[dict[str, Any]]
     defaults: dict[str, Any]
     _pairs: tuple[list[Any], list[Any]] | None
@@ -46,6 +45,19 @@ class WithInner(Saving):
     """For each group, the number of the one that it is a part of, of those that were given."""
     _watched: Any
     """The state that the optimizer inside was made of."""
+    _behind = False
+    """Whether a step was begun whose states may not be in ``state`` yet."""
+
+    @property
+    def state(self) -> Any:
+        """The state of each parameter, as in torch: tensors over the memory of the states."""
+        if self._behind:  # an exception, as of Ctrl-C, came after the update
+            self._catch_up()
+        return self.__dict__["_state"]
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.__dict__["_state"] = state
 
     # Groups
 
@@ -107,6 +119,8 @@ class WithInner(Saving):
 
     def _current(self) -> Any:
         """The optimizer inside, over the parameters, groups and states as they are now."""
+        if self._behind:
+            self._catch_up()
         groups = self.param_groups
         if len(groups) == 1:
             tensors = groups[0]["params"]
@@ -167,6 +181,7 @@ class WithInner(Saving):
 
     def _rebuild(self, tensors: list[Any]) -> None:
         """Makes the optimizer inside anew, of torch's groups and states."""
+        self._stale = True  # until all is there
         for follower in self._followers:
             if follower.flagged:
                 layout.agree(follower.group, follower.inner["decay_mode"])
@@ -191,7 +206,7 @@ class WithInner(Saving):
         self._company = shards.found(self.param_groups, self._zero)
         if self._company is not None:
             self._company.check(inner, self.param_groups)
-        self._tensors, self._by_index = tensors, names
+        self._tensors, self._by_index, self._dtypes = tensors, names, dtypes
         self._watched = self.state
         self._made = [
             pairs(self.state.get(p), states[name]) for name, p in zip(names, tensors, strict=True)
@@ -200,7 +215,6 @@ class WithInner(Saving):
         self._unwatched = self._look_around()
         self._waiting: list[int] = []
         self._plan_seen: Any = None
-        self._dtypes = dtypes
         marks.any, marks.written = True, False
         self._stale = False
 
@@ -263,6 +277,11 @@ class WithInner(Saving):
                 internal.build_plan(inner)
                 self._expose(inner)
 
+    def _catch_up(self) -> None:
+        """Shows the states of a step that has been done."""
+        self._expose(self._inner)
+        self._behind = False
+
     def _expose(self, inner: Any) -> None:
         """Puts tensors over the state arrays into torch's state."""
         self._waiting = []
@@ -279,10 +298,11 @@ class WithInner(Saving):
     def _expose_one(self, i: int, p: Any, state: Mapping[str, Any]) -> None:
         """Puts tensors over the arrays of a parameter's state into torch's state of it; those that
         were there keep being it."""
-        own = self.state.get(p)
+        whole = self.__dict__["_state"]
+        own = whole.get(p)
         if own is None:
-            own = self.state[p] if isinstance(self.state, defaultdict) else {}
-            dict.__setitem__(self.state, p, own)
+            own = whole[p] if isinstance(whole, defaultdict) else {}
+            dict.__setitem__(whole, p, own)
         made = self._made[i]
         put = dict.__setitem__ if isinstance(own, State) else setitem
         for key, x in state.items():
@@ -309,7 +329,7 @@ class WithInner(Saving):
 
     def _look_around(self) -> list[Unwatched]:
         """The dicts in the state, and the state itself, that do not mark changes for this one."""
-        whole = self.state
+        whole = self.__dict__["_state"]
         found = [] if getattr(whole, "marks", None) is self._marks else [Unwatched(whole)]
         for p, x in whole.items():
             if isinstance(p, torch.Tensor) and getattr(x, "changes", None) is not self._marks:

@@ -224,6 +224,7 @@ class Optimizer(WithInner):
         stepped = tensors
         if any(map(_is_none, grads)):
             stepped = [p for p, g in zip(tensors, grads, strict=True) if g is not None]
+        self._behind = True
         try:
             plan = internal.flat_step(inner, grads, factor)
         except (TypeError, ValueError):
@@ -240,7 +241,8 @@ class Optimizer(WithInner):
         if plan is not self._plan_seen or (
             self._waiting and any(grads[i] is not None for i in self._waiting)
         ):
-            self._expose(inner)
+            self._catch_up()
+        self._behind = False
 
     def _check_mode(self) -> None:
         """Raises RuntimeError where the parameters are not those of training."""
@@ -268,10 +270,11 @@ class Optimizer(WithInner):
             for key, x in zip(self._by_index, flat, strict=True)
         ]
         each = iter(flat)
+        self._behind = True
         getattr(inner, name)(
             [{k: next(each) for k in g["param_names"]} for g in inner.param_groups]
         )
-        self._expose(inner)
+        self._catch_up()
         states = internal.unmarked_state(inner)
         for i in [i for i in self._waiting if flat[i] is not None]:  # before its first step
             self._expose_one(i, self._tensors[i], states[self._by_index[i]])

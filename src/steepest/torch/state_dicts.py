@@ -203,6 +203,8 @@ class Saving(torch.optim.Optimizer):  # type: ignore[misc]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        if "state" in self.__dict__:  # where torch has put it
+            self.state = self.__dict__.pop("state")
         uncompiled(self._step_all.__code__)
         self.defaults.pop("differentiable", None)
         self.defaults |= {key: x for key, x in self.face.items() if key not in self.defaults}

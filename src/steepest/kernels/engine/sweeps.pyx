@@ -1,8 +1,8 @@
 """One kind of work on the elements of all parameters of a step, in one parallel region.
 
 The elements of all parameters with a gradient are cut at chunks (or at units, such as rows, where
-those are measured) into one contiguous share for each thread. An element is owned by one thread,
-and what is measured of a chunk is a number of its own, which one thread combines in order later:
+those are measured) into contiguous parts, one or a few for each thread. An element is owned by one
+part, and what is measured of a chunk is a number of its own, which one thread combines in order later:
 no result depends on the number of threads. Every thread works in the default floating-point mode
 and puts its own mode back. A sweep allocates nothing and cannot fail.
 """
@@ -33,9 +33,9 @@ cdef struct Work:
     int what
 
 
-cdef void shared(void *context, int worker, int team) noexcept nogil:
+cdef void shared(void *context, int part, int parts, int worker) noexcept nogil:
     cdef const Work *work = <const Work *>context
-    share(work.step, work.what, worker, team)
+    share(work.step, work.what, part, parts, worker)
 
 
 cdef int reserve(Step *s, int threads) except -1:
@@ -70,18 +70,18 @@ cdef void sweep(Step *s, int what, int threads) noexcept nogil:
     """Does the work for the entries at the places low to high in `active`."""
     cdef Work work
     if threads == 1 or s.cost[s.high] - s.cost[s.low] < SERIAL:
-        share(s, what, 0, 1)
+        share(s, what, 0, 1, 0)
         return
     work.step, work.what = s, what
     run(&shared, &work, threads)
 
 
-cdef void boundary(const Step *s, int worker, int team, Py_ssize_t *entry,
+cdef void boundary(const Step *s, int part, int parts, Py_ssize_t *entry,
                    Py_ssize_t *element) noexcept nogil:
-    """Where a worker's share begins: (place in `active`, element, a multiple of CHUNK)."""
+    """Where a part begins: (place in `active`, element, a multiple of CHUNK)."""
     cdef Py_ssize_t lo = s.low, hi = s.high, middle
     cdef Py_ssize_t all = s.cost[hi] - s.cost[lo]
-    cdef Py_ssize_t target = s.cost[lo] + all // team * worker + all % team * worker // team
+    cdef Py_ssize_t target = s.cost[lo] + all // parts * part + all % parts * part // parts
     while lo < hi:
         middle = (lo + hi) // 2
         if s.cost[middle + 1] <= target:
@@ -93,14 +93,14 @@ cdef void boundary(const Step *s, int worker, int team, Py_ssize_t *entry,
         element[0] = (target - s.cost[lo] + CHUNK - 1) // CHUNK * CHUNK
 
 
-cdef void share(Step *s, int what, int worker, int team) noexcept nogil:
-    """Does a worker's contiguous share of all elements."""
+cdef void share(Step *s, int what, int part, int parts, int worker) noexcept nogil:
+    """Does one of so many parts of all elements, each contiguous, with a worker's memory."""
     cdef unsigned long long mode = floatmode_enter()
     cdef char *scratch = s.scratch + <size_t>worker * SCRATCH
     cdef Py_ssize_t i, start, last, last_stop, stop
     cdef Entry *e
-    boundary(s, worker, team, &i, &start)
-    boundary(s, worker + 1, team, &last, &last_stop)
+    boundary(s, part, parts, &i, &start)
+    boundary(s, part + 1, parts, &last, &last_stop)
     while i < s.high and i <= last:
         e = &s.entries[s.active[i]]
         stop = min(e.size, last_stop) if i == last else e.size
