@@ -175,7 +175,7 @@ class OnDevice(torch.autograd.Function):
         return g, torch.empty_like(w)
 
 
-def overlap(rounds: int, layers: int = 32, width: int = 1024, rows: int = 256) -> None:
+def overlap(rounds: int, layers: int = 64, width: int = 1024, rows: int = 256) -> None:
     torch.set_num_threads(1)
     st.set_num_threads(1)
     torch.manual_seed(0)

@@ -205,4 +205,7 @@ def test_threads_that_sleep_are_woken_for_larger_steps(monkeypatch) -> None:
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     assert [threads.workers(n) for n in (0, 2**15, 2**18 - 1, 2**18)] == [1, 1, 1, 7]
     monkeypatch.setitem(sys.modules, "torch", pytest)
-    assert [threads.workers(n) for n in (0, 2**15 - 1, 2**15, 2**18)] == [1, 1, 7, 7]
+    for shared, small in ((True, 7), (False, 1)):  # those of Grand Central Dispatch are not torch's
+        monkeypatch.setattr(threads, "_shared", shared)
+        found = [threads.workers(n) for n in (0, 2**15 - 1, 2**15, 2**18)]
+        assert found == [1, 1, small, 7]

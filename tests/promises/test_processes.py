@@ -18,6 +18,7 @@ import pytest
 import steepest as st
 from steepest.kernels import threads
 
+OPENMP = bool(threads.team().openmp())
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
@@ -335,7 +336,8 @@ stepped(begun())
 print(json.dumps([st.get_num_threads(), len(os.listdir("/proc/self/task")) - before]))
 """
     found, _ = run(tmp_path, code, OMP_NUM_THREADS="8")
-    assert found == [expected, expected - 1]
+    assert found[0] == expected
+    assert found[1] == expected - 1 or not OPENMP  # others start threads as they see fit
 
 
 UNCOUNTED = {
@@ -363,18 +365,19 @@ def test_threads_of_a_library_without_a_setting(monkeypatch, environment, expect
     assert why in by
 
 
+SETTING = "OpenMP" if OPENMP else "OMP_NUM_THREADS"
 SHARES = {
     "a launcher of two": ({"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}, 4, "LOCAL_WORLD_SIZE"),
     "of three": ({"LOCAL_WORLD_SIZE": "3", "OMP_NUM_THREADS": "1"}, 2, "LOCAL_WORLD_SIZE"),
     "of more than there are CPUs": ({"LOCAL_WORLD_SIZE": "9", "OMP_NUM_THREADS": "1"}, 1, "LOCAL"),
-    "its user's number": ({"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "3"}, 3, "OpenMP"),
-    "none": ({"OMP_NUM_THREADS": "1"}, 1, "OpenMP"),
+    "its user's number": ({"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "3"}, 3, SETTING),
+    "none": ({"OMP_NUM_THREADS": "1"}, 1, SETTING),
     "a wish": (
         {"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", "STEEPEST_NUM_THREADS": "1"},
         1,
         "STEEPEST_NUM_THREADS",
     ),
-    "no number": ({"LOCAL_WORLD_SIZE": "two", "OMP_NUM_THREADS": "1"}, 1, "OpenMP"),
+    "no number": ({"LOCAL_WORLD_SIZE": "two", "OMP_NUM_THREADS": "1"}, 1, SETTING),
 }
 
 
@@ -393,5 +396,6 @@ print(json.dumps([said["threads"], len(os.listdir("/proc/self/task")) - before,
 """
     unset = {"STEEPEST_NUM_THREADS": ""}
     (number, started, by), _ = run(tmp_path, code, **(unset | environment))
-    assert (number, started) == (expected, expected - 1)
+    assert number == expected
+    assert started == expected - 1 or not OPENMP
     assert why in by
