@@ -8,6 +8,7 @@ import copy
 import gc
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -463,6 +464,43 @@ def test_a_copy_that_fails_is_raised_at_the_end():
         optimizer.synchronize()
     with pytest.raises(OSError, match="gone"):
         optimizer.step()
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals to threads")
+def test_an_interrupt_while_step_waits_loses_nothing():
+    own, others = parameters(), parameters()
+    optimizer = OffloadApart(own, stt.AdamW, lr=0.1)
+    [link] = optimizer._links.values()
+    free, waiting = threading.Event(), threading.Event()
+
+    def gate(what, p):
+        if p is own[0] and not free.is_set():
+            waiting.set()
+            assert free.wait(60)
+
+    def interrupt():
+        waiting.wait(60)
+        time.sleep(0.2)  # until step() waits
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+    link.gate = gate
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    try:
+        loss_of(own, 0).backward()
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            optimizer.step()
+        thread.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        threading.Timer(0.3, free.set).start()  # in the next pass, which has to wait
+    one = run(others, stt.AdamW(others, lr=0.1), 3)
+    for t in (1, 2):
+        optimizer.zero_grad()
+        loss_of(own, t).backward()
+        optimizer.step()
+    assert_alike(one, (own, optimizer))
 
 
 def test_what_the_pass_still_needs_is_not_changed_in_silence():

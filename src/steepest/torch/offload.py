@@ -6,6 +6,7 @@ pass goes on. Where a parameter lies in main memory itself, it is its own twin.
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -108,6 +109,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         self._last: Future[None] | None = None
         self._failed: BaseException | None = None
         self._collecting = self._begun = False
+        self._lock = threading.Lock()
         self._taken: set[Any] = set()
         self._sent: list[Any] = []
         self._task: int | None = None
@@ -225,23 +227,28 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         """Begins the step of a parameter that has got its gradient."""
         if p.grad is None or self._collecting or self._failed is not None:
             return
-        task = torch._C._current_graph_task_id()
-        if task != self._task:
-            if self._begun and not self._whole:
-                raise RuntimeError(
-                    "a second backward pass before step(): the first has been an update already; "
-                    "to accumulate gradients of several passes, put all but the last into `with "
-                    "offload.no_sync():`, or give in_backward=False"
-                )
-            self._begin()
-            if not self._whole:
-                self._begun = False
-                check_pass("Offload")
-            self._begun, self._task = True, task
+        with self._lock:  # a pass has a thread for each device
+            self._enter(torch._C._current_graph_task_id())
         if self._whole:
             self._fetched[p] = p.grad, p.grad._version, self._link(p).fetch(p.grad, p)
         else:
             self._take(p)
+
+    def _enter(self, task: int) -> None:
+        """At a gradient of a backward pass: begins an update if this is its first."""
+        if task == self._task:
+            return
+        if self._begun and not self._whole:
+            raise RuntimeError(
+                "a second backward pass before step(): the first has been an update already; to "
+                "accumulate gradients of several passes, put all but the last into `with "
+                "offload.no_sync():`, or give in_backward=False"
+            )
+        self._begin()
+        if not self._whole:
+            self._begun = False
+            check_pass("Offload")
+        self._begun, self._task = True, task
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -259,6 +266,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
     @machine.in_default_mode
     def _begin(self) -> None:
         """A new update, with groups, parameters and numbers as they are now."""
+        self._wait()
         self._follow()
         self._pull()
         inner = self.optimizer
@@ -284,8 +292,8 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
             return
         ready = self._link(p).fetch(p.grad, p)
         views.changed([p])  # now: a pass that still needs it as it was has to raise
-        self._last = self._thread().submit(self._one, i, p, ready)
         self._taken.add(p)
+        self._last = self._thread().submit(self._one, i, p, ready)
         p.grad = None
 
     def _one(self, i: int, p: Any, ready: Callable[[], Any]) -> None:
@@ -320,9 +328,10 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
 
     def _wait(self) -> None:
         """Until the thread has nothing to do."""
-        last, self._last = self._last, None
+        last = self._last
         if last is not None and self._worker is not None and self._worker[0] == os.getpid():
             last.result()
+        self._last = None  # not before: Ctrl-C may end the wait, and another one has to follow
 
     # The step
 
