@@ -469,7 +469,8 @@ def test_a_copy_that_fails_is_raised_at_the_end():
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals to threads")
 def test_an_interrupt_while_step_waits_loses_nothing():
     own, others = parameters(), parameters()
-    optimizer = OffloadApart(own, stt.AdamW, lr=0.1)
+    given = {"lr": st.schedules.linear(0.1, 4)}  # of the update that each step belongs to
+    optimizer = OffloadApart(own, stt.AdamW, **given)
     [link] = optimizer._links.values()
     free, waiting = threading.Event(), threading.Event()
 
@@ -495,7 +496,7 @@ def test_an_interrupt_while_step_waits_loses_nothing():
     finally:
         signal.signal(signal.SIGUSR1, before)
         threading.Timer(0.3, free.set).start()  # in the next pass, which has to wait
-    one = run(others, stt.AdamW(others, lr=0.1), 3)
+    one = run(others, stt.AdamW(others, **given), 3)
     for t in (1, 2):
         optimizer.zero_grad()
         loss_of(own, t).backward()

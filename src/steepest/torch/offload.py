@@ -266,7 +266,8 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
     @machine.in_default_mode
     def _begin(self) -> None:
         """A new update, with groups, parameters and numbers as they are now."""
-        self._wait()
+        self._wait()  # an update before may have been left by an exception
+        self._join()
         self._follow()
         self._pull()
         inner = self.optimizer
