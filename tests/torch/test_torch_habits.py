@@ -621,6 +621,30 @@ def test_a_group_that_is_split_stays_as_it_was_given():
     assert not any(g is given for g in optimizer.param_groups)
 
 
+def test_one_flat_tensor_in_the_place_of_named_ones():
+    """As DeepSpeed does it; the group still has the names of those that there were."""
+    found = []
+    for module in BOTH:
+        runs = []
+        for _ in range(2):
+            named = [(name, torch.nn.Parameter(torch.ones(2))) for name in "abc"]
+            groups = [{"params": named[:1]}, {"params": named[1:], "weight_decay": 0.1}]
+            optimizer = module.AdamW(groups, lr=0.1)
+            params = [named[0][1], torch.nn.Parameter(torch.linspace(-1.0, 1.0, 4))]
+            optimizer.param_groups[1]["params"] = params[1:]
+            runs.append((params, optimizer))
+        (params, whole), (others, resumed) = runs
+        step(params, whole, range(3))
+        for p, q in zip(others, params, strict=True):
+            p.data.copy_(q.data)
+        resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
+        for each, optimizer in runs:
+            step(each, optimizer, range(3, 5))
+        assert all(map(torch.equal, params, others))
+        found.append([*params, *(whole.state[p]["exp_avg_sq"] for p in params)])
+    assert_close(*found)
+
+
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "NAdam", "RAdam"])
 def test_torchs_flag_of_decoupled_decay_is_there_and_heard(name):
     key, found = "decoupled_weight_decay", []

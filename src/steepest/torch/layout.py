@@ -151,11 +151,11 @@ def group_from_torch(
 
 def names(groups: list[dict[str, Any]], index: Mapping[Any, int] | None = None) -> list[str]:
     """The names of all parameters: by their `index` if there is one, else those that were given,
-    else their numbers."""
+    else their numbers; also where a program has put one flat tensor in the place of several."""
     if index is not None:
         return [str(index[p]) for group in groups for p in group["params"]]
     found: list[str] = []
     for group in groups:
-        count = len(group["params"])
-        found += group.get("param_names") or [str(len(found) + i) for i in range(count)]
+        given, count = group.get("param_names") or [], len(group["params"])
+        found += given if len(given) == count else [str(len(found) + i) for i in range(count)]
     return found
