@@ -159,7 +159,8 @@ def environment(kind: str, logs: str, site: Path | None = None) -> dict[str, str
         found["PYTHONPATH"] = str(site)
     if kind == "memory":
         return found | {
-            "LD_PRELOAD": of_gcc("libasan.so"),
+            # C++'s library with it: its exceptions are asan's to watch, from the beginning.
+            "LD_PRELOAD": f"{of_gcc('libasan.so')}:{of_gcc('libstdc++.so')}",
             "ASAN_OPTIONS": f"{common}:detect_leaks=0",
             "UBSAN_OPTIONS": f"{common}:print_stacktrace=1",
         }

@@ -73,7 +73,7 @@ KERNELS = in_kernels()
 
 def test_all_kernels_are_named():
     named = {kernel for rule, _ in WITH_KERNELS for kernel in RULES[rule].coefficient_names}
-    assert named == KERNELS.keys() - {"take", "assign"}  # which have no coefficients
+    assert named == KERNELS.keys() - {"take", "assign"}  # which are no rule's of its own
 
 
 @pytest.mark.parametrize("rule", {rule: None for rule, _ in WITH_KERNELS})

@@ -7,7 +7,7 @@ import numpy as np
 
 from steepest.core.state import counters
 from steepest.kernels import dispatch, machine, threads
-from steepest.kernels.engine import Plan
+from steepest.kernels.engine import LARGE_STEP, Plan
 from steepest.memory import arrays, formats
 from steepest.memory.arrays import Array
 
@@ -127,7 +127,7 @@ class Perturbation:
     def move(self, scale: float, adaptive: bool) -> None:
         """Moves the parameters by that multiple of their gradients, or of p^2 times these."""
         plan = self._there
-        before: list[tuple[str, tuple[float, ...], int]] = [("keep", (), 2)]
+        before: list[tuple[str, tuple[float, ...], int]] = [("keep", (_past(plan),), 2)]
         if adaptive:
             before.append(("times_square", (), 0))
         for row, (climbs, _, _) in enumerate(plan.rows()):
@@ -154,9 +154,14 @@ class Perturbation:
             self.away = False
             return
         for row in range(len(plan.rows())):
-            plan.program(row, "assign", (), 1.0, [], [], [], [])
+            plan.program(row, "assign", (_past(plan),), 1.0, [], [], [], [])
         workers = threads.workers(plan.elements())
         machine.at_once([(plan.commit, (workers,)), (setattr, (self, "away", False))])
+
+
+def _past(plan: Plan) -> float:
+    """Whether a sweep is better written past the caches, as a coefficient."""
+    return float(plan.elements() >= LARGE_STEP)
 
 
 class Norm:

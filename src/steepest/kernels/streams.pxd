@@ -28,6 +28,25 @@ cdef extern from *:
     #define steepest_fence() ((void)0)
     #define steepest_line(to, x) memcpy(to, x, 64)
     #endif
+    /* Past the caches, if that is asked for and both lie in their lines alike. */
+    static inline void steepest_copy(void *into, const void *of, size_t bytes, int past) {
+        char *to = (char *)into;
+        const char *from = (const char *)of;
+        if (past && (((uintptr_t)to ^ (uintptr_t)from) & 63) == 0) {
+            size_t before = (size_t)(-(uintptr_t)to & 63);
+            before = before < bytes ? before : bytes;
+            memcpy(to, from, before);
+            to += before;
+            from += before;
+            for (bytes -= before; bytes >= 64; bytes -= 64) {
+                steepest_line(to, from);
+                to += 64;
+                from += 64;
+            }
+        }
+        memcpy(to, from, bytes);
+    }
     """
     void stream_line "steepest_line" (char *to, const char *x) noexcept nogil
+    void stream_copy "steepest_copy" (void *to, const void *x, size_t size, bint past) noexcept nogil
     void fence "steepest_fence" () noexcept nogil

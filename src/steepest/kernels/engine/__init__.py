@@ -8,9 +8,17 @@
 from steepest.kernels.engine.plan import (
     BLOCK_SIZE,
     CHUNK_SIZE,
+    LARGE_STEP,
     SPARE_OPERAND,
     UNIT_OPERATION_LIMIT,
     Plan,
 )
 
-__all__ = ["BLOCK_SIZE", "CHUNK_SIZE", "SPARE_OPERAND", "UNIT_OPERATION_LIMIT", "Plan"]
+__all__ = [
+    "BLOCK_SIZE",
+    "CHUNK_SIZE",
+    "LARGE_STEP",
+    "SPARE_OPERAND",
+    "UNIT_OPERATION_LIMIT",
+    "Plan",
+]

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from steepest.kernels.dispatch import Kernels
 
 BLOCK_SIZE: int
+LARGE_STEP: int
 CHUNK_SIZE: int
 UNIT_OPERATION_LIMIT: int
 SPARE_OPERAND: int

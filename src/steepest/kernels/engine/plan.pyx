@@ -39,7 +39,7 @@ cdef enum:
     VISIT = 64                         # what a parameter costs besides its elements, in elements
     LARGE = 1 << 22                    # elements of a step whose arrays caches do not hold
 
-BLOCK_SIZE, CHUNK_SIZE, UNIT_OPERATION_LIMIT = BLOCK, CHUNK, UNIT_OPERATIONS
+BLOCK_SIZE, CHUNK_SIZE, UNIT_OPERATION_LIMIT, LARGE_STEP = BLOCK, CHUNK, UNIT_OPERATIONS, LARGE
 SPARE_OPERAND = SPARE
 
 

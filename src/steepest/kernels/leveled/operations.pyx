@@ -14,6 +14,7 @@ from libc.string cimport memcpy, memset
 from steepest.kernels.contract cimport (
     LANES, magnitude, measure_double, measure_float, operation_double, operation_float, real, sign,
 )
+from steepest.kernels.streams cimport stream_copy
 
 OPERATIONS = {}
 MEASURES = {}
@@ -196,7 +197,8 @@ OPERATIONS["multiply"] = entry(multiply, multiply, False)
 
 cdef void keep(real *restrict p, const real *restrict g, real *restrict out, real *restrict x,
                Py_ssize_t n, const double *h) noexcept nogil:
-    memcpy(x, p, n * sizeof(real))
+    cdef double past = h[0]  # whether past the caches
+    stream_copy(x, p, n * sizeof(real), past != 0.0)
 
 OPERATIONS["keep"] = entry(keep, keep, False)
 
