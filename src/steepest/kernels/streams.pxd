@@ -48,5 +48,6 @@ cdef extern from *:
     }
     """
     void stream_line "steepest_line" (char *to, const char *x) noexcept nogil
-    void stream_copy "steepest_copy" (void *to, const void *x, size_t size, bint past) noexcept nogil
+    void stream_copy "steepest_copy" (
+        void *to, const void *x, size_t size, bint past) noexcept nogil
     void fence "steepest_fence" () noexcept nogil

@@ -1,4 +1,4 @@
-"""Threads that work together; the only file that knows their library, and the only one linked with it.
+"""Threads that work together; the only file that knows their library, the only one linked with it.
 
 It is loaded when the first sweep wants threads (see ``threads.team``), not before: then it is known
 with whom the threads are shared.

@@ -2,9 +2,9 @@
 
 The elements of all parameters with a gradient are cut at chunks (or at units, such as rows, where
 those are measured) into contiguous parts, one or a few for each thread. An element is owned by one
-part, and what is measured of a chunk is a number of its own, which one thread combines in order
-later: no result depends on the number of threads. Every thread works in the default floating-point mode
-and puts its own mode back. A sweep allocates nothing and cannot fail.
+part. What is measured of a chunk is a number of its own, and one thread combines these in order
+later: no result depends on the number of threads. Every thread works in the default floating-point
+mode and puts its own mode back. A sweep allocates nothing and cannot fail.
 """
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdlib cimport free, malloc
