@@ -13,6 +13,7 @@ from faults import interrupted_at
 
 import steepest as st
 from steepest import reference
+from steepest.kernels.engine import LARGE_STEP
 from steepest.memory import formats
 
 
@@ -332,3 +333,25 @@ def test_a_gradient_that_is_a_parameter_moves_nothing():
     np.testing.assert_array_equal(w, [3.0, 4.0])
     sam.perturb([np.ones(2), b.copy()])
     sam.step([np.ones(2), b.copy()])
+
+
+@pytest.mark.parametrize("layout", ["aligned", "shifted", "strided", "short"])
+def test_large_parameters_come_back_to_the_same_bits(layout):
+    """Copies of more than caches hold are written past these, line by line."""
+    n = LARGE_STEP + 77
+    rng = np.random.default_rng(0)
+    room = rng.standard_normal(2 * n, np.float32)
+    p = {"aligned": room[:n], "shifted": room[3 : n + 3], "strided": room[::2]}.get(layout)
+    if p is None:
+        p = room[:n].astype(np.float16)
+    before, around = p.copy(), room.copy()
+    g = rng.standard_normal(n, np.float32)
+    sam = st.SAM(st.SGD(p, lr=0.0), rho=0.5)
+    for _ in range(2):
+        sam.perturb(g)
+        moved = before.astype(np.float32) + g * np.float32(0.5 / np.linalg.norm(g.astype(float)))
+        np.testing.assert_allclose(p.astype(np.float32), moved, rtol=1e-2, atol=1e-6)
+        assert (p != before).mean() > (0.5 if layout != "short" else 0.01)
+        sam.step(g)
+        same_bits(p, before)
+        assert room.tobytes() == around.tobytes()
