@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 MODULES = (
     "bars", "cases", "convergence", "machine", "measure", "peers", "picture", "report", "rivals",
-    "run",
+    "run", "scale",
 )  # fmt: skip
 TINY = cases.Case("large", ((30, 40),), streams=True)
 SMALL = cases.Case("1000x100", ((7,),) * 3, steps=2, fresh=True)
@@ -788,3 +788,37 @@ def test_offload_and_functions_are_measured(
         torch.set_num_threads(threads)
     rows = [x for x in capsys.readouterr().out.splitlines() if x.startswith("|")]
     assert len(rows) == 3 * 2 + 1 + 1 + 3
+
+
+def test_the_bytes_of_a_step_are_those_of_its_arrays() -> None:
+    scale = importlib.import_module("bench.scale")
+    expected = {
+        "AdamW, float32": 28.0,
+        "AdamW, bfloat16 with split16, float32 states": 26.0,  # 2 + 2 * (2 + 2 + 8)
+        "AdamW, bfloat16 with split16, q8 states": 10.0 + 4.0 * 129 / 128,
+    }
+    for name, kind in scale.FORMATS.items():
+        opt, grads = scale.made(1 << 14, *kind)
+        assert scale.bytes_moved(opt, grads) / (1 << 14) == expected[name], name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_pages_are_found_where_they_lie() -> None:
+    scale = importlib.import_module("bench.scale")
+    found = scale.nodes(np.ones(1 << 20))
+    if found:  # the kernel may not have memory nodes, or may not say
+        assert found.total() == 1024 and min(found) >= 0
+    untouched = scale.nodes(np.empty(1 << 27, np.uint8))
+    assert not untouched or min(untouched) < 0  # of which nobody has written a page
+
+
+def test_scale_prints_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    scale = importlib.import_module("bench.scale")
+    scale.by_threads(1 << 16, 2)
+    scale.where(1 << 16)
+    scale.elsewhere()
+    tables = capsys.readouterr().out.strip().split("\n\n")
+    assert len(tables) == 3
+    for table in tables:
+        widths = {row.count("|") for row in table.splitlines()}
+        assert len(widths) == 1, table

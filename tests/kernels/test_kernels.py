@@ -209,3 +209,22 @@ def test_threads_that_sleep_are_woken_for_larger_steps(monkeypatch) -> None:
         monkeypatch.setattr(threads, "_shared", shared)
         found = [threads.workers(n) for n in (0, 2**15 - 1, 2**15, 2**18)]
         assert found == [1, 1, small, 7]
+
+
+@pytest.mark.parametrize("rule", ["adamw", "lamb", "adafactor"])
+@pytest.mark.parametrize("options", [{}, {"state_dtype": "q8"}, {"clip": st.clip.global_norm(1.0)}])
+def test_many_more_threads_than_processors(rule, options) -> None:
+    """Shares of up to 192 threads: some have no element, some end in the middle of an array."""
+    shapes = [(700, 128), (5,), (0, 3), (40_000,), (), (64, 256), (3, 7, 11)]
+
+    def run(count: int) -> str:
+        rng = np.random.default_rng(3)
+        params = [rng.standard_normal(s).astype(np.float32) for s in shapes]
+        params = [np.asarray(p, np.float32) for p in params]
+        with threads.forced(count):
+            opt = st.by_name(rule)(params, lr=0.01, **options)
+            for _ in range(3):
+                opt.step([np.asarray(rng.standard_normal(s), np.float32) for s in shapes])
+        return opt.digest()
+
+    assert len({run(count) for count in (1, 2, 17, 64, 192)}) == 1
