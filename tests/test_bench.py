@@ -812,6 +812,21 @@ def test_pages_are_found_where_they_lie() -> None:
     assert not untouched or min(untouched) < 0  # of which nobody has written a page
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_states_are_first_written_by_a_step() -> None:
+    """And so by the threads whose parts they are, near which the system then puts their pages."""
+    scale = importlib.import_module("bench.scale")
+    w = {"w": np.ones(1 << 24, np.float32)}
+    opt = st.AdamW(w)
+    states = [x for x in opt.state["w"].values() if x.size > 1]
+    before = [scale.nodes(x) for x in states]
+    opt.step(w)
+    for x, pages in zip(states, before, strict=True):
+        if pages:
+            assert sum(n for node, n in pages.items() if node < 0) > 0.9 * pages.total()
+            assert min(scale.nodes(x)) >= 0
+
+
 def test_scale_prints_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
     scale = importlib.import_module("bench.scale")
     scale.by_threads(1 << 16, 2)
