@@ -1,6 +1,6 @@
-"""Steps over lists beside the optimizer object, SAM, and what an Offload hides.
+"""Steps over lists beside the optimizer object, SAM, and what Offload hides.
 
-    python bench/offload.py [--rounds 15] [--threads 2]
+    python -m bench.offload [--rounds 15] [--threads 2]
 
 Prints three tables in Markdown, each figure a median over rounds in which all take turns, with
 quartiles where it is a ratio:
@@ -70,7 +70,8 @@ def ratio(times: list[float], base: list[float]) -> str:
 
 def arrays(shapes: tuple[tuple[int, ...], ...]) -> tuple[list[Any], list[Any]]:
     rng = np.random.default_rng(0)
-    return tuple([rng.standard_normal(shape, np.float32) for shape in shapes] for _ in range(2))  # type: ignore[return-value]
+    params, grads = ([rng.standard_normal(shape, np.float32) for shape in shapes] for _ in range(2))
+    return params, grads
 
 
 def functional(rounds: int) -> None:

@@ -304,7 +304,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         try:
             self._each.step(i, ready())
             self._send(p)
-        except BaseException as error:
+        except BaseException as error:  # which step() raises, in the thread that calls it
             self._failed = error
 
     def _send(self, p: Any) -> None:
