@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from steepest.kernels import information
+from steepest.core import information
 
 
 def available_memory() -> int:

@@ -2,7 +2,7 @@
 
     python -m bench.offload [--rounds 15] [--threads 2]
 
-Prints three tables in Markdown, each figure a median over rounds in which all take turns, with
+Prints four tables in Markdown, each figure a median over rounds in which all take turns, with
 quartiles where it is a ratio:
 
 ``steepest.functional`` beside ``opt.step`` over the same shapes, bound at each step and before.
@@ -12,9 +12,14 @@ A step of SAM beside SGD's: SAM's two passes move 28 bytes an element, SGD's one
 A model on the CPU under ``steepest.torch.Offload`` with a link whose copies, in threads that sleep,
 take as long as the steps: the backward pass and the steps alone, and both together, each with one
 thread. The backward pass sleeps, as one on an accelerator does for the CPU, or is one here.
+
+What is left for ``step()`` when all gradients have arrived, without a clip and with one by the norm
+of all, which is measured as they arrive, or by the step.
 """
 
 import argparse
+import copy
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -163,6 +168,7 @@ class OnDevice(torch.autograd.Function):
     """A layer whose backward pass takes its time elsewhere, as on an accelerator."""
 
     seconds = 0.0
+    value: float | None = None
 
     @staticmethod
     def forward(ctx: Any, x: Any, w: Any) -> Any:
@@ -173,7 +179,9 @@ class OnDevice(torch.autograd.Function):
     def backward(ctx: Any, g: Any) -> Any:
         time.sleep(OnDevice.seconds)
         [w] = ctx.saved_tensors
-        return g, torch.empty_like(w)
+        return g, torch.empty_like(w) if OnDevice.value is None else torch.full_like(
+            w, OnDevice.value
+        )
 
 
 def overlap(rounds: int, layers: int = 64, width: int = 1024, rows: int = 256) -> None:
@@ -242,6 +250,50 @@ def overlap(rounds: int, layers: int = 64, width: int = 1024, rows: int = 256) -
         print(f"| {name} | {' | '.join(cells)} | {ratio(times['both'], larger)} |")
 
 
+class MeasuredByTheStep(SlowOffload):
+    def _to_measure(self) -> None:
+        return None
+
+
+def clipped(rounds: int, layers: int = 64, width: int = 1024) -> None:
+    model = torch.nn.Sequential(*(torch.nn.Linear(width, width, bias=False) for _ in range(layers)))
+    clip = {"clip": st.clip.global_norm(1.0)}
+    steps: dict[str, Callable[[], Any]] = {}
+    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
+        "no clip": (SlowOffload, {}),
+        "measured as they arrive": (SlowOffload, clip),
+        "measured by the step": (MeasuredByTheStep, clip),
+    }
+    times: dict[str, list[float]] = {name: [] for name in kinds}
+    for name, (cls, given) in kinds.items():
+        own = copy.deepcopy(model)
+        optimizer = cls(own, stt.AdamW, lr=1e-4, in_backward=False, **given)
+        steps[name] = functools.partial(_left, own, optimizer)
+        steps[name]()
+    for _ in range(rounds):
+        for name, step in steps.items():
+            times[name].append(step())
+    print("\n| AdamW, 67 million float32 | step() | of that without a clip |\n|---|---|---|")
+    for name, own in times.items():
+        print(f"| {name} | {1e3 * statistics.median(own):.1f} ms |", end=" ")
+        print(ratio(own, times["no clip"]), "|")
+
+
+def _left(model: Any, optimizer: Any) -> float:
+    """The time of a step when all gradients have arrived."""
+    optimizer.zero_grad()
+    y = torch.ones(1)
+    for layer in model:
+        y = OnDevice.apply(y, layer.weight)
+    OnDevice.seconds, OnDevice.value = 0.0, 1e-3
+    y.sum().backward()
+    OnDevice.value = None
+    optimizer.synchronize()
+    start = time.perf_counter()
+    optimizer.step()
+    return time.perf_counter() - start
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=15)
@@ -251,6 +303,7 @@ def main() -> None:
     st.set_num_threads(given.threads)
     functional(given.rounds)
     sam(given.rounds)
+    clipped(given.rounds)
     overlap(given.rounds)
     print(f"\n{st.info()['level']}, {given.threads} threads, torch {torch.__version__}")
 

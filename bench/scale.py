@@ -2,10 +2,13 @@
 
     python -m bench.scale [--rounds 9] [--size 50000000]
 
-Prints four tables in Markdown:
+Prints what the system says of its processors, and tables in Markdown:
 
 AdamW over one array, by threads: the median time of a step and the bytes it moves in a second, with
 the model's time from the rate of one thread and of all.
+
+The same with all threads, each with a part of its own and with smaller parts that are taken in
+turn, on an idle machine and with another program on one of the processors.
 
 The same with all threads, with huge pages for large arrays, which NumPy asks the system for, and
 without (``NUMPY_MADVISE_HUGEPAGE=0``), each in processes of its own that take turns.
@@ -17,22 +20,21 @@ bytes that it moves and 80 % of the peak rate of the memory, which is a guess.
 """
 
 import argparse
-import ctypes
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 
 import steepest as st
+from steepest.kernels import threads
 
 FORMATS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     # what: parameter, gradient, arguments
@@ -51,7 +53,6 @@ MACHINES: dict[str, tuple[int, int, float]] = {
 """Peaks are transfers a second x 8 bytes x channels, by the modules' standard."""
 SHARE = 0.8
 """Of a peak, what streams reach: a guess, measured on none of these machines."""
-_MOVE_PAGES = {"x86_64": 279, "aarch64": 239}
 
 
 def bytes_moved(opt: Any, grads: Mapping[str, Any]) -> int:
@@ -78,26 +79,6 @@ def predicted(moved: float, threads: int, one: float, peak: float) -> float:
     3.3333333333333335
     """
     return moved / min(threads * one, peak)
-
-
-def nodes(x: Any, samples: int = 1024) -> Counter[int]:
-    """How many of some pages of an array lie on each memory node; empty if the system does not say.
-
-    A page that is not there has a negative error number in place of a node.
-    """
-    number = _MOVE_PAGES.get(platform.machine())
-    if number is None or not sys.platform.startswith("linux") or not x.nbytes:
-        return Counter()
-    size = os.sysconf("SC_PAGE_SIZE")
-    first, last = x.ctypes.data // size, (x.ctypes.data + x.nbytes - 1) // size
-    count = min(samples, last - first + 1)
-    places = [(first + k * (last - first + 1) // count) * size for k in range(count)]
-    pages = (ctypes.c_void_p * count)(*places)
-    status = (ctypes.c_int * count)(*[-1000] * count)
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(ctypes.c_long(number), 0, ctypes.c_ulong(count), pages, None, status, 0):
-        return Counter()
-    return Counter(status)
 
 
 def made(size: int, of_p: Any, of_g: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -176,14 +157,51 @@ def huge_pages(size: int, rounds: int) -> None:
         )
 
 
+@contextmanager
+def other_program(cpu: int) -> Iterator[None]:
+    """A program that computes all the time, on one processor."""
+    code = f"import os\nos.sched_setaffinity(0, {{{cpu}}})\nprint(flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        program.stdout.readline()
+        try:
+            yield
+        finally:
+            program.kill()
+
+
+def in_turn(size: int, rounds: int) -> None:
+    opt, grads = made(size, *FORMATS["AdamW, float32"])
+    cpu = max(threads.limited_to())
+    print("\n| parts for each thread | idle | a program on one processor |\n|---|---|---|")
+    times: dict[int, list[list[float]]] = {1: [], threads.TURNS: []}
+    for busy in (False, True):
+        with other_program(cpu) if busy else nullcontext():
+            for own in times.values():
+                own.append([])
+            for _ in range(rounds):
+                for turns, own in times.items():
+                    before = threads.team().take_turns(turns, 1)
+                    own[-1].append(median_step(opt, grads, 1))
+                    threads.team().take_turns(*before)
+    for turns, own in times.items():
+        print(f"| {turns} |", " | ".join(f"{1e3 * statistics.median(x):.2f} ms" for x in own), "|")
+    ratios = [
+        statistics.median(x / y for x, y in zip(own, base, strict=True))
+        for own, base in zip(times[threads.TURNS], times[1], strict=True)
+    ]
+    print("| ratio |", " | ".join(f"{x:.2f}" for x in ratios), "|")
+
+
 def where(size: int) -> None:
     opt, grads = made(size, *FORMATS["AdamW, float32"])
-    arrays = {"parameter": opt.param_groups[0]["params"][0], "gradient": grads["w"]}
-    arrays |= {key: x for key, x in opt.state["w"].items() if x.size > 1}
-    print("\n| array | pages of 1024 on each memory node |\n|---|---|")
-    for name, x in arrays.items():
-        told = ", ".join(f"{node}: {count}" for node, count in sorted(nodes(x).items()))
-        print(f"| {name} | {told or 'not told by this system'} |")
+    opt.step(grads)
+    told = st.info(opt)
+    print("\n| array | pages on each memory node |\n|---|---|")
+    for name, shares in told["pages"].items() or {"all": {}}.items():
+        shown = ", ".join(f"{node}: {share:.1%}" for node, share in shares.items())
+        print(f"| {name} | {shown or 'not told by this system'} |")
+    print("| far from their threads |", "not known" if told["far"] is None else told["far"], "|")
 
 
 def elsewhere(count: float = 1e9) -> None:
@@ -208,7 +226,11 @@ def main() -> None:
     if given.alone:
         alone(given.alone, given.rounds)
         return
+    facts = st.info()
+    print({key: facts[key] for key in ("cpus", "cores", "sockets", "memory_nodes", "threads")})
     by_threads(given.size, given.rounds)
+    if hasattr(os, "sched_setaffinity"):
+        in_turn(given.size, given.rounds)
     if sys.platform.startswith("linux"):
         huge_pages(given.size, given.rounds)
     where(given.size)

@@ -21,9 +21,9 @@ from steepest import tuning as tuning
 from steepest.checkpoint import load as load
 from steepest.checkpoint import save as save
 from steepest.checkpoint.former_names import FORMER_MODULES as _FORMER_MODULES
+from steepest.core.information import info as info
 from steepest.core.verification import CorruptionError as CorruptionError
 from steepest.extension.build import get_include as get_include
-from steepest.kernels.information import info as info
 from steepest.kernels.threads import get_num_threads as get_num_threads
 from steepest.kernels.threads import set_num_threads as set_num_threads
 from steepest.models import initializers as initializers

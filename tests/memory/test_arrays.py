@@ -215,3 +215,17 @@ def test_new_states_share_the_parameters_layout_and_alignment():
         address = [y.__array_interface__["data"][0] % 64 for y in (x, p)]
         assert address[0] == address[1]
         assert x.flags.writeable and not x.any()
+
+
+@pytest.mark.parametrize("offset", [0, 4, 16, 60])
+def test_a_large_state_begins_on_a_huge_page(offset):
+    """But as far from a line's start as its parameter; nobody writes the pages before a step."""
+    n = arrays.LARGE // 4
+    p = np.empty(4 * n + 128, np.uint8)
+    skip = -p.ctypes.data % arrays.LINE + offset
+    state = arrays.zeros_like(p[skip : skip + 4 * n].view(np.float32))
+    assert state.ctypes.data % arrays.HUGE == offset
+    assert state.size == n
+    assert not state[[0, -1]].any()
+    small = arrays.zeros_like(p[skip : skip + 400].view(np.float32))
+    assert small.ctypes.data % arrays.LINE == offset

@@ -52,8 +52,8 @@ def test_pytorch_46849_large_gradients_are_not_clipped_to_zero(dtype, x):
 
 @fails_with(
     "core/norms.py",
-    "        total, each = plan.norms(workers, self.orders[0])\n",
-    "        total, each = plan.norms(workers, self.orders[0])\n"
+    "        total, each = plan.norms(workers, self.orders[0], measured)\n",
+    "        total, each = plan.norms(workers, self.orders[0], measured)\n"
     "        total = total if total < 256 else 65504.0\n",
 )
 def test_burn_5699_a_norm_in_float16_does_not_overflow():
@@ -188,8 +188,8 @@ def test_numpy_23523_every_instruction_set_gives_the_same_bits(level):
 
 @fails_with(
     "core/optimizer.py",
-    "            norms = clipping.measure(plan, workers, self._peers)\n",
-    "            norms = clipping.measure(plan, workers, self._peers)\n"
+    "            norms = clipping.measure(plan, workers, self._peers, self._measured_ahead is plan)\n",
+    "            norms = clipping.measure(plan, workers, self._peers, self._measured_ahead is plan)\n"
     "            norms = norms.times(1.0 + 1e-16 * 3 * (workers > 1))\n",
 )
 def test_xgboost_7313_a_norm_does_not_depend_on_the_number_of_threads():

@@ -735,3 +735,126 @@ def test_the_example_has_the_bits_of_the_class():
     first, second = done.stdout.splitlines()
     assert first == "bits of AdamW on the CPU: True"
     assert "of the shorter hidden" in second
+
+
+# Norms that are measured as gradients arrive
+
+
+class Shown(OffloadApart):
+    """Says which plan has measured what before a step, and may spoil the copies after that."""
+
+    spoil = False
+
+    def _finish(self):
+        self._wait()
+        self.seen = dict(self._measured)
+        if self.spoil:
+            for x in self._link(self.param_groups[0]["params"][0])._buffers.values():
+                x.mul_(-1.0).mul_(3.0)
+        super()._finish()
+
+
+CLIPS = [
+    {"clip": st.clip.global_norm(0.5)},
+    {"clip": st.clip.global_norm(0.5, p=1.0)},
+    {"clip": st.clip.global_norm(0.1, p=float("inf"))},
+    {"clip": st.clip.global_norm(0.5, p=3.0)},
+    {"clip": st.clip.percentile(50, window=3)},
+    {"clip": st.clip.group_norm(0.5)},
+    {"clip": (st.clip.skip_spikes(3.0), st.clip.global_norm(0.5))},
+    {"nonfinite": "skip"},
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("given", CLIPS, ids=str)
+def test_norms_that_are_measured_on_arrival_are_those_of_the_step(given, dtype):
+    one, two = both(
+        Shown, stt.AdamW, dtype, {"lr": 0.1, **given}, leave_out=lambda t: [1] if t == 2 else []
+    )
+    if dtype != torch.bfloat16:
+        assert_alike(one, two)
+    assert len(two[1].seen) == len(SHAPES)
+    assert len(set(two[1].seen.values())) == 1
+    if "clip" in given:
+        assert one[1].last_norm == two[1].last_norm
+        assert one[1].last_norms == two[1].last_norms
+        assert one[1].clip_history == two[1].clip_history
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e200, 1e-160, 1e154])
+def test_norms_of_gradients_near_the_ends_of_doubles(size):
+    """Each is measured once more, by another scale: the parts have to come together."""
+    results = []
+    for make in (stt.SGD, lambda params, **given: OffloadApart(params, stt.SGD, **given)):
+        params = parameters(torch.float64)
+        optimizer = make(params, lr=1.0, clip=st.clip.global_norm(1.0))
+        (loss_of(params, 0) * size).backward()
+        params[2].grad *= 1e3
+        optimizer.step()
+        results.append((params, optimizer.last_norm, optimizer.last_norms))
+    (params, *norms), (others, *found) = results
+    assert norms == found
+    for p, q in zip(params, others, strict=True):
+        assert torch.equal(p, q)
+
+
+def test_a_step_does_not_measure_again_what_was_measured_on_arrival():
+    norms = []
+    for spoil in (False, True):
+        params = parameters()
+        optimizer = Shown(params, stt.AdamW, lr=0.1, clip=st.clip.global_norm(0.5))
+        optimizer.spoil = spoil  # after measuring, so that a step which measures finds others
+        loss_of(params, 0).backward()
+        optimizer.step()
+        norms.append((optimizer.last_norm, optimizer.last_norms))
+    assert norms[0] == norms[1]
+
+
+@pytest.mark.parametrize(
+    "change", ["scaled", "replaced", "accumulated", "clip", "lr", "weights", "double"]
+)
+def test_a_step_takes_what_has_changed_after_the_arrival(change):
+    def changed(params, optimizer):
+        if change == "scaled":
+            params[1].grad.mul_(5.0)
+        elif change == "replaced":
+            params[1].grad = params[1].grad * 5.0
+        elif change == "accumulated":
+            loss_of(params, 7).backward()
+        elif change == "clip":
+            optimizer.param_groups[0]["clip"] = st.clip.global_norm(0.1, p=1.0)
+        elif change == "lr":
+            optimizer.param_groups[0]["lr"] = 0.01
+        elif change == "weights":
+            with torch.no_grad():
+                params[0].add_(1.0)
+        else:
+            for p in params:
+                grad, p.grad = p.grad, None
+                p.data = p.data.double()
+                p.grad = grad.double()
+
+    given = {"lr": 0.1, "clip": st.clip.global_norm(0.5)}
+    results = []
+    for make in (stt.AdamW, lambda params, **given: OffloadApart(params, stt.AdamW, **given)):
+        params = parameters()
+        optimizer = make(params, **given)
+        for t in range(3):
+            optimizer.zero_grad()
+            loss_of(params, t).backward()
+            if t == 1:
+                changed(params, optimizer)
+            optimizer.step()
+        results.append((params, optimizer))
+    assert_alike(*results)
+    assert results[0][1].last_norms == results[1][1].last_norms
+
+
+def test_nothing_is_measured_on_arrival_without_a_clip_that_needs_it():
+    for given in ({}, {"clip": st.clip.value(0.1)}, {"clip": st.clip.norm(1.0)}):
+        params = parameters()
+        optimizer = Shown(params, stt.AdamW, lr=0.1, in_backward=False, **given)
+        loss_of(params, 0).backward()
+        optimizer.step()
+        assert bool(optimizer.seen) is (given.get("clip") == st.clip.norm(1.0))

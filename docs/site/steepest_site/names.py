@@ -59,7 +59,7 @@ ROOMS = (
     Room("extension", "Rules of your own", ("steepest.extension",)),
     Room("testing", "Tests of rules and optimizers", ("steepest.core.verification",)),
     Room(
-        "", "Threads and versions", ("steepest.kernels",),
+        "", "Threads and versions", ("steepest.kernels", "steepest.core.information"),
         "What a process has, and how many threads its steps use.",
     ),
 )  # fmt: skip

@@ -23,9 +23,9 @@ from steepest.cli.errors import UsageError
 from steepest.cli.folders import CONFIG
 from steepest.cli.runs import Run
 from steepest.cli.settings import Settings, load_each
+from steepest.core.information import info
 from steepest.data.datasets import Dataset
 from steepest.extras import require
-from steepest.kernels.information import info
 from steepest.training import Epoch
 
 OUTCOMES = "outcomes.json"

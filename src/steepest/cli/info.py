@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from steepest.kernels.information import info
+from steepest.core.information import info
 
 
 def add(commands: Any) -> None:

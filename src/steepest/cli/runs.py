@@ -15,9 +15,9 @@ from steepest.cli import folders, syntax
 from steepest.cli.errors import UsageError
 from steepest.cli.folders import CONFIG
 from steepest.cli.settings import Settings
+from steepest.core.information import info
 from steepest.data.datasets import Dataset
 from steepest.extras import require
-from steepest.kernels.information import info
 from steepest.memory.arrays import Array
 from steepest.models.networks import MLP, Params, accuracy, r_squared
 from steepest.optimizers import Optimizer

@@ -17,9 +17,9 @@ from steepest.cli.errors import UsageError
 from steepest.cli.folders import CONFIG
 from steepest.cli.search_settings import TRIALS, Search
 from steepest.cli.settings import Settings, load
+from steepest.core.information import info
 from steepest.data.datasets import Dataset
 from steepest.extras import require
-from steepest.kernels.information import info
 from steepest.training.history import History
 from steepest.tuning import METHODS, Tuned
 

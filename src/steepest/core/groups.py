@@ -50,6 +50,8 @@ class WithGroups(Rule, registered=False):
     _part_from: int | None = None
     """The number of the first parameter, where these are a part of others with the same
     arguments."""
+    _measured_ahead: Plan | None = None
+    """The plan that has measured all gradients of the present step before it began."""
     _unscale = 1.0
     """What gradients are multiplied with before all else, by who has scaled the loss."""
     _verification: Verification | None = None

@@ -5,7 +5,8 @@ are touched in ``core`` alone. Functions, and not methods, so that ``dir(optimiz
 for users.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import singledispatch
 from typing import Any
 
@@ -36,13 +37,18 @@ __all__ = [
     "given_order",
     "group_programs",
     "held_rules",
+    "inside",
     "kept_numbers",
     "load_with",
     "loaded_programs",
+    "measure_ahead",
+    "measured_by",
+    "measures_all",
     "new_state",
     "norm_of",
     "over_states",
     "own_state_dict",
+    "parameter_at",
     "planned_step",
     "rule_of",
     "set_peers",
@@ -175,6 +181,29 @@ def steps_with_peers(optimizer: Optimizer) -> bool:
 # Plans
 
 
+@singledispatch
+def inside(optimizer: Any) -> Optimizer:
+    """The optimizer that another one has inside, or itself. Raises TypeError where there is none.
+
+    Whoever keeps it elsewhere than in ``optimizer`` registers where.
+    """
+    found = getattr(optimizer, "optimizer", None)
+    if found is None:
+        raise TypeError(f"a {type(optimizer).__name__}: expected an optimizer, which plans steps")
+    return inside(found)
+
+
+@inside.register
+def _itself(optimizer: Optimizer) -> Optimizer:
+    return optimizer
+
+
+def parameter_at(optimizer: Optimizer, i: int) -> tuple[str, Array]:
+    """The name and the array of a parameter, by its number in the plan of the last step."""
+    assert optimizer._plan is not None
+    return optimizer._names[i], optimizer._plan.arrays(i)[0]
+
+
 def current_plan(optimizer: Optimizer) -> Plan | None:
     """The plan of the last step; None if the next one makes another."""
     return optimizer._plan
@@ -265,6 +294,43 @@ def norm_of(optimizer: Optimizer, grads: list[Any]) -> float:
     found: list[float] = []
     change_alone(optimizer, measure, grads, "norm() of this optimizer")
     return found[0]
+
+
+def measures_all(optimizer: Optimizer) -> bool:
+    """Whether the next step measures its gradients before all else. Raises what it would raise for
+    hyper-parameters, parameters and states."""
+    optimizer._take_hyper(optimizer._updates.item())
+    if optimizer._plan is None:
+        optimizer._built()
+    return optimizer._clipping.sweeps or optimizer._nonfinite != "propagate"
+
+
+def measure_ahead(optimizer: Optimizer, grads: list[Any]) -> Plan:
+    """Measures gradients for the coming step, of those parameters for which they are not None.
+
+    Where the plan that is returned has measured all, a step with the same gradients, in the same
+    memory, need not do so: that is said by ``measured_by``. Nothing is changed.
+    """
+
+    def measure(given: list[Any]) -> None:
+        plan = optimizer._resolved(given)
+        plan.rows()
+        plan.norms(threads.workers(plan.elements()), optimizer._clipping.orders[0])
+        found.append(plan)
+
+    found: list[Plan] = []
+    change_alone(optimizer, measure, grads, "the norms of this optimizer")
+    return found[0]
+
+
+@contextmanager
+def measured_by(optimizer: Optimizer, plan: Plan | None) -> Iterator[None]:
+    """For steps inside: whether a plan has measured all of their gradients ahead."""
+    optimizer._measured_ahead = plan
+    try:
+        yield
+    finally:
+        optimizer._measured_ahead = None
 
 
 def shared_numbers(optimizer: Optimizer) -> list[tuple[str, float]]:

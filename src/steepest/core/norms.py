@@ -169,9 +169,12 @@ class Clipping:
         """Whether a clip that uses an earlier norm has none yet."""
         return any(not history.get(key) for key, _ in self.following)
 
-    def measure(self, plan: Plan, workers: int, peers: Peers | None = None) -> Norms:
-        """The norms of this step; with `peers`, of the gradients that they have parts of."""
-        own = self._measured(plan, workers)
+    def measure(
+        self, plan: Plan, workers: int, peers: Peers | None = None, measured: bool = False
+    ) -> Norms:
+        """The norms of this step; with `peers`, of the gradients that they have parts of.
+        `measured`: the plan has measured each gradient already, with the first order."""
+        own = self._measured(plan, workers, measured)
         return own if peers is None else self._joined(own, peers)
 
     def _joined(self, own: Norms, peers: Peers) -> Norms:
@@ -186,8 +189,8 @@ class Clipping:
         )
         return Norms(total[0], each, parts)
 
-    def _measured(self, plan: Plan, workers: int) -> Norms:
-        total, each = plan.norms(workers, self.orders[0])
+    def _measured(self, plan: Plan, workers: int, measured: bool) -> Norms:
+        total, each = plan.norms(workers, self.orders[0], measured)
         if self.only:
             return Norms(total, each, [[total]])
         parts: list[list[float]] = [[]] * len(self.domains)

@@ -267,7 +267,7 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
         asked = clipping.sweeps or self._nonfinite != "propagate" or self._peers is not None
         scaled = self._unscale != 1.0  # what a commit measures on the way is remembered as it is
         if asked or clipping.first_step(history) or (scaled and clipping.following):
-            norms = clipping.measure(plan, workers, self._peers)
+            norms = clipping.measure(plan, workers, self._peers, self._measured_ahead is plan)
             if scaled:
                 norms = norms.times(self._unscale)
             self.last_norm, self._last_norms = norms.total, norms.each

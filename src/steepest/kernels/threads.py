@@ -25,6 +25,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from steepest.kernels import topology
+
+TURNS = 8
+"""Parts for each thread, where they are taken in turn."""
+
+_BINDING = {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY"}
+"""What tells OpenMP to keep threads where they are."""
+
 _CGROUP = Path("/sys/fs/cgroup")
 _asked: int | None = None
 _origin = "STEEPEST_NUM_THREADS"
@@ -57,12 +65,32 @@ def quota(cgroup: Path = _CGROUP) -> float:
         return math.inf
 
 
+def limited_to() -> frozenset[int]:
+    """The CPUs that this process may run on, by its affinity.
+
+    Where OpenMP keeps its threads on CPUs of their own, that is also done with the one that has
+    loaded it: its affinity says only where it is kept, and OpenMP knows of the others.
+    """
+    bound = team().bound() if _BINDING & os.environ.keys() else ()
+    if bound:
+        return frozenset(bound)
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
+def in_turn(machine: topology.Topology, cpus: frozenset[int]) -> bool:
+    """Whether the threads of a large step take parts in turn, and have none of their own.
+
+    Where cores are of two kinds, equal parts would all wait for the slowest; but not where memory
+    has several nodes, and each thread is best near its own part.
+    """
+    return machine.unequal(cpus) and machine.counted(cpus)["memory_nodes"] <= 1
+
+
 def limit() -> int:
     """The most threads this process can run at a time: its CPU affinity and its cgroup's quota."""
-    if hasattr(os, "sched_getaffinity"):
-        cpus = len(os.sched_getaffinity(0))
-    else:
-        cpus = os.cpu_count() or 1
+    cpus = len(limited_to())
     return max(1, min(cpus, math.ceil(min(quota(), cpus))))
 
 
@@ -151,6 +179,8 @@ def team() -> Any:
             if brief:
                 del os.environ["GOMP_SPINCOUNT"]
         _shared = bool(_team.openmp())
+        if in_turn(topology.here(), limited_to()):
+            _team.take_turns(TURNS, 1)
     return _team
 
 

@@ -23,6 +23,8 @@ from steepest.memory.formats import computed as computed
 Array = NDArray[Any]
 
 LINE = 64  # bytes of a cache line and of the widest vector
+HUGE = 1 << 21  # bytes of a huge page on x86-64, and on 64-bit Arm with pages of 4 KiB
+LARGE = 32 * HUGE  # bytes of an array for which another huge page does not count
 
 
 @dataclass(frozen=True)
@@ -219,14 +221,17 @@ def in_memory_order(x: Array) -> Array:
 def zeros_like(p: Array, memory: Array | None = None, dtype: np.dtype[Any] | None = None) -> Array:
     """A new array of zeros with the shape and memory order of p, of the type that blocks of p are
     computed in, as far from the start of a cache line as p is, so that a vector that is aligned in
-    one is aligned in the other.
+    one is aligned in the other. A large one begins on a huge page.
 
     memory: zeros to make it of, as bytes, a line more than its own. dtype: another type.
     """
     order, dtype = _slowest_first(p), dtype or computed(p)
+    nbytes, base = p.size * dtype.itemsize, 0
     if memory is None:
-        memory = np.zeros(p.size * dtype.itemsize + LINE, np.uint8)
-    shift = (sources.start(p) - sources.start(memory)) % LINE
+        room = HUGE if nbytes >= LARGE else 0
+        memory = np.zeros(nbytes + room + LINE, np.uint8)
+        base = -sources.start(memory) % room if room else 0
+    shift = base + (sources.start(p) - sources.start(memory) - base) % LINE
     dense: Array = np.ndarray(
         [p.shape[axis] for axis in order],
         dtype,

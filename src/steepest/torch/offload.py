@@ -46,8 +46,9 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
     Each parameter is stepped as soon as its gradient has arrived, and written back. ``step()``
     waits for the last; then all have the bits of `cls` over the same model. in_backward: None does
     so where the rule and the clips look at each parameter for itself; else, as for
-    ``clip.global_norm``, gradients are copied while they arrive, and ``step()`` steps. True raises
-    ValueError in place of that; False always steps in ``step()``, as a GradScaler needs it.
+    ``clip.global_norm``, gradients are copied and measured as they arrive, and ``step()`` steps.
+    True raises ValueError in place of that; False always steps in ``step()``, as a GradScaler needs
+    it.
 
     Stepped in backward, each backward pass is one update, and its gradients are freed; gradients of
     several passes are accumulated in ``with offload.no_sync():``, which is around all but the last.
@@ -115,6 +116,10 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         self._task: int | None = None
         self._each = Each(inner)
         self._fetched: dict[Any, tuple[Any, int, Callable[[], Any]]] = {}
+        self._measuring: dict[Any, int] | None = None
+        """The parameters' places, where gradients that are copied are measured as they arrive."""
+        self._measured: dict[Any, Any] = {}
+        """By what plan each was."""
         self._hooks = Hooks(self)
         self._attach()
 
@@ -230,7 +235,10 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         with self._lock:  # a pass has a thread for each device
             self._enter(torch._C._current_graph_task_id())
         if self._whole:
-            self._fetched[p] = p.grad, p.grad._version, self._link(p).fetch(p.grad, p)
+            ready = self._link(p).fetch(p.grad, p)
+            self._fetched[p] = p.grad, p.grad._version, ready
+            if self._measuring is not None and self._twins[p] is not p:
+                self._last = self._thread().submit(self._measure, p, ready)
         else:
             self._take(p)
 
@@ -283,8 +291,24 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         if not self._whole:
             self._each.begin()
             self._whole = self._each.update.waits
+        self._measuring = self._to_measure() if self._whole else None
+        self._measured = {}
         self._begun, self._taken = True, set()
         self._attach()
+
+    def _to_measure(self) -> dict[Any, int] | None:
+        """The parameters' places, if a step begins with measuring all gradients."""
+        inner = self.optimizer
+        own = inner._current()
+        if inner._company is not None or not own.param_groups:
+            return None
+        try:
+            if not internal.measures_all(own):
+                return None
+        except (TypeError, ValueError):  # which step() raises
+            return None
+        models = {twin: p for p, twin in self._twins.items()}
+        return {models[x]: i for i, x in enumerate(inner._tensors)}
 
     def _take(self, p: Any) -> None:
         """Has a parameter stepped by the thread."""
@@ -306,6 +330,20 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
             self._send(p)
         except BaseException as error:  # which step() raises, in the thread that calls it
             self._failed = error
+
+    def _measure(self, p: Any, ready: Callable[[], Any]) -> None:
+        """In the thread: waits for a gradient, and measures it for the clips of the step."""
+        self._measured.pop(p, None)
+        places = self._measuring
+        if places is None or p not in places:
+            return
+        inner = self.optimizer
+        grads: list[Any] = [None] * len(places)
+        try:
+            grads[places[p]] = inner._gradient(places[p], ready())
+            self._measured[p] = internal.measure_ahead(inner._inner, grads)
+        except Exception:  # step(), which measures it then, raises what there is to be raised
+            self._measured.pop(p, None)
 
     def _send(self, p: Any) -> None:
         twin = self._twins[p]
@@ -391,7 +429,9 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
             )
 
     def _step_whole(self) -> None:
-        """Steps all parameters together."""
+        """Steps all parameters together, with all as it is now and not in the backward pass."""
+        self._follow()
+        self._pull()
         inner = self.optimizer
         inner._current()
         models = {twin: p for p, twin in self._twins.items()}
@@ -400,8 +440,11 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         grads = [None if ready is None else ready() for ready in arriving]
         own = inner.__dict__
         own.update({key: vars(self)[key] for key in _SCALER if key in vars(self)})
+        stepped = [p for p in params if p.grad is not None]
+        plans = {self._measured.get(p) for p in stepped} if self._as_fetched(stepped) else {None}
         try:
-            inner._step_all(grads)
+            with internal.measured_by(inner._inner, plans.pop() if len(plans) == 1 else None):
+                inner._step_all(grads)
         finally:
             for key in _SCALER:
                 own.pop(key, None)
@@ -411,15 +454,21 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
                 if self._freeing:
                     p.grad = None
 
-    def _arriving(self, p: Any) -> Callable[[], Any]:
-        """The gradient of a parameter, copied now unless it is as it was in the backward pass."""
+    def _as_fetched(self, params: list[Any]) -> bool:
+        """Whether all gradients are as they were when they were measured."""
+        return all(map(self._is_as_fetched, params))
+
+    def _is_as_fetched(self, p: Any) -> bool:
         # A scaler's unscale_ changes gradients without giving them a new version.
         unscaled = "found_inf" in vars(self) and vars(self).get("grad_scale") is None
-        if p in self._fetched and not unscaled:
-            grad, version, ready = self._fetched[p]
-            if grad is p.grad and version == grad._version:
-                return ready
-        return self._link(p).fetch(p.grad, p)
+        if p not in self._fetched or unscaled:
+            return False
+        grad, version, _ = self._fetched[p]
+        return grad is p.grad and version == grad._version
+
+    def _arriving(self, p: Any) -> Callable[[], Any]:
+        """The gradient of a parameter, copied now unless it is as it was in the backward pass."""
+        return self._fetched[p][2] if self._is_as_fetched(p) else self._link(p).fetch(p.grad, p)
 
     def synchronize(self) -> None:
         """Waits until all steps and copies that were begun have ended.

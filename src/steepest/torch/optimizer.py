@@ -209,9 +209,7 @@ class Optimizer(WithInner):
         grads = [p.grad for p in tensors] if given is None else list(given)
         for i, _, _ in self._special:
             if grads[i] is not None:
-                what = f"gradient of parameter {self._by_index[i]!r}"
-                shards.check_gradient(grads[i], tensors[i], what)
-                grads[i] = views.array(grads[i], what)
+                grads[i] = self._special_gradient(i, grads[i])
         told = self.__dict__
         if told.get("found_inf") is not None and self._skips(inner):
             return
@@ -243,6 +241,16 @@ class Optimizer(WithInner):
         ):
             self._catch_up()
         self._behind = False
+
+    def _special_gradient(self, i: int, grad: Any) -> Any:
+        """A gradient as the optimizer inside takes it, of a parameter that is not as inside."""
+        what = f"gradient of parameter {self._by_index[i]!r}"
+        shards.check_gradient(grad, self._tensors[i], what)
+        return views.array(grad, what)
+
+    def _gradient(self, i: int, grad: Any) -> Any:
+        """A gradient as the optimizer inside takes it."""
+        return self._special_gradient(i, grad) if any(i == k for k, _, _ in self._special) else grad
 
     def _check_mode(self) -> None:
         """Raises RuntimeError where the parameters are not those of training."""
@@ -363,3 +371,8 @@ def inverse(scale: Any) -> float:
 
 def _is_none(x: Any) -> bool:
     return x is None
+
+
+@internal.inside.register
+def _inside(optimizer: Optimizer) -> Any:
+    return optimizer._inner

@@ -28,16 +28,16 @@ from steepest.kernels.engine.reductions cimport (
     hold_norms, reduce_and_update, reserve_sums, scale_agreeing,
 )
 from steepest.kernels.engine.structs cimport (
-    G, MAKERS, P, SPARE, UNIT_OPERATIONS, Domain, Entry, Program, Step, Units, chunks_of,
+    G, LARGE, MAKERS, P, SPARE, UNIT_OPERATIONS, Domain, Entry, Program, Step, Units, chunks_of,
 )
 from steepest.kernels.engine.sweeps cimport (
-    FACTORS, LATE, MEASURE_AND_UPDATE, PREPARE, PROJECT, UPDATE, reserve, reserve_partials, sweep,
+    FACTORS, LATE, MEASURE_AND_UPDATE, PREPARE, PROJECT, UPDATE, boundary, reserve,
+    reserve_partials, sweep,
 )
 from steepest.kernels.sources cimport address, counter, held, same, still_as, still_at
 
 cdef enum:
     VISIT = 64                         # what a parameter costs besides its elements, in elements
-    LARGE = 1 << 22                    # elements of a step whose arrays caches do not hold
 
 BLOCK_SIZE, CHUNK_SIZE, UNIT_OPERATION_LIMIT, LARGE_STEP = BLOCK, CHUNK, UNIT_OPERATIONS, LARGE
 SPARE_OPERAND = SPARE
@@ -413,11 +413,27 @@ cdef class Plan:
                     count -= s.cost[i + 1] - s.cost[i]
         return count
 
+    def parts(self, int count):
+        """Where each of so many parts of a sweep begins, and where the last one ends: (the place
+        among the entries of this step, element); and the entries of this step."""
+        cdef Step *s = &self.step
+        cdef Py_ssize_t i = 0, element = 0
+        cdef int part
+        cdef list found = []
+        if count < 1:
+            raise ValueError(f"{count} parts")
+        for part in range(count + 1):
+            boundary(s, part, count, &i, &element)
+            found.append((i, element))
+        return found, [s.active[i] for i in range(s.actives)]
+
     # Sweeps
 
-    def norms(self, int threads, double order=2.0):
-        """Norms of the gradients: (of all together, [of each; 0 for those without])."""
-        measure(&self.step, self.kernels, order, threads)
+    def norms(self, int threads, double order=2.0, bint measured=False):
+        """Norms of the gradients: (of all together, [of each; 0 for those without]). `measured`:
+        each has been, as it is, by one of the last calls, in whose step it had a gradient."""
+        if not measured or self.step.order != order:
+            measure(&self.step, self.kernels, order, threads)
         return norms(&self.step)
 
     def together(self, list members):

@@ -22,6 +22,7 @@ cdef enum:
     OPERATION_COEFFICIENTS = 4
     UNIT_OPERATIONS = 8                # what a program may do to units
     FORMAT_SETS = 8                    # as stored_loops.SETS has
+    LARGE = 1 << 22                    # elements of a step whose arrays caches do not hold
 
 
 cdef struct Units:

@@ -18,3 +18,5 @@ cdef enum:                             # what a sweep does
 cdef int reserve(Step *s, int threads) except -1
 cdef int reserve_partials(Step *s) except -1
 cdef void sweep(Step *s, int what, int threads) noexcept nogil
+cdef void boundary(const Step *s, int part, int parts, Py_ssize_t *entry,
+                   Py_ssize_t *element) noexcept nogil

@@ -15,12 +15,16 @@ from steepest.kernels.engine.blocks cimport (
     agreeing, held_norm, prepare_range, reduce_range, update_range,
 )
 from steepest.kernels.engine.operands cimport decoded
-from steepest.kernels.engine.structs cimport LINE, MAKERS, SCRATCH, Entry, Program, Step
+from steepest.kernels.engine.structs cimport LARGE, LINE, MAKERS, SCRATCH, Entry, Program, Step
 from steepest.kernels.engine.tiles cimport finalize_range, reduce_tiles
 from steepest.kernels.engine.units cimport unit_range
 from steepest.kernels.floatmode cimport floatmode_enter, floatmode_leave
 from steepest.kernels.streams cimport fence
 from steepest.kernels.team cimport team_run
+
+cdef enum:
+    PAGE = 1 << 19                     # elements of float32 on a huge page of 2 MiB
+    GRAINS = 64                        # of a large part, at least
 
 # Below this cost (elements, and what parameters cost besides) a sweep of several is one thread's.
 cdef Py_ssize_t SERIAL = 1 << 15
@@ -73,13 +77,23 @@ cdef void sweep(Step *s, int what, int threads) noexcept nogil:
         share(s, what, 0, 1, 0)
         return
     work.step, work.what = s, what
-    run(&shared, &work, threads)
+    run(&shared, &work, threads, s.cost[s.high] - s.cost[s.low] >= LARGE)
+
+
+cdef Py_ssize_t grain(Py_ssize_t all, int parts) noexcept nogil:
+    """At multiples of how many elements so many parts end: of a chunk; where they are large, of as
+    many chunks as make them end where pages of memory do, up to huge ones. A power of two, and at
+    most 1/GRAINS of a part."""
+    cdef Py_ssize_t n = CHUNK
+    while n < PAGE and 2 * n <= all // parts // GRAINS:
+        n *= 2
+    return n
 
 
 cdef void boundary(const Step *s, int part, int parts, Py_ssize_t *entry,
                    Py_ssize_t *element) noexcept nogil:
-    """Where a part begins: (place in `active`, element, a multiple of CHUNK)."""
-    cdef Py_ssize_t lo = s.low, hi = s.high, middle
+    """Where a part begins: (place in `active`, element, a multiple of the grain)."""
+    cdef Py_ssize_t lo = s.low, hi = s.high, middle, n
     cdef Py_ssize_t all = s.cost[hi] - s.cost[lo]
     cdef Py_ssize_t target = s.cost[lo] + all // parts * part + all % parts * part // parts
     while lo < hi:
@@ -90,7 +104,8 @@ cdef void boundary(const Step *s, int part, int parts, Py_ssize_t *entry,
             hi = middle
     entry[0], element[0] = lo, 0
     if lo < s.high:
-        element[0] = (target - s.cost[lo] + CHUNK - 1) // CHUNK * CHUNK
+        n = grain(all, parts)
+        element[0] = (target - s.cost[lo] + n // 2) // n * n
 
 
 cdef void share(Step *s, int what, int part, int parts, int worker) noexcept nogil:
