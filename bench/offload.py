@@ -13,13 +13,11 @@ A model on the CPU under ``steepest.torch.Offload`` with a link whose copies, in
 take as long as the steps: the backward pass and the steps alone, and both together, each with one
 thread. The backward pass sleeps, as one on an accelerator does for the CPU, or is one here.
 
-What is left for ``step()`` when all gradients have arrived, without a clip and with one by the norm
-of all, which is measured as they arrive, or by the step.
+What is left for ``step()`` when all gradients have arrived, with a clip by the norm of all, which
+is measured by the step, or as they arrive.
 """
 
 import argparse
-import copy
-import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -250,33 +248,26 @@ def overlap(rounds: int, layers: int = 64, width: int = 1024, rows: int = 256) -
         print(f"| {name} | {' | '.join(cells)} | {ratio(times['both'], larger)} |")
 
 
-class MeasuredByTheStep(SlowOffload):
-    def _to_measure(self) -> None:
-        return None
+class Measuring(SlowOffload):
+    on_arrival = True
+
+    def _to_measure(self) -> dict[Any, int] | None:
+        return super()._to_measure() if self.on_arrival else None
 
 
 def clipped(rounds: int, layers: int = 64, width: int = 1024) -> None:
     model = torch.nn.Sequential(*(torch.nn.Linear(width, width, bias=False) for _ in range(layers)))
-    clip = {"clip": st.clip.global_norm(1.0)}
-    steps: dict[str, Callable[[], Any]] = {}
-    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
-        "no clip": (SlowOffload, {}),
-        "measured as they arrive": (SlowOffload, clip),
-        "measured by the step": (MeasuredByTheStep, clip),
-    }
-    times: dict[str, list[float]] = {name: [] for name in kinds}
-    for name, (cls, given) in kinds.items():
-        own = copy.deepcopy(model)
-        optimizer = cls(own, stt.AdamW, lr=1e-4, in_backward=False, **given)
-        steps[name] = functools.partial(_left, own, optimizer)
-        steps[name]()
-    for _ in range(rounds):
-        for name, step in steps.items():
-            times[name].append(step())
-    print("\n| AdamW, 67 million float32 | step() | of that without a clip |\n|---|---|---|")
-    for name, own in times.items():
-        print(f"| {name} | {1e3 * statistics.median(own):.1f} ms |", end=" ")
-        print(ratio(own, times["no clip"]), "|")
+    optimizer = Measuring(model, stt.AdamW, lr=1e-4, clip=st.clip.global_norm(1.0))
+    times: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(rounds + 1):
+        for on_arrival, own in times.items():
+            optimizer.on_arrival = on_arrival
+            own.append(_left(model, optimizer))
+    print("\n| norms, 67 million float32 | step() | ratio |\n|---|---|---|")
+    for on_arrival, own in times.items():
+        name = "as gradients arrive" if on_arrival else "in the step"
+        cells = f"{1e3 * statistics.median(own[1:]):.1f} ms | {ratio(own[1:], times[False][1:])}"
+        print(f"| measured {name} | {cells} |")
 
 
 def _left(model: Any, optimizer: Any) -> float:

@@ -146,7 +146,7 @@ def planned_step(
         program = optimizer._groups[number]
         program.tell(plan, row, count, t, optimizer._domains[number], by_rows)
     workers = threads.workers(plan.elements())
-    norm = plan.norms(workers)[0] if measured else None
+    norm = plan.norm(workers) if measured else None
     plan.rescale(optimizer._climbing(1.0))
     plan.factors(workers)
     return norm, (plan.commit, (workers,))
@@ -289,7 +289,7 @@ def norm_of(optimizer: Optimizer, grads: list[Any]) -> float:
     def measure(given: list[Any]) -> None:
         plan = optimizer._resolved(given)
         plan.rows()
-        found.append(float(plan.norms(threads.workers(plan.elements()))[0]))
+        found.append(plan.norm(threads.workers(plan.elements())))
 
     found: list[float] = []
     change_alone(optimizer, measure, grads, "norm() of this optimizer")

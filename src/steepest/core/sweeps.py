@@ -58,17 +58,22 @@ class Perturbation:
     The way there keeps a copy of each, in arrays of its own; each way is one sweep.
     """
 
-    def __init__(self, params: Sequence[Any], names: Sequence[str], climbs: Sequence[bool]) -> None:
-        """`climbs` says which are moved against their gradients."""
-        self.params, self._names, self._climbs = list(params), list(names), list(climbs)
+    def __init__(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Of all parameters of the groups; those that are maximized move against gradients."""
+        self.params = [p for group in groups for p in group["params"]]
+        self._names = names = [name for group in groups for name in group["param_names"]]
+        self._signs = _signs(groups)
+        self._climbs = [climbs for count, climbs in self._signs for _ in range(count)]
         self.away = False
         """Whether they are moved."""
+        params = self.params
         own = [arrays.parameter(p, name) for p, name in zip(params, names, strict=True)]
         self._own, self._kernels = own, dispatch.current
         self._kept = [arrays.zeros_like(p, dtype=p.dtype) for p in own]
         self._there, self._back = self._plan(True), self._plan(False)
         self._there.guard(arrays.disjoint_bounds(list(zip(names, own, strict=True))))
         self._moved: list[Any] = []
+        self._rows: list[tuple[int, int, bool]] = []
 
     def _plan(self, there: bool) -> Plan:
         plan = Plan(dispatch.current, len(self._own), np.zeros((), np.int64))
@@ -84,20 +89,19 @@ class Perturbation:
                 plan.bind_gradient(i, kept, layout)
         return plan
 
-    def fits(self, params: Sequence[Any], climbs: Sequence[bool]) -> bool:
-        """Whether these are still the parameters, and lie where they did."""
-        return (
-            self._kernels is dispatch.current
-            and len(params) == len(self.params)
-            and all(x is y for x, y in zip(params, self.params, strict=True))
-            and list(climbs) == self._climbs
+    def bind(self, groups: Sequence[Mapping[str, Any]], grads: list[Any]) -> bool:
+        """Takes gradients, or None for parameters that stay where they are. False where these are
+        other groups or parameters by now, or lie elsewhere. Raises TypeError or ValueError for
+        gradients that do not fit."""
+        if self._kernels is not dispatch.current or _signs(groups) != self._signs:
+            return False
+        params = (
+            groups[0]["params"]
+            if len(groups) == 1
+            else [p for group in groups for p in group["params"]]
         )
-
-    def bind(self, grads: list[Any]) -> bool:
-        """Takes gradients, or None for parameters that stay where they are. False where a parameter
-        lies elsewhere by now. Raises TypeError or ValueError for gradients that do not fit."""
         plan = self._there
-        stale = plan.resolve(self.params, grads)
+        stale = plan.resolve(params, grads)
         if stale is None:
             return False
         for i in stale:
@@ -115,13 +119,13 @@ class Perturbation:
             bound = (p, self._kept[i])
             plan.bind_gradient(i, g, arrays.layout(bound, g, blocks=formats.computed(p)))
         self._moved = [None if g is None else x for g, x in zip(grads, self._kept, strict=True)]
+        self._rows = plan.rows()
         return True
 
     @machine.in_default_mode
     def norm(self) -> float:
         """The norm of the gradients that were bound."""
-        self._there.rows()
-        return float(self._there.norms(threads.workers(self._there.elements()))[0])
+        return self._there.norm(threads.workers(self._there.elements()))
 
     @machine.in_default_mode
     def move(self, scale: float, adaptive: bool) -> None:
@@ -130,7 +134,7 @@ class Perturbation:
         before: list[tuple[str, tuple[float, ...], int]] = [("keep", (_past(plan),), 2)]
         if adaptive:
             before.append(("times_square", (), 0))
-        for row, (climbs, _, _) in enumerate(plan.rows()):
+        for row, (climbs, _, _) in enumerate(self._rows):
             rate = scale if climbs else -scale
             plan.program(row, "sgd", (rate,), 1.0, before, [], [], [])
         workers = threads.workers(plan.elements())
@@ -159,6 +163,11 @@ class Perturbation:
         machine.at_once([(plan.commit, (workers,)), (setattr, (self, "away", False))])
 
 
+def _signs(groups: Sequence[Mapping[str, Any]]) -> list[tuple[int, bool]]:
+    """For each group, how many parameters it has, and whether these are maximized."""
+    return [(len(group["params"]), bool(group["maximize"])) for group in groups]
+
+
 def _past(plan: Plan) -> float:
     """Whether a sweep is better written past the caches, as a coefficient."""
     return float(plan.elements() >= LARGE_STEP)
@@ -178,4 +187,4 @@ class Norm:
             self._plan = plan = _planned(self._of, [0] * len(self._of))
             plan.resolve(self._of, list(self._of))
         plan.rows()
-        return plan.norms(threads.workers(plan.elements()))[0]
+        return plan.norm(threads.workers(plan.elements()))

@@ -125,13 +125,10 @@ class SAM:
     def _bound(self, flat: list[Any]) -> Perturbation:
         """The way to p' with these gradients, one for each parameter in the order of the groups."""
         groups = self.optimizer.param_groups
-        params = [p for group in groups for p in group["params"]]
-        names = [name for group in groups for name in group["param_names"]]
-        climbs = [bool(group["maximize"]) for group in groups for _ in group["params"]]
         way = self._way
-        if way is None or not way.fits(params, climbs) or not way.bind(flat):
-            way = Perturbation(params, names, climbs)
-            if not way.bind(flat):
+        if way is None or not way.bind(groups, flat):
+            way = Perturbation(groups)
+            if not way.bind(groups, flat):
                 raise RuntimeError("a parameter changed during the step")
             self._way = way
         return way

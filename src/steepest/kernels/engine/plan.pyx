@@ -436,6 +436,11 @@ cdef class Plan:
             measure(&self.step, self.kernels, order, threads)
         return norms(&self.step)
 
+    def norm(self, int threads):
+        """The Euclidean norm of all gradients."""
+        measure(&self.step, self.kernels, 2.0, threads)
+        return joint(&self.step, None)
+
     def together(self, list members):
         """The norm of some entries' gradients together; of the order that was measured last."""
         for i in members:
