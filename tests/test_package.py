@@ -467,7 +467,7 @@ WHOLE = {
     "mpi/exchange.py": {"r.counts", "counts[:i]", "(s.stop - s.start for s in some)"},
     "mpi/layout.py": {"low[:k]", "(sizes[i] for i in cut)"},
     "core/verification.py": {"(p.size for p in self.params)"},
-    "core/information.py": {"(x.nbytes for own in arrays for x in own.values())"},
+    "core/information.py": {"(x.nbytes for own in arrays.values() for x in own.values())"},
     "core/norms.py": {"(count for _, count, _ in groups)"},
     "core/description.py": {"(p.nbytes for p in params)", "gradients", "states"},
     "optimizers/lbfgs/__init__.py": {"(p.size for p in params)"},

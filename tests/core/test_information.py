@@ -75,6 +75,22 @@ def test_pages_far_from_their_threads_are_told(monkeypatch, node, far):
         assert st.info(opt)["far"] == pytest.approx(far, abs=0.01)
 
 
+def test_parameters_that_are_stepped_one_by_one(monkeypatch):
+    """Each has parts of its own, and those that were never stepped are nobody's."""
+    n = 1 << 20
+    w = {key: np.zeros(n, np.float32) for key in "abc"}
+    opt = st.AdamW(w)
+    for key in "ab":
+        opt.step({k: np.ones(n, np.float32) if k == key else None for k in w})
+    machine = Machine(monkeypatch, [0, 2], lambda place: int(place * 4) % 2)
+    assert st.info(opt)["far"] <= 0.02  # the last stepped first, then the other: two halves each
+    bounds = [information.byte_bounds(w[key]) for key in "abc"]
+    met = [sum(low <= x < high for x in machine.asked) for low, high in bounds]
+    assert met[0] == pytest.approx(met[1], rel=0.01)
+    assert met[0] > 100
+    assert met[2] == 0
+
+
 def test_pages_that_nobody_has_written_count_nowhere(monkeypatch):
     opt = stepped()
     Machine(monkeypatch, [0], lambda place: -2 if place < 0.9 else 0)

@@ -106,6 +106,17 @@ def test_parts_of_nothing():
         planned([1]).parts(0)
 
 
+def test_the_parts_of_one_entry_are_those_of_a_plan_of_its_own():
+    lengths = [100_000, 7, 2_000_000]
+    plan = planned(lengths, absent={2})
+    for i, n in enumerate(lengths):
+        for count in (1, 3, 64):
+            starts, entries = plan.parts(count, i)
+            assert (starts, entries) == (planned([n]).parts(count)[0], [i])
+    with pytest.raises(ValueError, match="entry 3"):
+        plan.parts(2, 3)
+
+
 def test_the_map_depends_on_sizes_alone():
     """Not on what the arrays hold, where they lie, or how often a step was taken."""
     lengths = [100_000, 7, 2_000_000]

@@ -14,6 +14,7 @@ import numpy as np
 from steepest.core import internal
 from steepest.core.optimizer import Optimizer
 from steepest.kernels import dispatch, pages, threads, topology
+from steepest.kernels.engine import Plan
 from steepest.memory.arrays import Array, byte_bounds
 
 __all__ = ["info", "openmp_runtimes"]
@@ -40,7 +41,8 @@ def openmp_runtimes() -> list[str]:
 
 
 def info(optimizer: Any = None) -> dict[str, Any]:
-    """Version, level, threads, processors and OpenMP of this process, to print or to log.
+    """Version, level, threads, processors and OpenMP of this process, to print or to log; 0 for
+    numbers of processors and nodes that the system does not say.
 
     With an optimizer that has stepped, also where the system has put its pages: under ``"pages"``,
     for parameters and each state, their shares by memory nodes, of some thousands that are asked
@@ -87,20 +89,20 @@ def _where(optimizer: Optimizer) -> dict[str, Any]:
     plan = internal.current_plan(optimizer)
     if plan is None:
         return {"pages": {}, "far": None}
-    workers = 1 if plan.cost < threads.SMALL else threads.workers(plan.elements())
-    owned = _sampled(optimizer, *plan.parts(workers))
+    owned = _sampled(optimizer, _sweeps(optimizer, plan))
     found = pages.nodes([address for _, _, address in owned])
     if found is None:
         return {"pages": {}, "far": None}
     machine = topology.here()
+    workers = 1 + max((worker for _, worker, _ in owned), default=0)
     homes = [machine.node_of(cpu) for cpu in threads.team().places(workers)]
     where: dict[str, Counter[int]] = {}
     near = far = 0
-    for (what, part, _), node in zip(owned, found, strict=True):
+    for (what, worker, _), node in zip(owned, found, strict=True):
         own = where.setdefault(what, Counter())
         if node >= 0:  # there is a page
             own[node] += 1
-            near, far = near + (node == homes[part]), far + (node != homes[part])
+            near, far = near + (node == homes[worker]), far + (node != homes[worker])
     known = near + far and None not in homes
     share = far / (near + far) if known else None
     if share is not None and share > FAR:
@@ -118,21 +120,37 @@ def _where(optimizer: Optimizer) -> dict[str, Any]:
     return {"pages": shares, "far": share}
 
 
-def _sampled(
-    optimizer: Optimizer, parts: list[tuple[int, int]], entries: list[int]
-) -> list[tuple[str, int, int]]:
-    """Some bytes of the arrays of a step, spread over all of them: (what, part, address)."""
-    arrays = [_arrays(optimizer, i) for i in entries]
-    every = max(sum(x.nbytes for own in arrays for x in own.values()) // SAMPLES, 1)
+_Sweep = tuple[list[tuple[int, int]], list[int]]
+"""Where the part of each thread begins, and where the last one ends; the parameters' numbers."""
+
+
+def _sweeps(optimizer: Optimizer, plan: Plan) -> list[_Sweep]:
+    """That of the last step; and one for each parameter that was not in it but in others, as when
+    they are stepped one by one."""
+    last = plan.parts(1 if plan.cost < threads.SMALL else threads.workers(plan.elements()))
+    sweeps = [last]
+    for i in range(internal.parameter_count(optimizer)):
+        if i not in last[1]:
+            name, p = internal.parameter_at(optimizer, i)
+            if internal.unmarked_state(optimizer)[name]["step"]:
+                sweeps.append(plan.parts(threads.workers(p.size), i))
+    return sweeps
+
+
+def _sampled(optimizer: Optimizer, sweeps: list[_Sweep]) -> list[tuple[str, int, int]]:
+    """Some bytes of the arrays of steps, spread over all of them: (what, whose, address)."""
+    arrays = {i: _arrays(optimizer, i) for _, entries in sweeps for i in entries}
+    every = max(sum(x.nbytes for own in arrays.values() for x in own.values()) // SAMPLES, 1)
     found = []
-    for part, ((i, start), (last, end)) in enumerate(pairwise(parts)):
-        for k in range(i, min(last + 1, len(arrays))):
-            for what, x in arrays[k].items():
-                begin = start if k == i else 0
-                stop = min(end, x.size) if k == last else x.size
-                low, high = byte_bounds(x)
-                places = range(begin, stop, max(every // x.itemsize, 1))
-                found += [(what, part, low + (high - low) * at // x.size) for at in places]
+    for parts, entries in sweeps:
+        for worker, ((first, start), (last, end)) in enumerate(pairwise(parts)):
+            for k in range(first, min(last + 1, len(entries))):
+                for what, x in arrays[entries[k]].items():
+                    begin = start if k == first else 0
+                    stop = min(end, x.size) if k == last else x.size
+                    low, high = byte_bounds(x)
+                    places = range(begin, stop, max(every // x.itemsize, 1))
+                    found += [(what, worker, low + (high - low) * at // x.size) for at in places]
     return found
 
 

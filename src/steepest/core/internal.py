@@ -49,6 +49,7 @@ __all__ = [
     "over_states",
     "own_state_dict",
     "parameter_at",
+    "parameter_count",
     "planned_step",
     "rule_of",
     "set_peers",
@@ -198,8 +199,14 @@ def _itself(optimizer: Optimizer) -> Optimizer:
     return optimizer
 
 
+def parameter_count(optimizer: Optimizer) -> int:
+    """How many parameters there are, in all groups."""
+    return len(optimizer._names)
+
+
 def parameter_at(optimizer: Optimizer, i: int) -> tuple[str, Array]:
-    """The name and the array of a parameter, by its number in the plan of the last step."""
+    """The name and the array of a parameter, by its place in the order of the groups, once there is
+    a plan."""
     assert optimizer._plan is not None
     return optimizer._names[i], optimizer._plan.arrays(i)[0]
 

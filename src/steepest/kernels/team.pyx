@@ -23,6 +23,24 @@ cdef extern from *:
         int parts;
         int next;
     };
+    static int steepest_turn(struct steepest_turns *turns) {
+    #if defined(_MSC_VER)
+        int part;
+        #pragma omp critical (steepest)
+        part = turns->next++;
+        return part;
+    #else
+        return __atomic_fetch_add(&turns->next, 1, __ATOMIC_RELAXED);
+    #endif
+    }
+    static void steepest_take(void *given, size_t worker) {
+        struct steepest_turns *turns = (struct steepest_turns *)given;
+        int part = steepest_turn(turns);
+        while (part < turns->parts) {
+            turns->work(turns->context, part, turns->parts, (int)worker);
+            part = steepest_turn(turns);
+        }
+    }
 
     #if defined(__linux__)
     #include <sched.h>
@@ -37,14 +55,6 @@ cdef extern from *:
     static const char *const steepest_threads_of = "Grand Central Dispatch";
     static int steepest_openmp(void) { return 0; }
     static int steepest_max_threads(void) { return 0; }
-    static void steepest_take(void *given, size_t worker) {
-        struct steepest_turns *turns = (struct steepest_turns *)given;
-        int part = __atomic_fetch_add(&turns->next, 1, __ATOMIC_RELAXED);
-        while (part < turns->parts) {
-            turns->work(turns->context, part, turns->parts, (int)worker);
-            part = __atomic_fetch_add(&turns->next, 1, __ATOMIC_RELAXED);
-        }
-    }
     static void steepest_run(steepest_work work, void *context, int threads, int turns) {
         struct steepest_turns all = {work, context, threads * turns, 0};
         dispatch_apply_f((size_t)threads, DISPATCH_APPLY_AUTO, &all, steepest_take);
@@ -62,26 +72,15 @@ cdef extern from *:
     static const char *const steepest_threads_of = "OpenMP";
     static int steepest_openmp(void) { return _OPENMP; }
     static int steepest_max_threads(void) { return omp_get_max_threads(); }
-    static int steepest_taken(struct steepest_turns *turns) {
-        int part;
-        #pragma omp critical (steepest)
-        part = turns->next++;
-        return part;
-    }
     static void steepest_run(steepest_work work, void *context, int threads, int turns) {
         struct steepest_turns all = {work, context, threads * turns, 0};
         #pragma omp parallel num_threads(threads)
         {
-            int worker = omp_get_thread_num(), part;
-            if (turns == 1) {
+            int worker = omp_get_thread_num();
+            if (turns == 1)
                 work(context, worker, omp_get_num_threads(), worker);
-            } else {
-                part = steepest_taken(&all);
-                while (part < all.parts) {
-                    work(context, part, all.parts, worker);
-                    part = steepest_taken(&all);
-                }
-            }
+            else
+                steepest_take(&all, (size_t)worker);
         }
     }
     #else
@@ -91,15 +90,15 @@ cdef extern from *:
     static int steepest_max_threads(void) { return 1; }
     static void steepest_run(steepest_work work, void *context, int threads, int turns) {
         (void)threads;
-        (void)turns;
-        work(context, 0, 1, 0);
+        struct steepest_turns all = {work, context, turns, 0};
+        steepest_take(&all, 0);
     }
     #endif
     #ifndef STEEPEST_PLACES
     static int steepest_bound(void) { return 0; }
     static int steepest_places(void) { return 0; }
-    static int steepest_room(int place) { return place * 0; }
-    static void steepest_procs(int place, int *ids) { *ids = place; }
+    static int steepest_room(int place) { (void)place; return 0; }
+    static void steepest_procs(int place, int *ids) { (void)place; (void)ids; }
     #endif
     """
     const char *steepest_threads_of

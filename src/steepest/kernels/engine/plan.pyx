@@ -413,19 +413,24 @@ cdef class Plan:
                     count -= s.cost[i + 1] - s.cost[i]
         return count
 
-    def parts(self, int count):
+    def parts(self, int count, Py_ssize_t alone=-1):
         """Where each of so many parts of a sweep begins, and where the last one ends: (the place
-        among the entries of this step, element); and the entries of this step."""
-        cdef Step *s = &self.step
+        among the entries of this step, element); and these entries. With `alone`, of a sweep over
+        this entry and no other."""
+        cdef Step s = self.step
         cdef Py_ssize_t i = 0, element = 0
+        cdef Py_ssize_t[2] cost
         cdef int part
         cdef list found = []
-        if count < 1:
-            raise ValueError(f"{count} parts")
+        if count < 1 or alone >= s.count:
+            raise ValueError(f"{count} parts of entry {alone}")
+        if alone >= 0:
+            cost[0], cost[1] = 0, s.entries[alone].size + VISIT
+            s.cost, s.low, s.high = &cost[0], 0, 1
         for part in range(count + 1):
-            boundary(s, part, count, &i, &element)
+            boundary(&s, part, count, &i, &element)
             found.append((i, element))
-        return found, [s.active[i] for i in range(s.actives)]
+        return found, [alone] if alone >= 0 else [s.active[i] for i in range(s.actives)]
 
     # Sweeps
 
