@@ -238,26 +238,39 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
         """Computes the steps that rules in Python prepare; nothing of the caller's changes."""
         plan.prepare()
         copies: list[tuple[Array, Array]] = []
+        known = self._to_prepare
         for i, t in plan.steps():
-            program, name = self._places[i]
-            if program.rule.prepares:
-                g, p = plan.arrays(i)[1:3]
-                state = {key: self._state[name][key] for key in program.rule_keys(p)}
-                fresh = given(state, program.rule.in_place)
+            if i not in known:
+                known[i] = self._preparation(plan, i)
+            preparation = known[i]
+            if preparation is not None:
+                program, name, in_place, g, p, state = preparation
+                fresh = given(state, in_place)
                 before = dict(fresh)
                 try:
                     with np.errstate(under="ignore"):  # whatever the caller wants raised
-                        program.rule.prepare(name, p, g, fresh, t, program.h)
+                        program.rule.cls.prepare(name, p, g, fresh, t, program.h)
                 except Exception as error:
                     error.add_note(f"in the step of parameter {name!r}; nothing was changed")
                     raise
-                for key in fresh.keys() & {*program.flushed(t)}:
-                    fresh[key] = fresh[key].copy()
-                    subnormals.flush(fresh[key])
+                for key in program.flushed(t):
+                    if key in fresh:
+                        fresh[key] = fresh[key].copy()
+                        subnormals.flush(fresh[key])
                 for key, x in state.items():
-                    if program.rule.in_place or fresh[key] is not before[key]:
+                    if in_place or fresh[key] is not before[key]:
                         copies.append((x, fresh[key]))
         plan.replace(copies)
+
+    def _preparation(self, plan: Plan, i: int) -> Any:
+        """What a rule in Python prepares a step of a parameter from, for as long as there is this
+        plan; None for other rules."""
+        program, name = self._places[i]
+        if not program.rule.prepares:
+            return None
+        g, p = plan.arrays(i)[1:3]
+        state = {key: self._state[name][key] for key in program.rule_keys(p)}
+        return program, name, program.rule.in_place, g, p, state
 
     def _clipped_step(self, plan: Plan, workers: int, count: int, climbing: bool) -> None:
         """The rest of a step that uses norms."""

@@ -27,6 +27,8 @@ class WithPlan(WithGroups, registered=False):
 
     _left: list[tuple[str, str]]
     """The states that the groups no longer ask for: (parameter, key)."""
+    _to_prepare: dict[int, Any]
+    """For rules in Python, by the number of a parameter: what a step of it is prepared from."""
 
     def _resolved(self, flat: list[Any]) -> Plan:
         """The plan, with this step's gradients bound."""
@@ -137,6 +139,7 @@ class WithPlan(WithGroups, registered=False):
             [(program.clip, len(group["params"]), given) for program, group, given in each]
         )
         self._cuts, self._besides, self._places, self._written = cuts, besides, places, written
+        self._to_prepare = {}
         self._rounded, self._left = rounded, [] if self._borrows_groups else left
         self._preparing = any(program.rule.prepares for program in self._groups)
         self._join()

@@ -197,7 +197,7 @@ class WithStateDict(WithPlan, registered=False):
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()
         for name in ("_plan", "_plan_kernels", "_lock", "_cuts", "_clipping", "_places", "_written",
-                     "_besides", "_keeping", "_sharing", "_go"):  # fmt: skip
+                     "_to_prepare", "_besides", "_keeping", "_sharing", "_go"):  # fmt: skip
             kept.pop(name, None)  # what belongs to a plan, which a copy builds anew
         return kept
 

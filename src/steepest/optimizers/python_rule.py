@@ -220,6 +220,9 @@ class PythonRule(Optimizer, registered=False):
         if cls.needs != "element-wise":
             cls._call(p, g, state, t, hyper)
             return
+        if p.ndim == 1 and p.size <= BLOCK:
+            cls._call(p, g, state, t, hyper)
+            return
         flat = {key: x.reshape(-1) for key, x in state.items()}
         for start in range(0, p.size, BLOCK):
             part = slice(start, start + BLOCK)
