@@ -5,6 +5,8 @@ all but the gradients in place. Whoever steps often, or in chunks while gradient
 memory once by ``prepare``. Both have the bits of the optimizer object.
 """
 
+import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from operator import is_
 from typing import Any
@@ -13,6 +15,7 @@ import numpy as np
 
 from steepest.core import internal
 from steepest.kernels import machine
+from steepest.kernels.engine import joint_norm
 from steepest.memory import arrays
 from steepest.memory.arrays import Array
 from steepest.optimizers import Optimizer, by_name
@@ -168,12 +171,19 @@ class Prepared:
         self._parts: dict[tuple[int, int], Optimizer] = {}
         self._held = machine.Held(n)
         whole = self._part(0, n)
+        clipping = internal.clipping_of(whole)
         self._joint = (
             whole.needs == "global"
             or bool(internal.shared_numbers(whole))
-            or bool(internal.clipping_of(whole).domains)
+            or any(x.clip.sweeps and x.clip.parts != "each" for x in clipping.domains)
             or whole.nonfinite != "propagate"
         )
+        self._remembers = [domain.key for domain in clipping.memories]
+        self.clip_history: dict[str, list[float]] = {}
+        """What clips remember: ``previous_norm`` the norm of the last step of all parameters."""
+        self._round: dict[int, tuple[Any, float]] = {}
+        self._measured: dict[int, Any] = {}
+        self._collecting = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._params)
@@ -205,6 +215,11 @@ class Prepared:
                 "arguments looks at all gradients together; step all at once, or measure parts by "
                 "norm() and give grad_scale"
             )
+        if self._remembers and not self.clip_history and (first, last) != (0, len(self)):
+            raise ValueError(
+                f"parameters {first} to {last} of {len(self)}: clip = previous_norm has no norm of "
+                "a step before; step all at once the first time"
+            )
         given = _list_of(grads, "grads", last - first)
         self._alone(first, last, self._stepped, (first, last, given, float(grad_scale), hyper))
 
@@ -213,10 +228,30 @@ class Prepared:
         part = self._part(first, last)
         if last > first:
             internal.set_updates(part, self._counts[first])
+        if self._remembers:
+            part.clip_history = {key: list(norms) for key, norms in self.clip_history.items()}
         if hyper:
             self._step_with(part, grads, factor, hyper)
         else:
             internal.flat_step(part, grads, factor)
+        if self._remembers:
+            self._remember(part, first, last, factor)
+
+    def _remember(self, part: Optimizer, first: int, last: int, factor: float) -> None:
+        """Keeps what a step has measured, until each parameter has been stepped."""
+        if (first, last) == (0, len(self)):
+            self.clip_history = {key: list(norms) for key, norms in part.clip_history.items()}
+            self._round = {}
+            return
+        measures = _measures(part)
+        with self._collecting:
+            for i in range(first, last):
+                self._round[i] = measures.get(i - first), factor
+            if len(self._round) == len(self):
+                norm = _joint([self._round[i] for i in range(len(self))])
+                if math.isfinite(norm):
+                    self.clip_history = {key: [norm] for key in self._remembers}
+                self._round = {}
 
     def _step_with(
         self, part: Optimizer, grads: list[Any], factor: float, hyper: Mapping[str, Any]
@@ -238,13 +273,15 @@ class Prepared:
 
         For clipping by the norm of all gradients where they arrive in chunks: measure each chunk as
         it arrives, and when the last is there, step all with
-        ``grad_scale = min(1, limit / math.hypot(*norms))``. Nothing is changed.
+        ``grad_scale = min(1, limit / total_norm())``. Nothing is changed.
 
         >>> import numpy as np, steepest as st
         >>> w = [np.zeros(2), np.zeros(1)]
         >>> bound = st.functional.prepare("sgd", w, {}, np.zeros(2, np.int64))
         >>> bound.norm([np.array([0.0, 3.0])], last=1), bound.norm([np.array([4.0])], first=1)
         (3.0, 4.0)
+        >>> bound.total_norm()
+        5.0
         """
         first, last = self._range(first, last)
         given = _list_of(grads, "grads", last - first)
@@ -252,7 +289,20 @@ class Prepared:
 
     def _normed(self, given: tuple[int, int, list[Any]]) -> float:
         first, last, grads = given
-        return internal.norm_of(self._part(first, last), grads)
+        part = self._part(first, last)
+        norm = internal.norm_of(part, grads)
+        measures = _measures(part)
+        for i in range(first, last):
+            self._measured[i] = measures.get(i - first)
+        return norm
+
+    def total_norm(self) -> float:
+        """The norm of all gradients together that ``norm`` has measured last of each parameter.
+
+        With the bits that a step over all of them finds, whatever the chunks and their order.
+        """
+        known = self._measured
+        return joint_norm([x for i in range(len(self)) if (x := known.get(i)) is not None], 2.0)
 
     def _alone(self, first: int, last: int, function: Callable[[Any], Any], given: Any) -> Any:
         """Calls a function, unless another thread is at some of these parameters."""
@@ -311,6 +361,23 @@ class Prepared:
         if not all(type(x) is type(self._hyper[key]) is float for key, x in found.items()):
             return None
         return found
+
+
+def _measures(part: Optimizer) -> dict[int, Any]:
+    """What the last step, or measuring, of an optimizer has found of each gradient."""
+    plan = internal.current_plan(part)
+    return {} if plan is None else plan.measures()
+
+
+def _joint(measures: list[tuple[Any, float]]) -> float:
+    """The norm of gradients together, from what was measured of each before it was multiplied by a
+    factor."""
+    factors = {factor for _, factor in measures}
+    norms = [
+        joint_norm([x for x, own in measures if x is not None and own == factor], 2.0) * factor
+        for factor in factors
+    ]
+    return norms[0] if len(norms) == 1 else math.hypot(*norms)
 
 
 _OWN = ("params", "param_names")

@@ -157,6 +157,8 @@ class Clipping:
         """Whether there is one clip, and it is for all parameters together."""
         self.watching = [domain for domain in self.domains if not domain.clip.rank]
         """The domains that look for spikes; they stand first."""
+        self.kept: dict[float, dict[int, tuple[float, int, float]]] | None = None
+        """By orders: what was measured of each parameter in this step, if that is to be kept."""
         self.sweeps = any(domain.clip.sweeps for domain in self.domains)
         self.memories = [domain for domain in self.domains if domain.clip.memory]
         """The domains whose clips remember norms."""
@@ -191,6 +193,7 @@ class Clipping:
 
     def _measured(self, plan: Plan, workers: int, measured: bool) -> Norms:
         total, each = plan.norms(workers, self.orders[0], measured)
+        self._keep(plan, self.orders[0])
         if self.only:
             return Norms(total, each, [[total]])
         parts: list[list[float]] = [[]] * len(self.domains)
@@ -198,10 +201,16 @@ class Clipping:
         for order in self.orders:
             if order != self.orders[0]:
                 now = plan.norms(workers, order)
+                self._keep(plan, order)
             for k, domain in enumerate(self.domains):
                 if domain.clip.order == order:
                     parts[k] = domain.measured(plan, *now)
         return Norms(total, each, parts)
+
+    def _keep(self, plan: Plan, order: float) -> None:
+        """Keeps what was measured, for who puts it together with that of other steps."""
+        if self.kept is not None:
+            self.kept[order] = plan.measures()
 
     def spike(self, norms: Norms, history: History, count: int) -> str:
         """Why the step is to be skipped; empty if it is not."""

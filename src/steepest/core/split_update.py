@@ -1,13 +1,11 @@
 """An update whose parameters are stepped one after another, as their gradients come."""
 
+import math
 from typing import Any
 
-import numpy as np
-
-from steepest.core.norms import joined
 from steepest.core.optimizer import Optimizer
 from steepest.kernels import machine
-from steepest.kernels.engine import Plan
+from steepest.kernels.engine import Plan, joint_norm
 
 __all__ = ["SplitUpdate"]
 
@@ -22,7 +20,7 @@ class SplitUpdate:
     def __init__(self, optimizer: Optimizer, factor: float) -> None:
         """`factor`: what gradients are multiplied with before all else. Raises what a step raises
         for hyper-parameters, parameters and states."""
-        self._optimizer = optimizer
+        self._optimizer, self._factor = optimizer, factor
         optimizer._unscale = factor
         self._count = int(optimizer._updates)
         optimizer._take_hyper(self._count)
@@ -34,7 +32,8 @@ class SplitUpdate:
         for domain in clipping.memories:
             self._history.setdefault(domain.key, [])
         self._each = [0.0] * len(optimizer._names)
-        self._parts: dict[str, list[float]] = {d.key: [] for d in clipping.memories}
+        self._measures: dict[float, dict[int, Any]] = {}
+        """By orders: what was measured of each parameter."""
         self.waits = clipping.first_step(optimizer.clip_history)
         """Whether a clip needs all gradients this time, so that no parameter may go alone."""
         self.measures = bool(clipping.domains) or optimizer.nonfinite != "propagate"
@@ -46,11 +45,13 @@ class SplitUpdate:
         optimizer, updates = self._optimizer, self._optimizer._updates
         done = updates.item()
         updates[...] = self._count
+        optimizer._clipping.kept = {} if self.measures else None
         try:
             machine.alone(optimizer._lock, self._go, grads, "a backward pass that steps")
             if self.measures:
                 self._remember(i)
         finally:
+            optimizer._clipping.kept = None
             updates[...] = max(done, updates.item())
             if self.measures:
                 optimizer.last_norm, optimizer._last_norms = self._norms
@@ -63,23 +64,27 @@ class SplitUpdate:
     def _remember(self, i: int) -> None:
         """Keeps the norms that a step has measured, each of one parameter."""
         optimizer = self._optimizer
-        if optimizer._last_norms is not self._norms[1]:
+        plan = optimizer._plan
+        if optimizer._last_norms is not self._norms[1] and plan is not None:
             self._each[i] = optimizer._last_norms[i]
-        for key, norms in self._parts.items():
-            known = optimizer.clip_history.get(key)
-            norms.append(known[-1] if known and known is not self._history[key] else np.inf)
+            kept = optimizer._clipping.kept or {2.0: plan.measures()}  # or on the way
+            for order, found in kept.items():
+                self._measures.setdefault(order, {}).update(found)
 
     def end(self) -> None:
         """After the last step: the norms of all gradients together."""
         optimizer = self._optimizer
-        order = optimizer._clipping.orders[0]
+        clipping = optimizer._clipping
         if any(self._each):
-            optimizer.last_norm, optimizer._last_norms = _joined(self._each, order), self._each
-        for key, norms in self._parts.items():
-            norm = _joined(norms, 2.0)
-            if np.isfinite(norm):
-                optimizer.clip_history[key] = [norm]
+            norm = self._joint(clipping.orders[0], None)
+            optimizer.last_norm, optimizer._last_norms = norm, self._each
+        for domain in clipping.memories:
+            norm = self._joint(2.0, None if domain.one else domain.members)
+            if math.isfinite(norm):
+                optimizer.clip_history[domain.key] = [norm]
 
-
-def _joined(norms: list[float], order: float) -> float:
-    return float(joined(np.array(norms)[:, None], order)[0])
+    def _joint(self, order: float, members: list[int] | None) -> float:
+        """The norm of all parameters, or some, together, in their order."""
+        found = self._measures.get(order, {})
+        numbers = sorted(found if members is None else found.keys() & set(members))
+        return joint_norm([found[i] for i in numbers], order) * self._factor

@@ -12,6 +12,7 @@ from steepest.kernels.engine.plan import (
     SPARE_OPERAND,
     UNIT_OPERATION_LIMIT,
     Plan,
+    joint_norm,
 )
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "SPARE_OPERAND",
     "UNIT_OPERATION_LIMIT",
     "Plan",
+    "joint_norm",
 ]

@@ -15,10 +15,14 @@ from steepest.kernels.engine.units cimport representable
 cdef double LEAST = ldexp(1.0, -1000)
 
 
+cdef double bounded(double order) noexcept:
+    """Above 1e18 the norm is the largest magnitude, but the power of its rounding has no bound."""
+    return order if order == INFINITY else min(order, 1e18)
+
+
 cdef int measure(Step *s, object kernels, double order, int threads) except -1:
     """Measures the gradients as they are, not scaled, for their norms of an order."""
-    # Above 1e18 the norm is the largest magnitude, but the power of its rounding has no bound.
-    s.order = order if order == INFINITY else min(order, 1e18)
+    s.order = bounded(order)
     reserve_partials(s)
     reserve(s, threads)
     if order == 2.0:
@@ -144,8 +148,28 @@ cdef double joint(const Step *s, list members) except? -1:
         if s.order == INFINITY:
             total = larger(total, e.measured)
         else:
-            total += raised(s.order, e, exponent, largest)
+            total += raised(s.order, e.measured, e.exponent, e.largest, exponent, largest)
     return norm(s.order, total, exponent, largest)
+
+
+cdef double joint_of(list found, double order) except? -1:
+    """The norm of gradients together that were measured in several steps, maybe of several plans:
+    (measured, exponent, largest) of each, in their order. The bits of `joint`."""
+    cdef double total = 0, x, own_largest, largest = LEAST
+    cdef int exponent = 0, own_exponent
+    cdef bint some = False
+    order = bounded(order)
+    for x, own_exponent, own_largest in found:
+        if x != 0:
+            exponent = own_exponent if not some else max(own_exponent, exponent)
+            largest = max(own_largest, largest)
+            some = True
+    for x, own_exponent, own_largest in found:
+        if order == INFINITY:
+            total = larger(total, x)
+        else:
+            total += raised(order, x, own_exponent, own_largest, exponent, largest)
+    return norm(order, total, exponent, largest)
 
 
 cdef tuple norms(const Step *s):
@@ -159,15 +183,16 @@ cdef tuple norms(const Step *s):
     return joint(s, None), each
 
 
-cdef double raised(double order, const Entry *e, int exponent, double largest) noexcept:
+cdef double raised(double order, double measured, int own_exponent, double own_largest,
+                   int exponent, double largest) noexcept:
     """What was measured of an entry, had it been scaled by the given exponent or largest."""
-    if e.measured == 0 or not isfinite(e.measured):
-        return e.measured
+    if measured == 0 or not isfinite(measured):
+        return measured
     if order == 2.0:
-        return ldexp(e.measured, 2 * (e.exponent - exponent))
+        return ldexp(measured, 2 * (own_exponent - exponent))
     if order == 1.0:
-        return ldexp(e.measured, e.exponent - exponent)
-    return e.measured * pow(e.largest / largest, order)
+        return ldexp(measured, own_exponent - exponent)
+    return measured * pow(own_largest / largest, order)
 
 
 cdef double norm(double order, double x, int exponent, double largest) noexcept:

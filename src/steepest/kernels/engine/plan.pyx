@@ -20,7 +20,9 @@ from libc.string cimport memcpy
 from steepest.kernels.contract cimport BLOCK, CHUNK, COEFFICIENTS, SCALARS, OPERATIONS, STATES
 from steepest.kernels.engine cimport entries
 from steepest.kernels.engine.bounds cimport Bounds, free_bounds, set_bounds, touches
-from steepest.kernels.engine.norms cimport joint, measure, measure_first, measured_first, norms
+from steepest.kernels.engine.norms cimport (
+    joint, joint_of, measure, measure_first, measured_first, norms,
+)
 from steepest.kernels.engine.programs cimport (
     note, set_measures, set_numbers, set_operation, set_structure,
 )
@@ -58,6 +60,12 @@ cdef void renew_noises(Step *s, bint late) noexcept nogil:
             entries.renew_noise(e, s.number + s.active[i], &e.operand[P])
         elif s.unit < program.units and program.unit[s.unit].kind > MAKERS:
             entries.renew_noise(e, s.number + s.active[i], &e.units[s.unit].p)
+
+
+def joint_norm(list measures, double order):
+    """The norm together of gradients that were measured in different steps, from what
+    `Plan.measures` gives of each; with the bits of those of one step, in the same order."""
+    return joint_of(measures, order)
 
 
 cdef struct Copy:
@@ -445,6 +453,17 @@ cdef class Plan:
         """The Euclidean norm of all gradients."""
         measure(&self.step, self.kernels, 2.0, threads)
         return joint(&self.step, None)
+
+    def measures(self):
+        """What was measured last of the entries of this step: by the number of each (measure,
+        exponent, largest), for `joint_norm`."""
+        cdef Step *s = &self.step
+        cdef Py_ssize_t i
+        cdef dict found = {}
+        for i in range(s.actives):
+            e = &s.entries[s.active[i]]
+            found[s.active[i]] = (e.measured, e.exponent, e.largest)
+        return found
 
     def together(self, list members):
         """The norm of some entries' gradients together; of the order that was measured last."""
