@@ -177,7 +177,8 @@ def test_threads_that_are_bound(before):
     )
     told = {}
     for bind in ("close", "false"):
-        environment = os.environ | {"OMP_PROC_BIND": bind}
+        places = ",".join(f"{{{cpu}}}" for cpu in sorted(os.sched_getaffinity(0)))
+        environment = os.environ | {"OMP_PROC_BIND": bind, "OMP_PLACES": places}
         environment.pop("OMP_NUM_THREADS", None)
         ran = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True,
