@@ -353,6 +353,9 @@ def test_previous_norm_needs_one_step_of_all_first():
         bound.step([np.ones(3)], first=1)
     bound.step([np.ones(3)] * 2)
     bound.step([np.ones(3)], first=1)
+    again = functional.prepare("sgd", params, {}, np.zeros(2, np.int64), clip=clip)
+    again.clip_history = bound.clip_history  # as of a run that was saved
+    again.step([np.ones(3)], first=1)
 
 
 def test_an_infinite_gradient_is_no_previous_norm():

@@ -180,7 +180,8 @@ class Prepared:
         )
         self._remembers = [domain.key for domain in clipping.memories]
         self.clip_history: dict[str, list[float]] = {}
-        """What clips remember: ``previous_norm`` the norm of the last step of all parameters."""
+        """What clips remember: ``previous_norm`` the norm of the last step of all parameters. To go
+        on with a run that was saved, set it to what it was."""
         self._round: dict[int, tuple[Any, float]] = {}
         self._measured: dict[int, Any] = {}
         self._collecting = threading.Lock()
