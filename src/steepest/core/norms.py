@@ -193,7 +193,8 @@ class Clipping:
 
     def _measured(self, plan: Plan, workers: int, measured: bool) -> Norms:
         total, each = plan.norms(workers, self.orders[0], measured)
-        self._keep(plan, self.orders[0])
+        if self.kept is not None:
+            self.kept[self.orders[0]] = plan.measures()
         if self.only:
             return Norms(total, each, [[total]])
         parts: list[list[float]] = [[]] * len(self.domains)
@@ -201,16 +202,12 @@ class Clipping:
         for order in self.orders:
             if order != self.orders[0]:
                 now = plan.norms(workers, order)
-                self._keep(plan, order)
+                if self.kept is not None:
+                    self.kept[order] = plan.measures()
             for k, domain in enumerate(self.domains):
                 if domain.clip.order == order:
                     parts[k] = domain.measured(plan, *now)
         return Norms(total, each, parts)
-
-    def _keep(self, plan: Plan, order: float) -> None:
-        """Keeps what was measured, for who puts it together with that of other steps."""
-        if self.kept is not None:
-            self.kept[order] = plan.measures()
 
     def spike(self, norms: Norms, history: History, count: int) -> str:
         """Why the step is to be skipped; empty if it is not."""
