@@ -134,8 +134,8 @@ def test_samples_lie_in_the_arrays(monkeypatch, options):
 
 
 def test_what_is_no_optimizer():
-    for x in ([1.0], np.zeros(3), st.models):
-        with pytest.raises(TypeError, match=r"a \w+: expected an optimizer"):
+    for x in ([1.0], np.zeros(3), st.models, st.LBFGS(np.ones(2))):
+        with pytest.raises(TypeError, match=r"a \w+ has no plan of steps; expected an optimizer"):
             st.info(x)
 
 

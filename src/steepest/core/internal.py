@@ -190,7 +190,10 @@ def inside(optimizer: Any) -> Optimizer:
     """
     found = getattr(optimizer, "optimizer", None)
     if found is None:
-        raise TypeError(f"a {type(optimizer).__name__}: expected an optimizer, which plans steps")
+        raise TypeError(
+            f"a {type(optimizer).__name__} has no plan of steps; expected an optimizer of steepest "
+            "or steepest.torch, other than LBFGS"
+        )
     return inside(found)
 
 
