@@ -789,7 +789,7 @@ def test_offload_and_functions_are_measured(
     finally:
         torch.set_num_threads(threads)
     rows = [x for x in capsys.readouterr().out.splitlines() if x.startswith("|")]
-    assert len(rows) == 4 * 2 + 1 + 1 + 2 + 3
+    assert len(rows) == 4 * 2 + 1 + 1 + 3 + 3
 
 
 def test_the_bytes_of_a_step_are_those_of_its_arrays() -> None:

@@ -858,3 +858,97 @@ def test_nothing_is_measured_on_arrival_without_a_clip_that_needs_it():
         loss_of(params, 0).backward()
         optimizer.step()
         assert bool(optimizer.seen) is (given.get("clip") == st.clip.norm(1.0))
+
+
+# Parameters that are sent while others are still to be stepped
+
+
+class Sending(OffloadApart):
+    """Notes what the twins were when each parameter was sent, and may fail then."""
+
+    def __init__(self, *args, **hyper):
+        self.seen = []
+        self.fails = {}
+        super().__init__(*args, **hyper)
+
+    def _send(self, p):
+        place = {q: i for i, q in enumerate(self._twins)}[p]
+        self.seen.append((place, [x.detach().flatten()[0].item() for x in self._twins.values()]))
+        super()._send(p)
+        error = self.fails.get(place)
+        if error is not None:
+            raise error
+
+
+def large_parameters(count=3, size=3_000_000):
+    torch.manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(size)) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"clip": st.clip.global_norm(1.0)}, {"clip": st.clip.norm(0.5), "state_dtype": "q8"},
+     {"in_backward": False, "clip": st.clip.previous_norm(1.0)},
+     {"clip": st.clip.global_norm(1.0), "rounding": "stochastic", "dtype": torch.bfloat16}],
+    ids=str,
+)  # fmt: skip
+def test_large_parameters_are_sent_while_others_are_stepped(given):
+    """Each before the next is stepped; with the bits of the class."""
+    given = dict(given)
+    dtype, how = given.pop("dtype", torch.float32), given.pop("in_backward", False)
+    params = [torch.nn.Parameter(p.detach().to(dtype)) for p in large_parameters()]
+    others = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    before = [p.detach()[0].item() for p in params]
+    one = stt.AdamW(params, lr=0.1, **given)
+    two = Sending(others, stt.AdamW, lr=0.1, in_backward=how, **given)
+    for _ in range(2):
+        for ps, optimizer in ((params, one), (others, two)):
+            optimizer.zero_grad()
+            sum((p * p).sum() for p in ps).backward()
+            optimizer.step()
+    for p, q in zip(params, others, strict=True):
+        assert torch.equal(p, q)
+    assert one.digest() == two.digest()
+    assert [k for k, _ in two.seen] == [0, 1, 2, 0, 1, 2]
+    for k, values in two.seen[:3]:
+        changed = [x != y for x, y in zip(values, before, strict=True)]
+        assert changed == [True] * (k + 1) + [False] * (2 - k)
+
+
+@pytest.mark.parametrize(
+    ("rule", "given"),
+    [("lamb", {}), ("prodigy", {}), ("adamw", {"regularize": st.regularize.max_norm(1.0)}),
+     ("muon", {}), ("adafactor", {}), ("adamw", {"clip": st.clip.global_norm(0.1)})],
+    ids=label,
+)  # fmt: skip
+def test_each_parameter_is_sent_once(rule, given):
+    one, two = both(Sending, cls(rule), given=given)
+    assert_alike(one, two)
+    sent = [k for k, _ in two[1].seen]
+    assert sorted(sent) == sorted(list(range(len(SHAPES))) * 5)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt("now"), ValueError("the device is lost")])
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_send_that_fails_leaves_a_whole_step(error, place):
+    """All twins are stepped, and counted; what was not sent is with the next step."""
+    params, others = large_parameters(), large_parameters()
+    clip = st.clip.global_norm(1.0)
+    one = stt.AdamW(params, lr=0.1, clip=clip)
+    two = Sending(others, stt.AdamW, lr=0.1, clip=clip)
+    sum((p * p).sum() for p in params).backward()
+    one.step()
+    sum((p * p).sum() for p in others).backward()
+    two.fails = {place: error}
+    with pytest.raises(type(error)):
+        two.step()
+    assert two.updates == 1
+    assert (one.last_norm, one.digest()) == (two.last_norm, two.digest())
+    two.fails = {}
+    for ps, optimizer in ((params, one), (others, two)):
+        for p in ps:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    assert one.digest() == two.digest()
+    for p, q in zip(params, others, strict=True):
+        assert torch.equal(p, q)

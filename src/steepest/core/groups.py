@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -52,6 +52,8 @@ class WithGroups(Rule, registered=False):
     arguments."""
     _measured_ahead: Plan | None = None
     """The plan that has measured all gradients of the present step before it began."""
+    _told: Callable[[list[int]], None] | None = None
+    """Who is told by a step what has been stepped, by numbers in the order of the groups."""
     _unscale = 1.0
     """What gradients are multiplied with before all else, by who has scaled the loss."""
     _verification: Verification | None = None

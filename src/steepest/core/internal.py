@@ -56,6 +56,7 @@ __all__ = [
     "set_updates",
     "shared_numbers",
     "steps_with_peers",
+    "telling",
     "unmarked_state",
     "without_groups",
 ]
@@ -341,6 +342,22 @@ def measured_by(optimizer: Optimizer, plan: Plan | None) -> Iterator[None]:
         yield
     finally:
         optimizer._measured_ahead = None
+
+
+@contextmanager
+def telling(optimizer: Optimizer, told: Callable[[list[int]], None]) -> Iterator[None]:
+    """For a step inside: who is told what has been stepped, by numbers in the order of the groups,
+    while others may still be to come. It must not use the optimizer. What it raises, the step
+    raises when all is done."""
+    optimizer._told = told
+    if optimizer._plan is not None:
+        optimizer._plan.told = told
+    try:
+        yield
+    finally:
+        optimizer._told = None
+        if optimizer._plan is not None:
+            optimizer._plan.told = None
 
 
 def shared_numbers(optimizer: Optimizer) -> list[tuple[str, float]]:

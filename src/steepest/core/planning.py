@@ -148,6 +148,7 @@ class WithPlan(WithGroups, registered=False):
         self._changes.any = False
         for program in self._groups:
             program.stale = program.other_masks = False
+        plan.told = self._told
         self._plan, self._plan_kernels = plan, dispatch.current
         return plan
 

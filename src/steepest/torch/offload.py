@@ -442,17 +442,28 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         own.update({key: vars(self)[key] for key in _SCALER if key in vars(self)})
         stepped = [p for p in params if p.grad is not None]
         plans = {self._measured.get(p) for p in stepped} if self._as_fetched(stepped) else {None}
+        plan = plans.pop() if len(plans) == 1 else None
+        left = dict.fromkeys(stepped)
+
+        def told(numbers: list[int]) -> None:
+            for i in numbers:
+                left.pop(params[i], None)
+                self._send(params[i])
+
         try:
-            with internal.measured_by(inner._inner, plans.pop() if len(plans) == 1 else None):
+            with (
+                internal.measured_by(inner._inner, plan),
+                internal.telling(inner._inner, told),
+            ):
                 inner._step_all(grads)
         finally:
             for key in _SCALER:
                 own.pop(key, None)
-        for p in params:
-            if p.grad is not None:
-                self._send(p)
-                if self._freeing:
-                    p.grad = None
+        for p in left:  # by an optimizer inside that was made anew
+            self._send(p)
+        if self._freeing:
+            for p in stepped:
+                p.grad = None
 
     def _as_fetched(self, params: list[Any]) -> bool:
         """Whether all gradients are as they were when they were measured."""

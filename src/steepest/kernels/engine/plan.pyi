@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any, Protocol, final
 
 import numpy as np
@@ -52,6 +53,7 @@ def joint_norm(measures: list[tuple[float, int, float]], order: float) -> float:
 @final
 class Plan:
     def __new__(cls, kernels: Kernels, capacity: int, updates: _Array, number: int = 0) -> Plan: ...
+    told: Callable[[list[int]], None] | None
     @property
     def cost(self) -> int: ...
     @property

@@ -95,6 +95,7 @@ cdef class Plan:
     cdef Bounds written                # which gradients must stay outside
     cdef readonly Py_ssize_t cost      # of a sweep over what has a gradient, in elements, or more
     cdef readonly bint has_factors     # whether `factors` has something to do
+    cdef public object told            # who is told what has been stepped, or None
     cdef object updates_array
     cdef int64_t *updates              # completed steps
 
@@ -499,18 +500,28 @@ cdef class Plan:
         `norms` does: a list of (key, entries or None for all), whose norms, if finite, become the
         histories of these keys. Nothing is returned if there is no memory left for that; the step
         has been done then.
+
+        `told`, if there is one, is called with lists of entries as they are done: several times
+        where no rule needs sums and nothing comes after the rules, else at the end. What it raises
+        is raised when all is done.
         """
         cdef Step *s = &self.step
         cdef Py_ssize_t i, copies = len(self.copied)
         cdef bint measuring = bool(following)
-        cdef double norm
+        cdef bint telling = self.told is not None
+        cdef bint in_groups = telling and not (s.reductions or s.projections or copies)
         reserve(s, threads)
         if s.reductions:
             reserve_sums(s)
         if measuring:
             measure_first(s, self.kernels)
+        failure = None
+        if in_groups:
+            failure = self.update_in_groups(MEASURE_AND_UPDATE if measuring else UPDATE, threads)
+        else:
+            with nogil:
+                reduce_and_update(s, MEASURE_AND_UPDATE if measuring else UPDATE, threads)
         with nogil:
-            reduce_and_update(s, MEASURE_AND_UPDATE if measuring else UPDATE, threads)
             for s.unit in range(s.projections):  # a sweep each: the next may cut other units
                 renew_noises(s, False)
                 sweep(s, PROJECT, threads)
@@ -524,13 +535,22 @@ cdef class Plan:
             self.updates[0] += 1
         if copies:
             self.copied = []  # and frees what was copied
+        if telling and not in_groups:
+            failure = self.tell(0, s.actives)
         # From here on no Python function runs, so that no Ctrl-C comes between step and history.
         if fresh:
             history.update(fresh)
         if keeping:
             self.keep(keeping)
-        if not measuring:
-            return None
+        measured = self.remember(following, history, threads) if measuring else None
+        if failure is not None:
+            raise failure
+        return measured
+
+    cdef object remember(self, list following, dict history, int threads):
+        """Ends what a sweep has measured on its way; see `commit`."""
+        cdef Step *s = &self.step
+        cdef double norm
         try:
             measured_first(s, self.kernels, threads)
             for key, members in following:
@@ -540,6 +560,33 @@ cdef class Plan:
             return norms(s)
         except MemoryError:
             return None
+
+    cdef object update_in_groups(self, int what, int threads):
+        """Updates the entries in groups that are worth a sweep each; returns what `told` raises."""
+        cdef Step *s = &self.step
+        cdef Py_ssize_t high = 0
+        failure = None
+        while high < s.actives:
+            s.low = high
+            while high < s.actives and (high == s.low or s.cost[high + 1] - s.cost[s.low] <= LARGE):
+                high += 1
+            s.high = high
+            with nogil:
+                sweep(s, what, threads)
+            error = self.tell(s.low, high)
+            if failure is None:
+                failure = error
+        s.low, s.high = 0, s.actives
+        return failure
+
+    cdef object tell(self, Py_ssize_t low, Py_ssize_t high):
+        """Says what has been stepped; returns what that raises."""
+        cdef Py_ssize_t i
+        try:
+            self.told([self.step.active[i] for i in range(low, high)])
+        except BaseException as error:  # the rest of the step has to come
+            return error
+        return None
 
     cdef int keep(self, list keeping) except -1:
         """Puts the numbers that domains keep where Python finds them."""
