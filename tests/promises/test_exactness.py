@@ -24,12 +24,18 @@ from steepest.optimizers import RULES
 
 THREADS = (1, 2, 3)
 
-# All run at the best level; at the lesser ones the first configuration of each rule, in float32.
+# All run at the best level in float32; the first configuration of each rule also in float64, and at
+# the lesser levels.
 _PRODUCT = [(*x, level, dtype) for x in CONFIGURATIONS for level in LEVELS for dtype in DTYPES]
 _FIRST = list(dict(reversed(CONFIGURATIONS)).items())
 AT_LEVELS = brief(
     _PRODUCT,
-    [x for x in _PRODUCT if x[2] == LEVELS[-1] or (x[:2] in _FIRST and x[3] == DTYPES[0])],
+    [
+        x
+        for x in _PRODUCT
+        if (x[2] == LEVELS[-1] or x[3] == DTYPES[0])
+        and (x[:2] in _FIRST or x[2:] == (LEVELS[-1], DTYPES[0]))
+    ],
 )
 
 

@@ -172,9 +172,10 @@ def test_rules_for_matrices_alone_have_its_bits_too(rule):
         equals_reference(RULES[rule], {}, dtype, ((5, 3), (1, 4), (3, 40)), EVERY, decayed)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("number", "rule", "arguments"), NUMBERED, ids=label)
 def test_with_options_around_it(number, rule, arguments):
-    """A set of options for each rule; the exhaustive test below has them all."""
+    """A set of options for each rule in float32; the test below has them all in float64."""
     for options in [*STAGES, PROJECTING][number % 12 :: 12]:
         given = fitting(rule, arguments, options)
         equals_reference(RULES[rule], given, DTYPES[0], SHAPES, EVERY, decayed)
