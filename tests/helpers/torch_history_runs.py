@@ -304,6 +304,10 @@ class TorchRun:
             self.grouped = True
             if self.beside:
                 self.beside.add(event["group"])
+            own = event["group"]["own"]
+            known = in_torch(self.history["rule"], own)
+            if not known or any(callable(self.value(x)) for x in own.values()):
+                self.theirs, self.in_torch = None, False  # torch's class has no such group
             if self.theirs:
                 self.theirs.add(event["group"])
 
