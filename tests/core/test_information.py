@@ -61,7 +61,7 @@ def test_pages_near_their_threads(monkeypatch):
         found = st.info(opt)
     assert found["far"] <= 0.01
     assert list(found["pages"]) == ["parameters", "exp_avg", "exp_avg_sq"]
-    for shares in found["pages"].values():
+    for shares in found["pages"].values():  # halves, but for a sample at the border
         assert shares == {0: pytest.approx(0.5, abs=0.02), 1: pytest.approx(0.5, abs=0.02)}
     assert 1000 < len(machine.asked) <= 1.1 * information.SAMPLES
 
@@ -75,6 +75,7 @@ def test_pages_far_from_their_threads_are_told(monkeypatch, node, far):
     opt = stepped()
     Machine(monkeypatch, [0, 3], node)
     with pytest.warns(RuntimeWarning, match=r"^(50%|100%) of the optimizer's pages .* OMP_PROC"):
+        # Parts are alike but for a chunk, and so are their samples.
         assert st.info(opt)["far"] == pytest.approx(far, abs=0.01)
 
 
@@ -89,7 +90,7 @@ def test_parameters_that_are_stepped_one_by_one(monkeypatch):
     assert st.info(opt)["far"] <= 0.02  # the last stepped first, then the other: two halves each
     bounds = [information.byte_bounds(w[key]) for key in "abc"]
     met = [sum(low <= x < high for x in machine.asked) for low, high in bounds]
-    assert met[0] == pytest.approx(met[1], rel=0.01)
+    assert met[0] == pytest.approx(met[1], rel=0.01)  # each part has a sample more, or not
     assert met[0] > 100
     assert met[2] == 0
 
@@ -152,7 +153,7 @@ def test_this_machine_says_where_pages_lie():
     found = st.info(stepped())
     if found["pages"]:  # a container may forbid to ask
         for shares in found["pages"].values():
-            assert sum(shares.values()) == pytest.approx(1.0)
+            assert sum(shares.values()) == pytest.approx(1.0)  # quotients, each rounded
     if found["memory_nodes"] == 1 and found["pages"]:
         assert found["far"] == 0.0
 
