@@ -15,6 +15,12 @@ hypothesis.settings.register_profile("search", deadline=None, max_examples=1000,
 hypothesis.settings.load_profile("gate")
 
 
+def pytest_make_parametrize_id(config, val, argname):
+    """Bytes are named by their argument: what they hold, as the time in an archive's headers, may
+    differ between the processes that collect."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True)
 def unchanged_process():
     level, mode = dispatch.current.level, machine.float_mode() & ~0x3F  # without the sticky flags
