@@ -51,6 +51,19 @@ def test_every_rule_has_the_bits_of_itself(rule, alone):
 
 
 @pytest.mark.torch
+def test_a_tensor_that_has_other_memory_by_now_is_refused(alone):
+    torch = pytest.importorskip("torch")
+    w = torch.tensor([3.0, 4.0])
+    opt = st.mpi.Sharded(st.SGD, {"w": w}, lr=0.5, comm=alone)
+    opt.step({"w": np.ones(2, np.float32)})
+    assert w.tolist() == [2.5, 3.5]
+    w.data = w.clone()
+    with pytest.raises(ValueError, match="'w' is a tensor that has other memory than when the op"):
+        opt.step({"w": np.ones(2, np.float32)})
+    assert opt.updates == 1 and w.tolist() == [2.5, 3.5]
+
+
+@pytest.mark.torch
 def test_groups_are_live_and_have_the_parameters(alone):
     a, b = np.ones(3), np.ones((2, 2))[:, ::-1]
     groups = [{"params": a, "lr": 0.5}, {"params": [b]}]

@@ -158,6 +158,53 @@ def test_parameters_without_a_gradient_stay_where_they_are():
     assert a.tolist() == [2.0, 3.0] and sam.updates == 2
 
 
+def some(rng, params):
+    """Gradients of some of the parameters, which of them drawn."""
+    return [rng.standard_normal(p.shape) if rng.random() < 0.5 else None for p in params]
+
+
+def test_which_parameters_have_gradients_may_change_at_every_step():
+    """What is moved is what comes back, and nothing else, however often the choice changes."""
+    rng = np.random.default_rng(0)
+    params = [rng.standard_normal(n) for n in (5, 40_000, 1, 7)]
+    sam = st.SAM(st.SGD(params, lr=0.0), rho=0.5)
+    for _ in range(60):
+        before, grads = [p.copy() for p in params], some(rng, params)
+        sam.perturb(grads)
+        for p, was, g in zip(params, before, grads, strict=True):
+            assert np.array_equal(p, was) == (g is None)
+        sam.step(some(rng, params)) if rng.random() < 0.5 else sam.restore()
+        for p, was in zip(params, before, strict=True):
+            same_bits(p, was)
+        if rng.random() < 0.3:  # others write parameters, too
+            params[int(rng.integers(4))][...] = rng.standard_normal()
+
+
+def test_the_choice_of_gradients_changes_and_ctrl_c_comes_at_any_line():
+    for n in itertools.count(1):
+        rng = np.random.default_rng(0)
+        params = [rng.standard_normal(3) for _ in range(3)]
+        one, *_, last = grads = [rng.standard_normal(3) for _ in range(3)]
+        sam = st.SAM(st.SGD(params, lr=0.0), rho=0.5)
+        sam.perturb([one, None, last])
+        sam.restore()
+        before = [p.copy() for p in params]
+
+        def other(sam=sam, grads=grads):
+            sam.perturb([None, *grads[1:]])
+            sam.restore()
+
+        ended = interrupted_at(n, other)
+        for again in ([None, None, None], [None, *grads[1:]], [one, None, last], grads):
+            sam.restore()
+            for p, was in zip(params, before, strict=True):
+                same_bits(p, was, f"Ctrl-C at line {n}")
+            sam.perturb(again)
+        if not ended:
+            break
+    assert n > 30
+
+
 def test_groups_that_climb_are_perturbed_downhill():
     a, b = np.array([3.0]), np.array([4.0])
     sam = st.SAM(
@@ -310,6 +357,36 @@ def test_later_steps_allocate_no_arrays():
 
     _, most = traced.taken(step)
     assert most < 40_000  # an array has 400 000 bytes
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("trained", [False, True])
+def test_tensors_that_lie_elsewhere_by_now_come_back_where_they_are(trained):
+    torch = pytest.importorskip("torch")
+    w, b = (torch.nn.Parameter(torch.tensor(x), trained) for x in ([3.0, 4.0], [2.0]))
+    sam = st.SAM(st.SGD([w, b], lr=0.0), rho=1.0)
+    for _ in range(3):
+        sam.perturb([w.detach().clone(), b.detach().clone()])
+        w.data = w.detach().clone()
+        others = [torch.tensor([5.0, 6.0]) for _ in range(100)]  # where w was, if it was freed
+        sam.restore()
+        assert (w.tolist(), b.tolist()) == ([3.0, 4.0], [2.0])
+        assert all(x.tolist() == [5.0, 6.0] for x in others)
+    sam.perturb([w.detach().clone(), b.detach().clone()])
+    w.data = torch.zeros(3)
+    with pytest.raises(ValueError, match=r"'0' is float32 of shape \(3,\); it was float32 of sha"):
+        sam.restore()
+    assert (w.tolist(), b.tolist()) == ([0.0, 0.0, 0.0], [2.0])
+
+
+def test_an_array_of_another_shape_by_now_does_not_come_back():
+    a, b = np.array([3.0, 4.0]), np.array([2.0])
+    sam = st.SAM(st.SGD([a, b], lr=0.0), rho=1.0)
+    sam.perturb([a.copy(), b.copy()])
+    a.resize((3,), refcheck=False)
+    with pytest.raises(RuntimeError, match=r"be put back: '0' has shape \(3,\) and dtype float64"):
+        sam.restore()
+    assert b.tolist() == [2.0]
 
 
 @pytest.mark.torch

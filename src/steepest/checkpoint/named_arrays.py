@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
 from steepest.checkpoint.error import CheckpointError
-from steepest.core import trees
+from steepest.core import internal, trees
 from steepest.kernels import sources
 from steepest.memory import arrays, formats
 from steepest.memory.arrays import Array
@@ -40,6 +40,7 @@ def by_name(optimizer: Saved, params: Any) -> dict[str, Array]:
 
     Raises TypeError for what is not an array, CheckpointError where two arrays have one name.
     """
+    internal.follow_tensors(optimizer)
     named = {
         name: p
         for group in optimizer.param_groups

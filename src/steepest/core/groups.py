@@ -10,6 +10,7 @@ import numpy as np
 from steepest import codecs
 from steepest.core import trees
 from steepest.core.constructor import bound
+from steepest.core.given_tensors import GivenTensors, given, parameters
 from steepest.core.group_keys import GROUP_KEYS, check_own
 from steepest.core.group_program import GroupProgram
 from steepest.core.held_rule import HeldRule, checked_defaults, other_rule
@@ -93,6 +94,8 @@ class WithGroups(Rule, registered=False):
         self._given: list[int] = []
         self._names: list[str] = []
         self._copies: dict[str, Any] = {}
+        self._given_tensors: GivenTensors | None = None
+        self._given_copies: GivenTensors | None = None
         self._order: list[int] = []
         self._in_order = True
         self._selection = self.selection(given)
@@ -201,7 +204,8 @@ class WithGroups(Rule, registered=False):
             if name in taken:
                 raise ValueError(f"parameter name {name!r} is given twice; names must differ")
             taken.add(name)
-        outlets = self._outlets(trees.take(shape, copies, "copies"), names, added)
+        copies = trees.take(shape, copies, "copies")
+        outlets = self._outlets(copies, names, added)
         first = len(self._names)
         split = self._selection.split(group, names, added, self._names_of)
         self._check_keys(group, [changes for changes, _ in split])
@@ -237,6 +241,7 @@ class WithGroups(Rule, registered=False):
             "_plan": None,
             "_names": [*self._names, *state],
             "_copies": {**self._copies, **outlets},
+            **self._given_with_more(names, (leaves, added), (copies, outlets)),
             "_given": [*self._given, *[len(self._shapes)] * len(groups)],
             "_order": order,
             "_in_order": order == sorted(order),
@@ -255,6 +260,34 @@ class WithGroups(Rule, registered=False):
                 (dict.update, (self.__dict__, new)),
             ]
         )
+
+    def _given_with_more(
+        self,
+        names: Sequence[str],
+        params: tuple[Sequence[Any], Sequence[Array]],
+        copies: tuple[Sequence[Any], Mapping[str, Any]],
+    ) -> dict[str, GivenTensors | None]:
+        """The tensors that were given, with those of new groups: what was given as `params` and
+        `copies`, and the arrays that it is."""
+        if self._borrows_groups:
+            return {}
+        which = [i for i, x in enumerate(copies[0]) if x is not None]
+        copied = [names[i] for i in which]
+        tensors, own = [copies[0][i] for i in which], [copies[1][name] for name in copied]
+        return {
+            "_given_tensors": given(self._given_tensors, names, *params),
+            "_given_copies": given(self._given_copies, copied, tensors, own, "copy of parameter"),
+        }
+
+    def _follow_tensors(self) -> list[tuple[Array, Array]]:
+        """Takes tensors that were given where they lie now: arrays that gave way in the groups, and
+        those in their places."""
+        copies = self._given_copies
+        if copies and copies.follow((self._copies, name, name) for name in self._copies):
+            self._plan = None
+        if self._given_tensors is None:
+            return []
+        return self._given_tensors.follow(parameters(self.param_groups))
 
     def _outlets(
         self, copies: Sequence[Any], names: Sequence[str], params: Sequence[Array]
@@ -329,6 +362,7 @@ class WithGroups(Rule, registered=False):
         again._updates = self._updates.copy()
         again._shapes, again._shape = [], None
         again._given, again._names, again._order, again._copies = [], [], [], {}
+        again._given_tensors = again._given_copies = None
         again.clip_history = {key: list(norms) for key, norms in self.clip_history.items()}
         return again
 

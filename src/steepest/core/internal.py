@@ -115,6 +115,14 @@ def flattened(optimizer: Optimizer, tree: Any, where: str = "grads") -> list[Any
     return flat if optimizer._in_order else [flat[i] for i in optimizer._order]
 
 
+def follow_tensors(optimizer: Any) -> list[tuple[Array, Array]]:
+    """Takes tensors that were given to an optimizer as parameters where they lie now: arrays that
+    gave way in its groups, and those in their places."""
+    follow = getattr(optimizer, "_follow_tensors", None)
+    pairs: list[tuple[Array, Array]] = [] if follow is None else follow()
+    return pairs
+
+
 def given_order(optimizer: Optimizer) -> list[int]:
     """For each parameter in the order of the groups: its place in ``params``."""
     return optimizer._order

@@ -52,6 +52,7 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
         ``ema=``. Raises ValueError where a group has neither.
         """
         points = {}
+        self._follow_tensors()
         for number, group in enumerate(self.param_groups):
             for name, p in zip(group["param_names"], group["params"], strict=True):
                 state = self._state.get(name, {})
@@ -83,6 +84,7 @@ class Optimizer(WithStateDict, CommonOptions, registered=False):
         >>> opt.digest()[:16]
         '061dcb2fbd1187a1'
         """
+        self._follow_tensors()
         params = {
             name: arrays.parameter(p, name)
             for group in self.param_groups

@@ -32,6 +32,8 @@ class WithPlan(WithGroups, registered=False):
 
     def _resolved(self, flat: list[Any]) -> Plan:
         """The plan, with this step's gradients bound."""
+        if self._given_tensors is not None or self._given_copies is not None:
+            self._follow_tensors()
         plan = self._plan
         if plan is None or self._changes.any or self._plan_kernels is not dispatch.current:
             plan = self._built()

@@ -14,6 +14,17 @@ from steepest.memory.arrays import Array
 __all__ = ["Norm", "Perturbation", "take_in"]
 
 
+_Stages = list[tuple[str, tuple[float, ...], int]]
+
+# What comes before a move: lists that stay the same objects are not looked at again.
+_NONE: list[Any] = []
+_KEPT: dict[tuple[float, bool], _Stages] = {
+    (past, adaptive): [("keep", (past,), 2), *[("times_square", (), 0)] * adaptive]
+    for past in (0.0, 1.0)
+    for adaptive in (False, True)
+}
+
+
 def _planned(targets: Sequence[Array], groups: Sequence[int]) -> Plan:
     plan = Plan(dispatch.current, len(targets), np.zeros((), np.int64))
     for group, x, step in zip(groups, targets, counters(len(targets)), strict=True):
@@ -72,7 +83,10 @@ class Perturbation:
         self._kept = [arrays.zeros_like(p, dtype=p.dtype) for p in own]
         self._there, self._back = self._plan(True), self._plan(False)
         self._there.guard(arrays.disjoint_bounds(list(zip(names, own, strict=True))))
-        self._moved: list[Any] = []
+        self._moved: list[Any] = [None] * len(own)
+        """The copy of each that is moved."""
+        self._selected = self._ready = self._there.selection
+        """What `_moved`, and what the way back is programmed for, were made for."""
         self._rows: list[tuple[int, int, bool]] = []
 
     def _plan(self, there: bool) -> Plan:
@@ -118,8 +132,11 @@ class Perturbation:
                 )
             bound = (p, self._kept[i])
             plan.bind_gradient(i, g, arrays.layout(bound, g, blocks=formats.computed(p)))
-        self._moved = [None if g is None else x for g, x in zip(grads, self._kept, strict=True)]
         self._rows = plan.rows()
+        if plan.selection != self._selected:
+            pairs = zip(grads, self._kept, strict=True)
+            self._moved = [None if g is None else kept for g, kept in pairs]
+            self._selected = plan.selection
         return True
 
     @machine.in_default_mode
@@ -131,12 +148,10 @@ class Perturbation:
     def move(self, scale: float, adaptive: bool) -> None:
         """Moves the parameters by that multiple of their gradients, or of p^2 times these."""
         plan = self._there
-        before: list[tuple[str, tuple[float, ...], int]] = [("keep", (_past(plan),), 2)]
-        if adaptive:
-            before.append(("times_square", (), 0))
+        before = _KEPT[_past(plan), adaptive]
         for row, (climbs, _, _) in enumerate(self._rows):
             rate = scale if climbs else -scale
-            plan.program(row, "sgd", (rate,), 1.0, before, [], [], [])
+            plan.program(row, "sgd", (rate,), 1.0, before, _NONE, _NONE, _NONE)
         workers = threads.workers(plan.elements())
         machine.at_once([(plan.commit, (workers,)), (setattr, (self, "away", True))])
 
@@ -147,20 +162,41 @@ class Perturbation:
         pairs = zip(self.params, self._moved, strict=True)
         return [(p, kept.copy()) for p, kept in pairs if kept is not None]
 
+    def replace(self, before: Array, now: Array) -> None:
+        """Takes another array as the parameter that was moved."""
+        self.params = [now if p is before else p for p in self.params]
+
     @machine.in_default_mode
     def restore(self) -> None:
-        """Puts them back."""
+        """Puts them back. Raises RuntimeError for one of another shape or dtype by now, when all
+        others are back."""
         plan = self._back
-        if plan.resolve(self.params, list(self._moved)) != []:  # they lie elsewhere by now
-            for p, kept in zip(self._own, self._moved, strict=True):
-                if kept is not None:
-                    p[...] = kept
-            self.away = False
-            return
-        for row in range(len(plan.rows())):
-            plan.program(row, "assign", (_past(plan),), 1.0, [], [], [], [])
+        if self._ready != self._selected or not plan.still(self.params):
+            if plan.resolve(self.params, list(self._moved)) != []:  # they lie elsewhere by now
+                self._restore_each()
+                return
+            for row in range(len(plan.rows())):
+                plan.program(row, "assign", (_past(plan),), 1.0, _NONE, _NONE, _NONE, _NONE)
+            self._ready = self._selected
         workers = threads.workers(plan.elements())
         machine.at_once([(plan.commit, (workers,)), (setattr, (self, "away", False))])
+
+    def _restore_each(self) -> None:
+        """The same where they are now."""
+        others = []
+        for p, name, kept in zip(self.params, self._names, self._moved, strict=True):
+            if kept is None:
+                continue
+            now = arrays.parameter(p, name)
+            if (now.shape, now.dtype) == (kept.shape, kept.dtype):
+                now[...] = kept
+            else:
+                others.append(f"{name!r} has shape {now.shape} and dtype {now.dtype}")
+        self.away = False
+        if others:
+            raise RuntimeError(
+                f"parameters changed while they were perturbed, and cannot be put back: {others[0]}"
+            )
 
 
 def _signs(groups: Sequence[Mapping[str, Any]]) -> list[tuple[int, bool]]:
@@ -170,7 +206,7 @@ def _signs(groups: Sequence[Mapping[str, Any]]) -> list[tuple[int, bool]]:
 
 def _past(plan: Plan) -> float:
     """Whether a sweep is better written past the caches, as a coefficient."""
-    return float(plan.elements() >= LARGE_STEP)
+    return 1.0 if plan.elements() >= LARGE_STEP else 0.0
 
 
 class Norm:

@@ -267,9 +267,9 @@ def as_array(
         if device[0] != 1:
             raise TypeError(f"{what} lies on device {device}; move it to the CPU first")
         _check_tensor(x, what)
-        if getattr(x, "requires_grad", False):
-            x = x.detach()
         from_torch = hasattr(x, "_is_zerotensor")
+        if from_torch or getattr(x, "requires_grad", False):
+            x = x.detach()  # another tensor, which holds the memory also where x gets a new one
         if from_torch:  # what PyTorch marks
             x = in_memory(x, what, writable=writable)
         try:
@@ -381,6 +381,11 @@ def of_a_format(x: Array, what: str, bits: str | None = None) -> Array:
             f"{hint}"
         )
     return x
+
+
+def in_place(x: Any, what: str) -> Array:
+    """x as an array that may be updated in place. Raises TypeError or ValueError if it may not."""
+    return _written(x, what, None)
 
 
 def parameter(x: Any, name: str, bits: str | None = None) -> Array:

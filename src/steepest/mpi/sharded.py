@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from steepest.core import digests, internal, trees
+from steepest.core import digests, given_tensors, internal, trees
 from steepest.core.group_program import GroupProgram
 from steepest.core.state import counter
 from steepest.core.state_formats import bits_of
@@ -118,6 +118,7 @@ class Sharded:
         self._params: list[Array] = []
         self._sizes: list[int] = []
         shapes: list[trees.Shape] = []
+        every_leaf: list[Any] = []
         for group in groups:
             shape, names, leaves = trees.flatten(group.pop("params"), len(self._names))
             names = trees.own_names(group, names)
@@ -125,8 +126,10 @@ class Sharded:
                 arrays.parameter(x, name, self._bits) for x, name in zip(leaves, names, strict=True)
             ]
             self._names += names
+            every_leaf += leaves
             self._sizes.append(len(names))
             shapes.append(shape)
+        self._tensors_given = given_tensors.given(None, self._names, every_leaf, self._params)
         every = zip(self._names, self._params, strict=True)
         arrays.disjoint_bounds([(f"parameter {name!r}", p) for name, p in every])
         self._shape = (
@@ -186,6 +189,8 @@ class Sharded:
         """
         ranks = self._ranks
         with ranks.together():
+            if self._tensors_given is not None:
+                self._tensors_given.check()
             given = self._checked_gradients(grads)
             digest = zlib.crc32("\n".join(settings_of(self.optimizer)).encode())
         seen = ranks.largest(np.array([digest, -digest, *(g is not None for g in given)], np.int64))

@@ -5,6 +5,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
+from steepest.core import internal
 from steepest.core.hyper_parameters import (
     Eps,
     NotNegative,
@@ -89,6 +90,7 @@ class _ScheduleFree(Optimizer, registered=False):
     def averaged(self) -> dict[str, Array]:
         """The averaged points x by the names of their parameters: copies, nothing is changed."""
         points = {}
+        internal.follow_tensors(self)
         for group in self.param_groups:
             weight = 1.0 - 1.0 / self.momentum_of(group)[1]
             for name, y in zip(group["param_names"], group["params"], strict=True):

@@ -104,6 +104,7 @@ class SAM:
         """
         if self._is_away():
             raise RuntimeError("the parameters are perturbed already: call step or restore first")
+        internal.follow_tensors(self.optimizer)
         flat = list(internal.flattened(self.optimizer, grads))
         way = self._bound(flat)
         rho = _RHO.at(self.rho, self.optimizer.updates, "SAM", "rho")
@@ -113,7 +114,11 @@ class SAM:
     def restore(self) -> None:
         """Puts the parameters back where they were before ``perturb``; does nothing otherwise."""
         if self._way is not None and self._way.away:
-            self._way.restore()
+            try:
+                for before, now in internal.follow_tensors(self.optimizer):
+                    self._way.replace(before, now)
+            finally:
+                self._way.restore()
         if self._kept is not None:
             for p, before in self._kept:
                 p[...] = before

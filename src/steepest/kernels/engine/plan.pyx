@@ -95,6 +95,7 @@ cdef class Plan:
     cdef Bounds written                # which gradients must stay outside
     cdef readonly Py_ssize_t cost      # of a sweep over what has a gradient, in elements, or more
     cdef readonly bint has_factors     # whether `factors` has something to do
+    cdef readonly Py_ssize_t selection  # rises when other entries take part in a step
     cdef public object told            # who is told what has been stepped, or None
     cdef object updates_array
     cdef int64_t *updates              # completed steps
@@ -227,10 +228,7 @@ cdef class Plan:
             e.active = grad is not None
             if not e.active:
                 continue
-            p = params[i]
-            if p is not self.owners[i] or not (
-                    still_at(p, e.home, e.type, &e.gradient, e.steps)
-                    or still_as(p, self.params[i])):
+            if not self.in_place(i, params[i]):
                 return None
             if looking and not self.as_shown(i):
                 return None
@@ -257,6 +255,12 @@ cdef class Plan:
                     e.units[k].g.data = data
         return stale
 
+    cdef bint in_place(self, Py_ssize_t i, p):
+        """Whether p is the parameter of entry i that was bound, and lies as it did."""
+        cdef Entry *e = &self.step.entries[i]
+        return p is self.owners[i] and (
+            still_at(p, e.home, e.type, &e.gradient, e.steps) or still_as(p, self.params[i]))
+
     cdef bint as_shown(self, Py_ssize_t i):
         """Whether the states of entry i that others can reach lie as they did."""
         for x, before in <list>self.shown[i]:
@@ -269,6 +273,20 @@ cdef class Plan:
         x, before = self.outlets[i]
         return still_as(x, before)
 
+    def still(self, list params):
+        """Whether the parameters of the step are the arrays that were bound and lie where they did.
+        If so, and nothing else was bound, a `commit` does again what the last one did, from the
+        gradients where they were: they must be there."""
+        cdef Step *s = &self.step
+        cdef Py_ssize_t i, k
+        if len(params) != s.count:
+            return False
+        for k in range(s.actives):
+            i = s.active[k]
+            if not self.in_place(i, params[i]):
+                return False
+        return True
+
     def rows(self):
         """The (group, t, whether rows and columns are reduced) of this step, t from 1; the order in
         which `program` counts."""
@@ -277,9 +295,10 @@ cdef class Plan:
         cdef Entry *e
         cdef int64_t t, last_t = -1
         cdef int last_group = -1, last = -1
-        cdef bint last_tiled = False
+        cdef bint last_tiled = False, alike = True
         cdef list found = []
         cdef dict known = None
+        cdef Py_ssize_t before = s.actives
         s.actives = 0
         s.cost[0] = 0
         s.partials = 0
@@ -302,11 +321,14 @@ cdef class Plan:
                 if last == len(found):
                     found.append(key)
             e.program = last
+            alike = alike and s.actives < before and s.active[s.actives] == i
             s.active[s.actives] = i
             s.first[s.actives] = s.partials
             s.partials += chunks_of(e)
             s.cost[s.actives + 1] = s.cost[s.actives] + e.size + VISIT
             s.actives += 1
+        if not alike or s.actives != before:
+            self.selection += 1
         s.low, s.high = 0, s.actives
         self.cost, self.has_factors = s.cost[s.actives], False
         s.reductions = s.projections = 0

@@ -312,8 +312,21 @@ OPERATIONS["mean"] = entry(mean, mean, False)
 
 # Measures
 
+# The square of a float is exact in double. So a sum has the same bits whether square and sum are
+# rounded in one instruction, where there is one, or in two.
+cdef extern from *:
+    """
+    #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    #define STEEPEST_PLUS_EXACT_SQUARE(sum, x) __builtin_fma(x, x, sum)
+    #else
+    #define STEEPEST_PLUS_EXACT_SQUARE(sum, x) ((sum) + (x) * (x))
+    #endif
+    """
+    double plus_exact_square "STEEPEST_PLUS_EXACT_SQUARE"(double total, double x) noexcept nogil
+
+
 cdef enum:
-    SQUARES, MAGNITUDES, POWERS, ELEMENTS, ABOVE, COUNT
+    SQUARES, EXACT_SQUARES, MAGNITUDES, POWERS, ELEMENTS, ABOVE, COUNT
 
 
 cdef inline double term(int kind, double x, double scale, double order) noexcept nogil:
@@ -332,6 +345,13 @@ cdef inline double term(int kind, double x, double scale, double order) noexcept
     return pow(magnitude(x), order)
 
 
+cdef inline double plus(int kind, double total, double x, double scale,
+                        double order) noexcept nogil:
+    if kind == EXACT_SQUARES:
+        return plus_exact_square(total, x)
+    return total + term(kind, x, scale, order)
+
+
 cdef inline double added(int kind, const real *restrict g, Py_ssize_t n, double scale,
                          double order) noexcept nogil:
     """The sum of the terms of g; `kind` is a literal where this is called."""
@@ -341,9 +361,9 @@ cdef inline double added(int kind, const real *restrict g, Py_ssize_t n, double 
         lane[j] = 0
     for i in range(whole):
         for j in range(LANES):
-            lane[j] += term(kind, <double>g[i * LANES + j], scale, order)
+            lane[j] = plus(kind, lane[j], <double>g[i * LANES + j], scale, order)
     for j in range(n - whole * LANES):
-        lane[j] += term(kind, <double>g[whole * LANES + j], scale, order)
+        lane[j] = plus(kind, lane[j], <double>g[whole * LANES + j], scale, order)
     while width > 1:
         width = width // 2
         for j in range(width):
@@ -353,6 +373,8 @@ cdef inline double added(int kind, const real *restrict g, Py_ssize_t n, double 
 
 cdef double sum_squares(const real *restrict g, Py_ssize_t n, double scale,
                         double order) noexcept nogil:
+    if real is float and scale == <double>1:
+        return added(EXACT_SQUARES, g, n, scale, order)
     return added(SQUARES, g, n, scale, order)
 
 MEASURES["sum_squares"] = measure(sum_squares, sum_squares)

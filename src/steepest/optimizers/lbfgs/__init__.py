@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from steepest.core import digests, group_keys, internal, trees
+from steepest.core import digests, given_tensors, group_keys, internal, trees
 from steepest.core.hyper_parameters import Number, within
 from steepest.core.state_formats import bits_of
 from steepest.fields import Call, continued
@@ -110,6 +110,7 @@ class LBFGS:
         filled = hyper | dict(group)
         chosen = {"params": params, "param_names": list(names)}
         self.param_groups: list[dict[str, Any]] = [filled | _checked_hyper(filled) | chosen]
+        self._given_tensors = given_tensors.given(None, names, leaves, params)
         self._like = [(p.shape, p.dtype) for p in params]
         self._rows = vectors.Rows(sum(p.size for p in params), vectors.common_type(params))
         self._memory = Memory()
@@ -199,6 +200,7 @@ class LBFGS:
 
     def _checked(self) -> list[Array]:
         """The live parameters, which may be other arrays of the same shapes and types."""
+        self._follow_tensors()
         given = self.param_groups[0]["params"]
         if len(given) != len(self._names):
             raise ValueError(f"the group has {len(given)} parameters; expected {len(self._names)}")
@@ -211,6 +213,12 @@ class LBFGS:
                 )
         _disjoint(params, self._names)
         return params
+
+    def _follow_tensors(self) -> list[tuple[Array, Array]]:
+        """As that of ``Optimizer``."""
+        if self._given_tensors is None:
+            return []
+        return self._given_tensors.follow(given_tensors.parameters(self.param_groups))
 
     def _arrays(self, names: list[str], given: Sequence[Any]) -> list[Array]:
         """What was given as parameters, as arrays that may be updated in place."""
