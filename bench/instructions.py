@@ -20,6 +20,9 @@ from typing import Any
 RECORD = Path(__file__).with_name("instructions.json")
 CASES: dict[str, str] = {
     "AdamW, float32": 'run("float32", "float32")',
+    "AdamW, float32, clipped to a norm": (
+        'run("float32", "float32", clip=st.clip.global_norm(1.0))'
+    ),
     "AdamW, bfloat16, float32 states": 'run("bfloat16", "bfloat16")',
     "AdamW, all bfloat16": 'run("bfloat16", "bfloat16", state_dtype="bfloat16")',
     "AdamW, bfloat16 with split16": 'run("bfloat16", "bfloat16", master="split16")',
