@@ -14,6 +14,7 @@ import pytest
 COMMON = """
 import copy
 import json
+import os
 import sys
 import warnings
 
@@ -67,12 +68,20 @@ def needs(*modules: str) -> None:
             pytest.skip(f"needs {name}")
 
 
+# Without the interpreter's end: a thread of gloo that holds a tensor meanwhile aborts the process.
+END = """
+print()
+print(json.dumps(found), flush=True)
+os._exit(0)
+"""
+
+
 def run(code: str, folder: Path, *arguments: str) -> dict[str, Any]:
     """The `found` that the code leaves."""
     tools = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     here = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "LOCAL_RANK": "0", "PATH": tools}
     done = subprocess.run(
-        [sys.executable, "-c", f"{COMMON}\n{code}\nprint()\nprint(json.dumps(found))", *arguments],
+        [sys.executable, "-c", f"{COMMON}\n{code}\n{END}", *arguments],
         cwd=folder,
         env=os.environ | here | {"DS_ACCELERATOR": "cpu"},
         capture_output=True,
