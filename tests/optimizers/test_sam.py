@@ -148,6 +148,9 @@ def test_parameters_come_back_after_ctrl_c_at_any_line():
 def test_parameters_without_a_gradient_stay_where_they_are():
     a, b = np.array([3.0, 4.0]), np.array([1.0])
     sam = st.SAM(st.SGD([a, b], lr=1.0), rho=5.0)
+    sam.perturb([None, None])
+    sam.restore()
+    assert a.tolist() == [3.0, 4.0] and b == 1.0
     sam.perturb([np.array([3.0, 4.0]), None])
     np.testing.assert_allclose(a, [6.0, 8.0], rtol=1e-12)  # the norm is 5 + 1e-12
     assert b == 1.0

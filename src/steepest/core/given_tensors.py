@@ -87,7 +87,7 @@ def given(
     found = {
         name: _Given(x, _place(x), p)
         for name, x, p in zip(names, tensors, own, strict=True)
-        if hasattr(x, "data_ptr") and arrays.as_array(x, name).dtype == p.dtype
+        if arrays.is_torchs(x) and arrays.as_array(x, name).dtype == p.dtype
     }
     if before is None:
         return GivenTensors(found, what) if found else None

@@ -85,7 +85,7 @@ class Perturbation:
         self._there.guard(arrays.disjoint_bounds(list(zip(names, own, strict=True))))
         self._moved: list[Any] = [None] * len(own)
         """The copy of each that is moved."""
-        self._selected = self._ready = self._there.selection
+        self._selected, self._ready = self._there.selection, -1
         """What `_moved`, and what the way back is programmed for, were made for."""
         self._rows: list[tuple[int, int, bool]] = []
 

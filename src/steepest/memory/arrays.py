@@ -267,7 +267,7 @@ def as_array(
         if device[0] != 1:
             raise TypeError(f"{what} lies on device {device}; move it to the CPU first")
         _check_tensor(x, what)
-        from_torch = hasattr(x, "_is_zerotensor")
+        from_torch = is_torchs(x)
         if from_torch or getattr(x, "requires_grad", False):
             x = x.detach()  # another tensor, which holds the memory also where x gets a new one
         if from_torch:  # what PyTorch marks
@@ -289,6 +289,11 @@ def as_array(
         f"{what} is a {type(x).__name__}, not an array; it must be a NumPy array "
         f"or share memory with one{used}"
     )
+
+
+def is_torchs(x: Any) -> bool:
+    """Whether x is a tensor of PyTorch, which need not be imported for that."""
+    return hasattr(x, "_is_zerotensor")
 
 
 def _shared(x: Any) -> Array:
