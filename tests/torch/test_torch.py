@@ -2,11 +2,13 @@
 
 import copy
 import inspect
+import itertools
 import pickle
 
 import numpy as np
 import pytest
 from cases import CONFIGURATIONS, MATRICES_ONLY, label
+from faults import interrupted_at
 
 import steepest as st
 from steepest.optimizers import RULES
@@ -684,3 +686,49 @@ def test_a_group_may_go_by_a_rule_that_lacks_the_others_convention():
         give(params, grads)
         theirs.step()
     assert same(params, arrays)
+
+
+@pytest.mark.parametrize("kind", [stt.ScheduleFreeAdamW, stt.Prodigy, stt.DAdaptAdam])
+def test_numbers_of_groups_are_those_of_the_parameters_after_ctrl_c_at_any_line(kind):
+    """Those that the rule keeps come into torch's groups after the step: late, where that ends
+    early, but before anything else uses them."""
+
+    def begun():
+        torch.manual_seed(0)
+        params = [torch.nn.Parameter(torch.randn(3)) for _ in range(3)]
+        opt = kind([{"params": params[:2]}, {"params": params[2:]}])
+        for turn in range(2):
+            for p in params:
+                p.grad = torch.randn(3)
+            if not turn:
+                opt.step()
+        return params, opt
+
+    def seen(params, opt):
+        groups = opt.state_dict()["param_groups"]
+        return [p.tolist() for p in params], groups, opt.updates
+
+    params, opt = begun()
+    before = seen(params, opt)
+    opt.step()
+    after = seen(params, opt)
+    assert before[1] != after[1]
+    for n in itertools.count(1):
+        params, opt = begun()
+        ended = interrupted_at(n, opt.step)
+        assert seen(params, opt) == (after if opt.updates == 2 else before), n
+        if not ended:
+            break
+    assert n > 100
+
+
+def test_a_number_of_a_group_that_is_set_after_a_step_that_failed_stays_set():
+    p = torch.nn.Parameter(torch.ones(3))
+    opt = stt.Prodigy([p])
+    p.grad = torch.ones(3)
+    opt.step()
+    p.grad = torch.ones(4)[:3].to_sparse()
+    with pytest.raises(TypeError, match="layout"):
+        opt.step()
+    opt.param_groups[0]["d"] = 0.125
+    assert opt.state_dict()["param_groups"][0]["d"] == 0.125

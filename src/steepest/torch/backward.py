@@ -213,6 +213,7 @@ class Each:
             if i in self._special
             else grad
         )
+        optimizer._began = -1
         optimizer._behind = True
         try:
             plan = self.update.step(i, flat)

@@ -47,6 +47,9 @@ class WithInner(Saving):
     """The state that the optimizer inside was made of."""
     _behind = False
     """Whether a step was begun whose states may not be in ``state`` yet."""
+    _began = -1
+    """The count of updates when it was, of rules that keep numbers of groups."""
+    _sharing: Sequence[Follower] = ()
 
     @property
     def state(self) -> Any:
@@ -278,7 +281,10 @@ class WithInner(Saving):
                 self._expose(inner)
 
     def _catch_up(self) -> None:
-        """Shows the states of a step that has been done."""
+        """Shows the states of a step that has been done, and the numbers that its rule keeps."""
+        if self._sharing and self._inner.updates != self._began:
+            for follower in self._sharing:
+                follower.give_back()
         self._expose(self._inner)
         self._behind = False
 

@@ -222,6 +222,8 @@ class Optimizer(WithInner):
         stepped = tensors
         if any(map(_is_none, grads)):
             stepped = [p for p, g in zip(tensors, grads, strict=True) if g is not None]
+        if self._sharing:
+            self._began = inner.updates
         self._behind = True
         try:
             plan = internal.flat_step(inner, grads, factor)
