@@ -6,6 +6,7 @@ as a device does. The tests of CUDA say so, and are skipped where there is none.
 
 import copy
 import gc
+import itertools
 import os
 import pickle
 import signal
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases import CONFIGURATIONS, MATRICES_ONLY, label
+from faults import interrupted_at
 
 import steepest as st
 from steepest.optimizers import RULES
@@ -952,3 +954,47 @@ def test_a_send_that_fails_leaves_a_whole_step(error, place):
     assert one.digest() == two.digest()
     for p, q in zip(params, others, strict=True):
         assert torch.equal(p, q)
+
+
+def test_a_rate_that_is_set_between_the_backward_pass_and_the_step_stays_set():
+    p = torch.nn.Parameter(torch.ones(3))
+    offload = stt.Offload([p], stt.SGD, lr=0.5)
+    p.sum().backward()
+    offload.param_groups[0]["lr"] = 0.25
+    offload.step()
+    assert offload.param_groups[0]["lr"] == 0.25 and p.tolist() == [0.5] * 3
+    p.sum().backward()
+    offload.step()
+    assert p.tolist() == [0.25] * 3
+
+
+@pytest.mark.parametrize("kind", [stt.ScheduleFreeAdamW, stt.Prodigy])
+def test_numbers_of_groups_are_those_of_the_parameters_after_ctrl_c_at_any_line(kind):
+    def begun():
+        torch.manual_seed(0)
+        params = [torch.nn.Parameter(torch.randn(3)) for _ in range(3)]
+        groups = [{"params": params[:2]}, {"params": params[2:]}]
+        offload = stt.Offload(groups, kind, in_backward=False)
+        for turn in range(2):
+            sum((p * torch.randn(3)).sum() for p in params).backward()
+            if not turn:
+                offload.step()
+                offload.zero_grad()
+        return params, offload
+
+    def seen(params, offload):
+        groups = offload.state_dict()["param_groups"]
+        return [p.tolist() for p in params], groups, offload.updates
+
+    params, offload = begun()
+    before = seen(params, offload)
+    offload.step()
+    after = seen(params, offload)
+    assert before[1] != after[1]
+    for n in itertools.count(1):
+        params, offload = begun()
+        ended = interrupted_at(n, offload.step)
+        assert seen(params, offload) == (after if offload.updates == 2 else before), n
+        if not ended:
+            break
+    assert n > 100

@@ -288,6 +288,12 @@ class WithInner(Saving):
         self._expose(self._inner)
         self._behind = False
 
+    def _kept_keys(self) -> set[str]:
+        """The keys of the numbers that rules keep of groups, which have them as they are now."""
+        if self._behind:
+            self._catch_up()
+        return {key for follower in self._sharing for key in follower.program.shared}
+
     def _expose(self, inner: Any) -> None:
         """Puts tensors over the state arrays into torch's state."""
         self._waiting = []

@@ -79,6 +79,8 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
     """Whether the present update is stepped in ``step()``."""
     _freeing = False
     """Whether gradients are freed in each update, those of the present one in ``step()``."""
+    _stepping = False
+    """Whether numbers that the rule keeps of groups may be in those inside alone."""
 
     def __init__(
         self,
@@ -191,6 +193,8 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
 
     def _follow(self) -> None:
         """Gives the optimizer inside the groups as they are now."""
+        if self._stepping:
+            self._show_kept()
         inner = self.optimizer
         if len(inner.param_groups) != len(self.param_groups):
             inner.param_groups[:] = [{} for _ in self.param_groups]
@@ -205,9 +209,18 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
             inside["grad_scale"] = self.grad_scale
 
     def _give_back(self) -> None:
-        """Shows in the groups what steps have written into those inside."""
+        """Shows in the groups all that those inside have."""
         for group, own in zip(self.param_groups, self.optimizer.param_groups, strict=True):
             group.update({key: x for key, x in own.items() if key != "params"})
+
+    def _show_kept(self) -> None:
+        """Shows in the groups the numbers that the rule keeps of them; what else a group has may
+        have been set since the step began."""
+        shared = self.optimizer._kept_keys()
+        for group, own in zip(self.param_groups, self.optimizer.param_groups, strict=False):
+            keys = [key for key in own if key in shared or key not in group]
+            group.update({key: own[key] for key in keys})
+        self._stepping = False
 
     def _attach(self) -> None:
         for group in self.param_groups:
@@ -294,6 +307,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
         self._measuring = self._to_measure() if self._whole else None
         self._measured = {}
         self._begun, self._taken = True, set()
+        self._stepping = not self._whole
         self._attach()
 
     def _to_measure(self) -> dict[Any, int] | None:
@@ -402,8 +416,10 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
             if self._whole or not self._taken:
                 self._step_whole()
         finally:
-            self._join()
-        self._give_back()
+            try:
+                self._join()
+            finally:
+                self._show_kept()
 
     def _end_pass(self) -> None:
         """Steps what the backward pass has left, and waits for what it has begun."""
@@ -450,6 +466,7 @@ class Offload(torch.optim.Optimizer):  # type: ignore[misc]
                 left.pop(params[i], None)
                 self._send(params[i])
 
+        self._stepping = True
         try:
             with (
                 internal.measured_by(inner._inner, plan),
