@@ -1,5 +1,6 @@
 """What ``st.info`` says of this process, and of where the pages of an optimizer lie."""
 
+import math
 import os
 import subprocess
 import sys
@@ -153,7 +154,7 @@ def test_this_machine_says_where_pages_lie():
     found = st.info(stepped())
     if found["pages"]:  # a container may forbid to ask
         for shares in found["pages"].values():
-            assert sum(shares.values()) == pytest.approx(1.0)  # quotients, each rounded
+            assert math.fsum(shares.values()) == pytest.approx(1.0)  # quotients, each rounded
     if found["memory_nodes"] == 1 and found["pages"]:
         assert found["far"] == 0.0
 

@@ -129,7 +129,7 @@ class Sharded:
             every_leaf += leaves
             self._sizes.append(len(names))
             shapes.append(shape)
-        self._tensors_given = given_tensors.given(None, self._names, every_leaf, self._params)
+        self._given_tensors = given_tensors.given(None, self._names, every_leaf, self._params)
         every = zip(self._names, self._params, strict=True)
         arrays.disjoint_bounds([(f"parameter {name!r}", p) for name, p in every])
         self._shape = (
@@ -189,8 +189,8 @@ class Sharded:
         """
         ranks = self._ranks
         with ranks.together():
-            if self._tensors_given is not None:
-                self._tensors_given.check()
+            if self._given_tensors is not None:
+                self._given_tensors.check()
             given = self._checked_gradients(grads)
             digest = zlib.crc32("\n".join(settings_of(self.optimizer)).encode())
         seen = ranks.largest(np.array([digest, -digest, *(g is not None for g in given)], np.int64))
